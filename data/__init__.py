@@ -1,0 +1,22 @@
+"""Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
+
+from data.config import DataConfig
+from data.csv_source import Sample, Source, read_csv_folder
+from data.errors import DataError
+from data.keyed_random import sample_generator
+from data.loader import Batch, Loader
+from data.order import Order
+from data.transforms import load_image
+
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "DataError",
+    "Loader",
+    "Order",
+    "Sample",
+    "Source",
+    "load_image",
+    "read_csv_folder",
+    "sample_generator",
+]

@@ -1,0 +1,19 @@
+"""Randomness that belongs to a sample, whatever rank or process draws it (Salmon et al. 2011, Philox)."""
+
+import numpy as np
+
+# A stream never changes its number: it would change every run.
+STREAMS = {"shuffle": 0, "augment": 1, "caption_drop": 2, "diffusion": 3}
+
+
+def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.random.Generator:
+    """A generator keyed by all four: equal keys give equal draws, in any order and on any machine."""
+    key = np.array([seed, STREAMS[stream]], np.uint64)
+    # The low words of the counter count the draws; ours are the high ones, so that streams never meet.
+    counter = np.array([0, 0, sample_id, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
+    """The generator of an epoch's shuffle."""
+    return sample_generator(seed, "shuffle", epoch, 0)

@@ -1,0 +1,43 @@
+"""A file to an array: decode, flatten, resize, crop, flip."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data.config import DataConfig
+
+BACKGROUND = "white"  # under transparent pixels
+
+
+def decode(path: Path) -> Image.Image:
+    """The whole image as upright RGB; raises OSError or SyntaxError (Pillow's) when it is none."""
+    with Image.open(path) as file:
+        upright = ImageOps.exif_transpose(file)
+        if upright.has_transparency_data:
+            rgba = upright.convert("RGBA")
+            ground = Image.new("RGBA", rgba.size, BACKGROUND)
+            return Image.alpha_composite(ground, rgba).convert("RGB")
+        return upright.convert("RGB")
+
+
+def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -> np.ndarray:
+    """(3, R, R) float32 in [-1, 1]: short side to R with antialias, then crop and flip as `config` says.
+
+    Crop offset and flip are drawn from `generator`, always two draws and one, so that a sample's randomness does not
+    depend on its shape.
+    """
+    image = decode(path)
+    side = config.resolution
+    scale = side / min(image.size)
+    width, height = (max(side, round(edge * scale)) for edge in image.size)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    across, down, coin = generator.random(3)
+    if config.crop == "center":
+        across = down = 0.5
+    left, top = int(across * (width - side + 0.999)), int(down * (height - side + 0.999))
+    image = image.crop((left, top, left + side, top + side))
+    if config.horizontal_flip and coin < 0.5:
+        image = ImageOps.mirror(image)
+    pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels / 127.5 - 1)

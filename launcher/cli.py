@@ -1,0 +1,146 @@
+"""vpred-launch run | plan | check | ranktable generate."""
+
+import argparse
+import errno
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from launcher.cluster import ClusterConfig, load_cluster
+from launcher.contract.config import ConfigError, schema_json
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
+from launcher.job import Job, check_job, load_job, plan_job, run_job
+from launcher.plan import describe
+from launcher.ranktable.v1 import rank_table
+from launcher.recipe import TRAINER, RecipeError, Trainer
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_DEFAULT_CLUSTER = _CHECKOUT / "cluster_configs" / "local_cpu.yaml"
+_DEFAULT_RECIPE = _CHECKOUT / "vpred_train" / "recipes" / "tiny_emoji.yaml"
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=", re.ASCII)
+_NO_FAULT_OF_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+# A shell's code for a command ended by Ctrl-C; no worker was running yet.
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
+    """Run the command line `argv` (default: this process's) and return its exit code."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    strange = [word for word in rest if not _OVERRIDE.match(word)]
+    if strange:
+        parser.error(f"found {strange[0]!r}: neither an option nor an override section.key=value")
+    try:
+        return int(options.command(options, rest, trainer))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return ExitCode.BAD_CONFIG
+    except OSError as error:
+        if error.errno not in _NO_FAULT_OF_OURS:
+            raise
+        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return ExitCode.BAD_CONFIG
+    except RecipeError as error:
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    return run_job(_job(options, overrides, trainer))
+
+
+def _plan(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    plan = plan_job(_job(options, overrides, trainer))
+    print(plan.to_json() if options.json else describe(plan), end="" if options.json else "\n")
+    return ExitCode.OK
+
+
+def _check(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    findings = check_job(_job(options, overrides, trainer))
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        print(*findings, sep="\n")
+    failed = any(finding.severity == "error" for finding in findings)
+    return ExitCode.BAD_CONFIG if failed else ExitCode.OK
+
+
+def _generate(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    cluster = load_cluster(options.cluster, [each.removeprefix("cluster.") for each in overrides])
+    if cluster.accelerator != "ascend":
+        raise ConfigError(
+            f"{options.cluster}: accelerator: found {cluster.accelerator!r} (rank tables list Ascend devices)"
+        )
+    table = rank_table(cluster)
+    if options.output is None:
+        print(table, end="")
+        return ExitCode.OK
+    if options.output.suffix != ".json":
+        raise ConfigError(f"--output: found {str(options.output)!r} (HCCL wants a name that ends in .json)")
+    try:
+        write_atomic(options.output, table)
+    except OSError as error:
+        raise ConfigError(f"{options.output}: cannot be written ({error.strerror})") from None
+    return ExitCode.OK
+
+
+def _schema(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    print(schema_json(ClusterConfig))
+    return ExitCode.OK
+
+
+def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> Job:
+    return load_job(options.cluster, options.recipe, options.run_dir, overrides, trainer)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vpred-launch", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
+    for name, command, text in (
+        ("plan", _plan, "show what run would do; writes nothing"),
+        ("check", _check, "look for what would make run fail; exit code 2 if anything would"),
+    ):
+        _job_command(commands, name, command, text).add_argument(
+            "--json", action="store_true", help="for programs"
+        )
+    tables = commands.add_parser("ranktable", help="HCCL rank tables", allow_abbrev=False)
+    generate = tables.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "generate", help="the HCCL 1.0 rank table of a cluster file", allow_abbrev=False
+    )
+    generate.add_argument("--cluster", type=Path, required=True, metavar="FILE")
+    generate.add_argument("--output", type=Path, metavar="FILE", help="default: stdout")
+    generate.set_defaults(command=_generate)
+    schema = commands.add_parser("schema", help="the JSON Schema of cluster files", allow_abbrev=False)
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _job_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    command: Callable[[argparse.Namespace, Sequence[str], Trainer], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        allow_abbrev=False,
+        usage=f"vpred-launch {name} [options] [section.key=value ...]",
+        epilog="section.key=value changes the recipe; cluster.section.key=value changes the cluster file",
+    )
+    parser.add_argument("--cluster", type=Path, default=_DEFAULT_CLUSTER, metavar="FILE", help="where to run")
+    parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="what to train")
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/RECIPE in this directory")
+    parser.set_defaults(command=command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""ClusterConfig: where a training runs. Nothing about what is trained belongs here."""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import Section, load_document
+
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
+LOCAL_ADDRESSES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Device(Section):
+    """One NPU: `id` is the physical number (/dev/davinciN), `ip` that of its own NIC (hccn_tool)."""
+
+    id: Annotated[int, Field(ge=0)]
+    ip: str | None = None
+
+    @field_validator("ip")
+    @classmethod
+    def _is_an_address(cls, ip: str | None) -> str | None:
+        if ip is not None:
+            try:
+                ipaddress.ip_address(ip)
+            except ValueError:
+                raise ValueError(
+                    "must be an IPv4 or IPv6 address; `hccn_tool -i ID -ip -g` tells it"
+                ) from None
+        return ip
+
+
+class Host(Section):
+    """One machine as mpirun reaches it. `devices` on accelerators; on cpu `workers_per_host` counts."""
+
+    address: str
+    devices: tuple[Device, ...] = ()
+
+    @field_validator("address")
+    @classmethod
+    def _is_a_host(cls, address: str) -> str:
+        if not _HOSTNAME.fullmatch(address):
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                raise ValueError("must be a host name or an IP address") from None
+        return address
+
+    @model_validator(mode="after")
+    def _devices_differ(self) -> Self:
+        ids = [device.id for device in self.devices]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"host {self.address}: the device ids {ids} repeat; each device takes one rank")
+        return self
+
+
+class LauncherSettings(Section):
+    """How ranks are started. `mpirun` null: the one beside python, else the first on PATH."""
+
+    mpirun: Path | None = None
+    allow_run_as_root: bool = False
+    stop_grace_s: Annotated[float, Field(gt=0)] = 60.0
+    forward_variables: tuple[str, ...] = ()
+
+    @field_validator("mpirun")
+    @classmethod
+    def _is_absolute(cls, mpirun: Path | None) -> Path | None:
+        if mpirun is not None and not mpirun.is_absolute():
+            raise ValueError("must be an absolute path, since it is used on every host")
+        return mpirun
+
+
+class Network(Section):
+    """`interface`: the NIC (or CIDR) for MPI between hosts; null lets MPI choose."""
+
+    interface: str | None = None
+
+
+class Metrics(Section):
+    """Each rank serves its metrics on `address`, port `base_port` + local rank."""
+
+    address: str = "127.0.0.1"
+    base_port: Port = 9400
+
+
+class PreflightSettings(Section):
+    """What the preflight demands before anything is started."""
+
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+
+
+class ClusterConfig(Section):
+    """A cluster file. Ranks go over hosts in the string order of their addresses, then over devices."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    accelerator: Literal["cpu", "ascend"]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+    workers_per_host: Annotated[int, Field(ge=1)] | None = None
+    launcher: LauncherSettings = LauncherSettings()
+    network: Network = Network()
+    metrics: Metrics = Metrics()
+    preflight: PreflightSettings = PreflightSettings()
+    environment: Annotated[dict[str, str], Field(default_factory=dict)]
+
+    @property
+    def ordered_hosts(self) -> tuple[Host, ...]:
+        """Hosts in rank order, devices by id. MindSpore wants ranks in the dictionary order of server_id."""
+        hosts = sorted(self.hosts, key=lambda host: host.address)
+        return tuple(
+            host.model_copy(update={"devices": tuple(sorted(host.devices, key=lambda device: device.id))})
+            for host in hosts
+        )
+
+    @property
+    def world_size(self) -> int:
+        return sum(self.ranks_on(host) for host in self.hosts)
+
+    @property
+    def highest_metrics_port(self) -> int:
+        return self.metrics.base_port + max(self.ranks_on(host) for host in self.hosts) - 1
+
+    def ranks_on(self, host: Host) -> int:
+        return len(host.devices) or self.workers_per_host or 0
+
+    def metrics_host(self, host: Host) -> str:
+        """The name under which Prometheus reaches the metrics of `host`."""
+        return host.address if self.metrics.address in _ANY_ADDRESS else self.metrics.address
+
+    @field_validator("environment")
+    @classmethod
+    def _are_variables(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+        return environment
+
+    @model_validator(mode="after")
+    def _workers_are_told_once(self) -> Self:
+        if self.accelerator == "cpu":
+            if self.workers_per_host is None:
+                raise ValueError("workers_per_host: found nothing (accelerator cpu needs it)")
+            if any(host.devices for host in self.hosts):
+                raise ValueError("hosts: found devices (accelerator cpu has none; workers_per_host counts)")
+        else:
+            if self.workers_per_host is not None:
+                raise ValueError("workers_per_host: remove it (one rank per device on accelerator ascend)")
+            bare = [host.address for host in self.hosts if not host.devices]
+            if bare:
+                raise ValueError(f"hosts: {', '.join(bare)} without devices (list id and ip of each)")
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_differ(self) -> Self:
+        addresses = [host.address for host in self.hosts]
+        repeated = sorted({address for address in addresses if addresses.count(address) > 1})
+        if repeated:
+            raise ValueError(
+                f"hosts: the address {repeated[0]} is given {addresses.count(repeated[0])} times"
+            )
+        ips = [device.ip for host in self.hosts for device in host.devices if device.ip is not None]
+        twice = sorted({ip for ip in ips if ips.count(ip) > 1})
+        if twice:
+            raise ValueError(f"hosts: the device ip {twice[0]} is given {ips.count(twice[0])} times")
+        if len({ipaddress.ip_address(ip).version for ip in ips}) > 1:
+            raise ValueError("hosts: the device ips mix IPv4 and IPv6 (HCCL wants one family for all ranks)")
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_reach_each_other(self) -> Self:
+        if len(self.hosts) == 1:
+            return self
+        local = [host.address for host in self.hosts if host.address in LOCAL_ADDRESSES]
+        if local:
+            raise ValueError(f"hosts: {local[0]} among several hosts (give the address the others know)")
+        missing = [
+            f"{host.address} device {d.id}" for host in self.hosts for d in host.devices if d.ip is None
+        ]
+        if missing:
+            raise ValueError(
+                f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)"
+            )
+        if self.metrics.address not in _ANY_ADDRESS:
+            raise ValueError(
+                f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_fit(self) -> Self:
+        if self.highest_metrics_port > 65535:
+            raise ValueError(
+                f"metrics.base_port: found {self.metrics.base_port} (the last rank would need port "
+                f"{self.highest_metrics_port}; 65535 is the highest)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _variables_are_free(self) -> Self:
+        owned = set(ACCELERATORS[self.accelerator].process_variables)
+        owned |= {"RANK_ID", "RANK_SIZE", "DEVICE_ID", "RANK_TABLE_FILE"}
+        taken = sorted(owned & set(self.environment))
+        if taken:
+            raise ValueError(
+                f"environment: {taken[0]} is set by the accelerator {self.accelerator}; remove it"
+            )
+        return self
+
+
+def load_cluster(path: Path, overrides: Sequence[str] = ()) -> ClusterConfig:
+    """The cluster file with `overrides` (without the prefix "cluster."); raises ConfigError."""
+    return load_document(ClusterConfig, path, overrides)

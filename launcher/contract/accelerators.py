@@ -1,0 +1,72 @@
+"""What differs between kinds of devices: one value per kind. Nothing else branches on the device."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from launcher.contract.identity import Identity
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One kind of device.
+
+    device_target: MindSpore's name of it. collective: how ranks reduce. convolution: which implementation to
+    build ("matmul" where the native one is slow). process_variables: fixed settings that must be in the
+    environment before mindspore is imported. hidden_variables: mpirun's variables the trainer must not see.
+    """
+
+    name: str
+    device_target: Literal["CPU", "Ascend"]
+    collective: Literal["mpi4py", "hccl"]
+    convolution: Literal["matmul", "native"]
+    process_variables: Mapping[str, str]
+    rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
+    hidden_variables: tuple[str, ...]
+
+    def environment(self, identity: Identity, device_id: int, rank_table: Path | None) -> dict[str, str]:
+        """Variables to export before mindspore is imported; `device_id` is the physical id."""
+        return {**self.process_variables, **self.rank_variables(identity, device_id, rank_table)}
+
+
+def _no_rank_variables(identity: Identity, device_id: int, rank_table: Path | None) -> Mapping[str, str]:
+    return {}
+
+
+def _hccl_variables(identity: Identity, device_id: int, rank_table: Path | None) -> Mapping[str, str]:
+    variables = {
+        "RANK_ID": str(identity.rank),
+        "RANK_SIZE": str(identity.world_size),
+        "DEVICE_ID": str(device_id),
+    }
+    if rank_table is not None:
+        variables["RANK_TABLE_FILE"] = str(rank_table)
+    return variables
+
+
+ACCELERATORS: dict[str, Accelerator] = {
+    "cpu": Accelerator(
+        name="cpu",
+        device_target="CPU",
+        collective="mpi4py",
+        convolution="matmul",
+        # One thread per rank: ranks, not threads, fill the cores.
+        process_variables=MappingProxyType(
+            {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        ),
+        rank_variables=_no_rank_variables,
+        hidden_variables=(),
+    ),
+    "ascend": Accelerator(
+        name="ascend",
+        device_target="Ascend",
+        collective="hccl",
+        convolution="native",
+        process_variables=MappingProxyType({"GLOG_v": "3"}),
+        rank_variables=_hccl_variables,
+        # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores the rank table.
+        hidden_variables=("OMPI_COMMAND",),
+    ),
+}

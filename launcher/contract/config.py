@@ -1,0 +1,110 @@
+"""Configuration documents: frozen pydantic models from YAML plus `section.key=value` overrides."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from launcher.contract import config_errors, yaml_dialect
+
+_COMMAND_LINE = "command line"
+
+
+class ConfigError(Exception):
+    """A mistake of the user's; the message is ready to print, one line per mistake. Exit code 2."""
+
+
+class Section(BaseModel):
+    """Base of configuration sections: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def load_document(model: type[Document], path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Read `path` as YAML, apply `overrides` (`section.key=value`, value in YAML) and validate as `model`.
+
+    Strict: "2" is no int and true is no int, but 1 is a float. Raises ConfigError naming the file (or the
+    command line), key, what was found and the known choices.
+    """
+    raw = _read(path)
+    overridden = [_apply(raw, override) for override in overrides]
+    try:
+        text = json.dumps(raw)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: holds a value that is no plain text, number, list or mapping ({error})"
+        ) from None
+    try:
+        # By way of JSON: in JSON mode strictness still lets a text be a Path and a list be a tuple.
+        return model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        mistakes = config_errors.mistakes(model, raw, error)
+        lines = [f"{_source(path, overridden, mistake.keys)}: {mistake.text}" for mistake in mistakes]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def dump_yaml(document: BaseModel) -> str:
+    """`document` as YAML that `load_document` reads back to an equal object. Paths become text."""
+    return yaml_dialect.render(document.model_dump(mode="json"))
+
+
+def schema_json(model: type[BaseModel]) -> str:
+    """The JSON Schema of `model`, indented."""
+    return json.dumps(model.model_json_schema(), indent=2)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml_dialect.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a UTF-8 text file (byte {error.start})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{path}: found {config_errors.shown(document)} (the file must hold keys with values)"
+        )
+    return document
+
+
+def _apply(raw: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Set one override in `raw`; returns its key path."""
+    dotted, equals, text = override.partition("=")
+    keys = tuple(dotted.split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"{_COMMAND_LINE}: found {override!r} (an override is written section.key=value)")
+    try:
+        value = yaml_dialect.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{_COMMAND_LINE}: {dotted}: {error}") from None
+    target = raw
+    for depth, key in enumerate(keys[:-1], start=1):
+        if target.get(key) is None:
+            target[key] = {}
+        inner = target[key]
+        if not isinstance(inner, dict):
+            known = ".".join(keys[:depth])
+            raise ConfigError(
+                f"{_COMMAND_LINE}: {dotted}: {known} is {config_errors.shown(inner)}, not a section; "
+                f"give it whole: {known}=..."
+            )
+        target = inner
+    target[keys[-1]] = value
+    return keys
+
+
+def _source(path: Path, overridden: Sequence[tuple[str, ...]], keys: tuple[str, ...]) -> str:
+    if any(keys[: len(override)] == override for override in overridden):
+        return _COMMAND_LINE
+    if keys and any(override[: len(keys)] == keys for override in overridden):
+        return f"{path} with the {_COMMAND_LINE}"
+    return str(path)

@@ -1,0 +1,138 @@
+"""Pydantic's validation errors as one readable line per mistake."""
+
+import ast
+import difflib
+import json
+import re
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+_SHOWN_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`keys`: where in the document; `text`: the line without the file's name."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+def mistakes(model: type[BaseModel], raw: Any, error: ValidationError) -> list[Mistake]:
+    """The mistakes in `raw`, in pydantic's order; the alternatives of a union are told in one line."""
+    by_place: dict[tuple[str | int, ...], list[str]] = {}
+    details = error.errors(include_url=False)
+    for detail in details:
+        if detail["type"] == "too_short" and any(_is_below(each["loc"], detail["loc"]) for each in details):
+            continue  # pydantic does not count the items it refused
+        place = _place(raw, detail["loc"], missing=detail["type"] == "missing")
+        message = _message(model, place, detail)
+        messages = by_place.setdefault(place, [])
+        if message not in messages:
+            messages.append(message)
+    return [
+        Mistake(tuple(str(part) for part in place), _line(raw, place, messages))
+        for place, messages in by_place.items()
+    ]
+
+
+def shown(value: Any) -> str:
+    """`value` as a user would write it, shortened."""
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."
+
+
+def _place(raw: Any, loc: tuple[str | int, ...], *, missing: bool) -> tuple[str | int, ...]:
+    """`loc` without the union tags that pydantic appends below the value itself."""
+    value = raw
+    for depth, part in enumerate(loc):
+        inside = (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int)
+        )
+        if not inside:
+            return loc[: depth + 1] if missing and isinstance(value, dict) else loc[:depth]
+        value = value[part]
+    return loc
+
+
+def _is_below(loc: tuple[str | int, ...], above: tuple[str | int, ...]) -> bool:
+    return len(loc) > len(above) and loc[: len(above)] == above
+
+
+def _line(raw: Any, place: tuple[str | int, ...], messages: Sequence[str]) -> str:
+    where = re.sub(r"\.\[", "[", ".".join(f"[{part}]" if isinstance(part, int) else part for part in place))
+    return f"{where}: {'; or '.join(messages)}" if where else "; or ".join(messages)
+
+
+def _message(model: type[BaseModel], place: tuple[str | int, ...], detail: Any) -> str:
+    kind = detail["type"]
+    if kind == "missing":
+        return "found nothing (this key is required)"
+    if kind == "extra_forbidden":
+        return f"found an unknown key{_known(str(place[-1]), _keys(model, place[:-1]))}"
+    found = f"found {shown(detail['input'])}"
+    if kind in {"literal_error", "enum"}:
+        return (
+            f"{found} (not one of the choices){_known(detail['input'], _choices(detail['ctx']['expected']))}"
+        )
+    if kind in {"model_type", "model_attributes_type", "dict_type"}:
+        return f"{found} (must be a section of keys with values){_known(None, _keys(model, place))}"
+    reason = re.sub(r"^(Value error, |Assertion failed, |Input )", "", detail["msg"])
+    # A whole section is not worth repeating: what is wrong lies between its keys.
+    whole = kind in {"value_error", "assertion_error"} and isinstance(detail["input"], dict)
+    return reason if whole else f"{found} ({reason})"
+
+
+def _known(found: object, known: Iterable[str]) -> str:
+    names = list(known)
+    if not names:
+        return ""
+    near = difflib.get_close_matches(found, names, n=1) if isinstance(found, str) else []
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} known: {', '.join(names)}"
+
+
+def _choices(expected: str) -> list[str]:
+    """The values in pydantic's list "'a', 'b' or 3"."""
+    quoted = re.findall(r"'(?:[^'\\]|\\.)*'|[^\s,']+", expected)
+    return [str(ast.literal_eval(word)) if word.startswith("'") else word for word in quoted if word != "or"]
+
+
+def _keys(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
+    """The keys known at `place`, in order of definition; empty when no model describes it."""
+    annotation: Any = model
+    for part in place:
+        annotation = _inner(annotation, part)
+    found = _models(annotation)
+    return list(
+        dict.fromkeys(info.alias or name for each in found for name, info in each.model_fields.items())
+    )
+
+
+def _inner(annotation: Any, part: str | int) -> Any:
+    for model in _models(annotation):
+        for name, info in model.model_fields.items():
+            if part in {name, info.alias}:
+                return info.annotation
+    for candidate in (annotation, *typing.get_args(annotation)):
+        arguments = typing.get_args(candidate)
+        if arguments and typing.get_origin(candidate) in {list, tuple, dict}:
+            return arguments[1] if typing.get_origin(candidate) is dict else arguments[0]
+    return None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in `annotation`: itself, or the alternatives of a union or Annotated."""
+    return [
+        candidate
+        for candidate in (annotation, *typing.get_args(annotation))
+        if isinstance(candidate, type)
+        and issubclass(candidate, BaseModel)
+        and (candidate is annotation or typing.get_origin(annotation) not in {list, tuple, dict})
+    ]

@@ -1,0 +1,13 @@
+"""Exit codes shared by the trainer, the shim and the launcher."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """PREEMPTED is EX_TEMPFAIL of sysexits.h: the same command resumes the run."""
+
+    OK = 0
+    FAILED = 1
+    BAD_CONFIG = 2
+    PREEMPTED = 75
+    DIVERGED = 76

@@ -1,0 +1,42 @@
+"""No orphans: ask the kernel for SIGKILL when the parent dies (prctl(2), PR_SET_PDEATHSIG)."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def living_parent() -> int | None:
+    """The pid of the parent that started us; None when it is gone and init, or a subreaper, has adopted us.
+
+    Children start in their parent's session, adopters live in another: mpirun has a session of its own, and
+    Open MPI gives ranks a process group but no session.
+    """
+    parent_pid = os.getppid()
+    try:
+        return parent_pid if os.getsid(parent_pid) == os.getsid(0) else None
+    except ProcessLookupError:
+        return None
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Tie this process's life to that of `parent_pid`, its parent as read by the caller beforehand.
+
+    The signal follows the parent's *thread* that forked us, so parents start children from their main thread.
+    It survives exec, but not fork. Ends this process with SIGKILL if the parent is already gone, since the
+    kernel only tells of deaths after the call. Off Linux: a log line and nothing else.
+    """
+    if _LIBC is None:
+        logger.warning("no PR_SET_PDEATHSIG on %s: this process may outlive its parent", sys.platform)
+        return
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl(PR_SET_PDEATHSIG): {os.strerror(code)}")
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,178 @@
+"""The run directory: the one place that names its files, and the small records ranks leave there.
+
+RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
+RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
+RUN/checkpoints/ samples/ weights/ metrics.jsonl report.html summary.json
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import ValidationError
+
+from launcher.contract.config import Section
+from launcher.contract.files import write_atomic
+
+Phase = Literal["starting", "compiling", "training", "checkpointing", "sampling", "done"]
+
+
+class Record(Section):
+    """A small JSON file, written whole and read whole."""
+
+    def write(self, path: Path) -> None:
+        """Write atomically and durably; raises OSError."""
+        write_atomic(path, self.model_dump_json() + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The record in `path`, None when there is no such file; raises ValueError on any other content."""
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ValueError(f"{path}: not a {cls.__name__} record: {error}") from None
+
+
+class RankStatus(Record):
+    """What a rank does now. `images_per_second` counts this rank's own images; `loss` is the global mean."""
+
+    rank: int
+    hostname: str
+    pid: int
+    phase: Phase
+    step: int
+    total_steps: int
+    samples_seen: int
+    loss: float | None = None
+    images_per_second: float | None = None
+    updated_unix_s: float
+
+    def write(self, path: Path) -> None:
+        """Write atomically, not durably: this happens about once a second."""
+        write_atomic(path, self.model_dump_json() + "\n", fsync=False)
+
+
+class Outcome(Record):
+    """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal."""
+
+    rank: int
+    hostname: str
+    pid: int
+    returncode: int
+    last_step: int
+    ended_unix_s: float
+
+
+class Summary(Record):
+    """Written by rank 0 last of all: its presence means that the run is complete.
+
+    retrieval: share (0..1) of prompts whose image is nearest to their own. Paths are relative to the run.
+    """
+
+    steps: int
+    samples_seen: int
+    final_loss: float
+    seconds: float
+    retrieval: float | None
+    report: Path
+    samples: Path
+    weights: Path
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    """One start of the workers: attempts/0001/."""
+
+    root: Path
+
+    @property
+    def launcher_log(self) -> Path:
+        return self.root / "launcher.log"
+
+    def log(self, rank: int) -> Path:
+        return self.root / f"rank_{rank}.log"
+
+    def status(self, rank: int) -> Path:
+        return self.root / f"rank_{rank}.status.json"
+
+    def outcome(self, rank: int) -> Path:
+        return self.root / f"rank_{rank}.outcome.json"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Names only: nothing is created or required to exist."""
+
+    root: Path
+
+    @property
+    def cluster_yaml(self) -> Path:
+        return self.root / "cluster.yaml"
+
+    @property
+    def train_yaml(self) -> Path:
+        return self.root / "train.yaml"
+
+    @property
+    def plan_json(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def hostfile(self) -> Path:
+        return self.root / "hostfile"
+
+    @property
+    def rank_table_json(self) -> Path:
+        return self.root / "rank_table.json"
+
+    @property
+    def targets_json(self) -> Path:
+        return self.root / "targets.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "weights"
+
+    @property
+    def metrics_jsonl(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def report_html(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def summary_json(self) -> Path:
+        return self.root / "summary.json"
+
+    def attempt(self, number: int) -> AttemptDir:
+        return AttemptDir(self.attempts / f"{number:04d}")
+
+    def last_attempt(self) -> int:
+        """The number of the newest attempt, 0 when there was none."""
+        if not self.attempts.is_dir():
+            return 0
+        return max((int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdigit()), default=0)
+
+    def next_attempt(self) -> int:
+        return self.last_attempt() + 1

@@ -1,0 +1,171 @@
+"""One `vpred-launch run`: from two files to a verdict, in the order that lets a mistake cost nothing."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.cluster import ClusterConfig, load_cluster
+from launcher.contract.config import ConfigError
+from launcher.contract.environment import environment
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
+from launcher.contract.run_dir import RunDir, Summary
+from launcher.mpirun import find_mpirun
+from launcher.plan import LaunchPlan, describe, make_plan
+from launcher.preflight import Finding, preflight
+from launcher.progress import make_progress
+from launcher.recipe import Trainer, require_same_recipe, resolve_recipe
+from launcher.supervise import supervise
+from launcher.verdict import Verdict
+
+_CLUSTER_PREFIX = "cluster."
+_LOG_LINES = 3
+_LOG_TAIL_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class Job:
+    """Both documents, read and checked; nothing written yet."""
+
+    cluster: ClusterConfig
+    train_yaml: str
+    run: RunDir
+    trainer: Trainer
+
+
+def load_job(
+    cluster_file: Path, recipe: Path, run_dir: Path | None, overrides: Sequence[str], trainer: Trainer
+) -> Job:
+    """Overrides that start with "cluster." go to the cluster file, the others to the trainer.
+
+    `run_dir` None: runs/RECIPE in the current directory. Raises ConfigError or recipe.RecipeError.
+    """
+    ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
+    theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
+    cluster = load_cluster(cluster_file, ours)
+    train_yaml = resolve_recipe(trainer, recipe, cluster.world_size, theirs)
+    run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
+    require_same_recipe(run, train_yaml)
+    return Job(cluster, train_yaml, run, trainer)
+
+
+def plan_job(job: Job) -> LaunchPlan:
+    """What `run` would do now; raises ConfigError when there is no usable mpirun."""
+    return make_plan(
+        cluster=job.cluster,
+        mpirun=find_mpirun(job.cluster.launcher.mpirun, environment()),
+        python=Path(sys.executable),
+        trainer=job.trainer.argv,
+        run_dir=job.run.root,
+        attempt=job.run.next_attempt(),
+        train_yaml=job.train_yaml,
+    )
+
+
+def check_job(job: Job) -> list[Finding]:
+    """What the preflight finds for this job on this machine, now."""
+    return preflight(job.cluster, job.run, job.trainer, environment())
+
+
+def run_job(job: Job) -> ExitCode:
+    """Check, plan, write, start, watch; tells the outcome on stdout or stderr. Raises ConfigError."""
+    if (summary := Summary.read(job.run.summary_json)) is not None:
+        print(f"{job.run.root} is already complete; give another --run-dir to train anew")
+        print(closing_line(job.run, summary))
+        return ExitCode.OK
+    findings = check_job(job)
+    for finding in findings:
+        if finding.severity != "ok":
+            print(finding, file=sys.stderr)
+    if any(finding.severity == "error" for finding in findings):
+        return ExitCode.BAD_CONFIG
+    with _locked(job.run):
+        require_same_recipe(job.run, job.train_yaml)
+        plan = plan_job(job)
+        _write_files(job.run, plan)
+        print(describe(plan), flush=True)
+        verdict = supervise(plan, environment(), make_progress(sys.stderr))
+    _report(job.run, plan, verdict)
+    return verdict.exit_code
+
+
+def closing_line(run: RunDir, summary: Summary) -> str:
+    """What came out, and where it lies."""
+    retrieval = "" if summary.retrieval is None else f", retrieval {summary.retrieval:.2f}"
+    return (
+        f"done: {summary.steps} steps, {summary.samples_seen} samples in {summary.seconds:.0f} s, "
+        f"loss {summary.final_loss:.4f}{retrieval}; report {run.root / summary.report}, "
+        f"samples {run.root / summary.samples}, weights {run.root / summary.weights}"
+    )
+
+
+@contextmanager
+def _locked(run: RunDir) -> Iterator[None]:
+    """Hold the run directory (made if need be) against other launchers; the kernel lets go when we die."""
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        file = run.lock.open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"{run.root}: cannot be written ({error.strerror}); give another --run-dir"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{run.root}: in use by another launcher; wait for it or give another --run-dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _write_files(run: RunDir, plan: LaunchPlan) -> None:
+    """The plan and its files; on an error none that were new are left, so nothing looks half set up."""
+    contents = {**plan.files, run.plan_json: plan.to_json()}
+    new = [path for path in contents if not path.exists()]
+    try:
+        for path, text in contents.items():
+            write_atomic(path, text)
+    except OSError as error:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{run.root}: cannot be written ({error.strerror}); free some space or give another --run-dir"
+        ) from None
+
+
+def _report(run: RunDir, plan: LaunchPlan, verdict: Verdict) -> None:
+    """At most five lines on how it ended."""
+    if verdict.exit_code is ExitCode.OK:
+        if verdict.text:
+            print(f"warning: {verdict.text}", file=sys.stderr)
+        summary = Summary.read(run.summary_json)
+        if summary is not None:
+            print(closing_line(run, summary), flush=True)
+        return
+    print(verdict.text, file=sys.stderr)
+    if verdict.exit_code is ExitCode.PREEMPTED:
+        return
+    attempt = run.attempt(plan.attempt)
+    log = attempt.launcher_log if verdict.rank is None else attempt.log(verdict.rank)
+    lines = _tail(log)
+    print(f"log: {log}{', which ends' if lines else ' (empty)'}", file=sys.stderr)
+    for line in lines:
+        print(f"  {line}", file=sys.stderr)
+
+
+def _tail(log: Path) -> list[str]:
+    """The last lines with something in them."""
+    if not log.exists():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-_LOG_LINES:]

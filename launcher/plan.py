@@ -1,0 +1,185 @@
+"""LaunchPlan: everything that a launch will do, as one frozen value. Making it touches nothing."""
+
+import json
+import shlex
+from pathlib import Path
+
+from launcher.cluster import ClusterConfig, Host
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import Section, dump_yaml
+from launcher.contract.run_dir import RunDir
+from launcher.mpirun import ROOT_VARIABLES, Mpirun
+from launcher.ranktable.v1 import rank_table
+
+_JOB = "vpred"
+
+
+class RankPlace(Section):
+    """Where a rank runs. `device_id`: the physical device, None on cpu. `metrics`: host:port to scrape."""
+
+    rank: int
+    host: str
+    local_rank: int
+    device_id: int | None
+    metrics: str
+
+
+class LaunchPlan(Section):
+    """One attempt: `argv` starts all ranks, with `environment` added to the launcher's own.
+
+    `files` maps paths to the text they get before the start.
+    """
+
+    run_dir: Path
+    attempt: int
+    accelerator: str
+    ranks: tuple[RankPlace, ...]
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    files: dict[Path, str]
+    stop_grace_s: float
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(place.host for place in self.ranks))
+
+    def to_json(self) -> str:
+        """Indented JSON; of the files only the paths, since they lie beside it."""
+        document = self.model_dump(mode="json") | {"files": [str(path) for path in self.files]}
+        return json.dumps(document, indent=2) + "\n"
+
+
+def make_plan(
+    cluster: ClusterConfig,
+    mpirun: Mpirun,
+    python: Path,
+    trainer: tuple[str, ...],
+    run_dir: Path,
+    attempt: int,
+    train_yaml: str,
+) -> LaunchPlan:
+    """The plan to start `trainer` (an argv) on every rank of `cluster`. `run_dir` is absolute."""
+    run = RunDir(run_dir)
+    ranks = _places(cluster)
+    files = {
+        run.cluster_yaml: dump_yaml(cluster),
+        run.train_yaml: train_yaml,
+        run.hostfile: "".join(
+            f"{host.address} slots={cluster.ranks_on(host)}\n" for host in cluster.ordered_hosts
+        ),
+        run.targets_json: _targets(run_dir.name, ranks),
+    }
+    if cluster.accelerator == "ascend":
+        files[run.rank_table_json] = rank_table(cluster)
+    environment = dict(cluster.environment)
+    if cluster.launcher.allow_run_as_root:
+        environment |= ROOT_VARIABLES
+    argv = (
+        *_mpirun_argv(cluster, mpirun, run, len(ranks)),
+        *_shim_argv(cluster, python, run, attempt),
+        *trainer,
+        *_trainer_options(cluster, run, attempt, ranks),
+    )
+    return LaunchPlan(
+        run_dir=run_dir,
+        attempt=attempt,
+        accelerator=cluster.accelerator,
+        ranks=ranks,
+        argv=argv,
+        environment=environment,
+        files=files,
+        stop_grace_s=cluster.launcher.stop_grace_s,
+    )
+
+
+def describe(plan: LaunchPlan) -> str:
+    """The plan for a reader: a few lines."""
+    lines = [
+        f"run directory  {plan.run_dir} (attempt {plan.attempt})",
+        f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}",
+    ]
+    for host in plan.hosts:
+        places = [place for place in plan.ranks if place.host == host]
+        devices = ",".join(str(place.device_id) for place in places if place.device_id is not None)
+        first, last = places[0], places[-1]
+        span = f"rank {first.rank}" if first is last else f"ranks {first.rank}-{last.rank}"
+        metrics = first.metrics if first is last else f"{first.metrics} to {last.metrics}"
+        lines.append(f"  {host}: {span}{f', devices {devices}' if devices else ''}, metrics {metrics}")
+    lines.append(f"command        {shlex.join(plan.argv)}")
+    return "\n".join(lines)
+
+
+def _places(cluster: ClusterConfig) -> tuple[RankPlace, ...]:
+    places: list[RankPlace] = []
+    for host in cluster.ordered_hosts:
+        for local_rank in range(cluster.ranks_on(host)):
+            places.append(
+                RankPlace(
+                    rank=len(places),
+                    host=host.address,
+                    local_rank=local_rank,
+                    device_id=host.devices[local_rank].id if host.devices else None,
+                    metrics=_metrics_target(cluster, host, local_rank),
+                )
+            )
+    return tuple(places)
+
+
+def _metrics_target(cluster: ClusterConfig, host: Host, local_rank: int) -> str:
+    address = cluster.metrics_host(host)
+    bracketed = f"[{address}]" if ":" in address else address
+    return f"{bracketed}:{cluster.metrics.base_port + local_rank}"
+
+
+def _mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, run: RunDir, world_size: int) -> tuple[str, ...]:
+    dialect = mpirun.dialect
+    one_host = len(cluster.hosts) == 1
+    transports = f"self,{dialect.shared_memory}" if one_host else f"self,{dialect.shared_memory},tcp"
+    argv = [str(mpirun.path), "--hostfile", str(run.hostfile), "-np", str(world_size)]
+    # By slot: rank r is the r-th line-and-slot of the hostfile, whatever the default mapping of this version.
+    argv += dialect.oversubscribe if cluster.accelerator == "cpu" else ("--map-by", "slot")
+    # Unbound: with two ranks Open MPI may pin both to the same core.
+    argv += ["--bind-to", "none", "--mca", "pml", "ob1", "--mca", "btl", transports]
+    if cluster.network.interface is not None:
+        argv += ["--mca", "btl_tcp_if_include", cluster.network.interface]
+    for name in (*cluster.launcher.forward_variables, *cluster.environment):
+        argv += ["-x", name]
+    return tuple(argv)
+
+
+def _shim_argv(cluster: ClusterConfig, python: Path, run: RunDir, attempt: int) -> tuple[str, ...]:
+    # -P: a folder called `data` or `launcher` in the current directory must not shadow ours.
+    argv = [str(python), "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", str(attempt)]
+    for name in ACCELERATORS[cluster.accelerator].hidden_variables:
+        argv += ["--unset", name]
+    return (*argv, "--")
+
+
+def _trainer_options(
+    cluster: ClusterConfig, run: RunDir, attempt: int, ranks: tuple[RankPlace, ...]
+) -> tuple[str, ...]:
+    options = ["--run-dir", str(run.root), "--attempt", str(attempt), "--accelerator", cluster.accelerator]
+    options += ["--metrics-address", cluster.metrics.address]
+    options += ["--metrics-port-base", str(cluster.metrics.base_port)]
+    if cluster.accelerator == "ascend":
+        options += ["--rank-table", str(run.rank_table_json)]
+        options += ["--device-ids", ",".join(str(place.device_id) for place in ranks)]
+    return tuple(options)
+
+
+def _targets(run_name: str, ranks: tuple[RankPlace, ...]) -> str:
+    """Prometheus file_sd: a list of target groups, all label values text."""
+    groups = [
+        {
+            "targets": [place.metrics],
+            "labels": {
+                "job": _JOB,
+                "run": run_name,
+                "rank": str(place.rank),
+                "local_rank": str(place.local_rank),
+                "hostname": place.host,
+            },
+        }
+        for place in ranks
+    ]
+    return json.dumps(groups, indent=2) + "\n"

@@ -1,0 +1,51 @@
+"""Starting programs that cannot outlive us, and finding those of a run that did."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from launcher.contract.process import die_with_parent
+
+
+def start_tied(
+    argv: Sequence[str], env: Mapping[str, str], stdout: IO[bytes] | int, stderr: IO[bytes] | int
+) -> subprocess.Popen[bytes]:
+    """Start `argv` in a session of its own (Ctrl-C is ours to handle), killed by the kernel when we die.
+
+    Call it from the main thread and before any other thread exists. Raises OSError.
+    """
+    return subprocess.Popen(
+        argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
+
+
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the process group that `start_tied` made, and reap its leader."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def workers_of(run_dir: Path, attempt: int) -> list[int]:
+    """Pids on this host whose command line is a rank of this attempt (Linux; elsewhere none are found)."""
+    marks = (["--run-dir", str(run_dir)], ["--attempt", str(attempt)])
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue  # it ended while we looked
+        pairs = [words[index : index + 2] for index in range(len(words) - 1)]
+        if all(mark in pairs for mark in marks) and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,115 @@
+"""One bar for all ranks on a terminal, one line now and then elsewhere. Fed from rank status records."""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import NoReturn, Protocol, TextIO
+
+from tqdm import tqdm
+
+from launcher.contract.run_dir import Phase, RankStatus
+
+_LINE_EVERY_S = 10.0
+_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_WORDS: dict[Phase, str] = {
+    "starting": "starting",
+    "compiling": "compiling the step",
+    "training": "training",
+    "checkpointing": "saving a checkpoint",
+    "sampling": "sampling",
+    "done": "done",
+}
+
+
+class Progress(Protocol):
+    """Shows where the ranks are."""
+
+    def update(self, statuses: Mapping[int, RankStatus]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class BarProgress:
+    """A tqdm bar; it appears with the first training step, the phases before are lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm[NoReturn] | None = None
+        self._phase: Phase | None = None
+
+    def update(self, statuses: Mapping[int, RankStatus]) -> None:
+        if not statuses:
+            return
+        lead = statuses[min(statuses)]
+        if self._bar is None and lead.phase == "training":
+            self._bar = tqdm(
+                total=lead.total_steps,
+                initial=lead.step,
+                unit="step",
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format=_BAR_FORMAT,
+            )
+        if lead.phase != self._phase:
+            self._phase = lead.phase
+            if self._bar is None:
+                print(f"{_WORDS[lead.phase]} ...", file=self._stream, flush=True)
+            else:
+                self._bar.set_description_str(_WORDS[lead.phase], refresh=False)
+        if self._bar is not None:
+            self._bar.set_postfix_str(_figures(lead, statuses), refresh=False)
+            self._bar.update(lead.step - self._bar.n)
+            self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class LineProgress:
+    """A line at each new phase and every 10 s: for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._phase: Phase | None = None
+        self._next_line_s = 0.0
+        self._started: tuple[float, int] | None = None
+
+    def update(self, statuses: Mapping[int, RankStatus]) -> None:
+        if not statuses:
+            return
+        lead = statuses[min(statuses)]
+        now_s = time.monotonic()
+        if self._started is None and lead.phase == "training":
+            self._started = (now_s, lead.step)
+        news = lead.phase != self._phase and lead.phase != "checkpointing"
+        if not news and now_s < self._next_line_s:
+            return
+        self._phase = lead.phase
+        self._next_line_s = now_s + _LINE_EVERY_S
+        line = f"{_WORDS[lead.phase]}: step {lead.step}/{lead.total_steps}"
+        parts = [line, _figures(lead, statuses), self._time_left(lead, now_s)]
+        print(", ".join(part for part in parts if part), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _time_left(self, lead: RankStatus, now_s: float) -> str:
+        if self._started is None or lead.phase != "training" or lead.step <= self._started[1]:
+            return ""
+        seconds_per_step = (now_s - self._started[0]) / (lead.step - self._started[1])
+        return f"{seconds_per_step * (lead.total_steps - lead.step):.0f} s left"
+
+
+def make_progress(stream: TextIO) -> Progress:
+    """A bar when `stream` is a terminal with room for one, else lines."""
+    # Pseudo-terminals of containers may have 0 columns or rows, where tqdm would show nothing at all.
+    if stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0:
+        return BarProgress(stream)
+    return LineProgress(stream)
+
+
+def _figures(lead: RankStatus, statuses: Mapping[int, RankStatus]) -> str:
+    rates = [status.images_per_second for status in statuses.values() if status.images_per_second is not None]
+    loss = [] if lead.loss is None else [f"loss {lead.loss:.4f}"]
+    return ", ".join([*loss, *([f"{sum(rates):.1f} img/s"] if rates else [])])

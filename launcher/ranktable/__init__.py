@@ -1,0 +1,1 @@
+"""HCCL rank tables: which device is which rank, for Ascend's collectives."""

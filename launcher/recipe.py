@@ -1,0 +1,77 @@
+"""The recipe as seen from the launcher: text that the trainer itself resolves and checks."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.contract import yaml_dialect
+from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import RunDir
+
+_SHOWN_DIFFERENCES = 5
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The command that trains (without its options) and the packages it cannot do without."""
+
+    argv: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+TRAINER = Trainer((sys.executable, "-P", "-m", "vpred_train"), ("mindspore", "mpi4py", "numpy"))
+
+
+class RecipeError(Exception):
+    """The trainer's check failed and has said why on stderr; `exit_code` is what to end with."""
+
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__(f"the trainer's check ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def resolve_recipe(trainer: Trainer, recipe: Path, world_size: int, overrides: Sequence[str]) -> str:
+    """The resolved recipe as YAML text, from the trainer; its stderr goes to ours.
+
+    Raises RecipeError: BAD_CONFIG when the trainer calls it the user's mistake, FAILED for anything else.
+    """
+    argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
+    argv += ["--world-size", str(world_size), *overrides]
+    answer = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    if answer.returncode == ExitCode.BAD_CONFIG:
+        raise RecipeError(ExitCode.BAD_CONFIG)
+    if answer.returncode != 0:
+        raise RecipeError(ExitCode.FAILED)
+    return answer.stdout
+
+
+def require_same_recipe(run: RunDir, resolved: str) -> None:
+    """Raise ConfigError when `run` holds another recipe than `resolved`, naming the keys that differ."""
+    if not run.train_yaml.exists():
+        return
+    there = dict(_leaves(yaml_dialect.parse(run.train_yaml.read_text(encoding="utf-8"))))
+    here = dict(_leaves(yaml_dialect.parse(resolved)))
+    absent = object()
+    keys = [key for key in {**there, **here} if there.get(key, absent) != here.get(key, absent)]
+    if not keys:
+        return
+    shown = [
+        f"{key} ({there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here)"
+        for key in keys[:_SHOWN_DIFFERENCES]
+    ]
+    more = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
+    raise ConfigError(
+        f"{run.root}: belongs to a different recipe: {', '.join(shown)}{more}; give another --run-dir"
+    )
+
+
+def _leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(document, dict):
+        yield prefix, document
+        return
+    for key, value in document.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))

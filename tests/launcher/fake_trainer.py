@@ -1,0 +1,122 @@
+"""A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
+
+The recipe is a flat YAML file: steps, step_s, fault (none, raise, kill, exit, deaf, check_crash) and
+fault_rank. Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import yaml
+
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.process import die_with_parent
+from launcher.contract.run_dir import RankStatus, RunDir, Summary
+
+DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1}
+FAULT_STEP = 3
+
+
+def check(options: argparse.Namespace, overrides: list[str]) -> int:
+    recipe = DEFAULTS | (yaml.safe_load(options.recipe.read_text()) or {})
+    recipe |= {key: yaml.safe_load(value) for key, value in (each.split("=") for each in overrides)}
+    if unknown := set(recipe) - set(DEFAULTS):
+        print(f"{options.recipe}: {unknown.pop()}: unknown key", file=sys.stderr)
+        return ExitCode.BAD_CONFIG
+    if recipe["fault"] == "check_crash":
+        raise RuntimeError("the check itself is broken")
+    yaml.safe_dump(recipe, sys.stdout, sort_keys=False)
+    return ExitCode.OK
+
+
+def train(options: argparse.Namespace) -> int:
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    run = RunDir(options.run_dir)
+    recipe = yaml.safe_load(run.train_yaml.read_text())
+    status_path = run.attempt(options.attempt).status(comm.rank)
+    stop: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: stop.append(number))
+    faulty = comm.rank == recipe["fault_rank"]
+    if recipe["fault"] == "deaf":
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def tell(phase: str, step: int) -> None:
+        RankStatus(
+            rank=comm.rank,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            phase=phase,
+            step=step,
+            total_steps=recipe["steps"],
+            samples_seen=4 * step,
+            loss=1 / (1 + step),
+            images_per_second=10.0,
+            updated_unix_s=time.time(),
+        ).write(status_path)
+
+    tell("compiling", 0)
+    for step in range(1, recipe["steps"] + 1):
+        stopping = comm.allreduce(len(stop), op=MPI.MAX)
+        if stopping:
+            return ExitCode.PREEMPTED
+        tell("training", step)
+        if step == FAULT_STEP and faulty:
+            if recipe["fault"] == "raise":
+                raise ValueError("a tensor went missing")
+            if recipe["fault"] == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if recipe["fault"] == "exit":
+                os._exit(ExitCode.DIVERGED)
+        time.sleep(recipe["step_s"])
+    if comm.rank == 0:
+        tell("done", recipe["steps"])
+        Summary(
+            steps=recipe["steps"],
+            samples_seen=4 * recipe["steps"],
+            final_loss=0.125,
+            seconds=1.5,
+            retrieval=0.75,
+            report=Path("report.html"),
+            samples=Path("samples"),
+            weights=Path("weights"),
+        ).write(run.summary_json)
+    comm.barrier()
+    return ExitCode.OK
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--world-size", type=int)
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--attempt", type=int)
+    parser.add_argument("--accelerator")
+    parser.add_argument("--metrics-address")
+    parser.add_argument("--metrics-port-base", type=int)
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    if options.check:
+        return check(options, options.overrides)
+    die_with_parent(os.getppid())
+    try:
+        return train(options)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # An ordinary exit would wait in MPI_Finalize for ranks that wait for this one.
+        os._exit(ExitCode.FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The identity table, with environments as the launchers really set them."""
+
+import socket
+
+import pytest
+
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import ConfigError
+from launcher.contract.identity import Identity, read_identity
+
+OPENMPI = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "PMIX_RANK": "3",
+}
+MPICH = {"PMI_RANK": "2", "PMI_SIZE": "3", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1"}
+SRUN = {
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_ID": "0",
+    "SLURM_NTASKS": "9",
+    "SLURM_STEP_NUM_TASKS": "6",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
+    "SLURM_TASKS_PER_NODE": "3(x3)",
+}
+BATCH_SHELL = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}
+# salloc with LaunchParameters=use_interactive_step starts the shell as the pseudo step 0xfffffffa.
+INTERACTIVE_SHELL = BATCH_SHELL | {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}
+PRUN = {"PMIX_RANK": "1", "VPRED_WORLD_SIZE": "2", "VPRED_LOCAL_RANK": "1", "VPRED_LOCAL_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, ("none", 0, 1, 0, 1)),
+        (OPENMPI, ("openmpi", 3, 4, 1, 2)),
+        (BATCH_SHELL | OPENMPI, ("openmpi", 3, 4, 1, 2)),
+        (MPICH, ("mpich", 2, 3, 0, 1)),
+        (SRUN, ("slurm", 5, 6, 1, 2)),
+        (SRUN | {"PMIX_RANK": "5"}, ("slurm", 5, 6, 1, 2)),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "1,3,2"}, ("slurm", 5, 6, 1, 2)),
+        (BATCH_SHELL, ("none", 0, 1, 0, 1)),
+        (INTERACTIVE_SHELL, ("none", 0, 1, 0, 1)),
+        (PRUN, ("pmix", 1, 2, 1, 2)),
+    ],
+)
+def test_each_launch_environment(env, expected):
+    launcher, rank, world_size, local_rank, local_size = expected
+    assert read_identity(env) == Identity(
+        rank, world_size, local_rank, local_size, socket.gethostname(), launcher
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"PMIX_RANK": "1"}, "pmix environment: PMIX_RANK is set but VPRED_WORLD_SIZE is not"),
+        (OPENMPI | {"OMPI_COMM_WORLD_SIZE": "many"}, "OMPI_COMM_WORLD_SIZE is 'many', not a number"),
+        (OPENMPI | {"OMPI_COMM_WORLD_RANK": "4"}, "contradict each other"),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "2(y3)"}, "is '2(y3)', not a list"),
+        (SRUN | {"SLURM_NODEID": "3"}, "has no node 3"),
+    ],
+)
+def test_incomplete_environments_are_refused(env, message):
+    with pytest.raises(ConfigError) as caught:
+        read_identity(env)
+    assert message in str(caught.value)
+
+
+def test_accelerators(tmp_path):
+    identity = Identity(9, 16, 1, 8, "node", "openmpi")
+    ascend = ACCELERATORS["ascend"]
+    table = tmp_path / "rank_table.json"
+    assert ascend.environment(identity, 5, table) == {
+        "GLOG_v": "3",
+        "RANK_ID": "9",
+        "RANK_SIZE": "16",
+        "DEVICE_ID": "5",
+        "RANK_TABLE_FILE": str(table),
+    }
+    assert "RANK_TABLE_FILE" not in ascend.environment(identity, 5, None)
+    assert (ascend.device_target, ascend.collective, ascend.convolution) == ("Ascend", "hccl", "native")
+    cpu = ACCELERATORS["cpu"]
+    assert cpu.environment(identity, 0, None)["OMP_NUM_THREADS"] == "1"
+    assert (cpu.device_target, cpu.collective, cpu.convolution) == ("CPU", "mpi4py", "matmul")

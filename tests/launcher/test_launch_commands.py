@@ -1,0 +1,163 @@
+"""Rank-table and schema commands, progress lines, and the shim on its own (no mpirun)."""
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher import progress as progress_module
+from launcher.cli import main
+from launcher.contract.environment import environment
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import Outcome, RankStatus, RunDir
+from launcher.progress import BarProgress, LineProgress, make_progress
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ASCEND = CHECKOUT / "cluster_configs" / "ascend_4x8_mpirun.yaml"
+GOLDEN = Path(__file__).with_name("golden") / "rank_table_ascend_4x8_mpirun.json"
+
+
+def test_ranktable_generate_writes_the_golden_table(tmp_path, capsys):
+    output = tmp_path / "table.json"
+    assert main(["ranktable", "generate", "--cluster", str(ASCEND), "--output", str(output)]) == ExitCode.OK
+    assert output.read_text() == GOLDEN.read_text()
+    assert main(["ranktable", "generate", "--cluster", str(ASCEND)]) == ExitCode.OK
+    assert capsys.readouterr().out == GOLDEN.read_text()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "output", "message"),
+    [
+        ("local_cpu", "t.json", "accelerator: found 'cpu' (rank tables list Ascend devices)"),
+        ("ascend_1x8", "t.txt", "(HCCL wants a name that ends in .json)"),
+        ("ascend_1x8", "none/t.json", "cannot be written (No such file or directory)"),
+    ],
+)
+def test_ranktable_generate_refuses(tmp_path, capsys, cluster, output, message):
+    config = CHECKOUT / "cluster_configs" / f"{cluster}.yaml"
+    argv = ["ranktable", "generate", "--cluster", str(config), "--output", str(tmp_path / output)]
+    assert main(argv) == ExitCode.BAD_CONFIG
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_schema_is_json_schema(capsys):
+    assert main(["schema"]) == ExitCode.OK
+    assert "hosts" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def statuses(
+    phase: str, step: int, loss: float | None = None, rate: float | None = None
+) -> dict[int, RankStatus]:
+    return {
+        rank: RankStatus(
+            rank=rank,
+            hostname="n",
+            pid=1,
+            phase=phase,
+            step=step,
+            total_steps=20,
+            samples_seen=step,
+            loss=loss,
+            images_per_second=rate,
+            updated_unix_s=0.0,
+        )
+        for rank in (0, 1)
+    }
+
+
+def test_lines_come_with_news_and_every_ten_seconds(monkeypatch):
+    now_s = 100.0
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now_s)
+    stream = io.StringIO()
+    progress = make_progress(stream)
+    assert isinstance(progress, LineProgress)
+    progress.update({})
+    progress.update(statuses("compiling", 0))
+    progress.update(statuses("training", 0))
+    for step in range(1, 11):
+        now_s += 1.1
+        progress.update(statuses("training", step, 0.5, 4.25))
+    progress.update(statuses("sampling", 20, 0.25))
+    assert stream.getvalue().splitlines() == [
+        "compiling the step: step 0/20",
+        "training: step 0/20",
+        "training: step 10/20, loss 0.5000, 8.5 img/s, 11 s left",
+        "sampling: step 20/20, loss 0.2500",
+    ]
+
+
+def test_the_bar_shows_steps_loss_and_the_rate_of_all_ranks():
+    stream = io.StringIO()
+    progress = BarProgress(stream)
+    progress.update(statuses("compiling", 0))
+    progress.update(statuses("training", 5))
+    progress.update(statuses("training", 10, 0.5, 4.25))
+    progress.update(statuses("sampling", 20, 0.25, 4.25))
+    progress.close()
+    first, *bars = re.split(r"[\r\n]+", stream.getvalue())
+    assert first == "compiling the step ..."
+    assert any("| 10/20 [" in bar and "loss 0.5000, 8.5 img/s" in bar for bar in bars)
+    assert any(bar.startswith("sampling") and "100%" in bar for bar in bars)
+
+
+TRAINER = """
+import os, signal, sys, time
+signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(75))
+print("hidden" if "OMPI_COMMAND" not in os.environ else "seen", flush=True)
+time.sleep(60)
+"""
+
+
+def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
+    env = environment() | {
+        "PYTHONPATH": str(CHECKOUT),
+        "OMPI_COMM_WORLD_RANK": "1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "OMPI_COMMAND": "python",
+    }
+    argv = [sys.executable, "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", "4"]
+    return subprocess.Popen([*argv, "--unset", "OMPI_COMMAND", "--", *trainer], env=env)
+
+
+def test_the_shim_logs_forwards_and_gives_an_account(tmp_path):
+    run = RunDir(tmp_path)
+    attempt = run.attempt(4)
+    attempt.root.mkdir(parents=True)
+    statuses("training", 12)[1].write(attempt.status(1))
+    shim = start_shim(run, [sys.executable, "-c", TRAINER])
+    deadline_s = time.monotonic() + 20
+    while not (attempt.log(1).exists() and attempt.log(1).read_text() == "hidden\n"):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    shim.send_signal(signal.SIGUSR1)
+    assert shim.wait(timeout=20) == ExitCode.PREEMPTED
+    outcome = Outcome.read(attempt.outcome(1))
+    assert outcome is not None
+    assert (outcome.rank, outcome.returncode, outcome.last_step) == (1, 75, 12)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "returncode", "exit_code"),
+    [
+        ([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], -9, 137),
+        (["/nowhere/python"], 127, 127),
+    ],
+)
+def test_the_shim_tells_how_the_trainer_ended(tmp_path, trainer, returncode, exit_code):
+    run = RunDir(tmp_path)
+    assert start_shim(run, trainer).wait(timeout=20) == exit_code
+    outcome = Outcome.read(run.attempt(4).outcome(1))
+    assert outcome is not None and outcome.returncode == returncode
+    if exit_code == 127:
+        assert (
+            run.attempt(4).log(1).read_text() == "cannot start /nowhere/python: No such file or directory\n"
+        )

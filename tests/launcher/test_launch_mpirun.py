@@ -1,0 +1,122 @@
+"""vpred-launch against a real mpirun with two ranks: every way in which a run can end."""
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+import yaml
+
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import Outcome
+
+
+def outcomes(bench) -> dict[int, int]:
+    records = {rank: Outcome.read(bench.run.attempt(1).outcome(rank)) for rank in (0, 1)}
+    return {rank: record.returncode for rank, record in records.items() if record is not None}
+
+
+def test_success_leaves_the_whole_run_directory_and_a_closing_line(bench):
+    for name in ("launcher", "data", "mpi4py"):  # such folders must not shadow our packages
+        folder = bench.root / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("raise SystemExit('the wrong package')\n")
+    result = bench.launch()
+    assert result.returncode == ExitCode.OK, result.stderr
+    closing = result.stdout.splitlines()[-1]
+    assert closing.startswith("done: 6 steps, 24 samples in 2 s, loss 0.1250, retrieval 0.75; ")
+    assert str(bench.run.report_html) in closing
+    assert outcomes(bench) == {0: 0, 1: 0}
+    names = "attempts cluster.yaml hostfile lock plan.json summary.json targets.json train.yaml"
+    assert sorted(path.name for path in bench.run.root.iterdir()) == names.split()
+    assert yaml.safe_load(bench.run.train_yaml.read_text())["steps"] == 6
+    plan = json.loads(bench.run.plan_json.read_text())
+    assert [place["metrics"] for place in plan["ranks"]] == [
+        f"127.0.0.1:{bench.port}",
+        f"127.0.0.1:{bench.port + 1}",
+    ]
+    assert bench.workers() == []
+
+    again = bench.launch()
+    assert again.returncode == ExitCode.OK
+    assert "already complete" in again.stdout
+    assert again.stdout.splitlines()[-1] == closing
+    assert bench.run.last_attempt() == 1
+
+
+def test_a_rank_that_raises_ends_the_job_and_is_named(bench):
+    result = bench.launch("fault=raise")
+    assert result.returncode == ExitCode.FAILED
+    log = bench.run.attempt(1).log(1)
+    lines = result.stderr.splitlines()
+    report = lines[
+        lines.index(f"rank 1 on host {socket.gethostname()} ended with exit code 1 after step 3") :
+    ]
+    assert report[1] == f"log: {log}, which ends"
+    assert report[-1] == "  ValueError: a tensor went missing"
+    assert len(report) == 5
+    assert bench.workers() == []
+
+
+def test_a_killed_rank_is_named_with_its_signal_and_the_next_run_is_a_new_attempt(bench):
+    result = bench.launch("fault=kill")
+    assert result.returncode == ExitCode.FAILED
+    assert f"rank 1 on host {socket.gethostname()} ended with SIGKILL after step 3" in result.stderr
+    assert str(bench.run.attempt(1).log(1)) in result.stderr
+    assert bench.workers() == []
+
+    assert bench.launch("fault=kill", "cluster.name=renamed").returncode == ExitCode.FAILED
+    assert bench.run.last_attempt() == 2
+
+
+def test_the_trainers_own_exit_code_is_passed_on(bench):
+    result = bench.launch("fault=exit", "fault_rank=0")
+    assert result.returncode == ExitCode.DIVERGED
+    assert "rank 0 on host" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_every_rank_save_and_leave(bench, number):
+    launcher = bench.start_training()
+    launcher.send_signal(number)
+    _, stderr = launcher.communicate(timeout=30)
+    assert launcher.returncode == ExitCode.PREEMPTED, stderr
+    assert "checkpoint saved; the same command resumes" in stderr
+    assert ExitCode.PREEMPTED in outcomes(bench).values()
+    assert bench.workers() == []
+
+
+def test_ranks_that_will_not_stop_are_killed_after_the_grace_time(bench):
+    launcher = bench.start_training("fault=deaf", "cluster.launcher.stop_grace_s=0.5")
+    launcher.terminate()
+    _, stderr = launcher.communicate(timeout=30)
+    assert launcher.returncode == ExitCode.PREEMPTED, stderr
+    assert "without a new checkpoint" in stderr
+    assert bench.workers() == []
+
+
+def test_nothing_survives_a_killed_launcher(bench):
+    launcher = bench.start_training()
+    assert len(bench.workers()) == 5  # mpirun, two shims, two trainers
+    launcher.kill()
+    launcher.communicate()
+    bench.wait_until(lambda: bench.workers() == [])
+
+
+def test_nothing_survives_a_killed_mpirun(bench):
+    launcher = bench.start_training()
+    os.kill(bench.child_of(launcher.pid), signal.SIGKILL)
+    _, stderr = launcher.communicate(timeout=30)
+    assert launcher.returncode == ExitCode.FAILED
+    assert "mpirun ended (SIGKILL) and left no account of rank 0 on host localhost" in stderr
+    assert bench.workers() == []
+
+
+def test_a_run_directory_takes_one_launcher_at_a_time(bench):
+    bench.start_training()
+    port = bench.free_port()
+    result = bench.launch("steps=100000", "step_s=0.01", f"cluster.metrics.base_port={port}")
+    assert result.returncode == ExitCode.BAD_CONFIG
+    assert f"{bench.run.root} is in use by another launcher (pid " in result.stderr
+    assert bench.run.last_attempt() == 1

@@ -1,0 +1,115 @@
+"""run_distributed.sh with a make-believe Python: what is set up, when, and what the first words do."""
+
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "run_distributed.sh"
+TOOLS = ("bash", "env", "cat", "chmod", "cp", "dirname", "flock", "mkdir", "mv", "rm", "sha256sum")
+
+# Answers `-c`, `-m venv DIR` and `-m pip install`; notes every call; a file called `fail` makes pip fail.
+PYTHON = """#!/usr/bin/env bash
+echo "$*" >>"@LOG@"
+case "$1 $2" in
+    "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+    "-m pip")
+        [[ ! -e "@ROOT@/fail" ]] || exit 1
+        if [[ "$*" == *"--no-deps -e"* ]]; then
+            printf '#!/usr/bin/env bash\\necho "launch:$*"\\n' >"${0%/*}/vpred-launch"
+            chmod +x "${0%/*}/vpred-launch"
+        fi ;;
+    "-c "*) exit @SUITABLE@ ;;
+esac
+"""
+
+
+class Checkout:
+    def __init__(self, root: Path, suitable: bool) -> None:
+        self.root = root / "check out"
+        self.bin = root / "bin"
+        self.log = root / "calls"
+        self.root.mkdir()
+        self.bin.mkdir()
+        shutil.copy(SCRIPT, self.root)
+        (self.root / "requirements.lock").write_text("one==1\n")
+        (self.root / "pyproject.toml").write_text("[project]\n")
+        for tool in TOOLS:
+            found = shutil.which(tool)
+            assert found is not None, tool
+            (self.bin / tool).symlink_to(found)
+        python = self.bin / "python3"
+        text = PYTHON.replace("@LOG@", str(self.log)).replace("@ROOT@", str(root))
+        python.write_text(text.replace("@SUITABLE@", "0" if suitable else "1"))
+        python.chmod(python.stat().st_mode | stat.S_IXUSR)
+
+    def start(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.root / "run_distributed.sh"), *words],
+            env={"PATH": str(self.bin)},
+            cwd=self.root.parent,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def installs(self) -> int:
+        """How often the locked requirements were installed since the last question."""
+        calls = self.log.read_text() if self.log.exists() else ""
+        self.log.write_text("")
+        return calls.count("pip install --require-hashes -r")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path, suitable=True)
+
+
+def test_the_first_start_sets_up_and_the_second_does_not(checkout):
+    first = checkout.start()
+    assert (first.returncode, first.stdout) == (0, "launch:run\n"), first.stderr
+    assert "setting up" in first.stderr
+    assert checkout.installs() == 1
+    second = checkout.start("--recipe", "a b.yaml", "seed=1")
+    assert (second.stdout, second.stderr) == ("launch:run --recipe a b.yaml seed=1\n", "")
+    assert checkout.installs() == 0
+
+
+def test_a_command_as_first_word_is_passed_on(checkout):
+    assert checkout.start("plan", "--json").stdout == "launch:plan --json\n"
+    assert checkout.start("run").stdout == "launch:run\n"
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+def test_changed_requirements_are_installed(checkout, name):
+    checkout.start()
+    checkout.installs()
+    with (checkout.root / name).open("a") as file:
+        file.write("# changed\n")
+    assert checkout.start().stdout == "launch:run\n"
+    assert checkout.installs() == 1
+    checkout.start()
+    assert checkout.installs() == 0
+
+
+def test_a_set_up_that_failed_is_done_again_from_the_start(checkout):
+    (checkout.root.parent / "fail").touch()
+    failed = checkout.start()
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.splitlines()[-1].endswith("set-up failed (see above); the next start tries again")
+    leftover = checkout.root / ".venv" / "leftover"
+    leftover.touch()
+    (checkout.root.parent / "fail").unlink()
+    assert checkout.start().stdout == "launch:run\n"
+    assert not leftover.exists()
+
+
+def test_no_suitable_python(tmp_path):
+    result = Checkout(tmp_path, suitable=False).start()
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        "run_distributed.sh: found no Python 3.11 or 3.12 on PATH"
+    )

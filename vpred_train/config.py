@@ -1,0 +1,149 @@
+"""The training document: what is trained, independent of where. Imports no MindSpore, so it is checked anywhere."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from data import DataConfig
+from launcher.contract.config import Section
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class UNetConfig(Section):
+    """Stable Diffusion 2.x is: 320 channels, multipliers 1 2 4 4, levels 0 1 2, 2 blocks, heads of 64, context 1024."""
+
+    in_channels: Positive
+    model_channels: Positive
+    channel_multipliers: tuple[Positive, ...]
+    res_blocks: Positive
+    attention_levels: tuple[int, ...]
+    head_channels: Positive
+    context_channels: Positive
+    norm_groups: Positive = 32
+
+    @model_validator(mode="after")
+    def widths_divide(self) -> Self:
+        for multiplier in self.channel_multipliers:
+            width = multiplier * self.model_channels
+            for name, divisor in (("norm_groups", self.norm_groups), ("head_channels", self.head_channels)):
+                if width % divisor:
+                    raise ValueError(f"a level is {width} channels wide, not divisible by {name} {divisor}")
+        unknown = set(self.attention_levels) - set(range(len(self.channel_multipliers)))
+        if unknown:
+            raise ValueError(f"attention_levels {sorted(unknown)} are not levels of channel_multipliers")
+        return self
+
+
+class TextEncoderConfig(Section):
+    """Stable Diffusion 2.x is: width 1024, 16 heads, 23 layers, context 77."""
+
+    width: Positive
+    heads: Positive
+    layers: Positive
+    context_length: Annotated[int, Field(ge=3, le=77)] = 77
+    vocabulary_size: Literal[49408] = 49408
+
+
+class ModelConfig(Section):
+    """The networks. `space_to_depth` folds f x f pixels into channels; the demo trains in pixel space without a VAE."""
+
+    space_to_depth: Positive = 1
+    unet: UNetConfig
+    text_encoder: TextEncoderConfig
+
+    @model_validator(mode="after")
+    def shapes_agree(self) -> Self:
+        channels = 3 * self.space_to_depth**2
+        if self.unet.in_channels != channels:
+            raise ValueError(f"unet.in_channels is {self.unet.in_channels}; space_to_depth needs {channels}")
+        if self.unet.context_channels != self.text_encoder.width:
+            raise ValueError(
+                f"unet.context_channels is {self.unet.context_channels}; text_encoder.width is {self.text_encoder.width}"
+            )
+        return self
+
+
+class DiffusionConfig(Section):
+    """The noise schedule (scaled-linear, as SD2) and what the network predicts."""
+
+    timesteps: Positive = 1000
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.00085
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
+    zero_terminal_snr: bool = False
+    prediction_type: Literal["v"] = "v"
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov & Hutter 2019) with global-norm clipping, cosine decay and linear warm-up."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    warmup_samples: Annotated[int, Field(ge=0)] = 0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class EmaConfig(Section):
+    """Exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+
+
+class CheckpointConfig(Section):
+    """When to save, and how many to keep."""
+
+    every_samples: Positive
+    keep_last: Positive = 2
+
+
+class SamplingConfig(Section):
+    """How images are made at the end of a run and by `vpred-sample`."""
+
+    sampler: Literal["dpmpp_2m", "ddim"] = "dpmpp_2m"
+    steps: Positive = 15
+    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    batch_size: Positive = 16
+    seed: int = 42
+
+
+class TrainConfig(Section):
+    """One training setup. The global batch is configured; the size per rank is derived from the world size."""
+
+    seed: int = 0
+    total_samples: Positive
+    global_batch: Positive
+    log_every_steps: Positive = 1
+    data: DataConfig
+    model: ModelConfig
+    diffusion: DiffusionConfig = DiffusionConfig()
+    optimizer: OptimizerConfig
+    ema: EmaConfig = EmaConfig()
+    checkpoint: CheckpointConfig
+    sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="after")
+    def clock_is_consistent(self) -> Self:
+        if self.total_samples % self.global_batch:
+            raise ValueError(
+                f"total_samples {self.total_samples} is not a multiple of global_batch {self.global_batch}"
+            )
+        if self.optimizer.warmup_samples >= self.total_samples:
+            raise ValueError(
+                f"optimizer.warmup_samples {self.optimizer.warmup_samples} is not below total_samples {self.total_samples}"
+            )
+        downsampling = self.model.space_to_depth * 2 ** (len(self.model.unet.channel_multipliers) - 1)
+        if self.data.resolution % downsampling:
+            raise ValueError(
+                f"data.resolution {self.data.resolution} is not divisible by {downsampling}, "
+                "which space_to_depth and the UNet's levels need"
+            )
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        return self.total_samples // self.global_batch

@@ -1,0 +1,1 @@
+"""The mathematics: schedule, parameterization, objective, samplers. Pure functions that cite their equation."""

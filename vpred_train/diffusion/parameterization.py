@@ -1,0 +1,48 @@
+"""What the network predicts, and the record of it that travels with the weights.
+
+z = alpha x + sigma noise and alpha^2 + sigma^2 = 1. The functions take arrays or tensors that broadcast.
+"""
+
+from typing import Any, Literal
+
+from launcher.contract.config import Section
+from vpred_train.config import ModelConfig, DiffusionConfig, TrainConfig
+
+
+def v_target(x: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
+    """v = alpha noise - sigma x (Salimans & Ho 2022, arXiv 2202.00512, appendix D)."""
+    return alpha * noise - sigma * x
+
+
+def x_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
+    """x = alpha z - sigma v (ibid.)."""
+    return alpha * z - sigma * v
+
+
+def noise_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
+    """noise = sigma z + alpha v (ibid.)."""
+    return sigma * z + alpha * v
+
+
+class ParameterizationRecord(Section):
+    """All that a reader of the weights must know to use them; the only place where the prediction type is told."""
+
+    format: Literal["vpred-parameterization-1"] = "vpred-parameterization-1"
+    weights: Literal["raw", "ema"]
+    samples_seen: int
+    resolution: int
+    diffusion: DiffusionConfig
+    model: ModelConfig
+    token_padding: Literal["zero"] = "zero"
+    text_layer: Literal["last"] = "last"
+
+
+def record_of(config: TrainConfig, weights: Literal["raw", "ema"], samples_seen: int) -> ParameterizationRecord:
+    """The record of a run's weights."""
+    return ParameterizationRecord(
+        weights=weights,
+        samples_seen=samples_seen,
+        resolution=config.data.resolution,
+        diffusion=config.diffusion,
+        model=config.model,
+    )

@@ -1,0 +1,42 @@
+"""The discrete noise schedule of Stable Diffusion: tables in float64 on the host, then float32."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vpred_train.config import DiffusionConfig
+
+FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """z_t = alpha[t] z_0 + sigma[t] noise, t = 0 .. T-1. Arrays of shape (T,), float32."""
+
+    alpha: FloatArray
+    sigma: FloatArray
+
+    @property
+    def snr(self) -> FloatArray:
+        """Signal-to-noise ratio alpha^2 / sigma^2 (Kingma et al. 2021, eq. 2)."""
+        return (self.alpha.astype(np.float64) / self.sigma) ** 2
+
+
+def alphas_cumprod(config: DiffusionConfig) -> FloatArray:
+    """alpha_bar of Ho et al. 2020, eq. 4, float64 (T,); betas are linear in their square root (scaled-linear)."""
+    roots = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=np.float64)
+    cumulative = np.cumprod(1 - roots**2)
+    return rescale_zero_terminal_snr(cumulative) if config.zero_terminal_snr else cumulative
+
+
+def rescale_zero_terminal_snr(cumulative: FloatArray) -> FloatArray:
+    """Shift and scale sqrt(alpha_bar) so that the last is zero and the first is kept (Lin et al. 2023, alg. 1)."""
+    root = np.sqrt(cumulative)
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def make_schedule(config: DiffusionConfig) -> Schedule:
+    """The schedule that trainer and sampler share. 1 - alpha_bar is taken in float64, never in lower precision."""
+    cumulative = alphas_cumprod(config)
+    return Schedule(np.sqrt(cumulative).astype(np.float32), np.sqrt(1 - cumulative).astype(np.float32))

@@ -1,0 +1,126 @@
+"""Attention and the spatial transformer of Stable Diffusion 2.x."""
+
+import math
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from vpred_train.models.layers import GELU, GroupNorm, LayerNorm, Linear
+
+
+class Attention(nn.Cell):
+    """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1); the softmax is taken in float32.
+
+    Inputs (B, heads, tokens, head_channels); `mask` is added to the logits (0 or -inf), shape (tokens, tokens).
+    """
+
+    def __init__(self, head_channels: int) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(head_channels)
+        self.logits = ops.BatchMatMul(transpose_b=True)
+        self.mix = ops.BatchMatMul()
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        # The query is scaled first: SD2's raw logits exceed the range of float16.
+        logits = self.logits(q * self.scale, k).astype(mstype.float32)
+        if mask is not None:
+            logits = logits + mask
+        return self.mix(ops.softmax(logits, -1).astype(v.dtype), v)
+
+
+class CrossAttention(nn.Cell):
+    """Multi-head attention of x (B, N, C) to context (B, M, D); self-attention where context is x."""
+
+    def __init__(
+        self, rng: np.random.Generator, channels: int, context_channels: int, heads: int, head_channels: int
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = heads * head_channels
+        self.to_q = Linear(rng, channels, inner, bias=False)
+        self.to_k = Linear(rng, context_channels, inner, bias=False)
+        self.to_v = Linear(rng, context_channels, inner, bias=False)
+        self.to_out = nn.SequentialCell(Linear(rng, inner, channels))
+        self.attend = Attention(head_channels)
+
+    def split(self, x: Tensor) -> Tensor:
+        batch, tokens, inner = x.shape
+        return x.reshape(batch, tokens, self.heads, inner // self.heads).transpose(0, 2, 1, 3)
+
+    def construct(self, x: Tensor, context: Tensor) -> Tensor:
+        y = self.attend(self.split(self.to_q(x)), self.split(self.to_k(context)), self.split(self.to_v(context)))
+        batch, heads, tokens, head_channels = y.shape
+        return self.to_out(y.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * head_channels))
+
+
+class GEGLU(nn.Cell):
+    """Gated linear unit with GELU (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, inner: int) -> None:
+        super().__init__()
+        self.proj = Linear(rng, channels, 2 * inner)
+        self.gelu = GELU()
+
+    def construct(self, x: Tensor) -> Tensor:
+        value, gate = ops.chunk(self.proj(x), 2, -1)
+        return value * self.gelu(gate)
+
+
+class FeedForward(nn.Cell):
+    """GEGLU with an inner width of four times the channels."""
+
+    def __init__(self, rng: np.random.Generator, channels: int) -> None:
+        super().__init__()
+        self.net = nn.SequentialCell(
+            GEGLU(rng, channels, 4 * channels), nn.Identity(), Linear(rng, 4 * channels, channels)
+        )
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Cell):
+    """Self-attention, attention to the text, feed-forward; each with pre-norm and a residual."""
+
+    def __init__(
+        self, rng: np.random.Generator, channels: int, context_channels: int, heads: int, head_channels: int
+    ) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(rng, channels, channels, heads, head_channels)
+        self.ff = FeedForward(rng, channels)
+        self.attn2 = CrossAttention(rng, channels, context_channels, heads, head_channels)
+        self.norm1 = LayerNorm(channels)
+        self.norm2 = LayerNorm(channels)
+        self.norm3 = LayerNorm(channels)
+
+    def construct(self, x: Tensor, context: Tensor) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.attn1(y, y)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Cell):
+    """A transformer block over the pixels of (B, C, H, W), with linear projections as in SD2."""
+
+    def __init__(
+        self, rng: np.random.Generator, channels: int, context_channels: int, head_channels: int, groups: int
+    ) -> None:
+        super().__init__()
+        heads = channels // head_channels
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = Linear(rng, channels, channels)
+        self.transformer_blocks = nn.CellList(
+            [TransformerBlock(rng, channels, context_channels, heads, head_channels)]
+        )
+        self.proj_out = Linear(rng, channels, channels, zero=True)
+
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = self.norm(x).reshape(batch, channels, height * width).transpose(0, 2, 1)
+        tokens = self.proj_in(tokens)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        tokens = self.proj_out(tokens)
+        return x + tokens.transpose(0, 2, 1).reshape(batch, channels, height, width)

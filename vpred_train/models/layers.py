@@ -1,0 +1,105 @@
+"""Layers with PyTorch's parameter names and shapes, so that published weights need no renaming here."""
+
+import math
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from vpred_train.models.convolution import CONVOLUTIONS
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Tensor:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float32: PyTorch's default for linear layers and convolutions."""
+    bound = 1 / math.sqrt(fan_in)
+    return Tensor(rng.uniform(-bound, bound, shape).astype(np.float32))
+
+
+class Linear(nn.Cell):
+    """y = x W^T + b over the last axis. weight (out, in), bias (out,)."""
+
+    def __init__(
+        self, rng: np.random.Generator, in_features: int, out_features: int, bias: bool = True, zero: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = Parameter(uniform(rng, (out_features, in_features), in_features), name="weight")
+        self.has_bias = bias
+        if bias:
+            self.bias = Parameter(uniform(rng, (out_features,), in_features), name="bias")
+        if zero:
+            zero_parameters(self)
+        self.product = ops.MatMul(transpose_b=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        y = self.product(x.reshape(-1, shape[-1]), self.weight)
+        if self.has_bias:
+            y = y + self.bias
+        return y.reshape(shape[:-1] + (-1,))
+
+
+class Conv2d(nn.Cell):
+    """2-D convolution of (B, C, H, W) with zero padding kernel // 2. weight (out, in, k, k), bias (out,)."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        convolution: str,
+        stride: int = 1,
+        zero: bool = False,
+    ) -> None:
+        super().__init__()
+        fan_in = in_channels * kernel * kernel
+        shape = (out_channels, in_channels, kernel, kernel)
+        self.weight = Parameter(uniform(rng, shape, fan_in), name="weight")
+        self.bias = Parameter(uniform(rng, (out_channels,), fan_in), name="bias")
+        if zero:
+            zero_parameters(self)
+        self.convolve = CONVOLUTIONS[convolution](out_channels, kernel, stride, kernel // 2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight) + self.bias.reshape(1, -1, 1, 1)
+
+
+class GroupNorm(nn.Cell):
+    """Group normalisation of (B, C, H, W) in float32 (Wu & He 2018, arXiv 1803.08494)."""
+
+    def __init__(self, groups: int, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = Parameter(Tensor(np.ones(channels, np.float32)), name="weight")
+        self.bias = Parameter(Tensor(np.zeros(channels, np.float32)), name="bias")
+        self.groups, self.eps = groups, eps
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = ops.group_norm(x.astype(mstype.float32), self.groups, self.weight, self.bias, self.eps)
+        return y.astype(x.dtype)
+
+
+class LayerNorm(nn.Cell):
+    """Layer normalisation over the last axis in float32 (Ba et al. 2016, arXiv 1607.06450)."""
+
+    def __init__(self, features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = Parameter(Tensor(np.ones(features, np.float32)), name="weight")
+        self.bias = Parameter(Tensor(np.zeros(features, np.float32)), name="bias")
+        self.normalise = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        y, _, _ = self.normalise(x.astype(mstype.float32), self.weight, self.bias)
+        return y.astype(x.dtype)
+
+
+class GELU(nn.Cell):
+    """Exact GELU, x * Phi(x) (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))
+
+
+def zero_parameters(cell: nn.Cell) -> None:
+    """Start a residual branch as the identity: every parameter of `cell` is set to zero."""
+    for parameter in cell.get_parameters():
+        parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))

@@ -1,0 +1,70 @@
+"""The networks of one model, built from a configuration, and their parameters as one flat float32 space."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from vpred_train.config import ModelConfig
+from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.models.text_encoder import TextEncoder
+from vpred_train.models.unet import UNet
+
+NO_DECAY_NAMES = ("embedding",)
+
+
+class Networks(nn.Cell):
+    """UNet and text encoder. Parameter names start with `unet.` and `text_encoder.`."""
+
+    def __init__(self, config: ModelConfig, seed: int, convolution: str) -> None:
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.unet = UNet(config.unet, rng, convolution)
+        self.text_encoder = TextEncoder(config.text_encoder, rng)
+
+    def construct(self, z_t: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        """(B, C, H, W), (B,), (B, context_length) -> the prediction (B, C, H, W)."""
+        return self.unet(z_t, timesteps, self.text_encoder(tokens))
+
+
+@dataclass(frozen=True)
+class Span:
+    """One parameter's place in the flat space: elements [start, stop)."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def decays(self) -> bool:
+        """Weight decay is for matrices and kernels: not for norms, biases and embeddings."""
+        return len(self.shape) > 1 and not any(word in self.name for word in NO_DECAY_NAMES)
+
+
+class FlatSpace:
+    """The parameters of a network, in a fixed order, as one 1-D float32 space."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        named = list(network.parameters_and_names())
+        self.parameters = [parameter for _, parameter in named]
+        stops = np.cumsum([parameter.size for parameter in self.parameters]).tolist()
+        self.spans = tuple(
+            Span(name, tuple(parameter.shape), stop - parameter.size, stop)
+            for (name, parameter), stop in zip(named, stops, strict=True)
+        )
+        self.size = stops[-1]
+
+    def read(self) -> FloatArray:
+        """A copy of the parameters' values, (size,) float32."""
+        return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.parameters])
+
+    def write(self, values: FloatArray) -> None:
+        """Set the parameters from `values` (size,) float32."""
+        for parameter, span in zip(self.parameters, self.spans, strict=True):
+            parameter.set_data(Tensor.from_numpy(values[span.start : span.stop].reshape(span.shape)))
+
+    def views(self, values: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
+        """`values` (size,) as named tensors that share its memory."""
+        return {span.name: values[span.start : span.stop].reshape(span.shape) for span in self.spans}

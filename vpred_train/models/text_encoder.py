@@ -1,0 +1,102 @@
+"""The text tower of OpenCLIP (Radford et al. 2021, arXiv 2103.00020), with the names of Stability's checkpoints."""
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from vpred_train.config import TextEncoderConfig
+from vpred_train.models.attention import Attention
+from vpred_train.models.layers import GELU, LayerNorm, Linear, uniform
+
+
+class SelfAttention(nn.Cell):
+    """Causal self-attention with one packed projection: in_proj_weight (3 width, width), in_proj_bias (3 width,)."""
+
+    def __init__(self, rng: np.random.Generator, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = Parameter(uniform(rng, (3 * width, width), width), name="in_proj_weight")
+        self.in_proj_bias = Parameter(Tensor(np.zeros(3 * width, np.float32)), name="in_proj_bias")
+        self.out_proj = Linear(rng, width, width)
+        self.product = ops.MatMul(transpose_b=True)
+        self.attend = Attention(width // heads)
+
+    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        packed = self.product(x.reshape(-1, width), self.in_proj_weight) + self.in_proj_bias
+        packed = packed.reshape(batch, tokens, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
+        y = self.attend(packed[0], packed[1], packed[2], mask)
+        return self.out_proj(y.transpose(0, 2, 1, 3).reshape(batch, tokens, width))
+
+
+class MLP(nn.Cell):
+    """Two linear layers with exact GELU between them, inner width 4 x."""
+
+    def __init__(self, rng: np.random.Generator, width: int) -> None:
+        super().__init__()
+        self.c_fc = Linear(rng, width, 4 * width)
+        self.gelu = GELU()
+        self.c_proj = Linear(rng, 4 * width, width)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.gelu(self.c_fc(x)))
+
+
+class ResidualAttentionBlock(nn.Cell):
+    """Pre-norm transformer block."""
+
+    def __init__(self, rng: np.random.Generator, width: int, heads: int) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(width)
+        self.attn = SelfAttention(rng, width, heads)
+        self.ln_2 = LayerNorm(width)
+        self.mlp = MLP(rng, width)
+
+    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Cell):
+    """A stack of residual attention blocks."""
+
+    def __init__(self, rng: np.random.Generator, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.resblocks = nn.CellList(
+            [ResidualAttentionBlock(rng, config.width, config.heads) for _ in range(config.layers)]
+        )
+
+    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, mask)
+        return x
+
+
+class Embedding(nn.Cell):
+    """Rows of a table by number. weight (rows, width)."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.weight = Parameter(table, name="weight")
+        self.gather = ops.Gather()
+
+    def construct(self, numbers: Tensor) -> Tensor:
+        return self.gather(self.weight, numbers, 0)
+
+
+class TextEncoder(nn.Cell):
+    """Token numbers (B, context_length) int32 -> features (B, context_length, width) after `ln_final`."""
+
+    def __init__(self, config: TextEncoderConfig, rng: np.random.Generator) -> None:
+        super().__init__()
+        width, length = config.width, config.context_length
+        table = rng.normal(0, 0.02, (config.vocabulary_size, width)).astype(np.float32)
+        self.token_embedding = Embedding(Tensor(table))
+        positions = rng.normal(0, 0.01, (length, width)).astype(np.float32)
+        self.positional_embedding = Parameter(Tensor(positions), name="positional_embedding")
+        self.transformer = Transformer(rng, config)
+        self.ln_final = LayerNorm(width)
+        self.mask = Tensor(np.triu(np.full((length, length), -np.inf, np.float32), 1))
+
+    def construct(self, tokens: Tensor) -> Tensor:
+        x = self.token_embedding(tokens) + self.positional_embedding
+        return self.ln_final(self.transformer(x, self.mask))

@@ -1,0 +1,88 @@
+"""CLIP's byte-pair encoding, with open_clip's cleaning and zero padding (what SD2's text encoder was trained with)."""
+
+import gzip
+import html
+from functools import cache
+from importlib import resources
+
+import ftfy
+import numpy as np
+import regex
+
+PATTERN = regex.compile(
+    r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+)
+MERGES = 49152 - 256 - 2  # the published file holds more lines than the published vocabulary uses
+
+
+@cache
+def byte_symbols() -> dict[int, str]:
+    """One printable character for each byte: GPT-2's reversible map (Radford et al. 2019, section 2.2)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    symbols = {byte: chr(byte) for byte in printable}
+    symbols.update({byte: chr(256 + index) for index, byte in enumerate(rest)})
+    return symbols
+
+
+class Tokenizer:
+    """Captions to token numbers. Immutable after construction; safe to share between threads."""
+
+    def __init__(self, context_length: int) -> None:
+        packed = resources.files("vpred_train.models").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
+        lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : MERGES + 1]
+        merges = [tuple(line.split()) for line in lines]
+        symbols = list(byte_symbols().values())
+        vocabulary = symbols + [symbol + "</w>" for symbol in symbols] + ["".join(merge) for merge in merges]
+        vocabulary += ["<start_of_text>", "<end_of_text>"]
+        self.numbers = {token: number for number, token in enumerate(vocabulary)}
+        self.ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self.start = self.numbers["<start_of_text>"]
+        self.end = self.numbers["<end_of_text>"]
+        self.context_length = context_length
+        self.words: dict[str, list[int]] = {
+            "<start_of_text>": [self.start],
+            "<end_of_text>": [self.end],
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of `text` without start, end or padding."""
+        cleaned = html.unescape(html.unescape(ftfy.fix_text(text)))
+        cleaned = " ".join(cleaned.split()).strip().lower()
+        return [number for word in PATTERN.findall(cleaned) for number in self.encode_word(word)]
+
+    def encode_word(self, word: str) -> list[int]:
+        """Byte-pair merging of one word, lowest rank first (Sennrich et al. 2016, arXiv 1508.07909)."""
+        if word not in self.words:
+            pieces = [byte_symbols()[byte] for byte in word.encode("utf-8")]
+            pieces[-1] += "</w>"
+            while len(pieces) > 1:
+                pairs = list(zip(pieces, pieces[1:], strict=False))
+                best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+                if best not in self.ranks:
+                    break
+                pieces = merge_pair(pieces, best)
+            self.words[word] = [self.numbers[piece] for piece in pieces]
+        return self.words[word]
+
+    def __call__(self, captions: tuple[str, ...] | list[str]) -> np.ndarray:
+        """(len(captions), context_length) int32: start, tokens, end, zeros; truncation keeps the end token."""
+        batch = np.zeros((len(captions), self.context_length), np.int32)
+        for row, caption in zip(batch, captions, strict=True):
+            tokens = [self.start, *self.encode(caption)[: self.context_length - 2], self.end]
+            row[: len(tokens)] = tokens
+        return batch
+
+
+def merge_pair(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """Join every adjacent occurrence of `pair`, left to right."""
+    merged: list[str] = []
+    index = 0
+    while index < len(pieces):
+        if tuple(pieces[index : index + 2]) == pair:
+            merged.append(pieces[index] + pieces[index + 1])
+            index += 2
+        else:
+            merged.append(pieces[index])
+            index += 1
+    return merged

@@ -1,0 +1,163 @@
+"""The UNet of Stable Diffusion 2.x (Rombach et al. 2022, arXiv 2112.10752), configurable in width and depth.
+
+Module names are those of Stability's checkpoints below `model.diffusion_model.`.
+"""
+
+import math
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from vpred_train.config import UNetConfig
+from vpred_train.models.attention import SpatialTransformer
+from vpred_train.models.layers import Conv2d, GroupNorm, Linear
+
+
+def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
+    """Sinusoidal embedding (Vaswani et al. 2017, section 3.5), cosines first: (B,) -> (B, channels), float32."""
+    half = channels // 2
+    frequencies = np.exp(-math.log(10000) * np.arange(half) / half).astype(np.float32)
+    angles = timesteps.reshape(-1, 1) * Tensor(frequencies).reshape(1, -1)
+    return ops.concat((ops.cos(angles), ops.sin(angles)), -1)
+
+
+class ResBlock(nn.Cell):
+    """Two convolutions with the time embedding added between them, and a residual."""
+
+    def __init__(
+        self, rng: np.random.Generator, channels: int, out_channels: int, config: UNetConfig, convolution: str
+    ) -> None:
+        super().__init__()
+        groups = config.norm_groups
+        self.in_layers = nn.SequentialCell(
+            GroupNorm(groups, channels), nn.SiLU(), Conv2d(rng, channels, out_channels, 3, convolution)
+        )
+        self.emb_layers = nn.SequentialCell(nn.SiLU(), Linear(rng, 4 * config.model_channels, out_channels))
+        self.out_layers = nn.SequentialCell(
+            GroupNorm(groups, out_channels),
+            nn.SiLU(),
+            nn.Identity(),
+            Conv2d(rng, out_channels, out_channels, 3, convolution, zero=True),
+        )
+        self.skip_connection = (
+            nn.Identity()
+            if channels == out_channels
+            else Conv2d(rng, channels, out_channels, 1, convolution)
+        )
+
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+        h = self.in_layers(x)
+        shift = self.emb_layers(embedding)
+        h = self.out_layers(h + shift.reshape(shift.shape[0], -1, 1, 1))
+        return self.skip_connection(x) + h
+
+
+class Downsample(nn.Cell):
+    """Halve height and width by a convolution of stride 2."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+        super().__init__()
+        self.op = Conv2d(rng, channels, channels, 3, convolution, stride=2)
+
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Cell):
+    """Double height and width by repetition, then convolve."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+        super().__init__()
+        self.conv = Conv2d(rng, channels, channels, 3, convolution)
+
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        x = ops.tile(x.reshape(batch, channels, height, 1, width, 1), (1, 1, 1, 2, 1, 2))
+        return self.conv(x.reshape(batch, channels, 2 * height, 2 * width))
+
+
+class InputConvolution(nn.Cell):
+    """The first block; takes the embedding and the context as every block does."""
+
+    def __init__(self, rng: np.random.Generator, config: UNetConfig, convolution: str) -> None:
+        super().__init__()
+        self.conv = Conv2d(rng, config.in_channels, config.model_channels, 3, convolution)
+
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Block(nn.SequentialCell):
+    """Layers in sequence, each called with (x, embedding, context)."""
+
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+        for layer in self.cell_list:
+            x = layer(x, embedding, context)
+        return x
+
+
+class UNet(nn.Cell):
+    """z_t (B, C, H, W), timesteps (B,) float32, context (B, tokens, context_channels) -> prediction (B, C, H, W)."""
+
+    def __init__(self, config: UNetConfig, rng: np.random.Generator, convolution: str) -> None:
+        super().__init__()
+        width = config.model_channels
+        self.width = width
+        self.time_embed = nn.SequentialCell(
+            Linear(rng, width, 4 * width), nn.SiLU(), Linear(rng, 4 * width, 4 * width)
+        )
+
+        def transformer(channels: int) -> SpatialTransformer:
+            return SpatialTransformer(
+                rng, channels, config.context_channels, config.head_channels, config.norm_groups
+            )
+
+        levels = len(config.channel_multipliers)
+        inputs = [Block(InputConvolution(rng, config, convolution))]
+        skips = [width]
+        channels = width
+        for level, multiplier in enumerate(config.channel_multipliers):
+            for _ in range(config.res_blocks):
+                layers: list[nn.Cell] = [ResBlock(rng, channels, multiplier * width, config, convolution)]
+                channels = multiplier * width
+                if level in config.attention_levels:
+                    layers.append(transformer(channels))
+                inputs.append(Block(*layers))
+                skips.append(channels)
+            if level < levels - 1:
+                inputs.append(Block(Downsample(rng, channels, convolution)))
+                skips.append(channels)
+        self.input_blocks = nn.CellList(inputs)
+        self.middle_block = Block(
+            ResBlock(rng, channels, channels, config, convolution),
+            transformer(channels),
+            ResBlock(rng, channels, channels, config, convolution),
+        )
+        outputs = []
+        for level, multiplier in reversed(list(enumerate(config.channel_multipliers))):
+            for index in range(config.res_blocks + 1):
+                layers = [ResBlock(rng, channels + skips.pop(), multiplier * width, config, convolution)]
+                channels = multiplier * width
+                if level in config.attention_levels:
+                    layers.append(transformer(channels))
+                if level > 0 and index == config.res_blocks:
+                    layers.append(Upsample(rng, channels, convolution))
+                outputs.append(Block(*layers))
+        self.output_blocks = nn.CellList(outputs)
+        self.out = nn.SequentialCell(
+            GroupNorm(config.norm_groups, channels),
+            nn.SiLU(),
+            Conv2d(rng, channels, config.in_channels, 3, convolution, zero=True),
+        )
+
+    def construct(self, z: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        embedding = self.time_embed(timestep_embedding(timesteps, self.width))
+        skips = ()
+        h = z
+        for block in self.input_blocks:
+            h = block(h, embedding, context)
+            skips += (h,)
+        h = self.middle_block(h, embedding, context)
+        for index, block in enumerate(self.output_blocks):
+            h = block(ops.concat((h, skips[-1 - index]), 1), embedding, context)
+        return self.out(h)

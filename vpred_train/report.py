@@ -1,0 +1,48 @@
+"""The facts of a finished run, for `monitoring.render_report`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from launcher.contract.files import write_atomic
+from launcher.contract.run_dir import RunDir, Summary
+from monitoring import render_report
+from vpred_train.config import TrainConfig
+
+
+def write_report(
+    config: TrainConfig,
+    run: RunDir,
+    summary: Summary,
+    history: Sequence[dict[str, Any]],
+    grids: Sequence[Path],
+    world_size: int,
+) -> None:
+    """Write report.html, one self-contained file."""
+    step_seconds = median(record["step_seconds"] for record in history)
+    waited = sum(record["data_wait_seconds"] for record in history)
+    facts = [
+        ("ranks", str(world_size)),
+        ("optimiser steps", f"{summary.steps:,}"),
+        ("samples seen", f"{summary.samples_seen:,}"),
+        ("global batch", str(config.global_batch)),
+        ("training time", f"{summary.seconds:.0f} s"),
+        ("median step", f"{1000 * step_seconds:.0f} ms ({config.global_batch / step_seconds:.1f} images/s over all ranks)"),
+        ("waiting for data", f"{100 * waited / summary.seconds:.2f} % of the time"),
+        ("final loss", f"{summary.final_loss:.4f}"),
+        ("nearest real image is the prompt's own", f"{100 * (summary.retrieval or 0):.1f} % of the prompts (pixel cosine)"),
+        ("sampler", f"{config.sampling.sampler}, {config.sampling.steps} steps, guidance {config.sampling.guidance_scale}"),
+    ]
+    documents = [
+        (path.name, path.read_text(encoding="utf-8")) for path in (run.train_yaml, run.cluster_yaml) if path.exists()
+    ]
+    html = render_report(
+        title=f"Training run {run.root.name}",
+        facts=facts,
+        history=history,
+        images_per_step=config.global_batch,
+        images=[("Training prompts: real image, then the sample of the EMA weights", path.read_bytes()) for path in grids],
+        documents=documents,
+    )
+    write_atomic(run.report_html, html)

@@ -1,0 +1,98 @@
+"""One optimiser step: batch in, plain numbers out."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from data import Batch
+from vpred_train.collectives import Collective
+from vpred_train.config import TrainConfig
+from vpred_train.diffusion.objective import VLoss, draw, network_inputs
+from vpred_train.diffusion.schedule import FloatArray, make_schedule
+from vpred_train.ema import ema_decay, ema_update_
+from vpred_train.models.autoencoder import SpaceToDepth
+from vpred_train.models.networks import Networks
+from vpred_train.models.tokenizer import Tokenizer
+from vpred_train.optim import clip_factor, learning_rate
+from vpred_train.state import TrainState
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's."""
+
+    step: int
+    samples_seen: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    finite: bool
+    step_seconds: float
+    data_wait_seconds: float
+
+
+class LossAndGradients(nn.Cell):
+    """The arguments of VLoss -> the loss and the gradient of each of `parameters`."""
+
+    def __init__(self, loss: VLoss, parameters: list[Parameter]) -> None:
+        super().__init__()
+        self.loss_and_gradients = ops.value_and_grad(loss, None, ParameterTuple(parameters))
+
+    def construct(
+        self, z_0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, timesteps: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.loss_and_gradients(z_0, noise, alpha, sigma, timesteps, tokens)
+
+
+class TrainStep:
+    """Forward, backward, one collective, clip, AdamW, EMA."""
+
+    def __init__(
+        self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective
+    ) -> None:
+        self.config, self.state, self.collective = config, state, collective
+        self.schedule = make_schedule(config.diffusion)
+        self.autoencoder = SpaceToDepth(config.model.space_to_depth)
+        self.tokenizer = Tokenizer(config.model.text_encoder.context_length)
+        self.loss_and_gradients = LossAndGradients(VLoss(networks), state.space.parameters)
+
+    def __call__(self, batch: Batch) -> StepResult:
+        started = time.perf_counter()
+        z_0 = self.autoencoder.encode(batch.images)
+        draws = draw(
+            self.config.seed, batch.epochs, batch.sample_ids, z_0.shape[1:], self.config.diffusion.timesteps
+        )
+        inputs = network_inputs(z_0, draws, self.tokenizer(batch.captions), self.schedule)
+        local_loss, gradients = self.loss_and_gradients(*inputs)
+        # asnumpy shares the tensor's memory: what the graph left there is reduced in place.
+        reduced = [tensor.asnumpy().reshape(-1) for tensor in (local_loss, *gradients)]
+        for values in reduced:
+            self.collective.mean_(values)
+        loss, gradient = float(reduced[0][0]), reduced[1:]
+        grad_norm = math.sqrt(sum(float(np.dot(values, values)) for values in gradient))
+        finite = math.isfinite(grad_norm) and math.isfinite(loss)
+        state, optimizer_config = self.state, self.config.optimizer
+        state.samples_seen = batch.samples_seen
+        rate = learning_rate(optimizer_config, state.samples_seen, self.config.total_samples)
+        if finite:
+            self._update(gradient, rate, clip_factor(grad_norm, optimizer_config.max_grad_norm))
+        return StepResult(
+            step=state.samples_seen // self.config.global_batch,
+            samples_seen=state.samples_seen,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            finite=finite,
+            step_seconds=time.perf_counter() - started + batch.wait_s,
+            data_wait_seconds=batch.wait_s,
+        )
+
+    def _update(self, gradient: list[FloatArray], rate: float, scale: float) -> None:
+        state = self.state
+        state.optimizer_steps += 1
+        state.optimizer.update_(state.weights, gradient, state.optimizer_steps, rate, scale)
+        ema_update_(state.ema, state.weights, ema_decay(self.config.ema, state.optimizer_steps))
+        state.space.write(state.weights)

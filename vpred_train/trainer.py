@@ -1,0 +1,120 @@
+"""The training loop, and what must be ready before its first step."""
+
+import logging
+import signal
+from collections.abc import Sequence
+from types import FrameType
+
+from checkpoints_mgr import CheckpointManager
+from data import Loader, Source
+from launcher.contract.run_dir import Phase
+from vpred_train.collectives import Collective
+from vpred_train.config import TrainConfig
+from vpred_train.hooks import Hook
+from vpred_train.models.networks import FlatSpace, Networks
+from vpred_train.state import TrainState
+from vpred_train.step import StepResult, TrainStep
+
+logger = logging.getLogger(__name__)
+
+MAX_NONFINITE_STEPS = 3
+
+
+class Diverged(Exception):
+    """Loss or gradient were not finite several times in a row."""
+
+
+class StopSignal:
+    """Remembers that this rank was asked to stop; the ranks agree on it at the next step boundary."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+
+class Trainer:
+    """Owns the networks, their state and the step; `run` trains until the end or until asked to stop."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: Source,
+        collective: Collective,
+        checkpoints: CheckpointManager,
+        convolution: str,
+    ) -> None:
+        self.config, self.source, self.collective, self.checkpoints = config, source, collective, checkpoints
+        self.networks = Networks(config.model, config.seed, convolution)
+        self.state = TrainState(config, FlatSpace(self.networks))
+        self.step = TrainStep(config, self.networks, self.state, collective)
+        self.nonfinite_in_a_row = 0
+
+    def resume(self) -> int:
+        """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
+        restored = self.checkpoints.restore()
+        if restored is not None:
+            self.state.from_checkpoint(restored.state)
+            self.state.space.write(self.state.weights)
+            logger.info("resumed from step %d, %d samples seen", restored.step, self.state.samples_seen)
+        return self.steps_done
+
+    @property
+    def steps_done(self) -> int:
+        return self.state.samples_seen // self.config.global_batch
+
+    def run(self, hooks: Sequence[Hook], stop: StopSignal) -> bool:
+        """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint."""
+        self._announce(hooks, "compiling")
+        with self._loader() as batches:
+            while not self.finished:
+                result = self.step(next(batches))
+                for hook in hooks:
+                    hook.on_step(result)
+                self._stop_if_diverged(result)
+                stopping = self.collective.any(stop.received)
+                if stopping or self._checkpoint_is_due():
+                    self._save(hooks)
+                if stopping:
+                    break
+        return self.finished
+
+    @property
+    def finished(self) -> bool:
+        return self.state.samples_seen >= self.config.total_samples
+
+    def _loader(self) -> Loader:
+        return Loader(
+            self.source,
+            self.config.data,
+            seed=self.config.seed,
+            global_batch=self.config.global_batch,
+            rank=self.collective.rank,
+            world_size=self.collective.world_size,
+            start_samples_seen=self.state.samples_seen,
+        )
+
+    def _stop_if_diverged(self, result: StepResult) -> None:
+        # Every rank sees the same reduced numbers, so all count alike and stop together.
+        self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
+        if not result.finite:
+            logger.error("step %d: loss %s, grad_norm %s; update skipped", result.step, result.loss, result.grad_norm)
+        if self.nonfinite_in_a_row == MAX_NONFINITE_STEPS:
+            raise Diverged(f"loss or gradient not finite in {MAX_NONFINITE_STEPS} steps in a row, the last is {result.step}")
+
+    def _checkpoint_is_due(self) -> bool:
+        every, seen = self.config.checkpoint.every_samples, self.state.samples_seen
+        return self.finished or seen // every > (seen - self.config.global_batch) // every
+
+    def _save(self, hooks: Sequence[Hook]) -> None:
+        self._announce(hooks, "checkpointing")
+        saved = self.checkpoints.save(self.steps_done, self.state.to_checkpoint())
+        for hook in hooks:
+            hook.on_checkpoint(saved.step, saved.size_bytes, saved.seconds)
+
+    def _announce(self, hooks: Sequence[Hook], phase: Phase) -> None:
+        for hook in hooks:
+            hook.on_phase(phase, self.steps_done, self.state.samples_seen)

@@ -1,0 +1,118 @@
+"""One rank of a run, from its identity to its exit code."""
+
+import argparse
+import logging
+import os
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from checkpoints_mgr import CheckpointManager
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import ConfigError, dump_yaml, load_document
+from launcher.contract.environment import environment
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
+from launcher.contract.identity import Identity, read_identity
+from launcher.contract.process import die_with_parent
+from launcher.contract.run_dir import AttemptDir, RunDir
+from monitoring import History, WorkerMetrics, configure_logging, start_exporter
+from vpred_train import runtime
+from vpred_train.collectives import Collective, make_collective
+from vpred_train.config import TrainConfig
+from vpred_train.errors import USER_ERRORS
+from vpred_train.recipe import check_world_size, open_data
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
+    """Train as the rank that the environment says this process is. Any failure ends all ranks."""
+    identity = read_identity(environment())
+    if identity.launcher != "none":
+        die_with_parent(os.getppid())
+    configure_logging(identity.rank, logging.INFO)
+    accelerator = ACCELERATORS[arguments.accelerator]
+    check_world_size(config, identity.world_size)
+    adopt_run_dir(config, RunDir(arguments.run_dir), identity)
+    device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
+    runtime.start(accelerator, identity, device_id, arguments.rank_table)
+    collective = make_collective(accelerator.collective, identity.world_size)
+    try:
+        return train_rank(config, arguments, identity, collective)
+    except USER_ERRORS as error:
+        print(error, file=sys.stderr)
+        collective.abort(ExitCode.BAD_CONFIG)
+    except Exception:
+        # Without this the other ranks wait for ever: MPI's finalisation is a collective.
+        logger.exception("rank %d on %s failed", identity.rank, identity.hostname)
+        collective.abort(ExitCode.FAILED)
+
+
+def adopt_run_dir(config: TrainConfig, run: RunDir, identity: Identity) -> None:
+    """Make the run directory this recipe's, or refuse one that belongs to another recipe."""
+    if run.train_yaml.exists():
+        if load_document(TrainConfig, run.train_yaml) != config:
+            raise ConfigError(f"{run.root}: belongs to a different recipe (see {run.train_yaml}); give another --run-dir")
+    elif identity.rank == 0:
+        run.root.mkdir(parents=True, exist_ok=True)
+        write_atomic(run.train_yaml, dump_yaml(config))
+
+
+def train_rank(
+    config: TrainConfig, arguments: argparse.Namespace, identity: Identity, collective: Collective
+) -> ExitCode:
+    """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
+    from vpred_train.finish import finish
+    from vpred_train.trainer import Diverged, StopSignal, Trainer
+
+    stop = StopSignal()
+    run = RunDir(arguments.run_dir)
+    attempt = run.attempt(
+        arguments.attempt or collective.broadcast_object(run.next_attempt() if identity.rank == 0 else None)
+    )
+    attempt.root.mkdir(parents=True, exist_ok=True)
+    source = open_data(config)
+    checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
+    trainer = Trainer(config, source, collective, checkpoints, ACCELERATORS[arguments.accelerator].convolution)
+    with ExitStack() as resources:
+        hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)
+        try:
+            finished = trainer.run(hooks, stop)
+        except Diverged as error:
+            logger.error("diverged: %s", error)
+            return ExitCode.DIVERGED
+        if not finished:
+            logger.info("stopped on request at step %d", trainer.steps_done)
+            return ExitCode.PREEMPTED
+        finish(config, trainer, run, hooks)
+    return ExitCode.OK
+
+
+def make_hooks(
+    config: TrainConfig,
+    arguments: argparse.Namespace,
+    identity: Identity,
+    run: RunDir,
+    attempt: AttemptDir,
+    trainer: Any,
+    resources: ExitStack,
+) -> list[Any]:
+    """Resume the trainer and attach what watches it; rank 0 alone keeps the history."""
+    from vpred_train.hooks import HistoryHook, Hook, LogHook, MetricsHook, StatusHook
+
+    hooks: list[Hook] = [LogHook(config), StatusHook(identity, os.getpid(), config, attempt)]
+    for hook in hooks:
+        hook.on_phase("starting", 0, 0)
+    step = trainer.resume()
+    if arguments.metrics_port_base is not None:
+        metrics = WorkerMetrics(identity.rank, identity.local_rank, identity.hostname)
+        port = arguments.metrics_port_base + identity.local_rank
+        exporter = start_exporter(metrics.registry, arguments.metrics_address, port)
+        resources.callback(exporter.close)
+        hooks.append(MetricsHook(metrics, config))
+    if identity.rank == 0:
+        history = History(run.metrics_jsonl)
+        history.truncate_after(step)
+        hooks.append(HistoryHook(history))
+    return hooks
