@@ -47,9 +47,7 @@ def read_csv_folder(path: Path) -> Source:
         raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
     tables = sorted(path.glob("*.csv"))
     if not tables:
-        raise DataError(
-            f"{path}: holds no .csv; add one with the columns {','.join(COLUMNS)}, such as img_txt.csv"
-        )
+        raise DataError(f"{path}: holds no .csv; add one with the columns {','.join(COLUMNS)}, such as img_txt.csv")
     rows = [sample for table in tables for sample in read_table(table)]
     if not rows:
         raise DataError(f"{path}: its .csv files have no rows; add one row for each image")
@@ -58,9 +56,7 @@ def read_csv_folder(path: Path) -> Source:
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
         more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise DataError(
-            f"{path}: {len(faults)} of {len(rows)} rows are bad; mend or remove them:\n{shown}{more}"
-        )
+        raise DataError(f"{path}: {len(faults)} of {len(rows)} rows are bad; mend or remove them:\n{shown}{more}")
     return Source(path, samples)
 
 
@@ -107,9 +103,7 @@ def image_faults(folder: Path, samples: tuple[Sample, ...]) -> list[str]:
     inside = [
         sample
         for sample in samples
-        if distinct[sample.image] is sample
-        and sample.image != folder
-        and sample.image.resolve().is_relative_to(root)
+        if distinct[sample.image] is sample and sample.image != folder and sample.image.resolve().is_relative_to(root)
     ]
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         found = pool.map(image_fault, (sample.image for sample in inside))

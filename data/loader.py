@@ -54,9 +54,7 @@ class Loader(Iterator[Batch]):
         self.order = Order(len(source), seed)
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(config.prefetch_batches)
         self._closing = threading.Event()
-        self._thread = threading.Thread(
-            target=self._work, args=(start_samples_seen,), name="loader", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, args=(start_samples_seen,), name="loader", daemon=True)
         self._thread.start()
 
     def __next__(self) -> Batch:
@@ -81,13 +79,9 @@ class Loader(Iterator[Batch]):
     def _image(self, epoch: int, sample_id: int) -> np.ndarray:
         sample = self.source.sample(sample_id)
         try:
-            return load_image(
-                sample.image, self.config, sample_generator(self.seed, "augment", epoch, sample_id)
-            )
+            return load_image(sample.image, self.config, sample_generator(self.seed, "augment", epoch, sample_id))
         except Exception as error:
-            raise RuntimeError(
-                f"sample {sample_id} ({sample.origin}, {sample.image}) cannot be loaded"
-            ) from error
+            raise RuntimeError(f"sample {sample_id} ({sample.origin}, {sample.image}) cannot be loaded") from error
 
     def _caption(self, epoch: int, sample_id: int) -> str:
         generator = sample_generator(self.seed, "caption_drop", epoch, sample_id)
@@ -105,9 +99,10 @@ class Loader(Iterator[Batch]):
     def _put(self, item: Batch | BaseException) -> None:
         while not self._closing.is_set():
             try:
-                return self._ready.put(item, timeout=POLL_S)
+                self._ready.put(item, timeout=POLL_S)
             except queue.Full:
                 continue
+            return
 
     def close(self) -> None:
         """End the background thread."""

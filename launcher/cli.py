@@ -106,9 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "show what run would do; writes nothing"),
         ("check", _check, "look for what would make run fail; exit code 2 if anything would"),
     ):
-        _job_command(commands, name, command, text).add_argument(
-            "--json", action="store_true", help="for programs"
-        )
+        _job_command(commands, name, command, text).add_argument("--json", action="store_true", help="for programs")
     tables = commands.add_parser("ranktable", help="HCCL rank tables", allow_abbrev=False)
     generate = tables.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "generate", help="the HCCL 1.0 rank table of a cluster file", allow_abbrev=False

@@ -32,9 +32,7 @@ class Device(Section):
             try:
                 ipaddress.ip_address(ip)
             except ValueError:
-                raise ValueError(
-                    "must be an IPv4 or IPv6 address; `hccn_tool -i ID -ip -g` tells it"
-                ) from None
+                raise ValueError("must be an IPv4 or IPv6 address; `hccn_tool -i ID -ip -g` tells it") from None
         return ip
 
 
@@ -162,9 +160,7 @@ class ClusterConfig(Section):
         addresses = [host.address for host in self.hosts]
         repeated = sorted({address for address in addresses if addresses.count(address) > 1})
         if repeated:
-            raise ValueError(
-                f"hosts: the address {repeated[0]} is given {addresses.count(repeated[0])} times"
-            )
+            raise ValueError(f"hosts: the address {repeated[0]} is given {addresses.count(repeated[0])} times")
         ips = [device.ip for host in self.hosts for device in host.devices if device.ip is not None]
         twice = sorted({ip for ip in ips if ips.count(ip) > 1})
         if twice:
@@ -180,13 +176,9 @@ class ClusterConfig(Section):
         local = [host.address for host in self.hosts if host.address in LOCAL_ADDRESSES]
         if local:
             raise ValueError(f"hosts: {local[0]} among several hosts (give the address the others know)")
-        missing = [
-            f"{host.address} device {d.id}" for host in self.hosts for d in host.devices if d.ip is None
-        ]
+        missing = [f"{host.address} device {d.id}" for host in self.hosts for d in host.devices if d.ip is None]
         if missing:
-            raise ValueError(
-                f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)"
-            )
+            raise ValueError(f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)")
         if self.metrics.address not in _ANY_ADDRESS:
             raise ValueError(
                 f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
@@ -208,9 +200,7 @@ class ClusterConfig(Section):
         owned |= {"RANK_ID", "RANK_SIZE", "DEVICE_ID", "RANK_TABLE_FILE"}
         taken = sorted(owned & set(self.environment))
         if taken:
-            raise ValueError(
-                f"environment: {taken[0]} is set by the accelerator {self.accelerator}; remove it"
-            )
+            raise ValueError(f"environment: {taken[0]} is set by the accelerator {self.accelerator}; remove it")
         return self
 
 

@@ -37,9 +37,7 @@ class Job:
     trainer: Trainer
 
 
-def load_job(
-    cluster_file: Path, recipe: Path, run_dir: Path | None, overrides: Sequence[str], trainer: Trainer
-) -> Job:
+def load_job(cluster_file: Path, recipe: Path, run_dir: Path | None, overrides: Sequence[str], trainer: Trainer) -> Job:
     """Overrides that start with "cluster." go to the cluster file, the others to the trainer.
 
     `run_dir` None: runs/RECIPE in the current directory. Raises ConfigError or recipe.RecipeError.
@@ -110,9 +108,7 @@ def _locked(run: RunDir) -> Iterator[None]:
         run.root.mkdir(parents=True, exist_ok=True)
         file = run.lock.open("a+")
     except OSError as error:
-        raise ConfigError(
-            f"{run.root}: cannot be written ({error.strerror}); give another --run-dir"
-        ) from None
+        raise ConfigError(f"{run.root}: cannot be written ({error.strerror}); give another --run-dir") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

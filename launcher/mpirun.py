@@ -64,9 +64,7 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"no answer in {_VERSION_TIMEOUT_S:.0f} s"
-        raise ConfigError(
-            f"mpirun: {path} does not run ({reason}); name a working one: launcher.mpirun"
-        ) from None
+        raise ConfigError(f"mpirun: {path} does not run ({reason}); name a working one: launcher.mpirun") from None
     match = _VERSION.search(answer.stdout)
     if match is None or int(match[1]) not in DIALECTS:
         said = (answer.stdout or answer.stderr).strip().splitlines()

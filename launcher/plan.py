@@ -64,9 +64,7 @@ def make_plan(
     files = {
         run.cluster_yaml: dump_yaml(cluster),
         run.train_yaml: train_yaml,
-        run.hostfile: "".join(
-            f"{host.address} slots={cluster.ranks_on(host)}\n" for host in cluster.ordered_hosts
-        ),
+        run.hostfile: "".join(f"{host.address} slots={cluster.ranks_on(host)}\n" for host in cluster.ordered_hosts),
         run.targets_json: _targets(run_dir.name, ranks),
     }
     if cluster.accelerator == "ascend":

@@ -64,9 +64,7 @@ def require_same_recipe(run: RunDir, resolved: str) -> None:
         for key in keys[:_SHOWN_DIFFERENCES]
     ]
     more = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
-    raise ConfigError(
-        f"{run.root}: belongs to a different recipe: {', '.join(shown)}{more}; give another --run-dir"
-    )
+    raise ConfigError(f"{run.root}: belongs to a different recipe: {', '.join(shown)}{more}; give another --run-dir")
 
 
 def _leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -73,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return returncode if returncode >= 0 else 128 - returncode
 
 
-def _run_trainer(
-    argv: Sequence[str], env: dict[str, str], log: Path, forwarder: _Forwarder
-) -> tuple[int, int]:
+def _run_trainer(argv: Sequence[str], env: dict[str, str], log: Path, forwarder: _Forwarder) -> tuple[int, int]:
     """The trainer's pid and return code; (0, 127) when it cannot be started."""
     with log.open("ab") as output:
         try:

@@ -64,9 +64,7 @@ def _first_failure(outcomes: Mapping[int, Outcome], stopped: bool) -> tuple[Outc
     mpirun ends the other ranks soon after the first that ends badly, so their ends are no news. A first rank
     that ends with PREEMPTED means that somebody else (a scheduler) told the ranks to stop.
     """
-    bad = sorted(
-        (each for each in outcomes.values() if each.returncode != 0), key=lambda each: each.ended_unix_s
-    )
+    bad = sorted((each for each in outcomes.values() if each.returncode != 0), key=lambda each: each.ended_unix_s)
     preempted = stopped or (bool(bad) and bad[0].returncode == ExitCode.PREEMPTED)
     failures = [each for each in bad if not (preempted and each.returncode in _STOPPED)]
     return (failures[0] if failures else None), preempted
@@ -86,8 +84,7 @@ def _late_failure(failed: Outcome | None) -> str:
     if failed is None:
         return ""
     return (
-        f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)} "
-        "after the run was complete"
+        f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)} after the run was complete"
     )
 
 

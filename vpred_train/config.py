@@ -60,7 +60,8 @@ class ModelConfig(Section):
             raise ValueError(f"unet.in_channels is {self.unet.in_channels}; space_to_depth needs {channels}")
         if self.unet.context_channels != self.text_encoder.width:
             raise ValueError(
-                f"unet.context_channels is {self.unet.context_channels}; text_encoder.width is {self.text_encoder.width}"
+                f"unet.context_channels is {self.unet.context_channels}, "
+                f"but text_encoder.width is {self.text_encoder.width}"
             )
         return self
 
@@ -134,7 +135,8 @@ class TrainConfig(Section):
             )
         if self.optimizer.warmup_samples >= self.total_samples:
             raise ValueError(
-                f"optimizer.warmup_samples {self.optimizer.warmup_samples} is not below total_samples {self.total_samples}"
+                f"optimizer.warmup_samples {self.optimizer.warmup_samples} "
+                f"is not below total_samples {self.total_samples}"
             )
         downsampling = self.model.space_to_depth * 2 ** (len(self.model.unet.channel_multipliers) - 1)
         if self.data.resolution % downsampling:

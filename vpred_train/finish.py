@@ -39,9 +39,7 @@ def sample_all(config: TrainConfig, trainer: Trainer) -> FloatArray:
     """One image for every training prompt, (n, 3, R, R), on every rank; the seed of an image is its sample id's."""
     collective, source = trainer.collective, trainer.source
     trainer.state.space.write(trainer.state.ema)
-    pipeline = TextToImage(
-        trainer.networks, config.model, config.diffusion, config.sampling, config.data.resolution
-    )
+    pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, config.data.resolution)
     mine = range(collective.rank, len(source), collective.world_size)
     prompts = [source.sample(index).text for index in mine]
     images = pipeline.generate(prompts, [config.sampling.seed + index for index in mine])
@@ -54,9 +52,7 @@ def sample_all(config: TrainConfig, trainer: Trainer) -> FloatArray:
 def real_images(config: DataConfig, source: Source) -> FloatArray:
     """The training images, centre-cropped and unflipped, (n, 3, R, R)."""
     plain = config.model_copy(update={"crop": "center", "horizontal_flip": False})
-    return np.stack(
-        [load_image(sample.image, plain, sample_generator(0, "crop", 0, 0)) for sample in source.samples]
-    )
+    return np.stack([load_image(sample.image, plain, sample_generator(0, "crop", 0, 0)) for sample in source.samples])
 
 
 def write_results(config: TrainConfig, trainer: Trainer, run: RunDir, sampled: FloatArray) -> None:

@@ -41,7 +41,9 @@ def png_of(image: FloatArray) -> bytes:
     return png(Image.fromarray(to_uint8(image[None])[0]))
 
 
-def write_grids(folder: Path, prompts: list[str], real: FloatArray, sampled: FloatArray, nearest: np.ndarray) -> list[Path]:
+def write_grids(
+    folder: Path, prompts: list[str], real: FloatArray, sampled: FloatArray, nearest: np.ndarray
+) -> list[Path]:
     """Write grid_0.png ...: for each prompt the real image, the sampled one and the prompt; a frame marks misses."""
     per_grid = PAIRS_PER_ROW * ROWS_PER_GRID
     paths = []

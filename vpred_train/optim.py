@@ -39,7 +39,12 @@ class AdamW:
         self.v = np.zeros(spans[-1].stop, np.float32)
 
     def update_(
-        self, weights: FloatArray, gradient: Sequence[FloatArray], step: int, learning_rate: float, scale: float
+        self,
+        weights: FloatArray,
+        gradient: Sequence[FloatArray],
+        step: int,
+        learning_rate: float,
+        scale: float,
     ) -> None:
         """One step in place on `weights` (size,). `gradient` has one 1-D array for each span and is multiplied by
         `scale` (clipping); `step` counts from 1.

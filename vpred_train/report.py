@@ -28,11 +28,20 @@ def write_report(
         ("samples seen", f"{summary.samples_seen:,}"),
         ("global batch", str(config.global_batch)),
         ("training time", f"{summary.seconds:.0f} s"),
-        ("median step", f"{1000 * step_seconds:.0f} ms ({config.global_batch / step_seconds:.1f} images/s over all ranks)"),
+        (
+            "median step",
+            f"{1000 * step_seconds:.0f} ms ({config.global_batch / step_seconds:.1f} images/s over all ranks)",
+        ),
         ("waiting for data", f"{100 * waited / summary.seconds:.2f} % of the time"),
         ("final loss", f"{summary.final_loss:.4f}"),
-        ("nearest real image is the prompt's own", f"{100 * (summary.retrieval or 0):.1f} % of the prompts (pixel cosine)"),
-        ("sampler", f"{config.sampling.sampler}, {config.sampling.steps} steps, guidance {config.sampling.guidance_scale}"),
+        (
+            "nearest real image is the prompt's own",
+            f"{100 * (summary.retrieval or 0):.1f} % of the prompts (pixel cosine)",
+        ),
+        (
+            "sampler",
+            f"{config.sampling.sampler}, {config.sampling.steps} steps, guidance {config.sampling.guidance_scale}",
+        ),
     ]
     documents = [
         (path.name, path.read_text(encoding="utf-8")) for path in (run.train_yaml, run.cluster_yaml) if path.exists()
@@ -42,7 +51,9 @@ def write_report(
         facts=facts,
         history=history,
         images_per_step=config.global_batch,
-        images=[("Training prompts: real image, then the sample of the EMA weights", path.read_bytes()) for path in grids],
+        images=[
+            ("Training prompts: real image, then the sample of the EMA weights", path.read_bytes()) for path in grids
+        ],
         documents=documents,
     )
     write_atomic(run.report_html, html)

@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sampler", help="dpmpp_2m or ddim (default: the recipe's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
     parser.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
-    parser.add_argument("--seed", type=int, help="seed of the first image, the next gets seed + 1 (default: the recipe's)")
+    parser.add_argument(
+        "--seed", type=int, help="seed of the first image, the next gets seed + 1 (default: the recipe's)"
+    )
     parser.add_argument("--output", type=Path, help="folder for the images (default: RUN/samples)")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     return parser

@@ -50,9 +50,7 @@ class LossAndGradients(nn.Cell):
 class TrainStep:
     """Forward, backward, one collective, clip, AdamW, EMA."""
 
-    def __init__(
-        self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective
-    ) -> None:
+    def __init__(self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective) -> None:
         self.config, self.state, self.collective = config, state, collective
         self.schedule = make_schedule(config.diffusion)
         self.autoencoder = SpaceToDepth(config.model.space_to_depth)
@@ -62,9 +60,7 @@ class TrainStep:
     def __call__(self, batch: Batch) -> StepResult:
         started = time.perf_counter()
         z_0 = self.autoencoder.encode(batch.images)
-        draws = draw(
-            self.config.seed, batch.epochs, batch.sample_ids, z_0.shape[1:], self.config.diffusion.timesteps
-        )
+        draws = draw(self.config.seed, batch.epochs, batch.sample_ids, z_0.shape[1:], self.config.diffusion.timesteps)
         inputs = network_inputs(z_0, draws, self.tokenizer(batch.captions), self.schedule)
         local_loss, gradients = self.loss_and_gradients(*inputs)
         # asnumpy shares the tensor's memory: what the graph left there is reduced in place.

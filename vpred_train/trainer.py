@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_NONFINITE_STEPS = 3
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """Loss or gradient were not finite several times in a row."""
 
 
@@ -103,7 +103,9 @@ class Trainer:
         if not result.finite:
             logger.error("step %d: loss %s, grad_norm %s; update skipped", result.step, result.loss, result.grad_norm)
         if self.nonfinite_in_a_row == MAX_NONFINITE_STEPS:
-            raise Diverged(f"loss or gradient not finite in {MAX_NONFINITE_STEPS} steps in a row, the last is {result.step}")
+            raise DivergedError(
+                f"loss or gradient not finite in {MAX_NONFINITE_STEPS} steps in a row, the last is {result.step}"
+            )
 
     def _checkpoint_is_due(self) -> bool:
         every, seen = self.config.checkpoint.every_samples, self.state.samples_seen

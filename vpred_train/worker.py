@@ -53,7 +53,9 @@ def adopt_run_dir(config: TrainConfig, run: RunDir, identity: Identity) -> None:
     """Make the run directory this recipe's, or refuse one that belongs to another recipe."""
     if run.train_yaml.exists():
         if load_document(TrainConfig, run.train_yaml) != config:
-            raise ConfigError(f"{run.root}: belongs to a different recipe (see {run.train_yaml}); give another --run-dir")
+            raise ConfigError(
+                f"{run.root}: belongs to a different recipe (see {run.train_yaml}); give another --run-dir"
+            )
     elif identity.rank == 0:
         run.root.mkdir(parents=True, exist_ok=True)
         write_atomic(run.train_yaml, dump_yaml(config))
@@ -64,7 +66,7 @@ def train_rank(
 ) -> ExitCode:
     """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
     from vpred_train.finish import finish
-    from vpred_train.trainer import Diverged, StopSignal, Trainer
+    from vpred_train.trainer import DivergedError, StopSignal, Trainer
 
     stop = StopSignal()
     run = RunDir(arguments.run_dir)
@@ -79,7 +81,7 @@ def train_rank(
         hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)
         try:
             finished = trainer.run(hooks, stop)
-        except Diverged as error:
+        except DivergedError as error:
             logger.error("diverged: %s", error)
             return ExitCode.DIVERGED
         if not finished:

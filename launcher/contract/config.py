@@ -36,9 +36,7 @@ def load_document(model: type[Document], path: Path, overrides: Sequence[str] = 
     try:
         text = json.dumps(raw)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: holds a value that is no plain text, number, list or mapping ({error})"
-        ) from None
+        raise ConfigError(f"{path}: holds a value that is no plain text, number, list or mapping ({error})") from None
     try:
         # By way of JSON: in JSON mode strictness still lets a text be a Path and a list be a tuple.
         return model.model_validate_json(text, strict=True)
@@ -70,9 +68,7 @@ def _read(path: Path) -> dict[str, Any]:
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise ConfigError(
-            f"{path}: found {config_errors.shown(document)} (the file must hold keys with values)"
-        )
+        raise ConfigError(f"{path}: found {config_errors.shown(document)} (the file must hold keys with values)")
     return document
 
 

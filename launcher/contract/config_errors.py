@@ -35,8 +35,7 @@ def mistakes(model: type[BaseModel], raw: Any, error: ValidationError) -> list[M
         if message not in messages:
             messages.append(message)
     return [
-        Mistake(tuple(str(part) for part in place), _line(raw, place, messages))
-        for place, messages in by_place.items()
+        Mistake(tuple(str(part) for part in place), _line(raw, place, messages)) for place, messages in by_place.items()
     ]
 
 
@@ -52,9 +51,7 @@ def _place(raw: Any, loc: tuple[str | int, ...], *, missing: bool) -> tuple[str 
     """`loc` without the union tags that pydantic appends below the value itself."""
     value = raw
     for depth, part in enumerate(loc):
-        inside = (isinstance(value, dict) and part in value) or (
-            isinstance(value, list) and isinstance(part, int)
-        )
+        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
         if not inside:
             return loc[: depth + 1] if missing and isinstance(value, dict) else loc[:depth]
         value = value[part]
@@ -78,9 +75,7 @@ def _message(model: type[BaseModel], place: tuple[str | int, ...], detail: Any) 
         return f"found an unknown key{_known(str(place[-1]), _keys(model, place[:-1]))}"
     found = f"found {shown(detail['input'])}"
     if kind in {"literal_error", "enum"}:
-        return (
-            f"{found} (not one of the choices){_known(detail['input'], _choices(detail['ctx']['expected']))}"
-        )
+        return f"{found} (not one of the choices){_known(detail['input'], _choices(detail['ctx']['expected']))}"
     if kind in {"model_type", "model_attributes_type", "dict_type"}:
         return f"{found} (must be a section of keys with values){_known(None, _keys(model, place))}"
     reason = re.sub(r"^(Value error, |Assertion failed, |Input )", "", detail["msg"])
@@ -110,9 +105,7 @@ def _keys(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
     for part in place:
         annotation = _inner(annotation, part)
     found = _models(annotation)
-    return list(
-        dict.fromkeys(info.alias or name for each in found for name, info in each.model_fields.items())
-    )
+    return list(dict.fromkeys(info.alias or name for each in found for name, info in each.model_fields.items()))
 
 
 def _inner(annotation: Any, part: str | int) -> Any:

@@ -107,9 +107,7 @@ def _is_task(row: _Row, env: Mapping[str, str]) -> bool:
 def _number(env: Mapping[str, str], row: _Row, names: tuple[str, ...]) -> int:
     name = next((name for name in names if name in env), None)
     if name is None:
-        raise ConfigError(
-            f"{row.launcher} environment: {row.marks[0]} is set but {' or '.join(names)} is not"
-        )
+        raise ConfigError(f"{row.launcher} environment: {row.marks[0]} is set but {' or '.join(names)} is not")
     text = env[name]
     if name.endswith("TASKS_PER_NODE"):
         return _tasks_on_node(name, text, int(env.get("SLURM_NODEID", "0")))

@@ -49,9 +49,7 @@ PRUN = {"PMIX_RANK": "1", "VPRED_WORLD_SIZE": "2", "VPRED_LOCAL_RANK": "1", "VPR
 )
 def test_each_launch_environment(env, expected):
     launcher, rank, world_size, local_rank, local_size = expected
-    assert read_identity(env) == Identity(
-        rank, world_size, local_rank, local_size, socket.gethostname(), launcher
-    )
+    assert read_identity(env) == Identity(rank, world_size, local_rank, local_size, socket.gethostname(), launcher)
 
 
 @pytest.mark.parametrize(

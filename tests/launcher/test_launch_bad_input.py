@@ -32,8 +32,7 @@ def refused(bench, *options: str, command: str = "run") -> str:
 
 def test_a_misspelt_cluster_key(bench):
     assert refused(bench, "cluster.metrics.base_prt=9") == (
-        "command line: metrics.base_prt: found an unknown key; did you mean 'base_port'? "
-        "known: address, base_port"
+        "command line: metrics.base_prt: found an unknown key; did you mean 'base_port'? known: address, base_port"
     )
 
 
@@ -98,8 +97,7 @@ def test_a_run_directory_of_another_recipe(bench):
 def test_no_mpirun(bench):
     line = refused(bench, "cluster.launcher.mpirun=/nowhere/mpirun")
     assert line == (
-        "error   mpirun: /nowhere/mpirun does not run (No such file or directory); "
-        "name a working one: launcher.mpirun"
+        "error   mpirun: /nowhere/mpirun does not run (No such file or directory); name a working one: launcher.mpirun"
     )
 
 

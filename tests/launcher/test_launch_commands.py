@@ -52,9 +52,7 @@ def test_schema_is_json_schema(capsys):
     assert "hosts" in json.loads(capsys.readouterr().out)["properties"]
 
 
-def statuses(
-    phase: str, step: int, loss: float | None = None, rate: float | None = None
-) -> dict[int, RankStatus]:
+def statuses(phase: str, step: int, loss: float | None = None, rate: float | None = None) -> dict[int, RankStatus]:
     return {
         rank: RankStatus(
             rank=rank,
@@ -158,6 +156,4 @@ def test_the_shim_tells_how_the_trainer_ended(tmp_path, trainer, returncode, exi
     outcome = Outcome.read(run.attempt(4).outcome(1))
     assert outcome is not None and outcome.returncode == returncode
     if exit_code == 127:
-        assert (
-            run.attempt(4).log(1).read_text() == "cannot start /nowhere/python: No such file or directory\n"
-        )
+        assert run.attempt(4).log(1).read_text() == "cannot start /nowhere/python: No such file or directory\n"

@@ -50,9 +50,7 @@ def test_a_rank_that_raises_ends_the_job_and_is_named(bench):
     assert result.returncode == ExitCode.FAILED
     log = bench.run.attempt(1).log(1)
     lines = result.stderr.splitlines()
-    report = lines[
-        lines.index(f"rank 1 on host {socket.gethostname()} ended with exit code 1 after step 3") :
-    ]
+    report = lines[lines.index(f"rank 1 on host {socket.gethostname()} ended with exit code 1 after step 3") :]
     assert report[1] == f"log: {log}, which ends"
     assert report[-1] == "  ValueError: a tensor went missing"
     assert len(report) == 5

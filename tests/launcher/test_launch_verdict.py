@@ -25,9 +25,7 @@ SUMMARY = Summary(
 def records(*codes: int | None) -> dict[int, Outcome]:
     """Outcomes of ranks 0, 1 ... in the order of their ends: a later argument ended later."""
     return {
-        rank: Outcome(
-            rank=rank, hostname=f"n{rank + 1}", pid=1, returncode=code, last_step=7, ended_unix_s=rank
-        )
+        rank: Outcome(rank=rank, hostname=f"n{rank + 1}", pid=1, returncode=code, last_step=7, ended_unix_s=rank)
         for rank, code in enumerate(codes)
         if code is not None
     }

@@ -110,6 +110,4 @@ def test_a_set_up_that_failed_is_done_again_from_the_start(checkout):
 def test_no_suitable_python(tmp_path):
     result = Checkout(tmp_path, suitable=False).start()
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith(
-        "run_distributed.sh: found no Python 3.11 or 3.12 on PATH"
-    )
+    assert result.stderr.splitlines()[-1].startswith("run_distributed.sh: found no Python 3.11 or 3.12 on PATH")

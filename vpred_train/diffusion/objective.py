@@ -19,9 +19,7 @@ class Draws:
     noise: FloatArray
 
 
-def draw(
-    seed: int, epochs: np.ndarray, sample_ids: np.ndarray, shape: tuple[int, ...], timesteps: int
-) -> Draws:
+def draw(seed: int, epochs: np.ndarray, sample_ids: np.ndarray, shape: tuple[int, ...], timesteps: int) -> Draws:
     """Draw t ~ U{0 .. T-1} and noise ~ N(0, I), keyed by (seed, epoch, sample id): the same on any number of ranks."""
     chosen = np.empty(len(sample_ids), np.int64)
     noise = np.empty((len(sample_ids), *shape), np.float32)

@@ -6,7 +6,7 @@ z = alpha x + sigma noise and alpha^2 + sigma^2 = 1. The functions take arrays o
 from typing import Any, Literal
 
 from launcher.contract.config import Section
-from vpred_train.config import ModelConfig, DiffusionConfig, TrainConfig
+from vpred_train.config import DiffusionConfig, ModelConfig, TrainConfig
 
 
 def v_target(x: Any, noise: Any, alpha: Any, sigma: Any) -> Any:

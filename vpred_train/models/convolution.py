@@ -44,7 +44,7 @@ class MatmulConvolution(nn.Cell):
         return self.gather(rows, index, 1).reshape(-1, self.kernel * self.kernel * channels)
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
+        batch, _, height, width = x.shape
         out_channels = weight.shape[0]
         out_height = (height + 2 * self.padding - self.kernel) // self.stride + 1
         out_width = (width + 2 * self.padding - self.kernel) // self.stride + 1
@@ -66,9 +66,7 @@ class MatmulConvolution(nn.Cell):
         return dx.transpose(0, 2, 1).reshape(batch, channels, height, width), dweight
 
 
-def patch_indices(
-    height: int, width: int, kernel: int, stride: int, padding: int
-) -> tuple[np.ndarray, np.ndarray]:
+def patch_indices(height: int, width: int, kernel: int, stride: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each tap of each output pixel reads, and by which output pixel each input pixel is read through a tap.
 
     Returns int32 arrays of (out_pixels * taps) and (in_pixels * taps) flat pixel numbers. The number one past the

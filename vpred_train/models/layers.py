@@ -19,7 +19,12 @@ class Linear(nn.Cell):
     """y = x W^T + b over the last axis. weight (out, in), bias (out,)."""
 
     def __init__(
-        self, rng: np.random.Generator, in_features: int, out_features: int, bias: bool = True, zero: bool = False
+        self,
+        rng: np.random.Generator,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        zero: bool = False,
     ) -> None:
         super().__init__()
         self.weight = Parameter(uniform(rng, (out_features, in_features), in_features), name="weight")
@@ -35,7 +40,7 @@ class Linear(nn.Cell):
         y = self.product(x.reshape(-1, shape[-1]), self.weight)
         if self.has_bias:
             y = y + self.bias
-        return y.reshape(shape[:-1] + (-1,))
+        return y.reshape((*shape[:-1], -1))
 
 
 class Conv2d(nn.Cell):

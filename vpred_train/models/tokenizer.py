@@ -4,13 +4,15 @@ import gzip
 import html
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 
 import ftfy
 import numpy as np
 import regex
 
 PATTERN = regex.compile(
-    r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+    r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    regex.IGNORECASE,
 )
 MERGES = 49152 - 256 - 2  # the published file holds more lines than the published vocabulary uses
 
@@ -18,7 +20,11 @@ MERGES = 49152 - 256 - 2  # the published file holds more lines than the publish
 @cache
 def byte_symbols() -> dict[int, str]:
     """One printable character for each byte: GPT-2's reversible map (Radford et al. 2019, section 2.2)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     rest = [byte for byte in range(256) if byte not in printable]
     symbols = {byte: chr(byte) for byte in printable}
     symbols.update({byte: chr(256 + index) for index, byte in enumerate(rest)})
@@ -57,7 +63,7 @@ class Tokenizer:
             pieces = [byte_symbols()[byte] for byte in word.encode("utf-8")]
             pieces[-1] += "</w>"
             while len(pieces) > 1:
-                pairs = list(zip(pieces, pieces[1:], strict=False))
+                pairs = list(pairwise(pieces))
                 best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
                 if best not in self.ranks:
                     break

@@ -40,9 +40,7 @@ class ResBlock(nn.Cell):
             Conv2d(rng, out_channels, out_channels, 3, convolution, zero=True),
         )
         self.skip_connection = (
-            nn.Identity()
-            if channels == out_channels
-            else Conv2d(rng, channels, out_channels, 1, convolution)
+            nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1, convolution)
         )
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
@@ -103,14 +101,10 @@ class UNet(nn.Cell):
         super().__init__()
         width = config.model_channels
         self.width = width
-        self.time_embed = nn.SequentialCell(
-            Linear(rng, width, 4 * width), nn.SiLU(), Linear(rng, 4 * width, 4 * width)
-        )
+        self.time_embed = nn.SequentialCell(Linear(rng, width, 4 * width), nn.SiLU(), Linear(rng, 4 * width, 4 * width))
 
         def transformer(channels: int) -> SpatialTransformer:
-            return SpatialTransformer(
-                rng, channels, config.context_channels, config.head_channels, config.norm_groups
-            )
+            return SpatialTransformer(rng, channels, config.context_channels, config.head_channels, config.norm_groups)
 
         levels = len(config.channel_multipliers)
         inputs = [Block(InputConvolution(rng, config, convolution))]

@@ -34,13 +34,15 @@ def read_record(path: Path) -> ParameterizationRecord:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: parameterization record: {where}: {first['msg']}; was it written by a newer version?") from None
+        raise ConfigError(
+            f"{path}: parameterization record: {where}: {first['msg']}; was it written by a newer version?"
+        ) from None
 
 
 def read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors of `path`; names and shapes must be `expected`. Raises ConfigError listing the first ten faults."""
     with safe_open(path, framework="np") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         faults = [f"missing {name}" for name in expected if name not in shapes]
         faults += [f"unexpected {name}" for name in shapes if name not in expected]
         faults += [

@@ -1,0 +1,47 @@
+"""The little that a checkpoint asks of the process group; MPI itself stays outside this package."""
+
+from typing import Any, Protocol
+
+
+class Communicator(Protocol):
+    """Collectives over all ranks. Values are plain Python objects (dicts, lists, strings, numbers, bytes)."""
+
+    @property
+    def rank(self) -> int:
+        """0 .. world_size - 1."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks, at least 1."""
+        ...
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """Return the root's value on every rank; the value given by the others is ignored."""
+        ...
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in rank order, on every rank."""
+        ...
+
+    def barrier(self) -> None:
+        """Return once every rank has called it."""
+        ...
+
+
+class SingleProcess:
+    """The process group of one."""
+
+    rank = 0
+    world_size = 1
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        if root != 0:
+            raise ValueError(f"broadcast from rank {root} in a group of one")
+        return value
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        return [value]
+
+    def barrier(self) -> None:
+        return None

@@ -1,0 +1,58 @@
+"""xxh3 digests: of a file in chunks, so that any byte range can be checked by reading only its chunks."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+import xxhash
+
+CHUNK_BYTES = 16 * 1024 * 1024
+
+
+class ChunkHasher:
+    """Hashes a stream of bytes in chunks of chunk_bytes, whatever the lengths of the blocks that arrive."""
+
+    def __init__(self, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._room_bytes = chunk_bytes
+        self._current = xxhash.xxh3_64()
+        self._done: list[str] = []
+
+    def passing(self, blocks: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Yield the blocks cut into pieces of at most a chunk, hashing each as it passes."""
+        for block in blocks:
+            rest = block
+            while rest:
+                piece, rest = rest[: self._room_bytes], rest[self._room_bytes :]
+                self._current.update(piece)
+                self._room_bytes -= len(piece)
+                if self._room_bytes == 0:
+                    self._close_chunk()
+                yield piece
+
+    def digests(self) -> list[str]:
+        """The chunk digests (xxh3_64, 16 hex digits each) of all that has passed; ends the stream."""
+        if self._room_bytes < self._chunk_bytes:
+            self._close_chunk()
+        return self._done
+
+    def _close_chunk(self) -> None:
+        self._done.append(self._current.hexdigest())
+        self._current = xxhash.xxh3_64()
+        self._room_bytes = self._chunk_bytes
+
+
+def chunk_digests(content: memoryview, chunk_bytes: int) -> list[str]:
+    """The chunk digests of a whole file's bytes."""
+    return [
+        xxhash.xxh3_64_hexdigest(content[start : start + chunk_bytes]) for start in range(0, len(content), chunk_bytes)
+    ]
+
+
+def canonical_json(document: object) -> bytes:
+    """One byte string for one document: sorted keys, no spaces, UTF-8 with ASCII escapes, no NaN."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def document_digest(document: object) -> str:
+    """Digest of a JSON document's canonical form."""
+    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(canonical_json(document))}"

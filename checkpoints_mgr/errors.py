@@ -1,0 +1,9 @@
+"""What can go wrong with a checkpoint, in words meant for the person who runs the job."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be saved or restored; the message is one readable line, equal on all ranks."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """The bytes on disk provably differ from what was committed (never raised for a transient I/O error)."""

@@ -1,0 +1,18 @@
+"""Numbers and names: Prometheus metrics, log lines, step history and the report of a run. Knows no MindSpore."""
+
+from monitoring.errors import MonitorError
+from monitoring.exporter import Exporter, start_exporter
+from monitoring.history import History
+from monitoring.logs import configure_logging
+from monitoring.metrics import WorkerMetrics
+from monitoring.report import render_report
+
+__all__ = [
+    "Exporter",
+    "History",
+    "MonitorError",
+    "WorkerMetrics",
+    "configure_logging",
+    "render_report",
+    "start_exporter",
+]

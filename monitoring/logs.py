@@ -1,0 +1,35 @@
+"""Log lines that can be merged over ranks: UTC time, rank, level, logger, message."""
+
+import logging
+import sys
+import time
+
+
+class RankHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Our handler on the root logger; its type is how a second `configure_logging` finds it."""
+
+
+class RankFormatter(logging.Formatter):
+    """2026-01-31T12:00:00.123Z rank 0 INFO vpred_train.trainer: message."""
+
+    converter = time.gmtime
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
+
+
+def configure_logging(rank: int, level: int | str) -> None:
+    """Send the root logger's lines of `level` and above, and Python's warnings, to stderr.
+
+    A second call replaces the first; handlers that others have attached stay.
+    """
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, RankHandler)]:
+        root.removeHandler(handler)
+    ours = RankHandler(sys.stderr)
+    ours.setFormatter(RankFormatter(rank))
+    root.addHandler(ours)
+    root.setLevel(level)
+    logging.captureWarnings(True)

@@ -1,0 +1,112 @@
+"""What one rank tells Prometheus. Names and units follow prometheus.io/docs/practices/naming.
+
+Counters count what this process did: they start at 0 after a restart, which `rate()` expects. What is restored from
+a checkpoint, such as the samples seen, is a gauge: as a counter, a resume would look like a burst of work.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LABELS = ("rank", "local_rank", "hostname")
+STEP_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
+WAIT_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
+SAVE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class WorkerMetrics:
+    """One rank's metrics in a registry of their own, so that nothing is shared between ranks or tests."""
+
+    def __init__(self, rank: int, local_rank: int, hostname: str) -> None:
+        self.registry = CollectorRegistry()
+        self._values = (str(rank), str(local_rank), hostname)
+        self._checkpoint_unix_s = time.time()
+        self._loss = self._gauge("vpred_loss", "Loss of the last step, mean over the global batch.")
+        self._grad_norm = self._gauge("vpred_grad_norm", "Global gradient norm of the last step, before clipping.")
+        self._learning_rate = self._gauge("vpred_learning_rate", "Learning rate of the last step.")
+        self._samples_seen = self._gauge("vpred_samples_seen", "Samples trained on since the run began, all ranks.")
+        self._images_per_second = self._gauge("vpred_images_per_second", "Images per second of all ranks together.")
+        self._last_step = self._gauge("vpred_last_step_timestamp_seconds", "When the last step ended, unix time.")
+        self._steps = self._counter("vpred_optimizer_steps", "Updates made by this process.")
+        self._nonfinite = self._counter("vpred_nonfinite_steps", "Steps skipped for a loss or gradient not finite.")
+        self._step_seconds = self._histogram("vpred_step_seconds", "Duration of a step.", STEP_BUCKETS_S)
+        self._wait_seconds = self._histogram(
+            "vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S
+        )
+        self._save_seconds = self._histogram(
+            "vpred_checkpoint_save_seconds", "Time for which a checkpoint held up training.", SAVE_BUCKETS_S
+        )
+        self._size = self._gauge("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks.")
+        self._last_checkpoint = self._gauge(
+            "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
+        )
+        self._add_readings()
+
+    def observe_step(
+        self,
+        *,
+        loss: float,
+        grad_norm: float,
+        learning_rate: float,
+        samples_seen: int,
+        step_seconds: float,
+        data_wait_seconds: float,
+        images_per_second: float,
+        finite: bool,
+    ) -> None:
+        """Take over one step; a step that is not finite made no update and keeps its NaN visible."""
+        self._set(self._loss, loss)
+        self._set(self._grad_norm, grad_norm)
+        self._set(self._learning_rate, learning_rate)
+        self._set(self._samples_seen, samples_seen)
+        self._set(self._images_per_second, images_per_second)
+        self._set(self._last_step, time.time())
+        (self._steps if finite else self._nonfinite).labels(*self._values).inc()
+        self._step_seconds.labels(*self._values).observe(step_seconds)
+        self._wait_seconds.labels(*self._values).observe(data_wait_seconds)
+
+    def observe_checkpoint(self, *, size_bytes: int, seconds: float) -> None:
+        """Take over one committed checkpoint."""
+        self._checkpoint_unix_s = time.time()
+        self._set(self._last_checkpoint, self._checkpoint_unix_s)
+        self._set(self._size, size_bytes)
+        self._save_seconds.labels(*self._values).observe(seconds)
+
+    def _add_readings(self) -> None:
+        """What is read at the moment of a scrape, and the one info series."""
+        process = psutil.Process()
+        resident = self._gauge("vpred_process_resident_memory_bytes", "Resident memory of this rank's process.")
+        resident.labels(*self._values).set_function(lambda: process.memory_info().rss)
+        available = self._gauge("vpred_host_memory_available_bytes", "Memory of the host that can still be had.")
+        available.labels(*self._values).set_function(lambda: psutil.virtual_memory().available)
+        age = self._gauge(
+            "vpred_checkpoint_age_seconds",
+            "Time since this process last committed a checkpoint, or since its start if it has not yet.",
+        )
+        age.labels(*self._values).set_function(lambda: time.time() - self._checkpoint_unix_s)
+        info = Gauge(
+            "vpred_run_info", "Always 1; describes the process.", (*LABELS, "pid", "python"), registry=self.registry
+        )
+        info.labels(*self._values, str(os.getpid()), platform.python_version()).set(1)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(name, meaning, LABELS, registry=self.registry)
+
+    def _counter(self, name: str, meaning: str) -> Counter:
+        """The client appends _total. A counter is there with 0 before it first counts, for `rate()`."""
+        counter = Counter(name, meaning, LABELS, registry=self.registry)
+        counter.labels(*self._values)
+        return counter
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        histogram = Histogram(name, meaning, LABELS, registry=self.registry, buckets=buckets)
+        histogram.labels(*self._values)
+        return histogram
+
+    def _set(self, gauge: Gauge, value: float) -> None:
+        # Only now does the series come into being: a gauge that was never set must not be read as 0.
+        gauge.labels(*self._values).set(value)

@@ -1,0 +1,109 @@
+"""The report of a run: one HTML file that needs nothing else, no script and no network."""
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from monitoring.curves import Curve, draw
+
+LOSS = Curve("Loss", "log scale; faint: every step, line: running mean", "loss", "log", np.mean, width_px=1140)
+THROUGHPUT = Curve(
+    "Throughput", "images/s over all ranks; line: running median", "throughput", "linear", np.median
+)
+LEARNING_RATE = Curve("Learning rate", "per step", "rate", "linear", None)
+
+IMAGE_SIGNATURES: dict[bytes, str] = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+# The browser is told to load nothing, whatever a caption or a configuration may contain.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def render_report(
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    history: Sequence[Mapping[str, Any]],
+    images_per_step: int,
+    images: Sequence[tuple[str, bytes]],
+    documents: Sequence[tuple[str, str]],
+) -> str:
+    """The page as HTML.
+
+    facts: (name, value) pairs for the summary. history: records of `History.read` with step, loss, learning_rate,
+    step_seconds, unix_s and samples_seen. images: (caption, PNG or JPEG file) pairs. documents: (name, text) pairs,
+    shown folded. All text is escaped. Raises ValueError for another image format.
+    """
+    body = [
+        f"<header><h1>{escape(title)}</h1>{_subtitle(history)}</header>",
+        _section("Summary", _facts(facts)),
+        _section("Curves", _curves(history, images_per_step)),
+        *([_section("Samples", "".join(_figure(caption, image) for caption, image in images))] if images else []),
+        *([_section("Configuration", "".join(_folded(*document) for document in documents))] if documents else []),
+    ]
+    style = files("monitoring").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section>\n<h2>{escape(heading)}</h2>\n{content}\n</section>"
+
+
+def _subtitle(history: Sequence[Mapping[str, Any]]) -> str:
+    if not history:
+        return ""
+    last = history[-1]
+    ended = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(last["unix_s"]))
+    return f"<p>{last['step']:,} steps, {last['samples_seen']:,} samples seen; last step {ended}</p>"
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f'<dl class="facts">{tiles}</dl>'
+
+
+def _curves(history: Sequence[Mapping[str, Any]], images_per_step: int) -> str:
+    if not history:
+        return '<p class="none">No step was recorded.</p>'
+    series = (
+        (LOSS, [record["loss"] for record in history]),
+        (THROUGHPUT, [images_per_step / record["step_seconds"] for record in history]),
+        (LEARNING_RATE, [record["learning_rate"] for record in history]),
+    )
+    steps = [record["step"] for record in history]
+    charts = "".join(_chart(curve, steps, values) for curve, values in series)
+    return f'<div class="charts">{charts}</div>'
+
+
+def _chart(curve: Curve, steps: Sequence[float], values: Sequence[float]) -> str:
+    lost = int(np.count_nonzero(~np.isfinite(values)))
+    warning = f' <strong class="lost">{lost} not finite, marked on the axis</strong>' if lost else ""
+    return (
+        f'<figure class="chart {curve.style}"><figcaption><b>{escape(curve.title)}</b> '
+        f"<span>{escape(curve.note)}</span>{warning}</figcaption>{draw(curve, steps, values)}</figure>"
+    )
+
+
+def _figure(caption: str, image: bytes) -> str:
+    media_type = next((name for start, name in IMAGE_SIGNATURES.items() if image.startswith(start)), None)
+    if media_type is None:
+        raise ValueError(f"image {caption!r} is neither PNG nor JPEG (it starts with {image[:8]!r})")
+    text = escape(caption, quote=True)
+    source = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
+    return f'<figure class="picture"><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+def _folded(name: str, text: str) -> str:
+    return f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"

@@ -1,0 +1,130 @@
+"""Ranks as threads, a small state of many shapes, and bit flips: fixtures, as tests cannot import each other."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from checkpoints_mgr import CheckpointManager, State
+
+DEADLINE_S = 10
+
+
+class ThreadRank:
+    """A Communicator among threads; a rank that dies breaks the barrier for the others."""
+
+    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, slots: list[Any]) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._barrier = barrier
+        self._slots = slots
+
+    def barrier(self) -> None:
+        self._barrier.wait(DEADLINE_S)
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        self._slots[self.rank] = value
+        self.barrier()
+        values = list(self._slots)
+        self.barrier()
+        return values
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return self.allgather_object(value)[root]
+
+
+def _run_ranks(world_size: int, work: Callable[[ThreadRank], Any]) -> list[Any]:
+    """work(comm) on every rank at once; returns results, or the exceptions raised, by rank."""
+    barrier = threading.Barrier(world_size)
+    slots: list[Any] = [None] * world_size
+
+    def one(rank: int) -> Any:
+        try:
+            return work(ThreadRank(rank, world_size, barrier, slots))
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                barrier.abort()
+            return error
+
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(pool.map(one, range(world_size)))
+
+
+def _make_state(seed: int) -> State:
+    """Components model, ema, adam_m, adam_v; odd shapes, a scalar, an empty and a non-contiguous tensor, dtypes."""
+    generator = np.random.default_rng(seed)
+    shapes = {"unet.out.2.weight": (5, 3, 3, 3), "unet.in.bias": (7,), "clip.table": (40, 16), "scale": ()}
+    whole: dict[str, Any] = {
+        f"{component}/{name}": np.asarray(generator.standard_normal(shape), np.float32)
+        for component in ("model", "ema", "adam_m", "adam_v")
+        for name, shape in shapes.items()
+    }
+    whole["model/nan"] = np.array([np.nan, -0.0, np.inf], np.float32)
+    whole["model/transposed"] = generator.standard_normal((6, 4)).astype(np.float32).T
+    whole["model/empty"] = np.zeros((0, 3), np.float32)
+    whole["adam_m/half"] = generator.standard_normal(9).astype(np.float16)
+    whole["adam_m/count"] = generator.integers(0, 1 << 60, 3)
+    whole["adam_v/mask"] = generator.integers(0, 2, 5).astype(np.bool_)
+    whole["adam_v/big_endian"] = generator.standard_normal(4).astype(">f8")
+    return State(whole, {"samples_seen": 16 * seed, "optimizer_steps": seed, "shards": [1, 2.5, None, "ü"]})
+
+
+def _assert_same(found: State, expected: State) -> None:
+    """Bit-equal values (NaN and -0.0 too), equal shapes and dtypes up to byte order, equal progress."""
+    assert found.progress == expected.progress
+    assert found.whole.keys() == expected.whole.keys()
+    for name, tensor in expected.whole.items():
+        little = tensor.astype(tensor.dtype.newbyteorder("<"))
+        assert found.whole[name].dtype == little.dtype, name
+        assert found.whole[name].shape == little.shape, name
+        assert found.whole[name].tobytes() == little.tobytes(), name
+
+
+def _names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir()) if root.exists() else []
+
+
+def _flip_bit(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def two_steps(tmp_path: Path) -> Path:
+    """A root with steps 10 (state 1) and 20 (state 2), written by two ranks."""
+    root = tmp_path / "checkpoints"
+    for step, seed in ((10, 1), (20, 2)):
+        results = _run_ranks(2, lambda comm: CheckpointManager(root, comm).save(step, _make_state(seed)))  # noqa: B023
+        assert [result.step for result in results] == [step, step]
+    return root
+
+
+@pytest.fixture
+def run_ranks() -> Callable[..., Any]:
+    return _run_ranks
+
+
+@pytest.fixture
+def make_state() -> Callable[..., Any]:
+    return _make_state
+
+
+@pytest.fixture
+def assert_same() -> Callable[..., Any]:
+    return _assert_same
+
+
+@pytest.fixture
+def names() -> Callable[..., Any]:
+    return _names
+
+
+@pytest.fixture
+def flip_bit() -> Callable[..., Any]:
+    return _flip_bit
+
