@@ -11,7 +11,7 @@ CHUNK_BYTES = 16 * 1024 * 1024
 class ChunkHasher:
     """Hashes a stream of bytes in chunks of chunk_bytes, whatever the lengths of the blocks that arrive."""
 
-    def __init__(self, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, chunk_bytes: int) -> None:
         self._chunk_bytes = chunk_bytes
         self._room_bytes = chunk_bytes
         self._current = xxhash.xxh3_64()

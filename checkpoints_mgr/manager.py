@@ -41,12 +41,14 @@ class CheckpointManager:
         CheckpointError, the same on all ranks: a rank failed, or the step exists already.
         """
         started_s = time.perf_counter()
-        comm, what = self._comm, f"cannot save step {step}"
-        save_id: str = comm.broadcast_object(secrets.token_hex(16) if comm.rank == 0 else None)
+        comm, own_step = self._comm, step
+        # Names and messages follow rank 0's step until all have shown that theirs is the same.
+        step, save_id = comm.broadcast_object((step, secrets.token_hex(16)) if comm.rank == 0 else None)
+        what = f"cannot save step {step}"
         target = self._root / step_name(step)
         tmp = self._root / f"{TMP_PREFIX}{step_name(step)}-{save_id}"
         try:
-            specs = self._agree(what, step, state)
+            specs = self._agree(what, own_step, state)
             on_root(comm, what, lambda: prepare(self._root, target, tmp))
             votes = together(comm, what, lambda: write_share(tmp, state, specs, comm.rank, comm.world_size))
 

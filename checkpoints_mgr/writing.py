@@ -67,7 +67,7 @@ def write_share(tmp: Path, state: State, specs: Sequence[TensorSpec], rank: int,
     for component in sorted({spec.component for spec in all_shares[rank]}):
         mine = [spec for spec in all_shares[rank] if spec.component == component]
         plan = TensorFile(mine)
-        hasher = ChunkHasher()
+        hasher = ChunkHasher(CHUNK_BYTES)
         name = share_name(component, rank, world_size)
         storage.write_new(tmp / name, plan.size_bytes, hasher.passing(plan.blocks(state.whole)))
         digests = tuple(hasher.digests())
@@ -88,7 +88,7 @@ def _write_model_index(tmp: Path, all_shares: Sequence[Sequence[TensorSpec]]) ->
             "weight_map": {spec.key: share_name("model", rank, len(all_shares)) for spec, rank in model},
         }
     )
-    hasher = ChunkHasher()
+    hasher = ChunkHasher(CHUNK_BYTES)
     storage.write_new(tmp / MODEL_INDEX, len(content), hasher.passing([memoryview(content)]))
     entry = FileEntry(MODEL_INDEX, len(content), 0, 0, CHUNK_BYTES, tuple(hasher.digests()))
     return WrittenFile(entry, {})

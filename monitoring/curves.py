@@ -27,7 +27,7 @@ class Curve:
     note: str
     style: str  # CSS class that sets --line
     scale: Literal["linear", "log"]
-    smooth: Callable[[Floats], np.floating] | None
+    smooth: Callable[[Floats], float] | None
     width_px: int = 560
 
 
@@ -90,7 +90,7 @@ def tick_label(value: float) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.2g}"
 
 
-def smoothed(x: Floats, y: Floats, smooth: Callable[[Floats], np.floating]) -> tuple[Floats, Floats]:
+def smoothed(x: Floats, y: Floats, smooth: Callable[[Floats], float]) -> tuple[Floats, Floats]:
     """`smooth` of centred windows, narrower towards both ends, at up to SMOOTH_POINTS places."""
     half = max(1, round(len(y) * SMOOTH_WINDOW / 2))
     centres = np.unique(np.linspace(0, len(y) - 1, min(len(y), SMOOTH_POINTS)).astype(int))
@@ -119,7 +119,8 @@ def _widened(low: float, high: float) -> tuple[float, float]:
 def _value_range(y: Floats, scale: str) -> tuple[float, float]:
     if scale == "log":
         low, high = (float(y.min()), float(y.max())) if len(y) else (0.1, 1.0)
-        margin = max(high / low, 1.5) ** 0.06
+        # Neighbouring ticks are at most a factor 2.5 apart: a range of 3 shows one even for constant values.
+        margin = max((high / low) ** 0.06, math.sqrt(3 * low / high))
         return low / margin, high * margin
     high = max(float(y.max()), 0.0) if len(y) else 1.0
     low = min(float(y.min()), 0.0) if len(y) else 0.0

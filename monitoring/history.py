@@ -56,7 +56,7 @@ class History:
     def _records(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():
             return
-        *lines, last = self.path.read_bytes().split(b"\n")  # `last` is empty, or torn
+        *lines, _torn = self.path.read_bytes().split(b"\n")  # after the last line end: nothing, or a torn line
         for number, line in enumerate(lines, start=1):
             record = _decode(line)
             if record is None:

@@ -12,12 +12,12 @@ class RankHandler(logging.StreamHandler):  # type: ignore[type-arg]
 class RankFormatter(logging.Formatter):
     """2026-01-31T12:00:00.123Z rank 0 INFO vpred_train.trainer: message."""
 
-    converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
     def __init__(self, rank: int) -> None:
         super().__init__(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
+        self.converter = time.gmtime
 
 
 def configure_logging(rank: int, level: int | str) -> None:

@@ -4,18 +4,25 @@ import base64
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from monitoring.curves import Curve, draw
+from monitoring.curves import Curve, Floats, draw
+from monitoring.style import STYLE
 
-LOSS = Curve("Loss", "log scale; faint: every step, line: running mean", "loss", "log", np.mean, width_px=1140)
-THROUGHPUT = Curve(
-    "Throughput", "images/s over all ranks; line: running median", "throughput", "linear", np.median
-)
-LEARNING_RATE = Curve("Learning rate", "per step", "rate", "linear", None)
+
+def mean(values: Floats) -> float:
+    return float(np.mean(values))
+
+
+def median(values: Floats) -> float:
+    return float(np.median(values))
+
+
+LOSS = Curve("Loss", "log scale; faint: every step, line: running mean", "loss", "log", mean, width_px=1140)
+THROUGHPUT = Curve("Throughput", "images/s over all ranks; line: running median", "throughput", "linear", median)
+LEARNING_RATE = Curve("Learning rate", "of every step", "rate", "linear", None)
 
 IMAGE_SIGNATURES: dict[bytes, str] = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -45,13 +52,12 @@ def render_report(
         *([_section("Samples", "".join(_figure(caption, image) for caption, image in images))] if images else []),
         *([_section("Configuration", "".join(_folded(*document) for document in documents))] if documents else []),
     ]
-    style = files("monitoring").joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -66,12 +72,18 @@ def _subtitle(history: Sequence[Mapping[str, Any]]) -> str:
         return ""
     last = history[-1]
     ended = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(last["unix_s"]))
-    return f"<p>{last['step']:,} steps, {last['samples_seen']:,} samples seen; last step {ended}</p>"
+    return f"<p>step {last['step']:,}, {last['samples_seen']:,} samples seen, {ended}</p>"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return f'<dl class="facts">{tiles}</dl>'
+    return f'<dl class="facts">{"".join(_fact(*fact) for fact in facts)}</dl>'
+
+
+def _fact(name: str, value: str) -> str:
+    """One tile; an explanation in brackets at the end of the value is set smaller."""
+    figure, bracket, detail = value.partition(" (")
+    small = f"<small>{escape(detail[:-1])}</small>" if bracket and detail.endswith(")") else ""
+    return f"<div><dt>{escape(name)}</dt><dd>{escape(figure if small else value)}{small}</dd></div>"
 
 
 def _curves(history: Sequence[Mapping[str, Any]], images_per_step: int) -> str:

@@ -109,13 +109,13 @@ class SamplingConfig(Section):
     steps: Positive = 15
     guidance_scale: Annotated[float, Field(ge=0)] = 3.0
     batch_size: Positive = 16
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0)] = 42
 
 
 class TrainConfig(Section):
     """One training setup. The global batch is configured; the size per rank is derived from the world size."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     total_samples: Positive
     global_batch: Positive
     log_every_steps: Positive = 1

@@ -1,5 +1,6 @@
 """Ranks as threads, a small state of many shapes, and bit flips: fixtures, as tests cannot import each other."""
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ def _run_ranks(world_size: int, work: Callable[[ThreadRank], Any]) -> list[Any]:
     slots: list[Any] = [None] * world_size
 
     def one(rank: int) -> Any:
+        threading.current_thread().name = f"rank_{rank}"
         try:
             return work(ThreadRank(rank, world_size, barrier, slots))
         except BaseException as error:
@@ -94,6 +96,12 @@ def _flip_bit(path: Path, position: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here cuts the power: which fsync is called, and when, is tested; its effect cannot be."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def two_steps(tmp_path: Path) -> Path:
     """A root with steps 10 (state 1) and 20 (state 2), written by two ranks."""
@@ -127,4 +135,3 @@ def names() -> Callable[..., Any]:
 @pytest.fixture
 def flip_bit() -> Callable[..., Any]:
     return _flip_bit
-

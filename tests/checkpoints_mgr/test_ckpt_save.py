@@ -1,7 +1,6 @@
 """Round trips, what is on disk, retention, and requests that are refused."""
 
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -30,7 +29,6 @@ def test_any_world_size_reads_what_any_other_wrote(tmp_path, run_ranks, make_sta
 
 def test_restored_arrays_are_writable_and_chunks_may_split_tensors(tmp_path, make_state, assert_same, monkeypatch):
     monkeypatch.setattr("checkpoints_mgr.writing.CHUNK_BYTES", 1000)
-    monkeypatch.setattr("checkpoints_mgr.digests.ChunkHasher.__init__.__defaults__", (1000,))
     state = make_state(1)
     CheckpointManager(tmp_path).save(0, state)
     restored = CheckpointManager(tmp_path).restore()
@@ -142,7 +140,7 @@ def test_a_state_that_cannot_be_stored_is_refused(tmp_path, state, message, name
 
 def test_ranks_that_disagree_are_refused(tmp_path, run_ranks, make_state, names):
     errors = run_ranks(3, lambda comm: CheckpointManager(tmp_path, comm).save(5 + (comm.rank == 2), make_state(1)))
-    assert len({str(error) for error in errors}) == 3 - 1 or len({str(error) for error in errors}) == 1
+    assert len({str(error) for error in errors}) == 1
     assert all(isinstance(error, CheckpointError) for error in errors)
     assert "rank 2 saves step 6" in str(errors[0])
     assert names(tmp_path) == []
@@ -151,9 +149,3 @@ def test_ranks_that_disagree_are_refused(tmp_path, run_ranks, make_state, names)
 def test_keep_last_below_one_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="keep_last is 0"):
         CheckpointManager(tmp_path, keep_last=0)
-
-
-def test_saving_leaves_no_thread_behind(tmp_path, make_state):
-    before = threading.active_count()
-    CheckpointManager(tmp_path).save(1, make_state(1))
-    assert threading.active_count() == before

@@ -1,3 +1,6 @@
+"""The report's style sheet, light and dark. A module, not a file beside it: packaging cannot leave it out."""
+
+STYLE = """\
 :root {
   color-scheme: light dark;
   --page: #f5f6f8; --card: #ffffff; --edge: #e1e4ea; --ink: #1b2430; --soft: #5b6675; --grid: #e9ecf1;
@@ -21,7 +24,9 @@ figure { margin: 0; }
   background: var(--edge); border: 1px solid var(--edge); border-radius: 10px; overflow: hidden; }
 .facts div { padding: 12px 16px; background: var(--card); }
 .facts dt { color: var(--soft); font-size: 13px; }
-.facts dd { margin: 2px 0 0; font-size: 17px; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.facts dd { margin: 2px 0 0; font-size: 17px; font-weight: 600;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.facts small { display: block; color: var(--soft); font-size: 13px; font-weight: 400; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; }
 .chart, .picture, details { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
 .chart { padding: 14px 16px 8px; }
@@ -52,4 +57,9 @@ details + details { margin-top: 10px; }
 summary { padding: 10px 16px; font-weight: 600; cursor: pointer; }
 pre { margin: 0; padding: 4px 16px 16px; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; }
 .none { color: var(--soft); }
-@media (max-width: 720px) { .charts { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 720px) {
+  .charts { grid-template-columns: minmax(0, 1fr); }
+  .chart.loss { overflow-x: auto; }
+  .chart.loss svg { min-width: 760px; }
+}
+"""
