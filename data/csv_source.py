@@ -1,5 +1,6 @@
 """MindONE's layout: a folder of images and any number of *.csv with the columns `dir,text`."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from data.transforms import decode
 COLUMNS = ("dir", "text")
 SHOWN_FAULTS = 20
 CHECK_THREADS = 4
+OVERLONG = "\0overlong"  # a NUL byte is refused, so no field can be this
 
 
 @dataclass(frozen=True)
@@ -48,35 +50,69 @@ def read_csv_folder(path: Path) -> Source:
     tables = sorted(path.glob("*.csv"))
     if not tables:
         raise DataError(f"{path}: holds no .csv; add one with the columns {','.join(COLUMNS)}, such as img_txt.csv")
-    rows = [sample for table in tables for sample in read_table(table)]
-    if not rows:
+    faults: list[str] = []
+    rows = [sample for table in tables for sample in read_table(table, faults)]
+    total = len(rows) + len(faults)
+    if not total:
         raise DataError(f"{path}: its .csv files have no rows; add one row for each image")
     samples = tuple(Sample(number, path / row.image, row.text, row.origin) for number, row in enumerate(rows))
-    faults = [*row_faults(path, rows), *image_faults(path, samples)]
+    faults += [*row_faults(path, rows), *image_faults(path, samples)]
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
         more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise DataError(f"{path}: {len(faults)} of {len(rows)} rows are bad; mend or remove them:\n{shown}{more}")
+        raise DataError(f"{path}: {len(faults)} of {total} rows are bad; mend or remove them:\n{shown}{more}")
     return Source(path, samples)
 
 
-def read_table(table: Path) -> list[Sample]:
-    """The rows of one file, image paths as written. Raises DataError when it is no such table."""
+def read_table(table: Path, faults: list[str]) -> list[Sample]:
+    """The rows of one file, image paths as written; those that cannot be taken apart are added to `faults`.
+
+    `origin` counts the lines of the file, also after blank lines and line ends within quotes. Raises DataError when
+    it is no such table.
+    """
     try:
-        frame = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        text = table.read_text(encoding="utf-8-sig")
+        records = parse_records(text)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{table}: cannot be read as a table ({reason}); write it as CSV in UTF-8") from None
-    missing = [column for column in COLUMNS if column not in frame.columns]
+    header = records[0] if records else []
+    missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise DataError(
-            f"{table}: found the columns {','.join(map(str, frame.columns))}; "
-            f"needed {','.join(COLUMNS)} (missing {','.join(missing)})"
+            f"{table}: found the columns {','.join(header)}; needed {','.join(COLUMNS)} (missing {','.join(missing)})"
         )
-    return [
-        Sample(-1, Path(image), text, f"{table.name}:{line}")
-        for line, (image, text) in enumerate(zip(frame["dir"], frame["text"], strict=True), start=2)
-    ]
+    image, caption = (header.index(column) for column in COLUMNS)
+    rows, line = [], 2
+    for fields in records[1:]:
+        origin = f"{table.name}:{line}"
+        line += 1 + sum(field.count("\n") for field in fields)
+        if fields[1] == OVERLONG:
+            faults.append(f"{origin}: more than {len(header)} fields; quote a text that holds a comma: {fields[0]}")
+        elif any(fields):  # else a blank line
+            rows.append(Sample(-1, Path(fields[image]), fields[caption], origin))
+    if line <= len(text.rstrip("\n").split("\n")):  # pandas leaves such a row out without a word
+        faults.append(f'{table.name}:{line}: a quote (") opened here is never closed')
+    return rows
+
+
+def parse_records(text: str) -> list[list[str]]:
+    """All records of a CSV text, the header first. One with too many fields is joined again and marked.
+
+    The header is read as a record because pandas would take an overlong first row's extra fields for an index.
+    """
+    if "\0" in text:
+        raise ValueError("it holds a NUL byte, so it is not text")
+    frame = pd.read_csv(
+        io.StringIO(text),
+        header=None,
+        dtype=str,
+        keep_default_na=False,
+        skip_blank_lines=False,
+        engine="python",
+        on_bad_lines=lambda fields: [",".join(fields), OVERLONG],
+    )
+    return [["" if pd.isna(field) else str(field) for field in record] for record in frame.itertuples(index=False)]
 
 
 def row_faults(folder: Path, rows: list[Sample]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.config import DataConfig
 from data.csv_source import Source
@@ -27,10 +28,10 @@ class Batch:
     samples_seen: the run's clock after this global batch; wait_s: how long the trainer waited for it.
     """
 
-    images: np.ndarray
+    images: NDArray[np.float32]
     captions: tuple[str, ...]
-    epochs: np.ndarray
-    sample_ids: np.ndarray
+    epochs: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]
     samples_seen: int
     wait_s: float
 
@@ -76,7 +77,7 @@ class Loader(Iterator[Batch]):
             wait_s=0.0,
         )
 
-    def _image(self, epoch: int, sample_id: int) -> np.ndarray:
+    def _image(self, epoch: int, sample_id: int) -> NDArray[np.float32]:
         sample = self.source.sample(sample_id)
         try:
             return load_image(sample.image, self.config, sample_generator(self.seed, "augment", epoch, sample_id))

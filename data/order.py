@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.keyed_random import epoch_generator
 
@@ -18,7 +19,7 @@ class Order:
         self.num_samples, self.seed = num_samples, seed
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
-    def _permute(self, epoch: int) -> np.ndarray:
+    def _permute(self, epoch: int) -> NDArray[np.int64]:
         return epoch_generator(self.seed, epoch).permutation(self.num_samples)
 
     def at(self, position: int) -> tuple[int, int]:
@@ -26,7 +27,7 @@ class Order:
         epoch, offset = divmod(position, self.num_samples)
         return epoch, int(self._permutation(epoch)[offset])
 
-    def slice(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def slice(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and sample ids, (count,) int64 each, of positions [start, start + count)."""
         places = np.array([self.at(position) for position in range(start, start + count)], np.int64)
         return places[:, 0], places[:, 1]

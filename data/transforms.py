@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data.config import DataConfig
@@ -14,6 +15,8 @@ def decode(path: Path) -> Image.Image:
     """The whole image as upright RGB; raises OSError or SyntaxError (Pillow's) when it is none."""
     with Image.open(path) as file:
         upright = ImageOps.exif_transpose(file)
+        if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
+            upright = Image.fromarray(np.clip(np.asarray(upright) >> 8, 0, 255).astype(np.uint8))
         if upright.has_transparency_data:
             rgba = upright.convert("RGBA")
             ground = Image.new("RGBA", rgba.size, BACKGROUND)
@@ -21,7 +24,7 @@ def decode(path: Path) -> Image.Image:
         return upright.convert("RGB")
 
 
-def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -> np.ndarray:
+def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
     """(3, R, R) float32 in [-1, 1]: short side to R with antialias, then crop and flip as `config` says.
 
     Crop offset and flip are drawn from `generator`, always two draws and one, so that a sample's randomness does not

@@ -52,7 +52,9 @@ def sample_all(config: TrainConfig, trainer: Trainer) -> FloatArray:
 def real_images(config: DataConfig, source: Source) -> FloatArray:
     """The training images, centre-cropped and unflipped, (n, 3, R, R)."""
     plain = config.model_copy(update={"crop": "center", "horizontal_flip": False})
-    return np.stack([load_image(sample.image, plain, sample_generator(0, "augment", 0, 0)) for sample in source.samples])
+    return np.stack(
+        [load_image(sample.image, plain, sample_generator(0, "augment", 0, 0)) for sample in source.samples]
+    )
 
 
 def write_results(config: TrainConfig, trainer: Trainer, run: RunDir, sampled: FloatArray) -> None:

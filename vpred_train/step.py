@@ -51,7 +51,7 @@ class TrainStep:
     """Forward, backward, one collective, clip, AdamW, EMA."""
 
     def __init__(self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective) -> None:
-        self.config, self.state, self.collective = config, state, collective
+        self.config, self.networks, self.state, self.collective = config, networks, state, collective
         self.schedule = make_schedule(config.diffusion)
         self.autoencoder = SpaceToDepth(config.model.space_to_depth)
         self.tokenizer = Tokenizer(config.model.text_encoder.context_length)

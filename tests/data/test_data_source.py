@@ -70,6 +70,7 @@ def test_a_long_list_of_faults_is_cut_and_counted(folder: Path) -> None:
         ("image,caption\na.png,x\n", "found the columns image,caption; needed dir,text"),
         ("dir,text\n", "have no rows"),
         ("", "cannot be read as a table"),
+        ("dir,text\na\0.png,x\n", "holds a NUL byte"),
     ],
 )
 def test_bad_tables(tmp_path: Path, table: str, fragment: str) -> None:
@@ -96,3 +97,30 @@ def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["check", str(folder)])
     assert bad.value.code == 2
     assert "0.png does not exist" in capsys.readouterr().err
+
+
+def test_origins_count_the_lines_of_the_file(folder: Path) -> None:
+    (folder / "img_txt.csv").write_text('dir,text\n0.png,"two\nlines"\n\n1.png,x\ngone.png,x\n')
+    with pytest.raises(DataError, match=r"1 of 3 rows are bad.*\n  img_txt\.csv:6: gone\.png"):
+        read_csv_folder(folder)
+
+
+def test_unquoted_commas_are_listed_with_the_other_faults(folder: Path) -> None:
+    (folder / "img_txt.csv").write_text("dir,text\n0.png,red, round\ngone.png,x\n1.png,a,b,c,d\n2.png\n3.png,fine\n")
+    with pytest.raises(DataError) as caught:
+        read_csv_folder(folder)
+    message = str(caught.value)
+    assert "4 of 5 rows are bad" in message
+    for fragment in (
+        "img_txt.csv:2: more than 2 fields; quote a text that holds a comma: 0.png,red, round",
+        "img_txt.csv:3: gone.png does not exist",
+        "img_txt.csv:4: more than 2 fields; quote a text that holds a comma: 1.png,a,b,c,d",
+        "img_txt.csv:5: text is empty (2.png)",
+    ):
+        assert fragment in message
+
+
+def test_a_quote_left_open_is_found_where_it_opens(folder: Path) -> None:
+    (folder / "img_txt.csv").write_text('dir,text\n0.png,fine\n1.png,"open\n2.png,x\n')
+    with pytest.raises(DataError, match=r"img_txt\.csv:3: a quote \(\"\) opened here is never closed"):
+        read_csv_folder(folder)

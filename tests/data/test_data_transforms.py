@@ -73,3 +73,10 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 def test_any_size_becomes_the_resolution(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
     assert load_image(tmp_path / "a.png", config(crop="random"), generator()).shape == (3, 8, 8)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = load_image(tmp_path / "a.png", config(), generator())
+    np.testing.assert_allclose((image[0] + 1) * 127.5, pixels // 256, atol=1e-3)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -81,7 +80,7 @@ def test_resume_drops_the_steps_that_will_be_done_again(tmp_path: Path) -> None:
     history = written(tmp_path / "metrics.jsonl", range(1, 9))
     history.truncate_after(5)
     assert [record["step"] for record in history.read()] == [1, 2, 3, 4, 5]
-    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_failed_truncation_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +95,7 @@ def test_failed_truncation_leaves_the_old_file_and_no_other(tmp_path: Path, monk
     with pytest.raises(OSError, match="No space"):
         history.truncate_after(5)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize("damage", [b"\x00\x00\x00", b"[1, 2]", b'{"loss": 1.0}', b""])

@@ -30,7 +30,7 @@ def scrape(metrics: WorkerMetrics) -> dict[str, dict[str, float]]:
     """{sample name: {labels beyond LABELS, as text: value}} as served over HTTP."""
     exporter = start_exporter(metrics.registry, "127.0.0.1", 0)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
     finally:
         exporter.close()

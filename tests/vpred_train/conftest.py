@@ -1,0 +1,50 @@
+"""MindSpore is set up once for the session, as a rank would do it; small documents for tests."""
+
+from typing import Any
+
+import pytest
+
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.identity import Identity
+from vpred_train import runtime
+from vpred_train.config import ModelConfig, TrainConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mindspore_on_cpu() -> None:
+    runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "test", "none"), 0, None)
+
+
+MODEL: dict[str, Any] = {
+    "space_to_depth": 2,
+    "unet": {
+        "in_channels": 12,
+        "model_channels": 8,
+        "channel_multipliers": [1, 2],
+        "res_blocks": 1,
+        "attention_levels": [1],
+        "head_channels": 8,
+        "context_channels": 16,
+        "norm_groups": 4,
+    },
+    "text_encoder": {"width": 16, "heads": 2, "layers": 1, "context_length": 8},
+}
+
+
+@pytest.fixture(scope="session")
+def model_config() -> ModelConfig:
+    return ModelConfig.model_validate(MODEL)
+
+
+@pytest.fixture(scope="session")
+def train_config() -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "total_samples": 80,
+            "global_batch": 4,
+            "data": {"path": ".", "resolution": 8},
+            "model": MODEL,
+            "optimizer": {"learning_rate": 1e-3, "warmup_samples": 8},
+            "checkpoint": {"every_samples": 40},
+        }
+    )

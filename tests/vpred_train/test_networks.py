@@ -1,0 +1,144 @@
+"""Layers against float64 numpy, and the structure of the networks."""
+
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from vpred_train.config import ModelConfig
+from vpred_train.models.autoencoder import SpaceToDepth
+from vpred_train.models.convolution import CONVOLUTIONS, patch_indices
+
+
+def reference_convolution(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
+    """The definition, by loops over output pixels, float64."""
+    batch, _, height, width = x.shape
+    out_channels, _, kernel, _ = weight.shape
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    rows, columns = (height + 2 * padding - kernel) // stride + 1, (width + 2 * padding - kernel) // stride + 1
+    out = np.empty((batch, out_channels, rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            window = padded[:, :, i * stride : i * stride + kernel, j * stride : j * stride + kernel]
+            out[:, :, i, j] = np.einsum("bcij,ocij->bo", window, weight.astype(np.float64))
+    return out
+
+
+SHAPES = [(1, 1, 0, 5, 4), (3, 1, 1, 5, 4), (3, 2, 1, 6, 8), (3, 2, 1, 5, 7)]
+
+
+@pytest.mark.parametrize("name", sorted(CONVOLUTIONS))
+@pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width"), SHAPES)
+def test_convolution_and_both_gradients(
+    name: str, kernel: int, stride: int, padding: int, height: int, width: int
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, height, width)).astype(np.float32)
+    weight = rng.standard_normal((4, 3, kernel, kernel)).astype(np.float32)
+    cell = CONVOLUTIONS[name](4, kernel, stride, padding)
+    expected = reference_convolution(x, weight, stride, padding)
+    np.testing.assert_allclose(cell(Tensor(x), Tensor(weight)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
+
+    sensitivity = rng.standard_normal(expected.shape).astype(np.float32)
+
+    class Projected(nn.Cell):
+        def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+            return (cell(x, weight) * Tensor(sensitivity)).sum()
+
+    dx, dweight = ops.grad(Projected(), (0, 1))(Tensor(x), Tensor(weight))
+    # The map is linear in each argument: its gradient is found exactly by unit vectors.
+    for gradient, argument, place in ((dx, x, 0), (dweight, weight, 1)):
+        for flat in rng.choice(argument.size, 12, replace=False):
+            unit = np.zeros(argument.size)
+            unit[flat] = 1
+            pair = [x, weight]
+            pair[place] = unit.reshape(argument.shape)
+            slope = (reference_convolution(pair[0], pair[1], stride, padding) * sensitivity).sum()
+            assert gradient.asnumpy().reshape(-1)[flat] == pytest.approx(slope, rel=1e-4, abs=1e-4)
+
+
+def test_patch_indices_of_a_row_of_three() -> None:
+    read, written = patch_indices(1, 3, 3, 1, 1)
+    zero = 3
+    assert read.reshape(3, 9)[:, 3:6].tolist() == [[zero, 0, 1], [0, 1, 2], [1, 2, zero]]
+    assert written.reshape(3, 9)[:, 3:6].tolist() == [[1, 0, zero], [2, 1, 0], [zero, 2, 1]]
+
+
+def test_group_norm_attention_and_timestep_embedding_against_float64() -> None:
+    from vpred_train.models.attention import Attention
+    from vpred_train.models.layers import GELU, GroupNorm
+    from vpred_train.models.unet import timestep_embedding
+
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 6, 3, 3)).astype(np.float32)
+    grouped = x.astype(np.float64).reshape(2, 3, -1)
+    normed = (grouped - grouped.mean(-1, keepdims=True)) / np.sqrt(grouped.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(GroupNorm(3, 6)(Tensor(x)).asnumpy(), normed.reshape(x.shape), atol=2e-5)
+
+    q, k, v = (rng.standard_normal((1, 2, tokens, 4)).astype(np.float32) for tokens in (3, 5, 5))
+    logits = np.einsum("bhnc,bhmc->bhnm", q.astype(np.float64), k) / 2
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    found = Attention(4)(Tensor(q), Tensor(k), Tensor(v)).asnumpy()
+    np.testing.assert_allclose(found, np.einsum("bhnm,bhmc->bhnc", weights, v), atol=1e-5)
+
+    from scipy.stats import norm
+
+    values = np.linspace(-5, 5, 21)
+    np.testing.assert_allclose(
+        GELU()(Tensor(values.astype(np.float32))).asnumpy(), values * norm.cdf(values), atol=1e-5
+    )
+
+    timesteps = np.array([0.0, 7.0, 999.0], np.float32)
+    angles = timesteps[:, None] * 10000.0 ** (-np.arange(4) / 4)
+    expected = np.concatenate((np.cos(angles), np.sin(angles)), -1)
+    np.testing.assert_allclose(timestep_embedding(Tensor(timesteps), 8).asnumpy(), expected, atol=1e-4)
+
+
+def test_unet_has_stable_diffusions_names_and_starts_at_zero(model_config: ModelConfig) -> None:
+    from vpred_train.models.networks import FlatSpace, Networks
+
+    networks = Networks(model_config, 0, "matmul")
+    names = {span.name for span in FlatSpace(networks).spans}
+    assert {
+        "unet.time_embed.2.weight",
+        "unet.input_blocks.0.0.conv.weight",
+        "unet.input_blocks.1.0.in_layers.2.weight",
+        "unet.input_blocks.2.0.op.weight",
+        "unet.input_blocks.3.0.skip_connection.weight",
+        "unet.input_blocks.3.1.transformer_blocks.0.attn2.to_out.0.weight",
+        "unet.input_blocks.3.1.transformer_blocks.0.ff.net.0.proj.weight",
+        "unet.middle_block.1.proj_in.weight",
+        "unet.output_blocks.1.2.conv.weight",
+        "unet.out.2.bias",
+        "text_encoder.transformer.resblocks.0.attn.in_proj_weight",
+        "text_encoder.positional_embedding",
+        "text_encoder.ln_final.bias",
+    } <= names
+    z = Tensor(np.ones((1, 12, 4, 4), np.float32))
+    prediction = networks(z, Tensor(np.zeros(1, np.float32)), Tensor(np.zeros((1, 8), np.int32)))
+    assert prediction.shape == (1, 12, 4, 4)
+    assert not prediction.asnumpy().any()
+
+
+def test_both_convolutions_make_the_same_network(model_config: ModelConfig) -> None:
+    from vpred_train.models.networks import FlatSpace, Networks
+
+    rng = np.random.default_rng(2)
+    z = Tensor(rng.standard_normal((2, 12, 4, 4)).astype(np.float32))
+    tokens = Tensor(np.arange(16, dtype=np.int32).reshape(2, 8))
+    outputs = []
+    for convolution in sorted(CONVOLUTIONS):
+        networks = Networks(model_config, 0, convolution)
+        space = FlatSpace(networks)
+        space.write(np.random.default_rng(3).normal(0, 0.1, space.size).astype(np.float32))
+        outputs.append(networks(z, Tensor(np.array([3.0, 800.0], np.float32)), tokens).asnumpy())
+    assert np.abs(outputs[0]).max() > 0.01
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_space_to_depth_is_lossless_and_local(factor: int) -> None:
+    images = np.random.default_rng(4).standard_normal((2, 3, 8, 16)).astype(np.float32)
+    folded = SpaceToDepth(factor).encode(images)
+    assert folded.shape == (2, 3 * factor**2, 8 // factor, 16 // factor)
+    np.testing.assert_array_equal(SpaceToDepth(factor).decode(folded), images)
+    np.testing.assert_array_equal(np.sort(folded[0, :, 0, 0]), np.sort(images[0, :, :factor, :factor].reshape(-1)))

@@ -1,0 +1,138 @@
+"""A training step against an independent computation, and the state's way through a checkpoint."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from checkpoints_mgr import State
+from data import Batch
+from vpred_train.collectives import SingleProcess
+from vpred_train.config import TrainConfig
+from vpred_train.diffusion.objective import VLoss, draw, network_inputs
+from vpred_train.diffusion.schedule import make_schedule
+
+
+@pytest.fixture(scope="module")
+def compiled(train_config: TrainConfig) -> tuple[Any, np.ndarray]:
+    """One step for all tests, since each new one compiles its graph, and random weights to start from."""
+    from vpred_train.models.networks import FlatSpace, Networks
+    from vpred_train.state import TrainState
+    from vpred_train.step import TrainStep
+
+    networks = Networks(train_config.model, train_config.seed, "matmul")
+    state = TrainState(train_config, FlatSpace(networks))
+    # Zero-initialised branches would hide errors.
+    start = state.weights + np.random.default_rng(5).normal(0, 0.05, state.space.size).astype(np.float32)
+    return TrainStep(train_config, networks, state, SingleProcess()), start
+
+
+@pytest.fixture
+def step(compiled: tuple[Any, np.ndarray]) -> Any:
+    """The step with a fresh state."""
+    train_step, start = compiled
+    state = train_step.state
+    for values, fresh in ((state.weights, start), (state.ema, start), (state.optimizer.m, 0), (state.optimizer.v, 0)):
+        values[:] = fresh
+    state.samples_seen = state.optimizer_steps = 0
+    state.space.write(state.weights)
+    return train_step
+
+
+def batch(config: TrainConfig, number: int) -> Batch:
+    rng = np.random.default_rng(number)
+    size = config.global_batch
+    return Batch(
+        images=rng.uniform(-1, 1, (size, 3, 8, 8)).astype(np.float32),
+        captions=tuple(f"caption {index}" for index in range(size)),
+        epochs=np.full(size, number),
+        sample_ids=np.arange(size),
+        samples_seen=(number + 1) * size,
+        wait_s=0.0,
+    )
+
+
+def test_draws_belong_to_the_sample() -> None:
+    epochs, ids = np.array([0, 0, 1, 1]), np.array([4, 9, 4, 2])
+    whole = draw(7, epochs, ids, (12, 4, 4), 1000)
+    part = draw(7, epochs[2:], ids[2:], (12, 4, 4), 1000)
+    np.testing.assert_array_equal(whole.noise[2:], part.noise)
+    np.testing.assert_array_equal(whole.timesteps[2:], part.timesteps)
+    assert len({*whole.timesteps.tolist()}) > 1
+    many = draw(7, np.zeros(4000, int), np.arange(4000), (1,), 10)
+    np.testing.assert_allclose(np.bincount(many.timesteps) / 4000, 0.1, atol=0.02)
+    assert abs(many.noise.mean()) < 0.06
+    assert many.noise.std() == pytest.approx(1, abs=0.05)
+
+
+def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig, step: Any) -> None:
+    state = step.state
+    data = batch(train_config, 0)
+    z_0 = step.autoencoder.encode(data.images)
+    draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
+    schedule = make_schedule(train_config.diffusion)
+    inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), schedule)
+    alpha, sigma = (
+        table[draws.timesteps].astype(np.float64).reshape(-1, 1, 1, 1) for table in (schedule.alpha, schedule.sigma)
+    )
+    z_t = alpha * z_0 + sigma * draws.noise
+    from mindspore import Tensor
+
+    prediction = step.networks(Tensor(z_t.astype(np.float32)), inputs[4], inputs[5]).asnumpy()
+    expected = np.mean((prediction.astype(np.float64) - (alpha * draws.noise - sigma * z_0)) ** 2)
+    assert float(VLoss(step.networks)(*inputs)) == pytest.approx(expected, rel=1e-5)
+    assert step(data).loss == pytest.approx(expected, rel=1e-5)
+    assert state.samples_seen == 4
+
+
+def test_gradient_is_the_slope_of_the_loss(train_config: TrainConfig, step: Any) -> None:
+    state = step.state
+    data = batch(train_config, 0)
+    z_0 = step.autoencoder.encode(data.images)
+    draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
+    inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
+    _, gradients = step.loss_and_gradients(*inputs)
+    gradient = np.concatenate([tensor.asnumpy().reshape(-1) for tensor in gradients])
+    loss = VLoss(step.networks)
+    start = state.weights.copy()
+    direction = gradient / np.linalg.norm(gradient)
+    losses = []
+    for sign in (1, -1):
+        state.space.write(start + np.float32(sign * 3e-3) * direction)
+        losses.append(float(loss(*inputs)))
+    slope = (losses[0] - losses[1]) / 6e-3
+    assert slope == pytest.approx(np.linalg.norm(gradient), rel=2e-2)
+
+
+def test_training_lowers_the_loss_and_a_restored_state_goes_on_alike(train_config: TrainConfig, step: Any) -> None:
+    state = step.state
+    losses = [step(batch(train_config, 0)).loss for _ in range(12)]
+    assert losses[-1] < losses[0]
+    saved = state.to_checkpoint()
+    copy = State(whole={name: value.copy() for name, value in saved.whole.items()}, progress=dict(saved.progress))
+    following = [step(batch(train_config, number)).loss for number in (1, 2, 3)]
+
+    ema = state.ema.copy()
+    state.from_checkpoint(copy)
+    state.space.write(state.weights)
+    assert [step(batch(train_config, number)).loss for number in (1, 2, 3)] == following
+    np.testing.assert_array_equal(state.ema, ema)
+
+
+def test_a_checkpoint_of_another_network_is_refused(train_config: TrainConfig, step: Any) -> None:
+    state = step.state
+    whole = dict(state.to_checkpoint().whole)
+    whole["ema/unet.out.2.bias"] = np.zeros(5, np.float32)
+    with pytest.raises(ValueError, match=r"ema/unet\.out\.2\.bias"):
+        state.from_checkpoint(State(whole=whole, progress={"samples_seen": 0, "optimizer_steps": 0}))
+
+
+def test_a_non_finite_gradient_changes_nothing(train_config: TrainConfig, step: Any) -> None:
+    state = step.state
+    before = state.weights.copy()
+    data = batch(train_config, 0)
+    data.images[0, 0, 0, 0] = np.nan
+    result = step(data)
+    assert not result.finite
+    np.testing.assert_array_equal(state.weights, before)
+    assert (state.optimizer_steps, state.samples_seen) == (0, 4)
