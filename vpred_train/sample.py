@@ -93,3 +93,7 @@ def write_numbered(folder: Path, files: list[bytes]) -> list[Path]:
     except OSError as error:
         raise ConfigError(f"{folder}: cannot write images ({error.strerror}); give another --output") from None
     return paths
+
+
+if __name__ == "__main__":
+    main()

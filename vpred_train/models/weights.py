@@ -17,7 +17,7 @@ RECORD_KEY = "parameterization"
 
 def export_weights(path: Path, tensors: dict[str, np.ndarray[Any, Any]], record: ParameterizationRecord) -> None:
     """Write named tensors and the record atomically."""
-    write_atomic(path, save(tensors, metadata={"format": "np", RECORD_KEY: record.model_dump_json()}))
+    write_atomic(path, save(tensors, metadata={RECORD_KEY: record.model_dump_json()}))
 
 
 def read_record(path: Path) -> ParameterizationRecord:

@@ -1,0 +1,202 @@
+"""The real thing, small: mpirun starts ranks that train, are stopped and killed, resume, sample and report."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data import read_csv_folder
+from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from safetensors import safe_open
+
+STEPS = 20
+DEADLINE_S = 240
+RECIPE = """
+total_samples: 160
+global_batch: 8
+data: {path: images, resolution: 16, crop: random, horizontal_flip: true, caption_drop: 0.2}
+model:
+  space_to_depth: 2
+  unet:
+    in_channels: 12
+    model_channels: 8
+    channel_multipliers: [1, 2]
+    res_blocks: 1
+    attention_levels: [1]
+    head_channels: 8
+    context_channels: 16
+    norm_groups: 4
+  text_encoder: {width: 16, heads: 2, layers: 1, context_length: 8}
+optimizer: {learning_rate: 1e-3, warmup_samples: 40}
+checkpoint: {every_samples: 40}
+sampling: {steps: 3, batch_size: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe beside six images of two colours each."""
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["dir,text"]
+    for number in range(6):
+        pixels = np.kron(rng.integers(0, 256, (2, 2, 3)), np.ones((9, 11, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        lines.append(f"{number}.png,picture number {number}")
+    (folder / "images" / "img_txt.csv").write_text("\n".join(lines) + "\n")
+    (folder / "small.yaml").write_text(RECIPE)
+    return folder / "small.yaml"
+
+
+def free_ports() -> int:
+    """A port that is free now and whose successor is too."""
+    for base in range(21000, 29000, 2):
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", base))
+                second.bind(("127.0.0.1", base + 1))
+            except OSError:
+                continue
+            return base
+    raise AssertionError("no free ports")
+
+
+def start(recipe: Path, run_dir: Path, workers: int, port: int | None = None) -> subprocess.Popen[str]:
+    """`vpred-launch run`, in the folder of the recipe, where a folder called data must not get in the way."""
+    (recipe.parent / "data").mkdir(exist_ok=True)
+    (recipe.parent / "data" / "__init__.py").write_text("raise ImportError('the wrong data package')\n")
+    argv = [sys.executable, "-P", "-m", "launcher.cli", "run", "--recipe", str(recipe), "--run-dir", str(run_dir)]
+    argv += [f"cluster.workers_per_host={workers}"]
+    argv += [f"cluster.metrics.base_port={port or free_ports()}"]
+    return subprocess.Popen(
+        argv, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and output; a run that hangs is killed and fails the test."""
+    try:
+        output, _ = process.communicate(timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, output
+
+
+def losses(run_dir: Path) -> list[float]:
+    path = RunDir(run_dir).metrics_jsonl
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None, f"the run ended too early:\n{process.communicate()[0]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two ranks."""
+    run_dir = tmp_path_factory.mktemp("runs") / "two"
+    code, output = end(start(recipe, run_dir, 2))
+    assert code == 0, output
+    return run_dir
+
+
+def test_one_rank_and_two_ranks_have_the_same_losses(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    code, output = end(start(recipe, tmp_path / "one", 1))
+    assert code == 0, output
+    two = losses(undisturbed)
+    assert len(two) == STEPS
+    difference = np.abs(np.array(losses(tmp_path / "one")) / two - 1)
+    print(f"largest relative difference of the losses of 1 and 2 ranks: {difference.max():.1e}")
+    assert difference.max() < 1e-5
+
+
+def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
+    recipe: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run_dir, port = tmp_path / "disturbed", free_ports()
+    run = RunDir(run_dir)
+
+    process = start(recipe, run_dir, 2, port)
+    wait_until(lambda: len(losses(run_dir)) >= 3, process)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/metrics") as answer:  # noqa: S310
+        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    process.send_signal(signal.SIGTERM)
+    code, output = end(process)
+    assert code == 75, output
+    stopped_at = len(losses(run_dir))
+    assert 3 <= stopped_at < STEPS
+    assert (run.checkpoints / f"step_{stopped_at:010d}" / "MANIFEST.json").exists()
+    sample = families["vpred_loss"].samples[0]
+    assert (sample.labels["rank"], sample.labels["local_rank"]) == ("1", "1")
+    assert any(abs(sample.value - loss) < 1e-6 for loss in losses(run_dir))
+
+    process = start(recipe, run_dir, 2)
+    wait_until(lambda: len(losses(run_dir)) >= max(12, stopped_at + 1), process)
+    victim = RankStatus.read(run.attempt(2).status(1))
+    assert victim is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    code, output = end(process)
+    assert code == 1, output
+    for fragment in ("rank 1 on", "SIGKILL", "after step", "rank_1.log"):
+        assert fragment in output
+
+    code, output = end(start(recipe, run_dir, 2))
+    assert code == 0, output
+    assert losses(run_dir) == losses(undisturbed)
+    for name in ("ema", "raw"):
+        assert (run.weights / f"{name}.safetensors").read_bytes() == (
+            RunDir(undisturbed).weights / f"{name}.safetensors"
+        ).read_bytes()
+
+
+def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
+    run = RunDir(undisturbed)
+    summary = Summary.read(run.summary_json)
+    assert summary is not None
+    assert (summary.steps, summary.samples_seen) == (STEPS, 160)
+    assert summary.retrieval is not None
+    with Image.open(run.samples / "grid_0.png") as grid:
+        assert grid.size[0] > 500
+    report = run.report_html.read_text()
+    assert report.count("data:image/png;base64,") == 1
+    with safe_open(run.weights / "ema.safetensors", framework="np") as file:
+        record = json.loads(file.metadata()["parameterization"])
+    assert (record["weights"], record["samples_seen"], record["diffusion"]["prediction_type"]) == ("ema", 160, "v")
+    targets = json.loads(run.targets_json.read_text())
+    assert sum(len(group["targets"]) for group in targets) == 2
+    code, output = end(start(recipe, undisturbed, 2))
+    assert code == 0
+    assert "complete" in output
+    assert len(read_csv_folder(recipe.parent / "images")) == 6
+
+
+def test_sampling_from_a_run_does_not_depend_on_the_batch(undisturbed: Path, tmp_path: Path) -> None:
+    def sample(*arguments: str) -> list[bytes]:
+        argv = [sys.executable, "-P", "-m", "vpred_train.sample", "--run", str(undisturbed), *arguments]
+        answer = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert answer.returncode == 0, answer.stderr
+        return [Path(line).read_bytes() for line in answer.stdout.splitlines()]
+
+    pair = sample("--prompt", "picture number 1", "--prompt", "something new", "--output", str(tmp_path))
+    alone = sample("--prompt", "something new", "--seed", "43", "--output", str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert len(pair) == 2
+    first, second = (np.asarray(Image.open(tmp_path / f"0000{number}.png"), int) for number in (1, 2))
+    assert np.abs(first - second).max() <= 1
+    assert alone[0] != pair[0]
