@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 HEIGHT_PX = 260
-LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 58, 58, 12, 40
+LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 72, 58, 12, 40
 TICKS_WANTED = 6
 RAW_BINS = 500
 SMOOTH_POINTS = 240
@@ -21,10 +21,12 @@ SMOOTH_WINDOW = 1 / 25  # of the series
 
 @dataclass(frozen=True)
 class Curve:
-    """What to draw over the steps. `smooth` makes one value of a window of them; None draws the series alone."""
+    """What to draw. `smooth` makes one value of a window of them; None draws the series alone."""
 
     title: str
     note: str
+    x_label: str
+    y_label: str  # with its unit
     style: str  # CSS class that sets --line
     scale: Literal["linear", "log"]
     smooth: Callable[[Floats], float] | None
@@ -49,16 +51,16 @@ class Axis:
         return log_ticks(self.low, self.high) if self.scale == "log" else linear_ticks(self.low, self.high)
 
 
-def draw(curve: Curve, steps: Sequence[float], values: Sequence[float]) -> str:
+def draw(curve: Curve, places: Sequence[float], values: Sequence[float]) -> str:
     """The chart as one <svg>. Values that are not finite (on a log scale also <= 0) are marked on the axis instead."""
-    x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+    x, y = np.asarray(places, np.float64), np.asarray(values, np.float64)
     shown = np.isfinite(y) & ((y > 0) | (curve.scale == "linear"))
     x_axis = Axis(*_widened(float(x.min()), float(x.max())), LEFT_PX, curve.width_px - RIGHT_PX)
     y_axis = Axis(*_value_range(y[shown], curve.scale), HEIGHT_PX - BOTTOM_PX, TOP_PX, curve.scale)
-    parts = [*_frame(x_axis, y_axis), *_gaps(x[~shown], x_axis)]
+    parts = [*_frame(curve, x_axis, y_axis), *_gaps(x[~shown], x_axis)]
     if shown.any():
         parts += _series(curve, x[shown], y[shown], x_axis, y_axis)
-    label = escape(_spoken(curve.title, x[shown], y[shown], int((~shown).sum())), quote=True)
+    label = escape(_spoken(curve, x[shown], y[shown], int((~shown).sum())), quote=True)
     size = f"0 0 {curve.width_px} {HEIGHT_PX}"
     return f'<svg class="{curve.style}" viewBox="{size}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
@@ -127,21 +129,24 @@ def _value_range(y: Floats, scale: str) -> tuple[float, float]:
     return (low, high + 0.06 * (high - low)) if high > low else (low, low + 1.0)
 
 
-def _frame(x_axis: Axis, y_axis: Axis) -> Iterator[str]:
-    """Grid lines, tick labels, axes."""
-    left, right, bottom = x_axis.start_px, x_axis.end_px, y_axis.start_px
+def _frame(curve: Curve, x_axis: Axis, y_axis: Axis) -> Iterator[str]:
+    """Grid lines, tick labels, axes and what they show."""
+    left, right, bottom, top = x_axis.start_px, x_axis.end_px, y_axis.start_px, y_axis.end_px
     for value in y_axis.ticks():
         y = y_axis.px(value)
         yield f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text class="tick end" x="{left - 8}" y="{y + 3.5:.1f}">{tick_label(value)}</text>'
     for value in x_axis.ticks():
         if value != round(value):
-            continue  # there are no half steps
+            continue  # there are no half samples
         x = x_axis.px(value)
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
         yield f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
         yield f'<text class="tick mid" x="{x:.1f}" y="{bottom + 17}">{value:,.0f}</text>'
     yield f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
-    yield f'<text class="tick mid" x="{(left + right) / 2:.1f}" y="{HEIGHT_PX - 4}">step</text>'
+    yield f'<text class="tick mid" x="{(left + right) / 2:.1f}" y="{HEIGHT_PX - 4}">{escape(curve.x_label)}</text>'
+    turned = f'transform="rotate(-90)" x="{-(top + bottom) / 2:.1f}" y="13"'
+    yield f'<text class="tick mid" {turned}>{escape(curve.y_label)}</text>'
 
 
 def _gaps(x: Floats, x_axis: Axis) -> Iterator[str]:
@@ -167,8 +172,8 @@ def _line(style: str, x: Floats, y: Floats, x_axis: Axis, y_axis: Axis) -> str:
     return f'<polyline class="{style}" points="{points}"/>'
 
 
-def _spoken(title: str, x: Floats, y: Floats, missing: int) -> str:
+def _spoken(curve: Curve, x: Floats, y: Floats, missing: int) -> str:
     if not len(y):
-        return f"{title}: no finite value"
+        return f"{curve.title}: no finite value"
     lost = f", {missing} not finite" if missing else ""
-    return f"{title}: {y[0]:.3g} at step {x[0]:,.0f}, {y[-1]:.3g} at step {x[-1]:,.0f}{lost}"
+    return f"{curve.title}: {y[0]:.3g} at {x[0]:,.0f}, {y[-1]:.3g} at {x[-1]:,.0f} {curve.x_label}{lost}"

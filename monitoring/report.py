@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs nothing else, no script and no network."""
 
 import base64
-import time
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -20,9 +20,12 @@ def median(values: Floats) -> float:
     return float(np.median(values))
 
 
-LOSS = Curve("Loss", "log scale; faint: every step, line: running mean", "loss", "log", mean, width_px=1140)
-THROUGHPUT = Curve("Throughput", "images/s over all ranks; line: running median", "throughput", "linear", median)
-LEARNING_RATE = Curve("Learning rate", "of every step", "rate", "linear", None)
+SEEN = "samples seen"
+LOSS_NOTE = "log scale; faint: every step, line: running mean"
+LOSS = Curve("Loss", LOSS_NOTE, SEEN, "loss (MSE of v)", "loss", "log", mean, width_px=1140)
+THROUGHPUT_NOTE = "all ranks; faint: every step, line: running median"
+THROUGHPUT = Curve("Throughput", THROUGHPUT_NOTE, SEEN, "images/s", "throughput", "linear", median)
+LEARNING_RATE = Curve("Learning rate", "of every step", SEEN, "learning rate", "rate", "linear", None)
 
 IMAGE_SIGNATURES: dict[bytes, str] = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -41,8 +44,8 @@ def render_report(
 ) -> str:
     """The page as HTML.
 
-    facts: (name, value) pairs for the summary. history: records of `History.read` with step, loss, learning_rate,
-    step_seconds, unix_s and samples_seen. images: (caption, PNG or JPEG file) pairs. documents: (name, text) pairs,
+    facts: (name, value) pairs for the summary. history: records of `History.read` with step, samples_seen, loss,
+    learning_rate and step_seconds. images: (caption, PNG or JPEG file) pairs. documents: (name, text) pairs,
     shown folded. All text is escaped. Raises ValueError for another image format.
     """
     body = [
@@ -71,19 +74,18 @@ def _subtitle(history: Sequence[Mapping[str, Any]]) -> str:
     if not history:
         return ""
     last = history[-1]
-    ended = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(last["unix_s"]))
-    return f"<p>step {last['step']:,}, {last['samples_seen']:,} samples seen, {ended}</p>"
+    return f"<p>step {last['step']:,}, {last['samples_seen']:,} samples seen</p>"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    return f'<dl class="facts">{"".join(_fact(*fact) for fact in facts)}</dl>'
+    return f'<table class="facts"><tbody>{"".join(_fact(*fact) for fact in facts)}</tbody></table>'
 
 
 def _fact(name: str, value: str) -> str:
-    """One tile; an explanation in brackets at the end of the value is set smaller."""
+    """One row; an explanation in brackets at the end of the value is set smaller."""
     figure, bracket, detail = value.partition(" (")
     small = f"<small>{escape(detail[:-1])}</small>" if bracket and detail.endswith(")") else ""
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(figure if small else value)}{small}</dd></div>"
+    return f'<tr><th scope="row">{escape(name)}</th><td>{escape(figure if small else value)}{small}</td></tr>'
 
 
 def _curves(history: Sequence[Mapping[str, Any]], images_per_step: int) -> str:
@@ -91,20 +93,24 @@ def _curves(history: Sequence[Mapping[str, Any]], images_per_step: int) -> str:
         return '<p class="none">No step was recorded.</p>'
     series = (
         (LOSS, [record["loss"] for record in history]),
-        (THROUGHPUT, [images_per_step / record["step_seconds"] for record in history]),
+        (THROUGHPUT, [_rate(images_per_step, record["step_seconds"]) for record in history]),
         (LEARNING_RATE, [record["learning_rate"] for record in history]),
     )
-    steps = [record["step"] for record in history]
-    charts = "".join(_chart(curve, steps, values) for curve, values in series)
+    seen = [record["samples_seen"] for record in history]
+    charts = "".join(_chart(curve, seen, values) for curve, values in series)
     return f'<div class="charts">{charts}</div>'
 
 
-def _chart(curve: Curve, steps: Sequence[float], values: Sequence[float]) -> str:
+def _rate(images: int, seconds: float) -> float:
+    return images / seconds if seconds > 0 else math.nan
+
+
+def _chart(curve: Curve, places: Sequence[float], values: Sequence[float]) -> str:
     lost = int(np.count_nonzero(~np.isfinite(values)))
     warning = f' <strong class="lost">{lost} not finite, marked on the axis</strong>' if lost else ""
     return (
         f'<figure class="chart {curve.style}"><figcaption><b>{escape(curve.title)}</b> '
-        f"<span>{escape(curve.note)}</span>{warning}</figcaption>{draw(curve, steps, values)}</figure>"
+        f"<span>{escape(curve.note)}</span>{warning}</figcaption>{draw(curve, places, values)}</figure>"
     )
 
 

@@ -20,13 +20,13 @@ header p { margin: 6px 0 0; color: var(--soft); }
 section { margin-top: 36px; }
 h2 { margin: 0 0 12px; font-size: 17px; }
 figure { margin: 0; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 1px; margin: 0;
-  background: var(--edge); border: 1px solid var(--edge); border-radius: 10px; overflow: hidden; }
-.facts div { padding: 12px 16px; background: var(--card); }
-.facts dt { color: var(--soft); font-size: 13px; }
-.facts dd { margin: 2px 0 0; font-size: 17px; font-weight: 600;
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.facts small { display: block; color: var(--soft); font-size: 13px; font-weight: 400; }
+.facts { width: 100%; border-collapse: separate; border-spacing: 0; background: var(--card);
+  border: 1px solid var(--edge); border-radius: 10px; overflow: hidden; }
+.facts th, .facts td { padding: 8px 16px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.facts tr + tr > * { border-top: 1px solid var(--edge); }
+.facts th { width: 36%; color: var(--soft); font-weight: 400; }
+.facts td { font-weight: 600; font-variant-numeric: tabular-nums; }
+.facts small { margin-left: 8px; color: var(--soft); font-size: 13px; font-weight: 400; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; }
 .chart, .picture, details { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
 .chart { padding: 14px 16px 8px; }

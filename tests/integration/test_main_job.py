@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import read_csv_folder
-from launcher.contract.run_dir import RankStatus, RunDir, Summary
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
+
+from data import read_csv_folder
+from launcher.contract.run_dir import RankStatus, RunDir, Summary
 
 STEPS = 20
 DEADLINE_S = 240
@@ -134,7 +135,7 @@ def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
 
     process = start(recipe, run_dir, 2, port)
     wait_until(lambda: len(losses(run_dir)) >= 3, process)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/metrics") as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/metrics") as answer:
         families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
     process.send_signal(signal.SIGTERM)
     code, output = end(process)

@@ -18,8 +18,8 @@ from monitoring import render_report
 from monitoring.curves import HEIGHT_PX, Axis, Curve, draw, linear_ticks, log_ticks, smoothed, thinned, tick_label
 
 VOID = {"meta", "img", "br", "hr", "link"}
-LINEAR = Curve("T", "n", "loss", "linear", None)
-LOG = Curve("T", "n", "loss", "log", lambda values: float(np.mean(values)))
+LINEAR = Curve("T", "n", "x", "y", "loss", "linear", None)
+LOG = Curve("T", "n", "x", "y", "loss", "log", lambda values: float(np.mean(values)))
 EVIL = "<script>alert('x')</script>\"&"
 
 
@@ -62,7 +62,8 @@ def history(steps: int) -> list[dict[str, Any]]:
             "loss": 1 / step,
             "learning_rate": 1e-4,
             "step_seconds": 0.2,
-            "unix_s": 1_790_000_000.0 + step,
+            "grad_norm": 1.0,
+            "data_wait_seconds": 0.001,
         }
         for step in range(1, steps + 1)
     ]
