@@ -1,0 +1,110 @@
+"""What users get wrong in a recipe: one clear line and exit code 2; and what the reading commands print."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from launcher.contract.config import load_document
+from vpred_train.cli import main
+from vpred_train.config import TrainConfig
+
+DEMO = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
+
+
+def ends_with(code: int, *arguments: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == code
+
+
+def test_every_recipe_is_valid_and_its_data_is_good() -> None:
+    recipes = sorted(DEMO.parent.glob("*.yaml"))
+    assert DEMO in recipes
+    for recipe in recipes:
+        ends_with(0, "--check", "--recipe", str(recipe), "--world-size", "2")
+
+
+def test_the_printed_recipe_loads_back_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(0, "--print-config", "--recipe", str(DEMO), "optimizer.learning_rate=5e-4")
+    text = capsys.readouterr().out
+    (tmp_path / "resolved.yaml").write_text(text)
+    resolved = load_document(TrainConfig, tmp_path / "resolved.yaml")
+    assert resolved.optimizer.learning_rate == 5e-4
+    assert resolved.data.path == (DEMO.parents[2] / "data" / "fluent_emoji").resolve()
+    assert yaml.safe_load(text)["data"]["resolution"] == 32
+
+
+def test_an_overriding_path_counts_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ends_with(0, "--print-config", "--recipe", str(DEMO), "data.path=mine")
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["path"] == str(tmp_path / "mine")
+
+
+def test_the_schema_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(0, "--print-schema")
+    assert {"data", "model", "optimizer", "ema", "checkpoint", "sampling"} <= set(
+        json.loads(capsys.readouterr().out)["properties"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("optimizer.learning_rat=1", ("optimizer.learning_rat", "learning_rate")),
+        ("optimizer.learning_rate=fast", ("optimizer.learning_rate", "fast")),
+        ("seed=-1", ("seed", "-1")),
+        ("sampling.sampler=dpm", ("sampling.sampler", "dpm", "dpmpp_2m")),
+        ("total_samples=100", ("total_samples 100", "global_batch")),
+        ("optimizer.warmup_samples=99999999", ("warmup_samples 99999999", "total_samples")),
+        ("data.resolution=30", ("data.resolution 30",)),
+        ("model.unet.in_channels=3", ("unet.in_channels is 3", "space_to_depth")),
+        ("model.unet.norm_groups=7", ("norm_groups 7",)),
+        ("data=5", ("data", "5")),
+        ("nonsense", ("nonsense", "section.key=value")),
+    ],
+)
+def test_mistakes_in_a_recipe(override: str, fragments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(2, "--check", "--recipe", str(DEMO), override)
+    message = capsys.readouterr().err
+    assert len(message.strip().splitlines()) == 1
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_a_batch_that_cannot_be_shared_out(capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(2, "--check", "--recipe", str(DEMO), "--world-size", "3", "global_batch=16", "total_samples=16000")
+    assert "found 16 for 3 ranks (must be a multiple of the ranks); give 15 or 18" in capsys.readouterr().err
+
+
+def test_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(2, "--check", "--recipe", str(tmp_path / "none.yaml"))
+    assert "none.yaml" in capsys.readouterr().err
+    ends_with(2, "--check", "--recipe", str(DEMO), f"data.path={tmp_path / 'none'}")
+    assert "no such folder" in capsys.readouterr().err
+    ends_with(2, "--check")
+    assert "--recipe is missing" in capsys.readouterr().err
+    ends_with(2, "--recipe", str(DEMO))
+    assert "--run-dir is missing" in capsys.readouterr().err
+
+
+def test_bad_rows_are_all_listed_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    (tmp_path / "img_txt.csv").write_text("dir,text\ngood.png,fine\ncut.png,cut\ngone.png,gone\n")
+    ends_with(2, "--check", "--recipe", str(DEMO), f"data.path={tmp_path}")
+    message = capsys.readouterr().err
+    assert "img_txt.csv:3: cut.png" in message
+    assert "img_txt.csv:4: gone.png" in message
+
+
+def test_a_run_directory_of_another_recipe_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(0, "--print-config", "--recipe", str(DEMO), "seed=5")
+    (tmp_path / "train.yaml").write_text(capsys.readouterr().out)
+    ends_with(2, "--recipe", str(DEMO), "--run-dir", str(tmp_path))
+    assert "belongs to a different recipe" in capsys.readouterr().err
