@@ -3,6 +3,7 @@
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 PIECE_ELEMENTS = 1 << 18  # 1 MiB of float32: pieces that fit the cache are reduced several times faster
 
@@ -13,7 +14,7 @@ class Collective(Protocol):
     rank: int
     world_size: int
 
-    def mean_(self, values: np.ndarray) -> None:
+    def mean_(self, values: NDArray[np.float32]) -> None:
         """Replace a contiguous 1-D float32 array by its mean over the ranks, in its own memory."""
 
     def any(self, flag: bool) -> bool:
@@ -38,7 +39,7 @@ class SingleProcess:
     rank = 0
     world_size = 1
 
-    def mean_(self, values: np.ndarray) -> None:
+    def mean_(self, values: NDArray[np.float32]) -> None:
         pass
 
     def any(self, flag: bool) -> bool:
@@ -68,7 +69,7 @@ class Mpi:
         self.rank = self._comm.Get_rank()
         self.world_size = self._comm.Get_size()
 
-    def mean_(self, values: np.ndarray) -> None:
+    def mean_(self, values: NDArray[np.float32]) -> None:
         scale = np.float32(1 / self.world_size)
         for start in range(0, values.size, PIECE_ELEMENTS):
             piece = values[start : start + PIECE_ELEMENTS]

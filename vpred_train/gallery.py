@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from launcher.contract.files import write_atomic
@@ -19,7 +20,7 @@ PAIRS_PER_ROW = 6
 ROWS_PER_GRID = 8
 
 
-def nearest_real(sampled: FloatArray, real: FloatArray) -> np.ndarray:
+def nearest_real(sampled: FloatArray, real: FloatArray) -> NDArray[np.intp]:
     """For each sampled image the index of the real one with the largest pixel cosine; both (n, 3, R, R)."""
 
     def unit(images: FloatArray) -> FloatArray:
@@ -42,7 +43,7 @@ def png_of(image: FloatArray) -> bytes:
 
 
 def write_grids(
-    folder: Path, prompts: list[str], real: FloatArray, sampled: FloatArray, nearest: np.ndarray
+    folder: Path, prompts: list[str], real: FloatArray, sampled: FloatArray, nearest: NDArray[np.intp]
 ) -> list[Path]:
     """Write grid_0.png ...: for each prompt the real image, the sampled one and the prompt; a frame marks misses."""
     per_grid = PAIRS_PER_ROW * ROWS_PER_GRID
@@ -56,7 +57,7 @@ def write_grids(
     return paths
 
 
-def draw_grid(prompts: list[str], real: FloatArray, sampled: FloatArray, hits: np.ndarray) -> Image.Image:
+def draw_grid(prompts: list[str], real: FloatArray, sampled: FloatArray, hits: NDArray[np.bool_]) -> Image.Image:
     """One page of (real, sampled) pairs with their prompts below."""
     font = ImageFont.load_default(FONT_SIZE)
     line_height = FONT_SIZE + 3

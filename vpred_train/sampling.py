@@ -2,6 +2,7 @@
 
 import numpy as np
 from mindspore import Tensor, ops
+from numpy.typing import NDArray
 
 from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
 from vpred_train.diffusion.samplers import SAMPLERS, guided, trailing_timesteps
@@ -63,6 +64,6 @@ class TextToImage:
         return np.random.default_rng(seed).standard_normal(self.latent_shape, np.float32)
 
 
-def to_uint8(images: FloatArray) -> np.ndarray:
+def to_uint8(images: FloatArray) -> NDArray[np.uint8]:
     """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8, rounded."""
     return np.rint((images.transpose(0, 2, 3, 1) + 1) * 127.5).clip(0, 255).astype(np.uint8)

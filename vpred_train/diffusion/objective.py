@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor, nn
+from numpy.typing import NDArray
 
 from data import sample_generator
 from vpred_train.diffusion.parameterization import v_target
@@ -15,11 +16,13 @@ from vpred_train.models.networks import Networks
 class Draws:
     """Per-sample randomness of one batch: timesteps (B,) int64, noise (B, C, H, W) float32."""
 
-    timesteps: np.ndarray[tuple[int], np.dtype[np.int64]]
+    timesteps: NDArray[np.int64]
     noise: FloatArray
 
 
-def draw(seed: int, epochs: np.ndarray, sample_ids: np.ndarray, shape: tuple[int, ...], timesteps: int) -> Draws:
+def draw(
+    seed: int, epochs: NDArray[np.int64], sample_ids: NDArray[np.int64], shape: tuple[int, ...], timesteps: int
+) -> Draws:
     """Draw t ~ U{0 .. T-1} and noise ~ N(0, I), keyed by (seed, epoch, sample id): the same on any number of ranks."""
     chosen = np.empty(len(sample_ids), np.int64)
     noise = np.empty((len(sample_ids), *shape), np.float32)
@@ -49,7 +52,9 @@ class VLoss(nn.Cell):
         return ((prediction - v_target(z_0, noise, alpha, sigma)) ** 2).mean()
 
 
-def network_inputs(z_0: FloatArray, draws: Draws, tokens: np.ndarray, schedule: Schedule) -> tuple[Tensor, ...]:
+def network_inputs(
+    z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32], schedule: Schedule
+) -> tuple[Tensor, ...]:
     """The arguments of `VLoss` for one batch."""
     alpha = schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
     sigma = schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)

@@ -64,7 +64,7 @@ def log_snr_half(alpha: float, sigma: float) -> float:
     return float(np.log(alpha) - np.log(sigma)) if alpha > 0 else -np.inf
 
 
-def guided(conditional: Any, unconditional: Any, guidance_scale: float) -> Any:
+def guided(conditional: Any, unconditional: Any, guidance_scale: float | np.floating[Any]) -> Any:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, eq. 6): scale 1 is the conditional model.
 
     The weights sum to one, so that guiding v, noise or x is the same.

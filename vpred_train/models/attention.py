@@ -112,7 +112,7 @@ class SpatialTransformer(nn.Cell):
         self.norm = GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = Linear(rng, channels, channels)
         self.transformer_blocks = nn.CellList([TransformerBlock(rng, channels, context_channels, heads, head_channels)])
-        self.proj_out = Linear(rng, channels, channels, zero=True)
+        self.proj_out = Linear(rng, channels, channels)
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

@@ -4,8 +4,11 @@
 and leaves the work to one matrix product. Both are called as `convolve(x, weight)`: NCHW input, OIHW weights.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 
 class NativeConvolution(nn.Cell):
@@ -66,7 +69,9 @@ class MatmulConvolution(nn.Cell):
         return dx.transpose(0, 2, 1).reshape(batch, channels, height, width), dweight
 
 
-def patch_indices(height: int, width: int, kernel: int, stride: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
+def patch_indices(
+    height: int, width: int, kernel: int, stride: int, padding: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Where each tap of each output pixel reads, and by which output pixel each input pixel is read through a tap.
 
     Returns int32 arrays of (out_pixels * taps) and (in_pixels * taps) flat pixel numbers. The number one past the
@@ -98,4 +103,4 @@ def written_index(height: int, width: int, kernel: int, stride: int, padding: in
     return Tensor(patch_indices(height, width, kernel, stride, padding)[1])
 
 
-CONVOLUTIONS = {"native": NativeConvolution, "matmul": MatmulConvolution}
+CONVOLUTIONS: dict[str, Callable[[int, int, int, int], nn.Cell]] = {"native": NativeConvolution, "matmul": MatmulConvolution}

@@ -24,15 +24,12 @@ class Linear(nn.Cell):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        zero: bool = False,
     ) -> None:
         super().__init__()
         self.weight = Parameter(uniform(rng, (out_features, in_features), in_features), name="weight")
         self.has_bias = bias
         if bias:
             self.bias = Parameter(uniform(rng, (out_features,), in_features), name="bias")
-        if zero:
-            zero_parameters(self)
         self.product = ops.MatMul(transpose_b=True)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -44,7 +41,10 @@ class Linear(nn.Cell):
 
 
 class Conv2d(nn.Cell):
-    """2-D convolution of (B, C, H, W) with zero padding kernel // 2. weight (out, in, k, k), bias (out,)."""
+    """2-D convolution of (B, C, H, W) with zero padding kernel // 2. weight (out, in, k, k), bias (out,).
+
+    `zero` starts both at zero: the UNet's last layer, so that training begins at the prediction zero.
+    """
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class Conv2d(nn.Cell):
         self.weight = Parameter(uniform(rng, shape, fan_in), name="weight")
         self.bias = Parameter(uniform(rng, (out_channels,), fan_in), name="bias")
         if zero:
-            zero_parameters(self)
+            for parameter in (self.weight, self.bias):
+                parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
         self.convolve = CONVOLUTIONS[convolution](out_channels, kernel, stride, kernel // 2)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -102,9 +103,3 @@ class GELU(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))
-
-
-def zero_parameters(cell: nn.Cell) -> None:
-    """Start a residual branch as the identity: every parameter of `cell` is set to zero."""
-    for parameter in cell.get_parameters():
-        parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))

@@ -9,6 +9,7 @@ from itertools import pairwise
 import ftfy
 import numpy as np
 import regex
+from numpy.typing import NDArray
 
 PATTERN = regex.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
@@ -71,7 +72,7 @@ class Tokenizer:
             self.words[word] = [self.numbers[piece] for piece in pieces]
         return self.words[word]
 
-    def __call__(self, captions: tuple[str, ...] | list[str]) -> np.ndarray:
+    def __call__(self, captions: tuple[str, ...] | list[str]) -> NDArray[np.int32]:
         """(len(captions), context_length) int32: start, tokens, end, zeros; truncation keeps the end token."""
         batch = np.zeros((len(captions), self.context_length), np.int32)
         for row, caption in zip(batch, captions, strict=True):

@@ -37,7 +37,7 @@ class ResBlock(nn.Cell):
             GroupNorm(groups, out_channels),
             nn.SiLU(),
             nn.Identity(),
-            Conv2d(rng, out_channels, out_channels, 3, convolution, zero=True),
+            Conv2d(rng, out_channels, out_channels, 3, convolution),
         )
         self.skip_connection = (
             nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1, convolution)
