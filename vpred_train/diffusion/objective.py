@@ -52,9 +52,7 @@ class VLoss(nn.Cell):
         return ((prediction - v_target(z_0, noise, alpha, sigma)) ** 2).mean()
 
 
-def network_inputs(
-    z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32], schedule: Schedule
-) -> tuple[Tensor, ...]:
+def network_inputs(z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32], schedule: Schedule) -> tuple[Tensor, ...]:
     """The arguments of `VLoss` for one batch."""
     alpha = schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
     sigma = schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)

@@ -103,4 +103,7 @@ def written_index(height: int, width: int, kernel: int, stride: int, padding: in
     return Tensor(patch_indices(height, width, kernel, stride, padding)[1])
 
 
-CONVOLUTIONS: dict[str, Callable[[int, int, int, int], nn.Cell]] = {"native": NativeConvolution, "matmul": MatmulConvolution}
+CONVOLUTIONS: dict[str, Callable[[int, int, int, int], nn.Cell]] = {
+    "native": NativeConvolution,
+    "matmul": MatmulConvolution,
+}
