@@ -71,7 +71,7 @@ def draw_grid(prompts: list[str], real: FloatArray, sampled: FloatArray, hits: N
         left = MARGIN + index % PAIRS_PER_ROW * (cell_width + MARGIN)
         top = MARGIN + index // PAIRS_PER_ROW * cell_height
         canvas.text((left, top), "real", "gray", font)
-        canvas.text((left + TILE + 2, top), "sampled" if hits[index] else "sampled (nearest is another)", "gray", font)
+        canvas.text((left + TILE + 2, top), "sample, hit" if hits[index] else "sample, miss", "gray", font)
         top += line_height
         for offset, image in ((0, real[index]), (TILE + 2, sampled[index])):
             tile = Image.fromarray(to_uint8(image[None])[0]).resize((TILE, TILE), Image.Resampling.BICUBIC)
