@@ -166,18 +166,10 @@ def _trainer_options(
 
 
 def _targets(run_name: str, ranks: tuple[RankPlace, ...]) -> str:
-    """Prometheus file_sd: a list of target groups, all label values text."""
-    groups = [
-        {
-            "targets": [place.metrics],
-            "labels": {
-                "job": _JOB,
-                "run": run_name,
-                "rank": str(place.rank),
-                "local_rank": str(place.local_rank),
-                "hostname": place.host,
-            },
-        }
-        for place in ranks
-    ]
-    return json.dumps(groups, indent=2) + "\n"
+    """Prometheus file_sd: a list of target groups, all label values text.
+
+    rank, local_rank and hostname are on every metric already; as target labels they would win, and Prometheus would
+    rename the scraped ones to exported_*.
+    """
+    group = {"targets": [place.metrics for place in ranks], "labels": {"job": _JOB, "run": run_name}}
+    return json.dumps([group], indent=2) + "\n"
