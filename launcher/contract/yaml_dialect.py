@@ -47,6 +47,14 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _resolvers(yaml.SafeDumper.yaml_implicit_resolvers)
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # U+0085 counts as a line break in YAML 1.1 and is folded to a space unless it is escaped.
+        style = '"' if "\x85" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def parse(text: str) -> Any:
     """The document in `text`; raises ValueError with one line that says where and what."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -177,6 +177,7 @@ def test_unreadable_files(tmp_path):
 
 
 @settings(max_examples=40, deadline=None)
+@example(title="a\x85b", learning_rate=1e-4, clip=None, ids=[])
 @given(
     title=st.text(),
     learning_rate=st.floats(allow_nan=False),
