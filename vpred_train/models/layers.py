@@ -6,6 +6,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.convolution import CONVOLUTIONS
 
 
@@ -13,6 +14,19 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Te
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float32: PyTorch's default for linear layers and convolutions."""
     bound = 1 / math.sqrt(fan_in)
     return Tensor(rng.uniform(-bound, bound, shape).astype(np.float32))
+
+
+def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> FloatArray:
+    """(rows, columns), float32, with orthonormal columns, or orthonormal rows where those are fewer."""
+    q, _ = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    return (q if rows >= columns else q.T).astype(np.float32)
+
+
+def at_centre(matrix: FloatArray, kernel: int) -> FloatArray:
+    """The kernel (out, in, k, k) that applies `matrix` (out, in) to each position by itself."""
+    weight = np.zeros((*matrix.shape, kernel, kernel), np.float32)
+    weight[:, :, kernel // 2, kernel // 2] = matrix
+    return weight
 
 
 class Linear(nn.Cell):
@@ -43,7 +57,7 @@ class Linear(nn.Cell):
 class Conv2d(nn.Cell):
     """2-D convolution of (B, C, H, W) with zero padding kernel // 2. weight (out, in, k, k), bias (out,).
 
-    `zero` starts both at zero: the UNet's last layer, so that training begins at the prediction zero.
+    `matrix` (out, in) starts the weight as that map of each position by itself.
     """
 
     def __init__(
@@ -54,16 +68,16 @@ class Conv2d(nn.Cell):
         kernel: int,
         convolution: str,
         stride: int = 1,
-        zero: bool = False,
+        matrix: FloatArray | None = None,
     ) -> None:
         super().__init__()
         fan_in = in_channels * kernel * kernel
-        shape = (out_channels, in_channels, kernel, kernel)
-        self.weight = Parameter(uniform(rng, shape, fan_in), name="weight")
+        if matrix is None:
+            weight = uniform(rng, (out_channels, in_channels, kernel, kernel), fan_in)
+        else:
+            weight = Tensor(at_centre(matrix, kernel))
+        self.weight = Parameter(weight, name="weight")
         self.bias = Parameter(uniform(rng, (out_channels,), fan_in), name="bias")
-        if zero:
-            for parameter in (self.weight, self.bias):
-                parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
         self.convolve = CONVOLUTIONS[convolution](out_channels, kernel, stride, kernel // 2)
 
     def construct(self, x: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from vpred_train.config import UNetConfig
+from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.attention import SpatialTransformer
-from vpred_train.models.layers import Conv2d, GroupNorm, Linear
+from vpred_train.models.layers import Conv2d, GroupNorm, Linear, orthogonal
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
@@ -39,8 +40,13 @@ class ResBlock(nn.Cell):
             nn.Identity(),
             Conv2d(rng, out_channels, out_channels, 3, convolution),
         )
+        # After a concatenation: begin with the sum of its two parts, so that a fresh network lets both through.
+        identity = np.eye(out_channels, channels) + np.eye(out_channels, channels, channels - out_channels)
+        matrix = identity / math.sqrt(2) if channels > out_channels else None
         self.skip_connection = (
-            nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1, convolution)
+            nn.Identity()
+            if channels == out_channels
+            else Conv2d(rng, channels, out_channels, 1, convolution, matrix=matrix)
         )
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
@@ -77,9 +83,10 @@ class Upsample(nn.Cell):
 class InputConvolution(nn.Cell):
     """The first block; takes the embedding and the context as every block does."""
 
-    def __init__(self, rng: np.random.Generator, config: UNetConfig, convolution: str) -> None:
+    def __init__(self, rng: np.random.Generator, matrix: FloatArray, convolution: str) -> None:
         super().__init__()
-        self.conv = Conv2d(rng, config.in_channels, config.model_channels, 3, convolution)
+        out_channels, in_channels = matrix.shape
+        self.conv = Conv2d(rng, in_channels, out_channels, 3, convolution, matrix=matrix)
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
         return self.conv(x)
@@ -95,11 +102,16 @@ class Block(nn.SequentialCell):
 
 
 class UNet(nn.Cell):
-    """z_t (B, C, H, W), timesteps (B,) float32, context (B, tokens, context_channels) -> prediction (B, C, H, W)."""
+    """z_t (B, C, H, W), timesteps (B,) float32, context (B, tokens, context_channels) -> prediction (B, C, H, W).
+
+    A fresh network lets z_t through: its first kernel is delta-orthogonal (Xiao et al. 2018, arXiv 1806.05393), its
+    last one the transpose of that. At low noise v is the noise in z_t, which a random start finds only slowly.
+    """
 
     def __init__(self, config: UNetConfig, rng: np.random.Generator, convolution: str) -> None:
         super().__init__()
         width = config.model_channels
+        through = orthogonal(rng, width, config.in_channels)
         self.width = width
         self.time_embed = nn.SequentialCell(Linear(rng, width, 4 * width), nn.SiLU(), Linear(rng, 4 * width, 4 * width))
 
@@ -107,7 +119,7 @@ class UNet(nn.Cell):
             return SpatialTransformer(rng, channels, config.context_channels, config.head_channels, config.norm_groups)
 
         levels = len(config.channel_multipliers)
-        inputs = [Block(InputConvolution(rng, config, convolution))]
+        inputs = [Block(InputConvolution(rng, through, convolution))]
         skips = [width]
         channels = width
         for level, multiplier in enumerate(config.channel_multipliers):
@@ -141,7 +153,7 @@ class UNet(nn.Cell):
         self.out = nn.SequentialCell(
             GroupNorm(config.norm_groups, channels),
             nn.SiLU(),
-            Conv2d(rng, channels, config.in_channels, 3, convolution, zero=True),
+            Conv2d(rng, channels, config.in_channels, 3, convolution, matrix=through.T),
         )
 
     def construct(self, z: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
