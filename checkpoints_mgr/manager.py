@@ -10,7 +10,7 @@ from checkpoints_mgr import storage
 from checkpoints_mgr.communicator import Communicator, SingleProcess
 from checkpoints_mgr.digests import document_digest
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
-from checkpoints_mgr.layout import TMP_PREFIX, step_name, steps_in
+from checkpoints_mgr.layout import QUARANTINE, TMP_PREFIX, step_name, steps_in
 from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.reading import open_step, quarantine, read_state
 from checkpoints_mgr.state import Restored, SaveResult, State, TensorSpec, check_progress, tensor_specs
@@ -74,8 +74,8 @@ class CheckpointManager:
         """Read the newest step, or the given one, with every byte verified; any world size may have written it.
 
         A step that is proven corrupt is moved to quarantine/; "latest" then falls back to the next older one.
-        None: there is no checkpoint at all. CheckpointError, the same on all ranks: the given step is missing or
-        corrupt, every step is corrupt, or a rank cannot read.
+        None: there never was a checkpoint. CheckpointError, the same on all ranks: the given step is missing or
+        corrupt, every step is corrupt (also those of an earlier restore), or a rank cannot read.
         """
         candidates = on_root(self._comm, f"cannot restore step {step}", lambda: self._candidates(step))
         faults = []
@@ -124,6 +124,13 @@ class CheckpointManager:
     def _candidates(self, step: int | Literal["latest"]) -> list[int]:
         steps = self._steps()
         if step == "latest":
+            quarantined = storage.list_names(self._root / QUARANTINE)
+            if quarantined and not steps:
+                # Beginning anew in silence would hide that work was lost.
+                raise CheckpointError(
+                    f"no checkpoint to restore in {self._root}, all are in {QUARANTINE}/ ({', '.join(quarantined)}); "
+                    f"move a repaired one back, or remove {QUARANTINE}/ to begin anew"
+                )
             return steps
         if step not in steps:
             known = ", ".join(map(str, steps)) or "none"

@@ -1,5 +1,6 @@
 """Looking before leaping: what would make this launch fail on this machine, each finding with its remedy."""
 
+import ctypes
 import fcntl
 import importlib.util
 import os
@@ -49,6 +50,7 @@ def preflight(cluster: ClusterConfig, run: RunDir, trainer: Trainer, env: Mappin
         *_devices(cluster),
         _root(cluster),
         _packages(trainer),
+        *_libraries(trainer),
         *_run_dir(run, cluster.preflight.min_free_disk_bytes),
         *_ports(cluster),
         *_forwarded(cluster, env),
@@ -102,6 +104,17 @@ def _packages(trainer: Trainer) -> Finding:
         f"{', '.join(missing)} not installed for {sys.executable}",
         "pip install '.[train]' into this environment",
     )
+
+
+def _libraries(trainer: Trainer) -> list[Finding]:
+    findings = []
+    for library, package in trainer.libraries.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            remedy = f"install it, on Debian and Ubuntu: apt-get install {package}"
+            findings.append(Finding("error", "system library", str(error), remedy))
+    return findings
 
 
 def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,21 @@ _SHOWN_DIFFERENCES = 5
 
 @dataclass(frozen=True)
 class Trainer:
-    """The command that trains (without its options) and the packages it cannot do without."""
+    """The command that trains (without its options), and the packages and system libraries it cannot do without.
+
+    Libraries: file name -> the Debian package that has it.
+    """
 
     argv: tuple[str, ...]
     packages: tuple[str, ...]
+    libraries: Mapping[str, str]
 
 
-TRAINER = Trainer((sys.executable, "-P", "-m", "vpred_train"), ("mindspore", "mpi4py", "numpy"))
+TRAINER = Trainer(
+    (sys.executable, "-P", "-m", "vpred_train"),
+    ("mindspore", "mpi4py", "numpy"),
+    {"libgomp.so.1": "libgomp1"},  # MindSpore's wheel links it and brings none
+)
 
 
 class RecipeError(Exception):

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -173,6 +174,10 @@ def test_every_step_corrupt_is_an_error_and_not_a_fresh_start(two_steps, run_ran
     assert [type(error) for error in errors] == [CheckpointError] * 2
     assert str(errors[0]) == str(errors[1])
     assert "all that was tried is corrupt" in str(errors[0])
+    with pytest.raises(CheckpointError, match="remove quarantine/ to begin anew"):
+        CheckpointManager(two_steps).restore()  # the next start
+    shutil.rmtree(two_steps / "quarantine")
+    assert CheckpointManager(two_steps).restore() is None
 
 
 def test_a_given_corrupt_step_does_not_fall_back(two_steps, flip_bit):

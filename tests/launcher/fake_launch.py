@@ -9,4 +9,4 @@ from launcher.recipe import Trainer
 FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], Trainer((sys.executable, "-P", str(FAKE_TRAINER)), ("mpi4py",))))
+    sys.exit(main(sys.argv[1:], Trainer((sys.executable, "-P", str(FAKE_TRAINER)), ("mpi4py",), {})))

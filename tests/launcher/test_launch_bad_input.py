@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cluster import load_cluster
 from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import RunDir
+from launcher.preflight import preflight
+from launcher.recipe import Trainer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
 
@@ -132,6 +136,14 @@ def test_ascend_is_planned_but_not_run_without_a_device(bench):
 def test_root_needs_permission(bench):
     line = refused(bench, "cluster.launcher.allow_run_as_root=false")
     assert line.startswith("error   user: root, which mpirun refuses; set launcher.allow_run_as_root: true")
+
+
+def test_a_missing_system_library_is_named_with_its_package(tmp_path):
+    trainer = Trainer((), (), {"libvpred-none.so.9": "libvpred-none9"})
+    findings = preflight(load_cluster(CONFIGS / "local_cpu.yaml"), RunDir(tmp_path / "run"), trainer, os.environ)
+    (error,) = [finding for finding in findings if finding.severity == "error"]
+    assert error.found.startswith("libvpred-none.so.9: cannot open shared object file")
+    assert error.remedy == "install it, on Debian and Ubuntu: apt-get install libvpred-none9"
 
 
 def test_check_tells_all_findings_and_writes_nothing(bench):
