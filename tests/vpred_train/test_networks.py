@@ -100,7 +100,7 @@ def test_unet_has_stable_diffusions_names(model_config: ModelConfig) -> None:
     names = {span.name for span in FlatSpace(networks).spans}
     assert {
         "unet.time_embed.2.weight",
-        "unet.input_blocks.0.0.conv.weight",
+        "unet.input_blocks.0.0.weight",
         "unet.input_blocks.1.0.in_layers.2.weight",
         "unet.input_blocks.2.0.op.weight",
         "unet.input_blocks.3.0.skip_connection.weight",
@@ -125,7 +125,7 @@ def test_a_fresh_unet_lets_its_input_through(model_config: ModelConfig) -> None:
     networks = Networks(model_config, 0, "matmul")
     space = FlatSpace(networks)
     weights = space.views(space.read())
-    first, last = weights["unet.input_blocks.0.0.conv.weight"], weights["unet.out.2.weight"]
+    first, last = weights["unet.input_blocks.0.0.weight"], weights["unet.out.2.weight"]
     through = last[:, :, 1, 1] @ first[:, :, 1, 1]
     np.testing.assert_allclose(through @ through, through, atol=1e-6)
     assert np.trace(through) == pytest.approx(8, abs=1e-5)

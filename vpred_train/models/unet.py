@@ -9,7 +9,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from vpred_train.config import UNetConfig
-from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.attention import SpatialTransformer
 from vpred_train.models.layers import Conv2d, GroupNorm, Linear, orthogonal
 
@@ -80,16 +79,11 @@ class Upsample(nn.Cell):
         return self.conv(x.reshape(batch, channels, 2 * height, 2 * width))
 
 
-class InputConvolution(nn.Cell):
+class InputConvolution(Conv2d):
     """The first block; takes the embedding and the context as every block does."""
 
-    def __init__(self, rng: np.random.Generator, matrix: FloatArray, convolution: str) -> None:
-        super().__init__()
-        out_channels, in_channels = matrix.shape
-        self.conv = Conv2d(rng, in_channels, out_channels, 3, convolution, matrix=matrix)
-
-    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
-        return self.conv(x)
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        return super().construct(x)
 
 
 class Block(nn.SequentialCell):
@@ -119,7 +113,7 @@ class UNet(nn.Cell):
             return SpatialTransformer(rng, channels, config.context_channels, config.head_channels, config.norm_groups)
 
         levels = len(config.channel_multipliers)
-        inputs = [Block(InputConvolution(rng, through, convolution))]
+        inputs = [Block(InputConvolution(rng, config.in_channels, width, 3, convolution, matrix=through))]
         skips = [width]
         channels = width
         for level, multiplier in enumerate(config.channel_multipliers):
