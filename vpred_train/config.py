@@ -12,7 +12,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class UNetConfig(Section):
-    """Stable Diffusion 2.x is: 320 channels, multipliers 1 2 4 4, levels 0 1 2, 2 blocks, heads of 64, context 1024."""
+    """The UNet's width and depth; `sd2` gives those of Stable Diffusion 2.x."""
 
     in_channels: Positive
     model_channels: Positive
@@ -22,6 +22,19 @@ class UNetConfig(Section):
     head_channels: Positive
     context_channels: Positive
     norm_groups: Positive = 32
+
+    @classmethod
+    def sd2(cls) -> Self:
+        """Stable Diffusion 2.0 and 2.1, base and 768-v alike."""
+        return cls(
+            in_channels=4,
+            model_channels=320,
+            channel_multipliers=(1, 2, 4, 4),
+            res_blocks=2,
+            attention_levels=(0, 1, 2),
+            head_channels=64,
+            context_channels=1024,
+        )
 
     @model_validator(mode="after")
     def widths_divide(self) -> Self:
@@ -37,13 +50,23 @@ class UNetConfig(Section):
 
 
 class TextEncoderConfig(Section):
-    """Stable Diffusion 2.x is: width 1024, 16 heads, 23 layers, context 77."""
+    """The text tower's width and depth; `sd2` gives those of Stable Diffusion 2.x.
+
+    `padding` follows the end token: "zero" as in open_clip, with which SD2 was trained; "end" repeats the end token, as
+    MindONE did from 2024 on.
+    """
 
     width: Positive
     heads: Positive
     layers: Positive
     context_length: Annotated[int, Field(ge=3, le=77)] = 77
     vocabulary_size: Literal[49408] = 49408
+    padding: Literal["zero", "end"] = "zero"
+
+    @classmethod
+    def sd2(cls) -> Self:
+        """OpenCLIP ViT-H without its last block: the "penultimate" layer."""
+        return cls(width=1024, heads=16, layers=23)
 
 
 class ModelConfig(Section):

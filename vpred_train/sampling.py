@@ -27,7 +27,7 @@ class TextToImage:
         self.schedule = make_schedule(diffusion)
         self.timesteps = trailing_timesteps(diffusion.timesteps, sampling.steps)
         self.autoencoder = SpaceToDepth(model.space_to_depth)
-        self.tokenizer = Tokenizer(model.text_encoder.context_length)
+        self.tokenizer = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)
         side = resolution // model.space_to_depth
         self.latent_shape = (model.unet.in_channels, side, side)
 

@@ -54,7 +54,7 @@ class TrainStep:
         self.config, self.networks, self.state, self.collective = config, networks, state, collective
         self.schedule = make_schedule(config.diffusion)
         self.autoencoder = SpaceToDepth(config.model.space_to_depth)
-        self.tokenizer = Tokenizer(config.model.text_encoder.context_length)
+        self.tokenizer = Tokenizer(config.model.text_encoder.context_length, config.model.text_encoder.padding)
         self.loss_and_gradients = LossAndGradients(VLoss(networks), state.space.parameters)
 
     def __call__(self, batch: Batch) -> StepResult:

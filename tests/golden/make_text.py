@@ -1,6 +1,6 @@
 """Make captions.json and text.npz: what open_clip 3.3.0 (torch 2.13.0) makes of 500 captions and of a small text tower.
 
-    pip install torch==2.13.0 open_clip_torch==3.3.0 ftfy regex && python tests/golden/make_text.py
+pip install torch==2.13.0 open_clip_torch==3.3.0 ftfy regex && python tests/golden/make_text.py
 """
 
 import csv

@@ -1,5 +1,7 @@
 """Layers against float64 numpy, and the structure of the networks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
@@ -23,6 +25,7 @@ def reference_convolution(x: np.ndarray, weight: np.ndarray, stride: int, paddin
     return out
 
 
+LISTING = Path(__file__).parents[1] / "golden" / "sd2_names.tsv"
 SHAPES = [(1, 1, 0, 5, 4), (3, 1, 1, 5, 4), (3, 2, 1, 6, 8), (3, 2, 1, 5, 7)]
 
 
@@ -80,6 +83,11 @@ def test_group_norm_attention_and_timestep_embedding_against_float64() -> None:
     found = Attention(4)(Tensor(q), Tensor(k), Tensor(v)).asnumpy()
     np.testing.assert_allclose(found, np.einsum("bhnm,bhmc->bhnc", weights, v), atol=1e-5)
 
+    # 2 heads x 5 keys x 1 query = 10 logits: three parts, the same result; so do 2 queries and 1 left over.
+    for max_logits in (10, 20):
+        in_parts = Attention(4, max_logits)(Tensor(q), Tensor(k), Tensor(v)).asnumpy()
+        np.testing.assert_allclose(in_parts, found, atol=1e-6)
+
     from scipy.stats import norm
 
     values = np.linspace(-5, 5, 21)
@@ -91,6 +99,27 @@ def test_group_norm_attention_and_timestep_embedding_against_float64() -> None:
     angles = timesteps[:, None] * 10000.0 ** (-np.arange(4) / 4)
     expected = np.concatenate((np.cos(angles), np.sin(angles)), -1)
     np.testing.assert_allclose(timestep_embedding(Tensor(timesteps), 8).asnumpy(), expected, atol=1e-4)
+
+
+def test_sd2_at_full_size_has_the_published_tensors() -> None:
+    """All names, shapes and parameter counts of the UNet and the text encoder (the listing is MindONE's)."""
+    from vpred_train.config import TextEncoderConfig, UNetConfig
+    from vpred_train.models.networks import FlatSpace
+    from vpred_train.models.text_encoder import TextEncoder
+    from vpred_train.models.unet import UNet
+
+    listing = [line.split("\t") for line in LISTING.read_text().splitlines() if not line.startswith("#")]
+    shapes = {row[3]: tuple(map(int, row[1].split("x"))) for row in listing}
+    rng = np.random.default_rng(0)
+    for build, prefix, tensors, parameters in (
+        (lambda: UNet(UNetConfig.sd2(), rng, "native"), "model.diffusion_model.", 686, 865_910_724),
+        (lambda: TextEncoder(TextEncoderConfig.sd2(), rng), "cond_stage_model.model.", 280, 340_387_840),
+    ):
+        space = FlatSpace(build())
+        assert {prefix + span.name: span.shape for span in space.spans} == {
+            name: shape for name, shape in shapes.items() if name.startswith(prefix)
+        }
+        assert (len(space.spans), space.size) == (tensors, parameters)
 
 
 def test_unet_has_stable_diffusions_names(model_config: ModelConfig) -> None:

@@ -49,5 +49,9 @@ def test_truncation_keeps_the_end_token(tokenizer: Tokenizer) -> None:
     assert Tokenizer(4)(["a photo of a cat"]).tolist() == [[49406, 320, 1125, 49407]]
 
 
+def test_padding_with_the_end_token() -> None:
+    assert Tokenizer(6, "end")(["a cat", ""]).tolist() == [[49406, 320, 2368, *[49407] * 3], [49406, *[49407] * 5]]
+
+
 def test_merging_is_left_to_right() -> None:
     assert merge_pair(["a", "a", "a", "b"], ("a", "a")) == ["aa", "a", "b"]

@@ -33,8 +33,6 @@ class ParameterizationRecord(Section):
     resolution: int
     diffusion: DiffusionConfig
     model: ModelConfig
-    token_padding: Literal["zero"] = "zero"
-    text_layer: Literal["last"] = "last"
 
 
 def record_of(config: TrainConfig, weights: Literal["raw", "ema"], samples_seen: int) -> ParameterizationRecord:

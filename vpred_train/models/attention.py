@@ -13,20 +13,32 @@ class Attention(nn.Cell):
     """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1); the softmax is taken in float32.
 
     Inputs (B, heads, tokens, head_channels); `mask` is added to the logits (0 or -inf), shape (tokens, tokens).
+    Without a mask at most `max_logits` of them exist at a time: more queries are taken in turn.
     """
 
-    def __init__(self, head_channels: int) -> None:
+    def __init__(self, head_channels: int, max_logits: int = 1 << 26) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(head_channels)
+        self.max_logits = max_logits
         self.logits = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         # The query is scaled first: SD2's raw logits exceed the range of float16.
         logits = self.logits(q * self.scale, k).astype(mstype.float32)
         if mask is not None:
             logits = logits + mask
         return self.mix(ops.softmax(logits, -1).astype(v.dtype), v)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        batch, heads, tokens, _ = q.shape
+        queries = max(1, self.max_logits // (batch * heads * k.shape[2]))
+        if mask is not None or tokens <= queries:
+            return self.attend(q, k, v, mask)
+        parts = ()
+        for part in ops.split(q, queries, 2):
+            parts += (self.attend(part, k, v, None),)  # type: ignore[assignment]
+        return ops.concat(parts, 2)
 
 
 class CrossAttention(nn.Cell):

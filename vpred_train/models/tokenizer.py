@@ -1,10 +1,11 @@
-"""CLIP's byte-pair encoding, with open_clip's cleaning and zero padding (what SD2's text encoder was trained with)."""
+"""CLIP's byte-pair encoding, with open_clip's cleaning and padding (what SD2's text encoder was trained with)."""
 
 import gzip
 import html
 from functools import cache
 from importlib import resources
 from itertools import pairwise
+from typing import Literal
 
 import ftfy
 import numpy as np
@@ -35,7 +36,7 @@ def byte_symbols() -> dict[int, str]:
 class Tokenizer:
     """Captions to token numbers. Immutable after construction; safe to share between threads."""
 
-    def __init__(self, context_length: int) -> None:
+    def __init__(self, context_length: int, padding: Literal["zero", "end"] = "zero") -> None:
         packed = resources.files("vpred_train.models").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
         lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : MERGES + 1]
         merges = [tuple(line.split()) for line in lines]
@@ -47,6 +48,7 @@ class Tokenizer:
         self.start = self.numbers["<start_of_text>"]
         self.end = self.numbers["<end_of_text>"]
         self.context_length = context_length
+        self.padding = self.end if padding == "end" else 0
         self.words: dict[str, list[int]] = {
             "<start_of_text>": [self.start],
             "<end_of_text>": [self.end],
@@ -73,8 +75,8 @@ class Tokenizer:
         return self.words[word]
 
     def __call__(self, captions: tuple[str, ...] | list[str]) -> NDArray[np.int32]:
-        """(len(captions), context_length) int32: start, tokens, end, zeros; truncation keeps the end token."""
-        batch = np.zeros((len(captions), self.context_length), np.int32)
+        """(len(captions), context_length) int32: start, tokens, end, padding; truncation keeps the end token."""
+        batch = np.full((len(captions), self.context_length), self.padding, np.int32)
         for row, caption in zip(batch, captions, strict=True):
             tokens = [self.start, *self.encode(caption)[: self.context_length - 2], self.end]
             row[: len(tokens)] = tokens
