@@ -136,12 +136,17 @@ class SamplingConfig(Section):
 
 
 class TrainConfig(Section):
-    """One training setup. The global batch is configured; the size per rank is derived from the world size."""
+    """One training setup. The global batch is configured; the size per rank is derived from the world size.
+
+    `recompute` trades time for memory: the UNet's blocks are computed again in the backward pass.
+    """
 
     seed: Annotated[int, Field(ge=0)] = 0
     total_samples: Positive
     global_batch: Positive
     log_every_steps: Positive = 1
+    trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet", "text_encoder")
+    recompute: bool = False
     data: DataConfig
     model: ModelConfig
     diffusion: DiffusionConfig = DiffusionConfig()

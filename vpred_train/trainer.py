@@ -49,7 +49,9 @@ class Trainer:
     ) -> None:
         self.config, self.source, self.collective, self.checkpoints = config, source, collective, checkpoints
         self.networks = Networks(config.model, config.seed, convolution)
-        self.state = TrainState(config, FlatSpace(self.networks))
+        if config.recompute:
+            self.networks.recompute_blocks()
+        self.state = TrainState(config, FlatSpace(self.networks, config.trainable))
         self.step = TrainStep(config, self.networks, self.state, collective)
         self.nonfinite_in_a_row = 0
 

@@ -22,7 +22,6 @@ def compiled(train_config: TrainConfig) -> tuple[Any, np.ndarray]:
 
     networks = Networks(train_config.model, train_config.seed, "matmul")
     state = TrainState(train_config, FlatSpace(networks))
-    # Zero-initialised branches would hide errors.
     start = state.weights + np.random.default_rng(5).normal(0, 0.05, state.space.size).astype(np.float32)
     return TrainStep(train_config, networks, state, SingleProcess()), start
 
@@ -117,6 +116,29 @@ def test_training_lowers_the_loss_and_a_restored_state_goes_on_alike(train_confi
     state.space.write(state.weights)
     assert [step(batch(train_config, number)).loss for number in (1, 2, 3)] == following
     np.testing.assert_array_equal(state.ema, ema)
+
+
+def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_config: TrainConfig, step: Any) -> None:
+    from vpred_train.models.networks import FlatSpace, Networks
+    from vpred_train.step import LossAndGradients
+
+    data = batch(train_config, 0)
+    z_0 = step.autoencoder.encode(data.images)
+    draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
+    inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
+    loss, gradients = step.loss_and_gradients(*inputs)
+
+    networks = Networks(train_config.model, 0, "matmul")
+    networks.recompute_blocks()
+    FlatSpace(networks).write(step.state.weights)
+    unet = FlatSpace(networks, ("unet",))
+    assert all(span.name.startswith("unet.") for span in unet.spans)
+    same_loss, unet_gradients = LossAndGradients(VLoss(networks), unet.parameters)(*inputs)
+    assert float(same_loss) == pytest.approx(float(loss), rel=1e-6)
+    expected = dict(zip((span.name for span in step.state.space.spans), gradients, strict=True))
+    for span, gradient in zip(unet.spans, unet_gradients, strict=True):
+        right = expected[span.name].asnumpy()
+        np.testing.assert_allclose(gradient.asnumpy(), right, rtol=1e-4, atol=1e-5 * np.abs(right).max() + 1e-9)
 
 
 def test_a_checkpoint_of_another_network_is_refused(train_config: TrainConfig, step: Any) -> None:
