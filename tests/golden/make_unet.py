@@ -6,6 +6,7 @@ Weights come from seeded.py under Stability's names; the renaming here is writte
 """
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,35 +57,46 @@ def stability_name(name: str, attended: set[int]) -> str:
     return f"output_blocks.{level * per_level + number}.{within}.{tail}"
 
 
-def main() -> None:
+SMALL = dict(
+    block_out_channels=(32, 64, 64),
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    attention_head_dim=(2, 4, 4),  # the number of heads, for all its name: 16 channels each
+    cross_attention_dim=24,
+    norm_num_groups=16,
+)
+SD2 = dict(
+    block_out_channels=(320, 640, 1280, 1280),
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    attention_head_dim=(5, 10, 20, 20),
+    cross_attention_dim=1024,
+    norm_num_groups=32,
+)
+
+
+def predict(config: dict, side: int, tokens: int) -> dict[str, np.ndarray]:
+    """Inputs, names and prediction of one seeded network."""
     model = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64, 64),
-        layers_per_block=RES_BLOCKS,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(2, 4, 4),  # the number of heads, for all its name: 16 channels each
-        cross_attention_dim=24,
-        norm_num_groups=16,
-        use_linear_projection=True,
+        sample_size=side, layers_per_block=RES_BLOCKS, use_linear_projection=True, **config
     ).eval()
-    state = {
-        name: torch.from_numpy(weights(stability_name(name, {1, 2}), tuple(old.shape)))
-        for name, old in model.state_dict().items()
-    }
-    model.load_state_dict(state)
+    attended = set(range(1, len(config["block_out_channels"])))
+    names = {name: stability_name(name, attended) for name in model.state_dict()}
+    for name, parameter in model.state_dict().items():
+        parameter.copy_(torch.from_numpy(weights(names[name], tuple(parameter.shape))))
     rng = np.random.default_rng(0)
-    z = rng.standard_normal((2, 4, 8, 12)).astype(np.float32)
+    z = rng.standard_normal((2, 4, side, side + 4)).astype(np.float32)
     timesteps = np.array([3.0, 987.0], np.float32)
-    context = rng.standard_normal((2, 7, 24)).astype(np.float32)
+    context = rng.standard_normal((2, tokens, config["cross_attention_dim"])).astype(np.float32)
     with torch.no_grad():
         prediction = model(torch.from_numpy(z), torch.from_numpy(timesteps), torch.from_numpy(context)).sample
-    names = sorted(stability_name(name, {1, 2}) for name in state)
-    np.savez_compressed(
-        Path(__file__).with_name("unet.npz"),
-        z=z, timesteps=timesteps, context=context, prediction=prediction.numpy(), names=names,
-    )  # fmt: skip
+    return dict(
+        z=z, timesteps=timesteps, context=context, prediction=prediction.numpy(), names=np.array(sorted(names.values()))
+    )
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:  # the file for compare_full_size.py
+        np.savez_compressed(sys.argv[1], **predict(SD2, 28, 77))
+    else:
+        np.savez_compressed(Path(__file__).with_name("unet.npz"), **predict(SMALL, 8, 7))

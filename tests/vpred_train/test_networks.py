@@ -85,8 +85,12 @@ def test_group_norm_attention_and_timestep_embedding_against_float64() -> None:
 
     # 2 heads x 5 keys x 1 query = 10 logits: three parts, the same result; so do 2 queries and 1 left over.
     for max_logits in (10, 20):
-        in_parts = Attention(4, max_logits)(Tensor(q), Tensor(k), Tensor(v)).asnumpy()
-        np.testing.assert_allclose(in_parts, found, atol=1e-6)
+        in_parts = Attention(4, max_logits)
+        np.testing.assert_allclose(in_parts(Tensor(q), Tensor(k), Tensor(v)).asnumpy(), found, atol=1e-6)
+        gradients = ops.grad(in_parts, (0, 1, 2))(Tensor(q), Tensor(k), Tensor(v))
+        whole = ops.grad(Attention(4), (0, 1, 2))(Tensor(q), Tensor(k), Tensor(v))
+        for gradient, right in zip(gradients, whole, strict=True):
+            np.testing.assert_allclose(gradient.asnumpy(), right.asnumpy(), atol=1e-6)
 
     from scipy.stats import norm
 

@@ -22,6 +22,7 @@ class Attention(nn.Cell):
         self.max_logits = max_logits
         self.logits = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
+        self.wait = ops.Depend()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         # The query is scaled first: SD2's raw logits exceed the range of float16.
@@ -36,8 +37,11 @@ class Attention(nn.Cell):
         if mask is not None or tokens <= queries:
             return self.attend(q, k, v, mask)
         parts = ()
+        done = q
         for part in ops.split(q, queries, 2):
-            parts += (self.attend(part, k, v, None),)  # type: ignore[assignment]
+            # Each part waits for the one before: the graph's executor would start them all at once.
+            done = self.attend(self.wait(part, done), k, v, None)
+            parts += (done,)  # type: ignore[assignment]
         return ops.concat(parts, 2)
 
 
