@@ -130,7 +130,7 @@ class SpatialTransformer(nn.Cell):
         self.transformer_blocks = nn.CellList([TransformerBlock(rng, channels, context_channels, heads, head_channels)])
         self.proj_out = Linear(rng, channels, channels)
 
-    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: tuple[int, ...]) -> Tensor:
         batch, channels, height, width = x.shape
         tokens = self.norm(x).reshape(batch, channels, height * width).transpose(0, 2, 1)
         tokens = self.proj_in(tokens)

@@ -12,6 +12,8 @@ from vpred_train.config import UNetConfig
 from vpred_train.models.attention import SpatialTransformer
 from vpred_train.models.layers import Conv2d, GroupNorm, Linear, orthogonal
 
+Size = tuple[int, ...]
+
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     """Sinusoidal embedding (Vaswani et al. 2017, section 3.5), cosines first: (B,) -> (B, channels), float32."""
@@ -48,7 +50,7 @@ class ResBlock(nn.Cell):
             else Conv2d(rng, channels, out_channels, 1, convolution, matrix=matrix)
         )
 
-    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         h = self.in_layers(x)
         shift = self.emb_layers(embedding)
         h = self.out_layers(h + shift.reshape(shift.shape[0], -1, 1, 1))
@@ -62,36 +64,41 @@ class Downsample(nn.Cell):
         super().__init__()
         self.op = Conv2d(rng, channels, channels, 3, convolution, stride=2)
 
-    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         return self.op(x)
 
 
 class Upsample(nn.Cell):
-    """Double height and width by repetition, then convolve."""
+    """Double height and width by repetition, up to `size`, then convolve."""
 
     def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
         super().__init__()
         self.conv = Conv2d(rng, channels, channels, 3, convolution)
 
-    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         batch, channels, height, width = x.shape
         x = ops.tile(x.reshape(batch, channels, height, 1, width, 1), (1, 1, 1, 2, 1, 2))
-        return self.conv(x.reshape(batch, channels, 2 * height, 2 * width))
+        x = x.reshape(batch, channels, 2 * height, 2 * width)
+        if x.shape[2:] != size:  # an odd side was halved upwards
+            x = x[:, :, : size[0], : size[1]]
+        return self.conv(x)
 
 
 class InputConvolution(Conv2d):
-    """The first block; takes the embedding and the context as every block does."""
+    """The first block; takes the arguments that every block does."""
 
-    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+    def construct(  # type: ignore[override]
+        self, x: Tensor, embedding: Tensor, context: Tensor, size: Size
+    ) -> Tensor:
         return super().construct(x)
 
 
 class Block(nn.SequentialCell):
-    """Layers in sequence, each called with (x, embedding, context)."""
+    """Layers in sequence, each called with (x, embedding, context, size); size is that of the output."""
 
-    def construct(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+    def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         for layer in self.cell_list:
-            x = layer(x, embedding, context)
+            x = layer(x, embedding, context, size)
         return x
 
 
@@ -155,9 +162,10 @@ class UNet(nn.Cell):
         skips = ()
         h = z
         for block in self.input_blocks:
-            h = block(h, embedding, context)
+            h = block(h, embedding, context, ())
             skips += (h,)  # type: ignore[assignment]  # an annotation would not pass the graph parser
-        h = self.middle_block(h, embedding, context)
+        h = self.middle_block(h, embedding, context, ())
         for index, block in enumerate(self.output_blocks):
-            h = block(ops.concat((h, skips[-1 - index]), 1), embedding, context)
+            following = skips[max(0, len(skips) - 2 - index)]  # type: ignore[var-annotated]
+            h = block(ops.concat((h, skips[-1 - index]), 1), embedding, context, following.shape[2:])
         return self.out(h)
