@@ -39,11 +39,12 @@ def sample_all(config: TrainConfig, trainer: Trainer) -> FloatArray:
     """One image for every training prompt, (n, 3, R, R), on every rank; the seed of an image is its sample id's."""
     collective, source = trainer.collective, trainer.source
     trainer.state.space.write(trainer.state.ema)
-    pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, config.data.resolution)
+    resolution = config.data.resolution
+    pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, resolution, resolution)
     mine = range(collective.rank, len(source), collective.world_size)
     prompts = [source.sample(index).text for index in mine]
     images = pipeline.generate(prompts, [config.sampling.seed + index for index in mine])
-    sampled = np.empty((len(source), 3, config.data.resolution, config.data.resolution), np.float32)
+    sampled = np.empty((len(source), 3, resolution, resolution), np.float32)
     for rank, share in enumerate(collective.allgather_object(images)):
         sampled[rank :: collective.world_size] = share
     return sampled

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from launcher.contract.files import write_atomic
 from vpred_train.diffusion.schedule import FloatArray
@@ -30,16 +31,16 @@ def nearest_real(sampled: FloatArray, real: FloatArray) -> NDArray[np.intp]:
     return np.argmax(unit(sampled) @ unit(real).T, axis=1)
 
 
-def png(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
+def png(image: Image.Image, text: PngInfo | None = None) -> bytes:
+    """The image as a PNG file, with `text` as its text chunks."""
     buffer = BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True, pnginfo=text)
     return buffer.getvalue()
 
 
-def png_of(image: FloatArray) -> bytes:
+def png_of(image: FloatArray, text: PngInfo | None = None) -> bytes:
     """(3, H, W) in [-1, 1] as a PNG file."""
-    return png(Image.fromarray(to_uint8(image[None])[0]))
+    return png(Image.fromarray(to_uint8(image[None])[0]), text)
 
 
 def write_grids(

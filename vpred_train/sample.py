@@ -1,11 +1,14 @@
-"""`vpred-sample`: images from the exported weights of a run."""
+"""`vpred-sample`: images from trained weights; under mpirun the ranks share them out."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from launcher.contract.accelerators import ACCELERATORS
+from pydantic import ValidationError
+
+from launcher.contract.accelerators import ACCELERATORS, Accelerator
 from launcher.contract.config import ConfigError, load_document
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
@@ -13,86 +16,225 @@ from launcher.contract.files import write_atomic
 from launcher.contract.identity import read_identity
 from launcher.contract.run_dir import RunDir
 from vpred_train import runtime
-from vpred_train.config import TrainConfig
+from vpred_train.collectives import Collective, make_collective
+from vpred_train.config import SamplingConfig, TrainConfig
+from vpred_train.image_request import ImageRequest, file_digest, read_request
 from vpred_train.models.weights import read_record, read_tensors
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line; what is not given is None and comes from the recipe, or from --like's image."""
     parser = argparse.ArgumentParser(prog="vpred-sample", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="run directory of a finished training")
-    parser.add_argument("--prompt", action="append", required=True, help="what to draw; may be given several times")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
-    parser.add_argument("--sampler", help="dpmpp_2m or ddim (default: the recipe's)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
-    parser.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
-    parser.add_argument(
+    source = parser.add_argument_group("weights (one of them; --like alone uses the file that made its image)")
+    source.add_argument("--run", type=Path, help="run directory of a finished training")
+    source.add_argument("--ckpt", type=Path, help="weights file that a run exported")
+    source.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which of a run's (default: ema)")
+    what = parser.add_argument_group("images")
+    what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
+    what.add_argument("--prompts-file", type=Path, help="a text file with one prompt on each line")
+    what.add_argument("--negative-prompt", help="what to stay away from")
+    what.add_argument("--images-per-prompt", type=int, help="default 1")
+    what.add_argument("--height", type=int, help="pixels (default: the training's)")
+    what.add_argument("--width", type=int, help="pixels (default: the training's)")
+    what.add_argument("--sampler", help="dpmpp_2m or ddim (default: the recipe's)")
+    what.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
+    what.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
+    what.add_argument(
+        "--batch-size", type=int, help="images at a time (default: the recipe's, or as many as asked for)"
+    )
+    what.add_argument(
         "--seed", type=int, help="seed of the first image, the next gets seed + 1 (default: the recipe's)"
     )
+    what.add_argument("--like", type=Path, help="a PNG made by this command: make it again, bit for bit")
     parser.add_argument("--output", type=Path, help="folder for the images (default: RUN/samples)")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     return parser
 
 
+SETTINGS = ("sampler", "steps", "guidance_scale", "batch_size", "seed")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; never returns."""
     arguments = build_parser().parse_args(argv)
+    identity = read_identity(environment())
     try:
-        for path in sample(arguments):
+        requests = plan(arguments)
+        folder = output_folder(arguments)
+        runtime.start(ACCELERATORS[arguments.accelerator], identity, identity.local_rank, None)
+        collective = make_collective(ACCELERATORS[arguments.accelerator].collective, identity.world_size)
+    except ConfigError as error:  # every rank finds the same
+        if identity.rank == 0:
+            print(error, file=sys.stderr)
+        sys.exit(ExitCode.BAD_CONFIG)
+    try:
+        for path in make_images(requests, folder, ACCELERATORS[arguments.accelerator], collective):
             print(path)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        sys.exit(ExitCode.BAD_CONFIG)
+        collective.abort(ExitCode.BAD_CONFIG)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        collective.abort(ExitCode.FAILED)
     sys.exit(ExitCode.OK)
 
 
-def sample(arguments: argparse.Namespace) -> list[Path]:
-    """Make the images; returns their paths. Raises ConfigError for what the user got wrong."""
-    run = RunDir(arguments.run)
-    weights = run.weights / f"{arguments.weights}.safetensors"
-    if not weights.exists():
-        raise ConfigError(f"{weights}: no such file; finish the run first (start the same command again)")
+def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
+    """All images that are asked for, in order. Raises ConfigError for what the user got wrong."""
+    if arguments.like is not None:
+        return [like(arguments)]
+    weights = weights_file(arguments)
+    if weights is None:
+        raise ConfigError("no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE")
     record = read_record(weights)
-    changes = {
-        "sampler": arguments.sampler,
-        "steps": arguments.steps,
-        "guidance_scale": arguments.guidance_scale,
-        "seed": arguments.seed,
-        "batch_size": len(arguments.prompt),
-    }
-    overrides = [f"sampling.{key}={value}" for key, value in changes.items() if value is not None]
-    sampling = load_document(TrainConfig, run.train_yaml, overrides).sampling
-    accelerator = ACCELERATORS[arguments.accelerator]
-    runtime.start(accelerator, read_identity(environment()), 0, None)
+    recipe = (
+        SamplingConfig()
+        if arguments.run is None
+        else load_document(TrainConfig, RunDir(arguments.run).train_yaml).sampling
+    )
+    prompts = [prompt for prompt in read_prompts(arguments) for _ in range(arguments.images_per_prompt or 1)]
+    given = {key: getattr(arguments, key) for key in SETTINGS if getattr(arguments, key) is not None}
+    given.setdefault("batch_size", min(recipe.batch_size, max(1, len(prompts))))
+    try:
+        sampling = SamplingConfig.model_validate(recipe.model_dump() | given)
+        common = ImageRequest(
+            prompt="",
+            negative_prompt=arguments.negative_prompt or "",
+            height=arguments.height or record.resolution,
+            width=arguments.width or record.resolution,
+            sampling=sampling,
+            weights=weights.resolve(),
+            weights_xxh3=file_digest(weights),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][-1]).replace("_", "-")
+        raise ConfigError(f"--{option}: found {first['input']!r} ({first['msg']})") from None
+    unit = record.model.space_to_depth
+    for name, pixels in (("height", common.height), ("width", common.width)):
+        if pixels % unit:
+            raise ConfigError(f"--{name}: found {pixels} (must be a multiple of {unit} for these weights)")
+    return [numbered(common, prompt, index) for index, prompt in enumerate(prompts)]
 
+
+def numbered(common: ImageRequest, prompt: str, index: int) -> ImageRequest:
+    """The request of image `index`: its own prompt and seed."""
+    sampling = common.sampling.model_copy(update={"seed": common.sampling.seed + index})
+    return common.model_copy(update={"prompt": prompt, "sampling": sampling})
+
+
+def like(arguments: argparse.Namespace) -> ImageRequest:
+    """The request inside --like's image, with the weights that made it. Raises ConfigError."""
+    taken = ("prompt", "prompts_file", "negative_prompt", "images_per_prompt", "height", "width", *SETTINGS)
+    extra = [f"--{name.replace('_', '-')}" for name in taken if getattr(arguments, name) is not None]
+    if extra:
+        raise ConfigError(f"--like: takes all settings from its image; leave out {', '.join(extra)}")
+    request = read_request(arguments.like)
+    weights = weights_file(arguments) or request.weights
+    try:
+        digest = file_digest(weights)
+    except OSError as error:
+        raise ConfigError(
+            f"{weights}: cannot be read ({error.strerror}); name the weights with --run or --ckpt"
+        ) from None
+    if digest != request.weights_xxh3:
+        raise ConfigError(
+            f"{weights}: xxh3 is {digest}, but {arguments.like} was made with {request.weights_xxh3}; "
+            "name the right weights with --run or --ckpt"
+        )
+    return request.model_copy(update={"weights": weights.resolve()})
+
+
+def weights_file(arguments: argparse.Namespace) -> Path | None:
+    """The file named by --run or --ckpt. Raises ConfigError when it is missing or both are given."""
+    if arguments.run is not None and arguments.ckpt is not None:
+        raise ConfigError("--run and --ckpt: both name weights; give one of them")
+    if arguments.run is None:
+        path, remedy = arguments.ckpt, "give a file that a run exported"
+    else:
+        path = RunDir(arguments.run).weights / f"{arguments.weights}.safetensors"
+        remedy = "finish the run first (start the same command again)"
+    if path is not None and not path.is_file():
+        raise ConfigError(f"{path}: no such file; {remedy}")
+    return path
+
+
+def read_prompts(arguments: argparse.Namespace) -> list[str]:
+    """The prompts of --prompt, then those of --prompts-file; blank lines do not count. Raises ConfigError."""
+    prompts = list(arguments.prompt or [])
+    if arguments.prompts_file is not None:
+        try:
+            lines = arguments.prompts_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{arguments.prompts_file}: cannot be read as UTF-8 text ({error})") from None
+        from_file = [line.strip() for line in lines if line.strip()]
+        if not from_file:
+            raise ConfigError(f"{arguments.prompts_file}: holds no prompt; write one on each line")
+        prompts += from_file
+    if not prompts:
+        raise ConfigError("no prompt: give --prompt TEXT or --prompts-file FILE")
+    return prompts
+
+
+def output_folder(arguments: argparse.Namespace) -> Path:
+    """Where the images go. Raises ConfigError when it cannot be written."""
+    folder: Path = arguments.output or (Path("samples") if arguments.run is None else RunDir(arguments.run).samples)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".vpred-sample-probe"
+        write_atomic(probe, b"")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot write images ({error.strerror}); give another --output") from None
+    return folder
+
+
+def make_images(
+    requests: Sequence[ImageRequest], folder: Path, accelerator: Accelerator, collective: Collective
+) -> list[Path]:
+    """Make this rank's share of the images as 00000.png ... after the highest number already there.
+
+    The requests differ in prompt and seed only. Returns the paths that this rank wrote. Raises ConfigError.
+    """
+    from vpred_train.gallery import png_of
+
+    # Rank 0 looks once for all, so that numbers never collide.
+    first = collective.broadcast_object(first_free_number(folder) if collective.rank == 0 else None)
+    mine = range(collective.rank, len(requests), collective.world_size)
+    if not mine:
+        return []
+    common = requests[0]
+    pipeline = load_pipeline(common, accelerator)
+    images = pipeline.generate(
+        [requests[index].prompt for index in mine],
+        [requests[index].sampling.seed for index in mine],
+        common.negative_prompt,
+    )
+    paths = [folder / f"{first + index:05d}.png" for index in mine]
+    for path, image, index in zip(paths, images, mine, strict=True):
+        write_atomic(path, png_of(image, requests[index].png_text()))
+    return paths
+
+
+def first_free_number(folder: Path) -> int:
+    """One more than the highest numbered image in the folder."""
+    return max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=-1) + 1
+
+
+def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
+    """The text-to-image pipeline of the request's weights. Raises ConfigError."""
     from mindspore import Tensor
 
-    from vpred_train.gallery import png_of
     from vpred_train.models.networks import FlatSpace, Networks
     from vpred_train.sampling import TextToImage
 
+    record = read_record(request.weights)
     networks = Networks(record.model, 0, accelerator.convolution)
     space = FlatSpace(networks)
-    tensors = read_tensors(weights, {span.name: span.shape for span in space.spans})
+    tensors = read_tensors(request.weights, {span.name: span.shape for span in space.spans})
     for parameter, span in zip(space.parameters, space.spans, strict=True):
         parameter.set_data(Tensor(tensors[span.name]))
-    pipeline = TextToImage(networks, record.model, record.diffusion, sampling, record.resolution)
-    images = pipeline.generate(arguments.prompt, [sampling.seed + index for index in range(len(arguments.prompt))])
-    return write_numbered(arguments.output or run.samples, [png_of(image) for image in images])
-
-
-def write_numbered(folder: Path, files: list[bytes]) -> list[Path]:
-    """Write 00000.png ... after the highest number already there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()]
-        first = max(taken, default=-1) + 1
-        paths = [folder / f"{first + index:05d}.png" for index in range(len(files))]
-        for path, content in zip(paths, files, strict=True):
-            write_atomic(path, content)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot write images ({error.strerror}); give another --output") from None
-    return paths
+    return TextToImage(networks, record.model, record.diffusion, request.sampling, request.height, request.width)
 
 
 if __name__ == "__main__":

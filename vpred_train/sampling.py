@@ -1,7 +1,9 @@
 """From prompts to images with a trained model."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 from numpy.typing import NDArray
 
 from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
@@ -21,32 +23,32 @@ class TextToImage:
         model: ModelConfig,
         diffusion: DiffusionConfig,
         sampling: SamplingConfig,
-        resolution: int,
+        height: int,
+        width: int,
     ) -> None:
         self.networks, self.sampling = networks, sampling
         self.schedule = make_schedule(diffusion)
         self.timesteps = trailing_timesteps(diffusion.timesteps, sampling.steps)
         self.autoencoder = SpaceToDepth(model.space_to_depth)
         self.tokenizer = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)
-        side = resolution // model.space_to_depth
-        self.latent_shape = (model.unet.in_channels, side, side)
+        self.latent_shape = (model.unet.in_channels, height // model.space_to_depth, width // model.space_to_depth)
 
-    def generate(self, prompts: list[str], seeds: list[int]) -> FloatArray:
-        """One image for each prompt and seed: (n, 3, R, R) float32 in [-1, 1]. An image depends on nothing else."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], negative_prompt: str = "") -> FloatArray:
+        """One image for each prompt and seed: (n, 3, H, W) float32 in [-1, 1]. An image depends on nothing else."""
+        features = self._encode([*prompts, negative_prompt])
         size = self.sampling.batch_size
         images = [
-            self._generate_batch(prompts[start : start + size], seeds[start : start + size])
+            self._generate_batch(features[start : min(start + size, len(prompts))], features[-1], seeds[start:])
             for start in range(0, len(prompts), size)
         ]
         return np.concatenate(images) if images else np.empty((0, 3, 0, 0), np.float32)
 
-    def _generate_batch(self, prompts: list[str], seeds: list[int]) -> FloatArray:
-        # A short batch is filled up, so that the graph is compiled for one shape only.
-        filler = self.sampling.batch_size - len(prompts)
-        conditional = self._encode([*prompts, *[""] * filler])
-        unconditional = self._encode([""] * self.sampling.batch_size)
-        context = ops.concat((unconditional, conditional), 0)
-        noise = np.stack([self._noise(seed) for seed in [*seeds, *[0] * filler]])
+    def _generate_batch(self, conditional: FloatArray, negative: FloatArray, seeds: Sequence[int]) -> FloatArray:
+        """Images for (n, tokens, width) of text features and the first n seeds."""
+        size, count = self.sampling.batch_size, len(conditional)
+        rows = [*conditional, *[negative] * (size - count)]  # a short batch is filled up: one shape, one compilation
+        context = Tensor(np.stack([negative] * size + rows))
+        noise = np.stack([self._noise(seed) for seed in [*seeds[:count], *[0] * (size - count)]])
 
         def model(z: FloatArray, t: int) -> FloatArray:
             both = Tensor(np.concatenate((z, z)))
@@ -55,10 +57,19 @@ class TextToImage:
             return guided(v[len(z) :], v[: len(z)], np.float32(self.sampling.guidance_scale))
 
         latents = SAMPLERS[self.sampling.sampler](model, noise, self.schedule, self.timesteps)
-        return np.clip(self.autoencoder.decode(latents[: len(prompts)]), -1, 1)
+        return np.clip(self.autoencoder.decode(latents[:count]), -1, 1)
 
-    def _encode(self, prompts: list[str]) -> Tensor:
-        return self.networks.text_encoder(Tensor(self.tokenizer(prompts)))
+    def _encode(self, prompts: Sequence[str]) -> FloatArray:
+        """Text features of the prompts, (n, tokens, width); each different prompt goes through the encoder once."""
+        size = self.sampling.batch_size
+        different = list(dict.fromkeys(prompts))
+        features = []
+        for start in range(0, len(different), size):
+            batch = different[start : start + size]
+            tokens = self.tokenizer([*batch, *[""] * (size - len(batch))])
+            features += [*self.networks.text_encoder(Tensor(tokens)).asnumpy()[: len(batch)]]
+        by_prompt = dict(zip(different, features, strict=True))
+        return np.stack([by_prompt[prompt] for prompt in prompts])
 
     def _noise(self, seed: int) -> FloatArray:
         return np.random.default_rng(seed).standard_normal(self.latent_shape, np.float32)

@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from data import read_csv_folder
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from launcher.mpirun import ROOT_VARIABLES, find_mpirun
 
 STEPS = 20
 DEADLINE_S = 240
@@ -187,17 +188,36 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
     assert len(read_csv_folder(recipe.parent / "images")) == 6
 
 
-def test_sampling_from_a_run_does_not_depend_on_the_batch(undisturbed: Path, tmp_path: Path) -> None:
-    def sample(*arguments: str) -> list[bytes]:
-        argv = [sys.executable, "-P", "-m", "vpred_train.sample", "--run", str(undisturbed), *arguments]
-        answer = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
-        assert answer.returncode == 0, answer.stderr
-        return [Path(line).read_bytes() for line in answer.stdout.splitlines()]
+def sample(*arguments: str, ranks: int = 1) -> list[Path]:
+    """The images of one `vpred-sample`, in the order of their numbers."""
+    argv = [sys.executable, "-P", "-m", "vpred_train.sample", *arguments]
+    if ranks > 1:
+        mpirun = find_mpirun(None, os.environ)
+        argv = [str(mpirun.path), "-np", str(ranks), *mpirun.dialect.oversubscribe, "--bind-to", "none", *argv]
+    env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, env=env)
+    assert answer.returncode == 0, answer.stderr
+    return sorted(Path(line) for line in answer.stdout.split())
 
-    pair = sample("--prompt", "picture number 1", "--prompt", "something new", "--output", str(tmp_path))
-    alone = sample("--prompt", "something new", "--seed", "43", "--output", str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.png", "00001.png", "00002.png"]
-    assert len(pair) == 2
-    first, second = (np.asarray(Image.open(tmp_path / f"0000{number}.png"), int) for number in (1, 2))
-    assert np.abs(first - second).max() <= 1
-    assert alone[0] != pair[0]
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path: Path) -> None:
+    """Not on the rank, nor on its place in the batch; and a PNG is enough to make it again, bit for bit."""
+    prompts = [word for number in range(5) for word in ("--prompt", f"picture number {number}")]
+    options = ["--run", str(undisturbed), "--batch-size", "2", "--height", "20", "--negative-prompt", "blue"]
+    alone = sample(*options, *prompts, "--output", str(tmp_path / "alone"))
+    shared = sample(*options, *prompts, "--output", str(tmp_path / "shared"), ranks=2)
+    assert [path.name for path in alone] == [path.name for path in shared] == [f"{n:05d}.png" for n in range(5)]
+    assert [path.read_bytes() for path in alone] == [path.read_bytes() for path in shared]
+    assert len({pixels(path).tobytes() for path in alone}) == 5
+    assert pixels(alone[0]).shape == (20, 16, 3)
+
+    (again,) = sample("--like", str(alone[3]), "--output", str(tmp_path / "alone"))
+    assert again.name == "00005.png"
+    assert again.read_bytes() == alone[3].read_bytes()
+    unguided = sample(*options[:-2], *prompts[:2], "--output", str(tmp_path / "plain"))
+    assert (pixels(unguided[0]) != pixels(alone[0])).any()

@@ -1,0 +1,78 @@
+"""Mistakes on vpred-sample's command line: one line, exit code 2, no image and no folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launcher.contract.exit_codes import ExitCode
+from vpred_train.config import TrainConfig
+from vpred_train.diffusion.parameterization import record_of
+from vpred_train.image_request import file_digest
+from vpred_train.models.weights import export_weights
+from vpred_train.sample import build_parser, main, plan
+
+
+@pytest.fixture
+def weights(tmp_path: Path, train_config: TrainConfig) -> Path:
+    path = tmp_path / "ema.safetensors"
+    export_weights(path, {"nothing": np.zeros(1, np.float32)}, record_of(train_config, "ema", 80))
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> str:
+    output = tmp_path / "images"
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--output", str(output)])
+    assert end.value.code == ExitCode.BAD_CONFIG
+    assert not output.exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path) -> None:
+    ckpt = ["--ckpt", str(weights), "--prompt", "a cat"]
+    blank, picture = tmp_path / "blank.txt", tmp_path / "plain.png"
+    blank.write_text(" \n\n")
+    Image.new("RGB", (4, 4)).save(picture)
+    for arguments, message in (
+        (["--prompt", "a cat"], "no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE"),
+        (["--ckpt", str(weights)], "no prompt: give --prompt TEXT or --prompts-file FILE"),
+        ([*ckpt, "--run", str(tmp_path)], "--run and --ckpt: both name weights; give one of them"),
+        (["--ckpt", str(tmp_path / "no")], f"{tmp_path / 'no'}: no such file; give a file that a run exported"),
+        (["--ckpt", str(blank), "--prompt", "a"], f"{blank}: not a readable safetensors file"),
+        ([*ckpt[:2], "--prompts-file", str(blank)], f"{blank}: holds no prompt; write one on each line"),
+        ([*ckpt[:2], "--prompts-file", str(picture)], f"{picture}: cannot be read as UTF-8 text"),
+        ([*ckpt, "--steps", "0"], "--steps: found 0 (Input should be greater than 0)"),
+        ([*ckpt, "--sampler", "dpm"], "--sampler: found 'dpm'"),
+        ([*ckpt, "--width", "9"], "--width: found 9 (must be a multiple of 2 for these weights)"),
+        (["--like", str(picture)], f"{picture}: holds no 'vpred' text chunk"),
+        (["--like", str(blank)], f"{blank}: cannot be read as an image"),
+        (["--like", str(picture), "--seed", "1"], "--like: takes all settings from its image; leave out --seed"),
+    ):
+        assert refused(capsys, tmp_path, *arguments).startswith(message)
+
+
+def test_other_weights_than_the_images_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path
+) -> None:
+    (request,) = plan(build_parser().parse_args(["--ckpt", str(weights), "--prompt", "a cat", "--seed", "7"]))
+    assert (request.prompt, request.sampling.seed, request.height) == ("a cat", 7, 8)
+    assert request.weights_xxh3 == file_digest(weights)
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture, pnginfo=request.png_text())
+    assert plan(build_parser().parse_args(["--like", str(picture)])) == [request]
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert refused(capsys, tmp_path, "--like", str(picture)).startswith(f"{weights}: xxh3 is ")
+    weights.unlink()
+    assert refused(capsys, tmp_path, "--like", str(picture)).startswith(f"{weights}: cannot be read (No such file")
+
+
+def test_each_image_has_its_own_prompt_and_seed(tmp_path: Path, weights: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a dog\n\na bird \n")
+    arguments = ["--ckpt", str(weights), "--prompt", "a cat", "--prompts-file", str(prompts)]
+    requests = plan(build_parser().parse_args([*arguments, "--images-per-prompt", "2", "--seed", "5"]))
+    assert [request.prompt for request in requests] == ["a cat"] * 2 + ["a dog"] * 2 + ["a bird"] * 2
+    assert [request.sampling.seed for request in requests] == [5, 6, 7, 8, 9, 10]

@@ -1,0 +1,61 @@
+"""What decides an image, kept inside its PNG so that it can be made again."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import xxhash
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from pydantic import Field, ValidationError
+
+from launcher.contract.config import ConfigError, Section
+from vpred_train.config import SamplingConfig
+
+TEXT_KEY = "vpred"
+
+
+class ImageRequest(Section):
+    """One image. `sampling.seed` is its own; `sampling.batch_size` is the compiled batch, which decides its last bits.
+
+    `height` and `width` are in pixels; `weights_xxh3` is the digest of the file `weights`.
+    """
+
+    format: Literal["vpred-image-1"] = "vpred-image-1"
+    prompt: str
+    negative_prompt: str = ""
+    height: Annotated[int, Field(gt=0)]
+    width: Annotated[int, Field(gt=0)]
+    sampling: SamplingConfig
+    weights: Path
+    weights_xxh3: str
+
+    def png_text(self) -> PngImagePlugin.PngInfo:
+        """The PNG chunk that holds this request."""
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt(TEXT_KEY, self.model_dump_json())
+        return text
+
+
+def read_request(path: Path) -> ImageRequest:
+    """The request inside an image of ours. Raises ConfigError."""
+    try:
+        with Image.open(path) as image:
+            text = getattr(image, "text", {}).get(TEXT_KEY)
+    except (OSError, UnidentifiedImageError) as error:
+        raise ConfigError(f"{path}: cannot be read as an image ({error}); give a PNG that vpred-sample made") from None
+    if text is None:
+        raise ConfigError(f"{path}: holds no '{TEXT_KEY}' text chunk; give a PNG that vpred-sample made")
+    try:
+        return ImageRequest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: its settings: {where}: {first['msg']}; was it made by a newer version?") from None
+
+
+def file_digest(path: Path) -> str:
+    """xxh3-128 of a file's content, hexadecimal. Raises OSError."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            digest.update(piece)
+    return digest.hexdigest()
