@@ -1,5 +1,6 @@
 """How well the run learnt its images: nearest real image of each sample, and labelled grids to look at."""
 
+import math
 import textwrap
 from io import BytesIO
 from pathlib import Path
@@ -41,6 +42,16 @@ def png(image: Image.Image, text: PngInfo | None = None) -> bytes:
 def png_of(image: FloatArray, text: PngInfo | None = None) -> bytes:
     """(3, H, W) in [-1, 1] as a PNG file."""
     return png(Image.fromarray(to_uint8(image[None])[0]), text)
+
+
+def contact_sheet(images: FloatArray) -> bytes:
+    """All images (n, 3, H, W) side by side in rows, as square as can be, as a PNG file."""
+    columns = math.ceil(math.sqrt(len(images)))
+    _, _, height, width = images.shape
+    page = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), "white")
+    for index, image in enumerate(to_uint8(images)):
+        page.paste(Image.fromarray(image), (index % columns * width, index // columns * height))
+    return png(page)
 
 
 def write_grids(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
@@ -194,25 +195,31 @@ def make_images(
 ) -> list[Path]:
     """Make this rank's share of the images as 00000.png ... after the highest number already there.
 
-    The requests differ in prompt and seed only. Returns the paths that this rank wrote. Raises ConfigError.
+    The requests differ in prompt and seed only. Several images are also put on one sheet, grid_00000.png, named after
+    the first of them. Returns the images' paths that this rank wrote. Raises ConfigError.
     """
-    from vpred_train.gallery import png_of
+    from vpred_train.gallery import contact_sheet, png_of
 
     # Rank 0 looks once for all, so that numbers never collide.
     first = collective.broadcast_object(first_free_number(folder) if collective.rank == 0 else None)
     mine = range(collective.rank, len(requests), collective.world_size)
-    if not mine:
-        return []
     common = requests[0]
-    pipeline = load_pipeline(common, accelerator)
-    images = pipeline.generate(
-        [requests[index].prompt for index in mine],
-        [requests[index].sampling.seed for index in mine],
-        common.negative_prompt,
-    )
+    images = np.empty((0, 3, common.height, common.width), np.float32)
+    if mine:
+        images = load_pipeline(common, accelerator).generate(
+            [requests[index].prompt for index in mine],
+            [requests[index].sampling.seed for index in mine],
+            common.negative_prompt,
+        )
     paths = [folder / f"{first + index:05d}.png" for index in mine]
     for path, image, index in zip(paths, images, mine, strict=True):
         write_atomic(path, png_of(image, requests[index].png_text()))
+    shares = collective.allgather_object(images)
+    if collective.rank == 0 and len(requests) > 1:
+        everything = np.empty((len(requests), *images.shape[1:]), np.float32)
+        for rank, share in enumerate(shares):
+            everything[rank :: collective.world_size] = share
+        write_atomic(folder / f"grid_{first:05d}.png", contact_sheet(everything))
     return paths
 
 

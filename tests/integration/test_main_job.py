@@ -215,6 +215,10 @@ def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path
     assert [path.read_bytes() for path in alone] == [path.read_bytes() for path in shared]
     assert len({pixels(path).tobytes() for path in alone}) == 5
     assert pixels(alone[0]).shape == (20, 16, 3)
+    grids = [tmp_path / folder / "grid_00000.png" for folder in ("alone", "shared")]
+    assert pixels(grids[0]).shape == (40, 48, 3)
+    assert grids[0].read_bytes() == grids[1].read_bytes()
+    np.testing.assert_array_equal(pixels(grids[0])[20:, 16:32], pixels(alone[4]))
 
     (again,) = sample("--like", str(alone[3]), "--output", str(tmp_path / "alone"))
     assert again.name == "00005.png"

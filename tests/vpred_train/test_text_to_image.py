@@ -1,0 +1,68 @@
+"""MindONE's flags arrive at vpred-sample, or are answered with what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from launcher.contract.exit_codes import ExitCode
+from vpred_train import sample, text_to_image
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    """What vpred-sample would be called with."""
+    called: list[list[str]] = []
+    monkeypatch.setattr(sample, "main", called.append)
+    text_to_image.main(["--ckpt_path", "w.safetensors", *arguments])
+    (words,) = called
+    return words
+
+
+def test_the_defaults_are_mindones(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = sample.build_parser().parse_args(run(monkeypatch))
+    assert arguments.prompt == ["A cute wolf in winter forest"]
+    assert arguments.ckpt == Path("w.safetensors")
+    assert arguments.output == Path("output/samples")
+    assert (arguments.steps, arguments.guidance_scale, arguments.seed) == (20, 9.0, 42)
+    assert (arguments.images_per_prompt, arguments.batch_size) == (8, 4)
+    assert (arguments.sampler, arguments.height, arguments.width) == ("dpmpp_2m", None, None)
+
+
+def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = run(
+        monkeypatch, "--data_path", "prompts.txt", "--negative_prompt", "ugly", "--output_path", "out", "-v", "2.0-v",
+        "--config", "configs/v2-vpred-inference.yaml", "--n_iter", "1", "--n_samples", "2", "--scale", "7.5",
+        "--H", "768", "--W", "704", "--sampling_steps", "15", "--seed", "1", "--ddim", "--device_target", "CPU", "--skip_grid",
+    )  # fmt: skip
+    arguments = sample.build_parser().parse_args(words)
+    assert arguments.prompts_file == Path("prompts.txt")
+    assert arguments.prompt is None
+    assert arguments.negative_prompt == "ugly"
+    assert arguments.output == Path("out/samples")
+    assert (arguments.images_per_prompt, arguments.batch_size, arguments.steps, arguments.seed) == (2, 2, 15, 1)
+    assert (arguments.guidance_scale, arguments.sampler) == (7.5, "ddim")
+    assert (arguments.height, arguments.width) == (768, 704)
+    notes = capsys.readouterr().err.splitlines()
+    assert {note.split()[1] for note in notes} == {"--device_target", "--config", "--version", "--skip_grid"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--use_lora", "True"], "--use_lora: there is no support for LoRA weights here; leave it out"),
+        (["--check_safety"], "--check_safety: there is no support for the safety checker here; leave it out"),
+        (["--ddim_eta", "0.5"], "--ddim_eta: found 0.5 (only the deterministic 0 is there); leave it out"),
+        (["--ddim", "--plms"], "--ddim and --plms: give one sampler"),
+        (["--plms"], "--plms: this sampler is not here yet; leave it out for DPM-Solver++, or give --ddim"),
+    ],
+)
+def test_what_would_change_the_picture_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        text_to_image.main(["--ckpt_path", "w.safetensors", *arguments])
+    assert end.value.code == ExitCode.BAD_CONFIG
+    assert capsys.readouterr().err.strip() == message
+
+
+def test_lora_switched_off_is_no_lora(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "--use_lora", "False")

@@ -1,0 +1,114 @@
+"""MindONE's text_to_image command line, answered by `vpred-sample`: python -m vpred_train.text_to_image --prompt ..."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.contract.exit_codes import ExitCode
+from vpred_train import sample
+
+GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
+SAMPLERS = {"ddim": "ddim", "dpm_solver": None, "plms": None, "uni_pc": None}  # None: not here yet
+
+# Flags that recipes and READMEs of MindONE carry and that decide nothing here.
+WITHOUT_EFFECT = {
+    "ms_mode": "the networks always run in graph mode",
+    "jit_level": "the accelerator decides how graphs are compiled",
+    "use_parallel": "under mpirun the prompts are always shared out",
+    "device_target": "give --accelerator to vpred-sample",
+    "config": "the weights carry the model's configuration",
+    "version": "the weights carry the model's configuration; nothing is downloaded",
+    "log_level": "there is one level",
+    "n_rows": "the grid is as square as can be",
+    "skip_grid": "the grid costs nothing",
+    "fixed_code": "every image has a seed of its own",
+}
+# Flags that would change the picture: going on without them would be a lie.
+REFUSED = {
+    "use_lora": "LoRA weights",
+    "lora_ckpt_path": "LoRA weights",
+    "ti_ckpt_path": "textual inversion",
+    "negative_data_path": "a file of negative prompts",
+    "support_long_prompts": "prompts in several pieces",
+    "add_watermark": "watermarks",
+    "check_safety": "the safety checker",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """MindONE's flags with MindONE's defaults, except that the size defaults to the weights' own."""
+    parser = argparse.ArgumentParser(prog="python -m vpred_train.text_to_image", description=__doc__)
+    parser.add_argument("--prompt", default="A cute wolf in winter forest")
+    parser.add_argument("--data_path", type=Path, help="a text file with one prompt on each line, instead of --prompt")
+    parser.add_argument("--negative_prompt", default="")
+    parser.add_argument("--output_path", type=Path, default=Path("output"), help="images go to OUTPUT_PATH/samples")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="weights file that a run exported")
+    parser.add_argument("--sampling_steps", type=int, default=20)
+    parser.add_argument("--n_iter", type=int, default=2, help="batches for each prompt")
+    parser.add_argument("--n_samples", type=int, default=4, help="images in a batch")
+    parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE, help="guidance scale")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--H", type=int, help="pixels (default: the weights' own)")
+    parser.add_argument("--W", type=int, help="pixels (default: the weights' own)")
+    parser.add_argument("--ddim_eta", type=float, default=0.0)
+    for flag in SAMPLERS:
+        parser.add_argument(f"--{flag}", action="store_true")
+    for flag, reason in WITHOUT_EFFECT.items():
+        names = ["-v", "--version"] if flag == "version" else [f"--{flag}"]
+        parser.add_argument(*names, dest=flag, nargs="?", const="", help=f"no effect: {reason}")
+    for flag, what in REFUSED.items():
+        parser.add_argument(f"--{flag}", nargs="?", const="True", help=f"refused: no support for {what}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; never returns."""
+    arguments = build_parser().parse_args(argv)
+    for flag, what in REFUSED.items():
+        if getattr(arguments, flag) not in (None, "", "False", "false"):
+            end(f"--{flag}: there is no support for {what} here; leave it out")
+    if arguments.ddim_eta:
+        end(f"--ddim_eta: found {arguments.ddim_eta} (only the deterministic 0 is there); leave it out")
+    chosen = [flag for flag in SAMPLERS if getattr(arguments, flag)]
+    if len(chosen) > 1:
+        end(f"{' and '.join(f'--{flag}' for flag in chosen)}: give one sampler")
+    if chosen and SAMPLERS[chosen[0]] is None:
+        end(f"--{chosen[0]}: this sampler is not here yet; leave it out for DPM-Solver++, or give --ddim")
+    for flag, reason in WITHOUT_EFFECT.items():
+        if getattr(arguments, flag) is not None:
+            print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
+    sample.main(translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m"))
+
+
+def translate(arguments: argparse.Namespace, sampler: str | None) -> list[str]:
+    """The same request in the words of `vpred-sample`."""
+    words = ["--ckpt", str(arguments.ckpt_path), "--output", str(arguments.output_path / "samples")]
+    words += (
+        ["--prompt", arguments.prompt] if arguments.data_path is None else ["--prompts-file", str(arguments.data_path)]
+    )
+    values = {
+        "negative-prompt": arguments.negative_prompt,
+        "images-per-prompt": arguments.n_iter * arguments.n_samples,
+        "batch-size": arguments.n_samples,
+        "sampler": sampler,
+        "steps": arguments.sampling_steps,
+        "guidance-scale": arguments.scale,
+        "seed": arguments.seed,
+        "height": arguments.H,
+        "width": arguments.W,
+    }
+    for name, value in values.items():
+        if value is not None:
+            words += [f"--{name}={value}"]
+    return words
+
+
+def end(message: str) -> None:
+    """Say what the user must change, and stop."""
+    print(message, file=sys.stderr)
+    sys.exit(ExitCode.BAD_CONFIG)
+
+
+if __name__ == "__main__":
+    main()
