@@ -31,7 +31,8 @@ def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: p
     words = run(
         monkeypatch, "--data_path", "prompts.txt", "--negative_prompt", "ugly", "--output_path", "out", "-v", "2.0-v",
         "--config", "configs/v2-vpred-inference.yaml", "--n_iter", "1", "--n_samples", "2", "--scale", "7.5",
-        "--H", "768", "--W", "704", "--sampling_steps", "15", "--seed", "1", "--ddim", "--device_target", "CPU", "--skip_grid",
+        "--H", "768", "--W", "704", "--sampling_steps", "15", "--seed", "1", "--ddim",
+        "--device_target", "CPU", "--skip_grid",
     )  # fmt: skip
     arguments = sample.build_parser().parse_args(words)
     assert arguments.prompts_file == Path("prompts.txt")
