@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, required=True, help="run directory of a finished training")
     parser.add_argument("--prompt", action="append", required=True, help="what to draw; may be given several times")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
-    parser.add_argument("--sampler", help="dpmpp_2m or ddim (default: the recipe's)")
+    parser.add_argument("--sampler", help="dpmpp_2m, ddim, unipc ... (default: the recipe's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
     parser.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
     parser.add_argument(
