@@ -126,13 +126,34 @@ class CheckpointConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How images are made at the end of a run and by `vpred-sample`."""
+    """How images are made at the end of a run and by `vpred-sample`. `eta` is DDIM's share of fresh noise."""
 
-    sampler: Literal["dpmpp_2m", "ddim"] = "dpmpp_2m"
+    sampler: Literal[
+        "dpmpp_2m",
+        "dpmpp_2m_sde",
+        "dpm_solver_2",
+        "unipc",
+        "ddim",
+        "euler",
+        "euler_ancestral",
+        "heun",
+        "plms",
+    ] = "dpmpp_2m"
+    eta: Fraction = 0.0
+    timestep_spacing: Literal["trailing", "leading", "linspace", "karras"] = "trailing"
     steps: Positive = 15
     guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    guidance_rescale: Fraction = 0.0
     batch_size: Positive = 16
     seed: Annotated[int, Field(ge=0)] = 42
+
+    @model_validator(mode="after")
+    def sampler_takes_its_settings(self) -> Self:
+        if self.eta > 0 and self.sampler != "ddim":
+            raise ValueError(f"eta is {self.eta}, but {self.sampler} has none; leave it 0 or use ddim")
+        if self.timestep_spacing == "karras" and self.sampler == "plms":
+            raise ValueError("plms needs evenly spaced timesteps, not karras; use trailing, leading or linspace")
+        return self
 
 
 class TrainConfig(Section):

@@ -37,9 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--images-per-prompt", type=int, help="default 1")
     what.add_argument("--height", type=int, help="pixels (default: the training's)")
     what.add_argument("--width", type=int, help="pixels (default: the training's)")
-    what.add_argument("--sampler", help="dpmpp_2m or ddim (default: the recipe's)")
+    what.add_argument("--sampler", help="dpmpp_2m, ddim, unipc ... (default: the recipe's)")
     what.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
+    what.add_argument("--timestep-spacing", help="trailing, leading, linspace or karras (default: the recipe's)")
+    what.add_argument("--eta", type=float, help="ddim's share of fresh noise, 0 to 1 (default: the recipe's)")
     what.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
+    what.add_argument("--guidance-rescale", type=float, help="0 to 1 (default: the recipe's)")
     what.add_argument(
         "--batch-size", type=int, help="images at a time (default: the recipe's, or as many as asked for)"
     )
@@ -52,7 +55,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-SETTINGS = ("sampler", "steps", "guidance_scale", "batch_size", "seed")
+SETTINGS = (
+    "sampler",
+    "steps",
+    "timestep_spacing",
+    "eta",
+    "guidance_scale",
+    "guidance_rescale",
+    "batch_size",
+    "seed",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,6 +121,8 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
         )
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # several settings that do not go together
+            raise ConfigError(f"command line: {first['msg'].removeprefix('Value error, ')}") from None
         option = str(first["loc"][-1]).replace("_", "-")
         raise ConfigError(f"--{option}: found {first['input']!r} ({first['msg']})") from None
     unit = record.model.space_to_depth

@@ -1,13 +1,16 @@
 """From prompts to images with a trained model."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
 from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
-from vpred_train.diffusion.samplers import SAMPLERS, guided, trailing_timesteps
+from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC, guided, rescale_guidance
+from vpred_train.diffusion.samplers_spacing import spaced_timesteps
 from vpred_train.diffusion.schedule import FloatArray, make_schedule
 from vpred_train.models.autoencoder import SpaceToDepth
 from vpred_train.models.networks import Networks
@@ -28,7 +31,8 @@ class TextToImage:
     ) -> None:
         self.networks, self.sampling = networks, sampling
         self.schedule = make_schedule(diffusion)
-        self.timesteps = trailing_timesteps(diffusion.timesteps, sampling.steps)
+        self.prediction_type = diffusion.prediction_type
+        self.timesteps = spaced_timesteps(sampling.timestep_spacing, self.schedule, sampling.steps)
         self.autoencoder = SpaceToDepth(model.space_to_depth)
         self.tokenizer = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)
         self.latent_shape = (model.unet.in_channels, height // model.space_to_depth, width // model.space_to_depth)
@@ -48,16 +52,28 @@ class TextToImage:
         size, count = self.sampling.batch_size, len(conditional)
         rows = [*conditional, *[negative] * (size - count)]  # a short batch is filled up: one shape, one compilation
         context = Tensor(np.stack([negative] * size + rows))
-        noise = np.stack([self._noise(seed) for seed in [*seeds[:count], *[0] * (size - count)]])
+        seeds = [*seeds[:count], *[0] * (size - count)]
+        noise = np.stack([self._noise(seed) for seed in seeds])
 
-        def model(z: FloatArray, t: int) -> FloatArray:
+        def model(z: FloatArray, t: float) -> FloatArray:
             both = Tensor(np.concatenate((z, z)))
             timesteps = Tensor(np.full(len(both), t, np.float32))
-            v = self.networks.unet(both, timesteps, context).asnumpy()
-            return guided(v[len(z) :], v[: len(z)], np.float32(self.sampling.guidance_scale))
+            prediction = self.networks.unet(both, timesteps, context).asnumpy()
+            mixed = guided(prediction[len(z) :], prediction[: len(z)], np.float32(self.sampling.guidance_scale))
+            return rescale_guidance(mixed, prediction[len(z) :], self.sampling.guidance_rescale)
 
-        latents = SAMPLERS[self.sampling.sampler](model, noise, self.schedule, self.timesteps)
+        sample = SAMPLERS[self.sampling.sampler]
+        latents = sample(model, noise, self.schedule, self.timesteps, self.prediction_type, **self._options(seeds))
         return np.clip(self.autoencoder.decode(latents[:count]), -1, 1)
+
+    def _options(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """What this sampler takes beyond the common arguments."""
+        options: dict[str, Any] = {}
+        if self.sampling.sampler in STOCHASTIC:
+            options["noise"] = partial(step_noise, seeds)
+        if self.sampling.sampler == "ddim":
+            options["eta"] = self.sampling.eta
+        return options
 
     def _encode(self, prompts: Sequence[str]) -> FloatArray:
         """Text features of the prompts, (n, tokens, width); each different prompt goes through the encoder once."""
@@ -73,6 +89,13 @@ class TextToImage:
 
     def _noise(self, seed: int) -> FloatArray:
         return np.random.default_rng(seed).standard_normal(self.latent_shape, np.float32)
+
+
+def step_noise(seeds: Sequence[int], shape: tuple[int, ...], step: int) -> FloatArray:
+    """Normal noise (B, C, H, W) float32 of one sampling step, each row from its own image's seed."""
+    # A spawned sequence: one keyed by the list [seed, 0] would repeat the noise of z_T.
+    sequences = [np.random.SeedSequence(seed, spawn_key=(step,)) for seed in seeds]
+    return np.stack([np.random.default_rng(each).standard_normal(shape[1:], np.float32) for each in sequences])
 
 
 def to_uint8(images: FloatArray) -> NDArray[np.uint8]:

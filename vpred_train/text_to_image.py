@@ -9,7 +9,7 @@ from launcher.contract.exit_codes import ExitCode
 from vpred_train import sample
 
 GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
-SAMPLERS = {"ddim": "ddim", "dpm_solver": None, "plms": None, "uni_pc": None}  # None: not here yet
+SAMPLERS = {"ddim": "ddim", "dpm_solver": "dpm_solver_2", "plms": "plms", "uni_pc": "unipc"}
 
 # Flags that recipes and READMEs of MindONE carry and that decide nothing here.
 WITHOUT_EFFECT = {
@@ -68,20 +68,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for flag, what in REFUSED.items():
         if getattr(arguments, flag) not in (None, "", "False", "false"):
             end(f"--{flag}: there is no support for {what} here; leave it out")
-    if arguments.ddim_eta:
-        end(f"--ddim_eta: found {arguments.ddim_eta} (only the deterministic 0 is there); leave it out")
     chosen = [flag for flag in SAMPLERS if getattr(arguments, flag)]
     if len(chosen) > 1:
         end(f"{' and '.join(f'--{flag}' for flag in chosen)}: give one sampler")
-    if chosen and SAMPLERS[chosen[0]] is None:
-        end(f"--{chosen[0]}: this sampler is not here yet; leave it out for DPM-Solver++, or give --ddim")
     for flag, reason in WITHOUT_EFFECT.items():
         if getattr(arguments, flag) is not None:
             print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
     sample.main(translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m"))
 
 
-def translate(arguments: argparse.Namespace, sampler: str | None) -> list[str]:
+def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
     """The same request in the words of `vpred-sample`."""
     words = ["--ckpt", str(arguments.ckpt_path), "--output", str(arguments.output_path / "samples")]
     words += (
@@ -93,6 +89,7 @@ def translate(arguments: argparse.Namespace, sampler: str | None) -> list[str]:
         "batch-size": arguments.n_samples,
         "sampler": sampler,
         "steps": arguments.sampling_steps,
+        "eta": arguments.ddim_eta if sampler == "ddim" else None,
         "guidance-scale": arguments.scale,
         "seed": arguments.seed,
         "height": arguments.H,

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from vpred_train.config import DiffusionConfig
-from vpred_train.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, guided, trailing_timesteps
+from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC, guided
+from vpred_train.diffusion.samplers_multistep import dpmpp_2m
+from vpred_train.diffusion.samplers_single_step import ddim
+from vpred_train.diffusion.samplers_spacing import trailing_timesteps
 from vpred_train.diffusion.schedule import Schedule, make_schedule
 
 STD = 0.4
@@ -53,8 +56,10 @@ def test_a_point_distribution_is_returned_exactly(name: str, zero_terminal_snr: 
         return alpha * (z - alpha * target) / sigma - sigma * target
 
     z = np.random.default_rng(2).standard_normal(target.shape)
+    options = {"noise": lambda shape, step: np.random.default_rng(step).standard_normal(shape)}
     for steps in (1, 2, 7, 15):
-        found = SAMPLERS[name](model, z, schedule, trailing_timesteps(1000, steps))
+        timesteps = trailing_timesteps(1000, steps)
+        found = SAMPLERS[name](model, z, schedule, timesteps, **(options if name in STOCHASTIC else {}))
         np.testing.assert_allclose(found, target, atol=2e-5)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from launcher.contract.exit_codes import ExitCode
 from vpred_train import sample, text_to_image
+from vpred_train.diffusion.samplers import SAMPLERS
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
@@ -51,9 +52,7 @@ def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: p
     [
         (["--use_lora", "True"], "--use_lora: there is no support for LoRA weights here; leave it out"),
         (["--check_safety"], "--check_safety: there is no support for the safety checker here; leave it out"),
-        (["--ddim_eta", "0.5"], "--ddim_eta: found 0.5 (only the deterministic 0 is there); leave it out"),
         (["--ddim", "--plms"], "--ddim and --plms: give one sampler"),
-        (["--plms"], "--plms: this sampler is not here yet; leave it out for DPM-Solver++, or give --ddim"),
     ],
 )
 def test_what_would_change_the_picture_is_refused(
@@ -63,6 +62,14 @@ def test_what_would_change_the_picture_is_refused(
         text_to_image.main(["--ckpt_path", "w.safetensors", *arguments])
     assert end.value.code == ExitCode.BAD_CONFIG
     assert capsys.readouterr().err.strip() == message
+
+
+def test_every_sampler_flag_names_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flag in ("dpm_solver", "plms", "uni_pc", "ddim"):
+        words = run(monkeypatch, f"--{flag}", "--ddim_eta", "0.5")
+        arguments = sample.build_parser().parse_args(words)
+        assert arguments.sampler in SAMPLERS
+        assert arguments.eta == (0.5 if flag == "ddim" else None)
 
 
 def test_lora_switched_off_is_no_lora(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,13 @@
 z = alpha x + sigma noise and alpha^2 + sigma^2 = 1. The functions take arrays or tensors that broadcast.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from launcher.contract.config import Section
 from vpred_train.config import DiffusionConfig, ModelConfig, TrainConfig
+
+PredictionType = Literal["v", "eps", "x0"]
 
 
 def v_target(x: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
@@ -22,6 +25,28 @@ def x_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
 def noise_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
     """noise = sigma z + alpha v (ibid.)."""
     return sigma * z + alpha * v
+
+
+def x_from_noise(z: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
+    """x = (z - sigma noise) / alpha; undefined at alpha = 0."""
+    return (z - sigma * noise) / alpha
+
+
+def noise_from_x(z: Any, x: Any, alpha: Any, sigma: Any) -> Any:
+    """noise = (z - alpha x) / sigma; undefined at sigma = 0."""
+    return (z - alpha * x) / sigma
+
+
+def x_unchanged(_z: Any, x: Any, _alpha: Any, _sigma: Any) -> Any:
+    """The prediction of an x0 model is x."""
+    return x
+
+
+X_FROM_PREDICTION: dict[PredictionType, Callable[[Any, Any, Any, Any], Any]] = {
+    "v": x_from_v,
+    "eps": x_from_noise,
+    "x0": x_unchanged,
+}
 
 
 class ParameterizationRecord(Section):

@@ -1,7 +1,8 @@
 """The discrete noise schedule of Stable Diffusion: tables in float64 on the host, then float32."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,12 +11,37 @@ from vpred_train.config import DiffusionConfig
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
+class Level(NamedTuple):
+    """The noise level of z = alpha x + sigma noise at one time, alpha^2 + sigma^2 = 1."""
+
+    alpha: float
+    sigma: float
+
+    @property
+    def half_log_snr(self) -> float:
+        """lambda = log(alpha / sigma); -inf at alpha = 0."""
+        return math.log(self.alpha) - math.log(self.sigma) if self.alpha > 0 else -math.inf
+
+    @property
+    def noise_to_signal(self) -> float:
+        """sigma / alpha, which is the sigma of Karras et al. 2022 (arXiv 2206.00364); inf at alpha = 0."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+
 @dataclass(frozen=True)
 class Schedule:
     """z_t = alpha[t] z_0 + sigma[t] noise, t = 0 .. T-1. Arrays of shape (T,), float32."""
 
     alpha: FloatArray
     sigma: FloatArray
+
+    def at(self, t: float) -> Level:
+        """The level at t in [0, T-1]; between two timesteps log(sigma / alpha) is interpolated linearly."""
+        below = math.floor(t)
+        if below == t:
+            return Level(float(self.alpha[below]), float(self.sigma[below]))
+        half_log_snr = (1 - t + below) * self.at(below).half_log_snr + (t - below) * self.at(below + 1).half_log_snr
+        return Level(1 / math.sqrt(1 + math.exp(-2 * half_log_snr)), 1 / math.sqrt(1 + math.exp(2 * half_log_snr)))
 
     @property
     def snr(self) -> FloatArray:
