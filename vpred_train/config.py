@@ -69,18 +69,47 @@ class TextEncoderConfig(Section):
         return cls(width=1024, heads=16, layers=23)
 
 
+class VaeConfig(Section):
+    """The autoencoder's width and depth; the defaults are those of Stable Diffusion.
+
+    `scale` multiplies its latents, so that they have about unit variance (Rombach et al. 2022, section D.1).
+    """
+
+    latent_channels: Positive = 4
+    channels: Positive = 128
+    channel_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 4)
+    res_blocks: Positive = 2
+    norm_groups: Positive = 32
+    scale: Annotated[float, Field(gt=0)] = 0.18215
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent pixel, along each side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+
 class ModelConfig(Section):
-    """The networks. `space_to_depth` folds f x f pixels into channels; the demo trains in pixel space without a VAE."""
+    """The networks; `sd2` gives those of Stable Diffusion 2.x.
+
+    Without a `vae` the UNet works on pixels, of which `space_to_depth` folds f x f into channels (the demo).
+    """
 
     space_to_depth: Positive = 1
     unet: UNetConfig
     text_encoder: TextEncoderConfig
+    vae: VaeConfig | None = None
+
+    @classmethod
+    def sd2(cls) -> Self:
+        """Stable Diffusion 2.0 and 2.1, base and 768-v alike."""
+        return cls(unet=UNetConfig.sd2(), text_encoder=TextEncoderConfig.sd2(), vae=VaeConfig())
 
     @model_validator(mode="after")
     def shapes_agree(self) -> Self:
-        channels = 3 * self.space_to_depth**2
+        channels = self.vae.latent_channels if self.vae else 3 * self.space_to_depth**2
         if self.unet.in_channels != channels:
-            raise ValueError(f"unet.in_channels is {self.unet.in_channels}; space_to_depth needs {channels}")
+            source = "vae.latent_channels" if self.vae else "space_to_depth"
+            raise ValueError(f"unet.in_channels is {self.unet.in_channels}; {source} needs {channels}")
         if self.unet.context_channels != self.text_encoder.width:
             raise ValueError(
                 f"unet.context_channels is {self.unet.context_channels}, "
@@ -187,11 +216,13 @@ class TrainConfig(Section):
                 f"optimizer.warmup_samples {self.optimizer.warmup_samples} "
                 f"is not below total_samples {self.total_samples}"
             )
-        downsampling = self.model.space_to_depth * 2 ** (len(self.model.unet.channel_multipliers) - 1)
+        vae, unet = self.model.vae, self.model.unet
+        folded = vae.downsampling if vae else self.model.space_to_depth
+        downsampling = folded * 2 ** (len(unet.channel_multipliers) - 1)
         if self.data.resolution % downsampling:
             raise ValueError(
                 f"data.resolution {self.data.resolution} is not divisible by {downsampling}, "
-                "which space_to_depth and the UNet's levels need"
+                f"which {'the vae' if vae else 'space_to_depth'} and the UNet's levels need"
             )
         return self
 

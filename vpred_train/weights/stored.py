@@ -1,0 +1,72 @@
+"""A tensor's place in a file, read only when asked for."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launcher.contract.config import ConfigError
+
+FLOATS = {"float64", "float32", "float16", "bfloat16"}
+NO_NUMPY_TYPE = {"bfloat16": "uint16"}  # stored type -> the numpy type that holds its bits
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """`pieces` are (offset, bytes) in `path` that follow on each other; `strides` count elements, None is C order."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def float32(self) -> NDArray[np.float32]:
+        """A new array of `shape`. float16 and bfloat16 widen exactly, float64 is rounded.
+
+        Raises ConfigError for other types and for a file that has become shorter.
+        """
+        if self.dtype not in FLOATS:
+            raise ConfigError(f"{self.path}: a needed tensor is {self.dtype}; give a file with floating-point weights")
+        stored = self._elements()
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32, order="C", copy=self.strides is not None)
+
+    def _elements(self) -> NDArray[Any]:
+        """The tensor in the numpy type that holds its bits."""
+        content = np.empty(sum(size for _, size in self.pieces), np.uint8)
+        at = 0
+        with self.path.open("rb") as file:
+            for offset, size in self.pieces:
+                file.seek(offset)
+                if file.readinto(content.data[at : at + size]) != size:
+                    raise ConfigError(f"{self.path}: ends at byte {file.tell()}, within a tensor; copy it again")
+                at += size
+        elements = content.view(NO_NUMPY_TYPE.get(self.dtype, self.dtype))
+        if self.strides is None:
+            return elements.reshape(self.shape)
+        steps = [step * elements.itemsize for step in self.strides]
+        return np.lib.stride_tricks.as_strided(elements, self.shape, steps, writeable=False)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds: tensors and texts (a record, the progress of a training) by name."""
+
+    container: str
+    tensors: dict[str, StoredTensor]
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def item_size(dtype: str) -> int:
+    """Bytes of one element of a stored type."""
+    return np.dtype(NO_NUMPY_TYPE.get(dtype, dtype)).itemsize
