@@ -206,6 +206,12 @@ class TrainConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
 
     @model_validator(mode="after")
+    def model_can_be_trained(self) -> Self:
+        if self.model.vae is not None:
+            raise ValueError("model.vae: training works on pixels only so far; leave it out and set space_to_depth")
+        return self
+
+    @model_validator(mode="after")
     def clock_is_consistent(self) -> Self:
         if self.total_samples % self.global_batch:
             raise ValueError(
@@ -216,13 +222,11 @@ class TrainConfig(Section):
                 f"optimizer.warmup_samples {self.optimizer.warmup_samples} "
                 f"is not below total_samples {self.total_samples}"
             )
-        vae, unet = self.model.vae, self.model.unet
-        folded = vae.downsampling if vae else self.model.space_to_depth
-        downsampling = folded * 2 ** (len(unet.channel_multipliers) - 1)
+        downsampling = self.model.space_to_depth * 2 ** (len(self.model.unet.channel_multipliers) - 1)
         if self.data.resolution % downsampling:
             raise ValueError(
                 f"data.resolution {self.data.resolution} is not divisible by {downsampling}, "
-                f"which {'the vae' if vae else 'space_to_depth'} and the UNet's levels need"
+                "which space_to_depth and the UNet's levels need"
             )
         return self
 

@@ -65,6 +65,7 @@ def test_the_schema_names_every_section(capsys: pytest.CaptureFixture[str]) -> N
         ("data.resolution=30", ("data.resolution 30",)),
         ("model.unet.in_channels=3", ("unet.in_channels is 3", "space_to_depth")),
         ("model.unet.norm_groups=7", ("norm_groups 7",)),
+        ("model.vae.latent_channels=48", ("model.vae: training works on pixels only",)),
         ("data=5", ("data", "5")),
         ("nonsense", ("nonsense", "section.key=value")),
     ],
