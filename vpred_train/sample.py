@@ -105,16 +105,19 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
         if arguments.run is None
         else load_document(TrainConfig, RunDir(arguments.run).train_yaml).sampling
     )
-    prompts = [prompt for prompt in read_prompts(arguments) for _ in range(arguments.images_per_prompt or 1)]
+    count = 1 if arguments.images_per_prompt is None else arguments.images_per_prompt
+    if count < 1:
+        raise ConfigError(f"--images-per-prompt: found {count} (must be at least 1)")
+    prompts = [prompt for prompt in read_prompts(arguments) for _ in range(count)]
     given = {key: getattr(arguments, key) for key in SETTINGS if getattr(arguments, key) is not None}
-    given.setdefault("batch_size", min(recipe.batch_size, max(1, len(prompts))))
+    given.setdefault("batch_size", min(recipe.batch_size, len(prompts)))
     try:
         sampling = SamplingConfig.model_validate(recipe.model_dump() | given)
         common = ImageRequest(
             prompt="",
             negative_prompt=arguments.negative_prompt or "",
-            height=arguments.height or record.resolution,
-            width=arguments.width or record.resolution,
+            height=record.resolution if arguments.height is None else arguments.height,
+            width=record.resolution if arguments.width is None else arguments.width,
             sampling=sampling,
             weights=weights.resolve(),
             weights_xxh3=file_digest(weights),

@@ -46,6 +46,8 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         ([*ckpt[:2], "--prompts-file", str(picture)], f"{picture}: cannot be read as UTF-8 text"),
         ([*ckpt, "--steps", "0"], "--steps: found 0 (Input should be greater than 0)"),
         ([*ckpt, "--timestep-spacing", "even"], "--timestep-spacing: found 'even'"),
+        ([*ckpt, "--images-per-prompt", "0"], "--images-per-prompt: found 0 (must be at least 1)"),
+        ([*ckpt, "--height", "0"], "--height: found 0 (Input should be greater than 0)"),
         ([*ckpt, "--sampler", "dpm"], "--sampler: found 'dpm'"),
         ([*ckpt, "--width", "9"], "--width: found 9 (must be a multiple of 2 for these weights)"),
         ([*ckpt, "--eta", "0.5"], "command line: eta is 0.5, but dpmpp_2m has none; leave it 0 or use ddim"),
