@@ -177,11 +177,9 @@ class SamplingConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 42
 
     @model_validator(mode="after")
-    def sampler_takes_its_settings(self) -> Self:
+    def eta_has_a_reader(self) -> Self:
         if self.eta > 0 and self.sampler != "ddim":
             raise ValueError(f"eta is {self.eta}, but {self.sampler} has none; leave it 0 or use ddim")
-        if self.timestep_spacing == "karras" and self.sampler == "plms":
-            raise ValueError("plms needs evenly spaced timesteps, not karras; use trailing, leading or linspace")
         return self
 
 

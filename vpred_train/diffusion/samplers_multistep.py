@@ -140,8 +140,9 @@ def plms(
 ) -> FloatArray:
     """Pseudo linear multistep, F-PNDM without Runge-Kutta warm-up (Liu et al. 2022, arXiv 2202.09778, eq. 11, 12).
 
-    DDIM's step with the noise averaged over the step by Adams-Bashforth of up to fourth order, which takes timesteps as
-    evenly spaced. The first step is an improved Euler (one more model call), from alpha = 0 DDIM's.
+    DDIM's step with the noise averaged over the step by Adams-Bashforth of up to fourth order in the step's number, so
+    its spacing must be smooth; of second order. The first step is an improved Euler (one more model call). From alpha =
+    0 it is DDIM's, and its noise, which is z_T itself, is history like any other.
     """
     denoise = denoiser(model, schedule, prediction_type)
     history: list[FloatArray] = []

@@ -33,7 +33,8 @@ def ddim(
         now, then = schedule.at(t), schedule.at(following)
         x = denoise(z, t)
         std = eta * then.sigma / now.sigma * math.sqrt(1 - (now.alpha / then.alpha) ** 2)
-        direction = math.sqrt(then.sigma**2 - std**2) * noise_from_x(z, x, now.alpha, now.sigma)
+        # Rounding of the schedule's float32 could leave a difference just below zero.
+        direction = math.sqrt(max(then.sigma**2 - std**2, 0)) * noise_from_x(z, x, now.alpha, now.sigma)
         z = then.alpha * x + direction
         if noise is not None and std > 0:
             z = z + std * noise(z.shape, step)
