@@ -1,6 +1,7 @@
 """A tensor's place in a file, read only when asked for."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from launcher.contract.config import ConfigError
 
+Float32 = NDArray[np.float32]
 FLOATS = {"float64", "float32", "float16", "bfloat16"}
 NO_NUMPY_TYPE = {"bfloat16": "uint16"}  # stored type -> the numpy type that holds its bits
 
@@ -29,7 +31,7 @@ class StoredTensor:
         """Number of elements."""
         return math.prod(self.shape)
 
-    def float32(self) -> NDArray[np.float32]:
+    def float32(self) -> Float32:
         """A new array of `shape`. float16 and bfloat16 widen exactly, float64 is rounded.
 
         Raises ConfigError for other types and for a file that has become shorter.
@@ -56,6 +58,22 @@ class StoredTensor:
             return elements.reshape(self.shape)
         steps = [step * elements.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(elements, self.shape, steps, writeable=False)
+
+
+class LazyTensors(Mapping[str, Float32]):
+    """Tensors made anew at each access, so that only those in use are in memory."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Float32]]) -> None:
+        self.makers = makers
+
+    def __getitem__(self, name: str) -> Float32:
+        return self.makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
 
 
 @dataclass(frozen=True)

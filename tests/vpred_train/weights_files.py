@@ -1,0 +1,70 @@
+"""A narrow model of SD2's structure, and files of it under the names of the published listing."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from vpred_train.config import DiffusionConfig, ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.weights.shapes import stability_shapes
+
+Arrays = dict[str, NDArray[Any]]
+LISTING = Path(__file__).parents[1] / "golden" / "sd2_names.tsv"
+ROWS = [line.split("\t") for line in LISTING.read_text().splitlines() if not line.startswith("#")]
+MINDONE = {row[3]: row[0] for row in ROWS}
+DIFFUSERS = {row[3]: row[4] for row in ROWS}
+MODEL = ModelConfig(
+    unet=UNetConfig(
+        in_channels=4,
+        model_channels=8,
+        channel_multipliers=(1, 2, 4, 4),
+        res_blocks=2,
+        attention_levels=(0, 1, 2),
+        head_channels=8,
+        context_channels=8,
+        norm_groups=4,
+    ),
+    text_encoder=TextEncoderConfig(width=8, heads=2, layers=23),
+    vae=VaeConfig(channels=8, norm_groups=4),
+)
+SHAPES = stability_shapes(MODEL)
+RECORD = ParameterizationRecord(
+    weights="ema", samples_seen=80, resolution=768, diffusion=DiffusionConfig(zero_terminal_snr=True), model=MODEL
+)
+NEWER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def random_tensors(seed: int = 0) -> Arrays:
+    """Under Stability's names."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}
+
+
+def networks(tensors: Arrays, older: bool = False, text_prefix: str = "text_model.") -> dict[str, Arrays]:
+    """Folder -> tensors under diffusers' names, split and squeezed as the listing tells."""
+    folders: dict[str, Arrays] = {"unet": {}, "vae": {}, "text_encoder": {}}
+    for stability, tensor in tensors.items():
+        folder, entry = DIFFUSERS[stability].split("/", 1)
+        name = re.sub(r" [(\[].*", "", entry)
+        if "{" in name:
+            for part, rows in zip("qkv", np.split(tensor, 3), strict=True):
+                own = name.replace("{q,k,v}", part).replace("text_model.", text_prefix)
+                folders[folder][own] = np.ascontiguousarray(rows)
+            continue
+        if " [" in entry:
+            tensor = tensor.reshape(tensor.shape[:2])
+        if folder == "vae" and not older:
+            name = re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{NEWER[match[1]]}.", name)
+        folders[folder][name.replace("text_model.", text_prefix)] = tensor
+    return folders
+
+
+def write_diffusers(path: Path, folders: dict[str, Arrays], variant: str = "") -> None:
+    for folder, arrays in folders.items():
+        (path / folder).mkdir(parents=True)
+        stem = "model" if folder == "text_encoder" else "diffusion_pytorch_model"
+        save_file(arrays, path / folder / f"{stem}{variant}.safetensors")
