@@ -12,15 +12,15 @@ from launcher.contract.files import beside, fsync_directory, write_atomic
 from vpred_train.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.names import diffusers_names
+from vpred_train.weights.records import PREDICTION_TYPES, RECORD_FILE
 from vpred_train.weights.safetensors_file import write_safetensors
 from vpred_train.weights.shapes import TEXT, UNET, VAE, Shapes
-from vpred_train.weights.sources import FOLDERS, RECORD_FILE
+from vpred_train.weights.sources import FOLDERS
 from vpred_train.weights.stored import Float32, LazyTensors
 
 Document = dict[str, Any]
 Tensors = Mapping[str, Float32]
 WRITTEN_FOR = "0.17.0"  # the first diffusers whose VAE attention has the names that we write
-PREDICTION_TYPES = {"v": "v_prediction"}
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -114,7 +114,7 @@ def _scheduler(record: ParameterizationRecord) -> Document:
         "prediction_type": PREDICTION_TYPES[diffusion.prediction_type],
         "rescale_betas_zero_snr": zero,
         "set_alpha_to_one": False,
-        "steps_offset": 0 if zero else 1,
+        "steps_offset": 1,
         # With zero terminal SNR sampling has to begin at the last timestep (Lin et al. 2023, section 3.3).
         "timestep_spacing": "trailing" if zero else "leading",
         "trained_betas": None,

@@ -39,7 +39,7 @@ def weights_of(source: Source, which: Which = "auto", model: ModelConfig | None 
     """`read_weights` of what is open already."""
     model = model or source.model
     shapes = stability_shapes(model)
-    chosen = _chosen_names(source, _settled(source, which, model), model)
+    chosen = _chosen_names(source, settled(source, which, model), model)
     parts = {name: [source.tensors[part] for part in chosen[name]] for name in shapes if name in chosen}
     faults = [
         f"missing {' or '.join(candidates(source.layout, model)[name][0])}" for name in shapes if name not in parts
@@ -98,8 +98,8 @@ def write_weights(
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another path") from None
 
 
-def _settled(source: Source, which: Which, model: ModelConfig) -> Which:
-    """ "auto" resolved; a single set may be asked for by its own kind only, if that is known."""
+def settled(source: Source, which: Which, model: ModelConfig) -> Literal["ema", "raw"]:
+    """The set that `which` means; "raw" where nothing tells. Raises ConfigError for one that is not there."""
     held = sets_of(source, model)
     if which == "auto":
         return "ema" if "ema" in held else "raw"

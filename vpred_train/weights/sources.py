@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from launcher.contract.config import ConfigError
 from vpred_train.config import ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
@@ -12,10 +10,10 @@ from vpred_train.models.weights import RECORD_KEY
 from vpred_train.weights.containers import open_contents
 from vpred_train.weights.names import TEXT_MODEL
 from vpred_train.weights.recognition import foreign_kind, layout_scores
+from vpred_train.weights.records import RECORD_FILE, parsed_record
 from vpred_train.weights.safetensors_file import read_sharded
 from vpred_train.weights.stored import Contents, StoredTensor
 
-RECORD_FILE = f"{RECORD_KEY}.json"
 FOLDERS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PICKLED = {"model": "pytorch_model"}  # transformers' name of the same file before safetensors
 
@@ -42,7 +40,7 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
     Raises ConfigError for unreadable files, other models and lists of tensors of no known layout.
     """
     contents = _open_folder(path) if path.is_dir() else open_contents(path)
-    record = _parsed_record(path, contents.texts[RECORD_KEY]) if RECORD_KEY in contents.texts else None
+    record = parsed_record(path, contents.texts[RECORD_KEY]) if RECORD_KEY in contents.texts else None
     expected = model or (record.model if record else ModelConfig.sd2())
     if fault := foreign_kind(contents.tensors, expected):
         raise ConfigError(f"{path}: {fault}")
@@ -92,14 +90,3 @@ def _open_network(folder: Path, stem: str) -> Contents:
         if pickled.is_file():
             return open_contents(pickled)
     raise ConfigError(f"{folder}: no {stem}.safetensors, .fp16, .index.json or .bin; give a whole diffusers folder")
-
-
-def _parsed_record(path: Path, text: str) -> ParameterizationRecord:
-    try:
-        return ParameterizationRecord.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            f"{path}: parameterization record: {where}: {first['msg']}; was it written by a newer version?"
-        ) from None

@@ -1,6 +1,5 @@
 """A tensor's place in a file, read only when asked for."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,9 @@ class StoredTensor:
     strides: tuple[int, ...] | None = None
 
     @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+    def stored_bytes(self) -> int:
+        """Bytes in the file."""
+        return sum(size for _, size in self.pieces)
 
     def float32(self) -> Float32:
         """A new array of `shape`. float16 and bfloat16 widen exactly, float64 is rounded.
@@ -45,7 +44,7 @@ class StoredTensor:
 
     def _elements(self) -> NDArray[Any]:
         """The tensor in the numpy type that holds its bits."""
-        content = np.empty(sum(size for _, size in self.pieces), np.uint8)
+        content = np.empty(self.stored_bytes, np.uint8)
         at = 0
         with self.path.open("rb") as file:
             for offset, size in self.pieces:

@@ -1,0 +1,177 @@
+"""vpred-weights inspect|convert|compare: SD 2.x weights of MindONE, Stability and diffusers, without MindSpore."""
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
+from vpred_train.config import DiffusionConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.weights.layouts import read_weights, sets_of, settled, weights_of, write_weights
+from vpred_train.weights.recognition import LAYOUTS, is_unused
+from vpred_train.weights.records import PREDICTION_TYPES, prediction_type_of_folder, record_of_folder, sd2_record
+from vpred_train.weights.shapes import COMPONENTS, stability_shapes
+from vpred_train.weights.sources import Source, open_source
+
+EQUAL, DIFFERENT = 0, 1
+SHOWN = 10
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Ends with sys.exit: 0 done, 1 `compare` found a difference, 2 the request cannot be met."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code = COMMANDS[arguments.command](arguments)
+    except ConfigError as error:
+        print(f"vpred-weights: {error}", file=sys.stderr)
+        code = ExitCode.BAD_CONFIG
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vpred-weights", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    which = argparse.ArgumentParser(add_help=False)
+    which.add_argument(
+        "--weights", choices=("auto", "ema", "raw"), default="auto", help="auto: the moving average where there is one"
+    )
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="one JSON object")
+
+    inspect = commands.add_parser("inspect", parents=[as_json], help="layout, tensors and record of a file or folder")
+    inspect.add_argument("path", type=Path)
+    compare = commands.add_parser("compare", parents=[which, as_json], help="the same weights, whatever the layout?")
+    compare.add_argument("left", type=Path)
+    compare.add_argument("right", type=Path)
+    compare.add_argument(
+        "--tolerance", type=float, default=0.0, help="largest absolute difference that counts as equal"
+    )
+    convert = commands.add_parser("convert", parents=[which], help="write the same weights in another layout")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
+    convert.add_argument(
+        "--to", choices=LAYOUTS, required=True, help="mindone .ckpt, stability safetensors or diffusers"
+    )
+    convert.add_argument("--prediction-type", choices=sorted(PREDICTION_TYPES), help="for weights that do not tell it")
+    convert.add_argument("--zero-terminal-snr", action="store_true", help="with --prediction-type: a rescaled schedule")
+    convert.add_argument("--resolution", type=int, default=768, help="with --prediction-type: side of images in pixels")
+    return parser
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    source = open_source(arguments.path)
+    report = inspection(source)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return ExitCode.OK
+    print(
+        f"{report['path']}: {report['layout']} layout in {report['container']}, {' and '.join(report['sets'])} weights"
+    )
+    for network, counts in report["networks"].items():
+        print(f"   {network}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
+    print(f"   types: {', '.join(f'{count} {dtype}' for dtype, count in report['dtypes'].items())}")
+    print(f"   {report['bytes']:,} bytes in {report['tensors']} tensors, {report['unused']} of them not used")
+    record: ParameterizationRecord | None = source.record
+    told = f"{record.diffusion.prediction_type}-prediction, {record.samples_seen} samples seen" if record else "none"
+    print(f"   record: {told}\n   {'fits the model' if not report['fault'] else report['fault']}")
+    return ExitCode.OK
+
+
+def inspection(source: Source) -> dict[str, Any]:
+    """What `inspect` tells; `fault` is empty when the tensors fit the model."""
+    fault, networks = "", {}
+    try:
+        weights_of(source)  # proves that these are the shapes
+        shapes = stability_shapes(source.model)
+        for network, prefix in COMPONENTS.items():
+            sizes = [math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix)]
+            networks[network] = {"tensors": len(sizes), "parameters": sum(sizes)}
+    except ConfigError as error:
+        fault = str(error)
+    return {
+        "path": str(source.path),
+        "layout": source.layout,
+        "container": source.container,
+        "sets": list(sets_of(source, source.model)),
+        "networks": networks,
+        "dtypes": dict(Counter(tensor.dtype for tensor in source.tensors.values()).most_common()),
+        "tensors": len(source.tensors),
+        "unused": sum(is_unused(name, source.model) for name in source.tensors),
+        "bytes": sum(tensor.stored_bytes for tensor in source.tensors.values()),
+        "record": source.record.model_dump(mode="json") if source.record else None,
+        "fault": fault,
+    }
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    left, right = (read_weights(path, arguments.weights) for path in (arguments.left, arguments.right))
+    if set(left) != set(right):
+        raise ConfigError(
+            f"{arguments.right}: {len(set(left) ^ set(right))} tensors are in one of the two only, such as "
+            f"{min(set(left) ^ set(right))}; compare weights of one model"
+        )
+    differing: dict[str, str | float] = {}
+    for name in left:
+        one, other = left[name], right[name]
+        if one.shape != other.shape:
+            differing[name] = f"{one.shape} and {other.shape}"
+        elif not np.allclose(one, other, rtol=0, atol=arguments.tolerance, equal_nan=True):
+            largest = float(np.max(np.abs(one - other)))
+            differing[name] = largest if math.isfinite(largest) else str(largest)  # JSON has no NaN
+    if arguments.json:
+        print(json.dumps({"equal": not differing, "tensors": len(left), "differing": differing}, indent=2))
+    elif not differing:
+        print(f"equal: {len(left)} tensors, none differs by more than {arguments.tolerance:g}")
+    else:
+        print(f"different: {len(differing)} of {len(left)} tensors")
+        for name, difference in list(differing.items())[:SHOWN]:
+            print(f"   {name}: {difference}")
+    return DIFFERENT if differing else EQUAL
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    if arguments.target.exists():
+        raise ConfigError(f"{arguments.target}: exists already; give a new path")
+    source = open_source(arguments.source)
+    record = record_for(source, arguments)
+    tensors = weights_of(source, arguments.weights)
+    write_weights(arguments.target, tensors, arguments.to, record)
+    print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, from {source.layout} of {source.path}")
+    return ExitCode.OK
+
+
+def record_for(source: Source, arguments: argparse.Namespace) -> ParameterizationRecord | None:
+    """The source's own record; else what its scheduler tells; else what the command line tells, if anything.
+
+    Raises ConfigError when the prediction type is told a second time.
+    """
+    which = settled(source, arguments.weights, source.model)
+    record = source.record
+    told: str = record.diffusion.prediction_type if record else ""
+    if record is None and source.layout == "diffusers":
+        record, told = record_of_folder(source.path, which), prediction_type_of_folder(source.path)
+    if told and arguments.prediction_type:
+        raise ConfigError(
+            f"{source.path}: tells its prediction type itself; leave out --prediction-type (it tells {told})"
+        )
+    if record or not arguments.prediction_type:
+        return record
+    diffusion = DiffusionConfig(
+        prediction_type=arguments.prediction_type, zero_terminal_snr=arguments.zero_terminal_snr
+    )
+    return sd2_record(which, arguments.resolution, diffusion)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "inspect": _inspect,
+    "compare": _compare,
+    "convert": _convert,
+}
