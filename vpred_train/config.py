@@ -82,6 +82,12 @@ class VaeConfig(Section):
     norm_groups: Positive = 32
     scale: Annotated[float, Field(gt=0)] = 0.18215
 
+    @model_validator(mode="after")
+    def groups_divide(self) -> Self:
+        if self.channels % self.norm_groups:
+            raise ValueError(f"channels {self.channels} is not divisible by norm_groups {self.norm_groups}")
+        return self
+
     @property
     def downsampling(self) -> int:
         """Pixels per latent pixel, along each side."""

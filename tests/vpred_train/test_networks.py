@@ -11,12 +11,13 @@ from vpred_train.models.autoencoder import SpaceToDepth
 from vpred_train.models.convolution import CONVOLUTIONS, patch_indices
 
 
-def reference_convolution(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
+def reference_convolution(x: np.ndarray, weight: np.ndarray, stride: int, padding: int, extra: int = 0) -> np.ndarray:
     """The definition, by loops over output pixels, float64."""
     batch, _, height, width = x.shape
     out_channels, _, kernel, _ = weight.shape
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    rows, columns = (height + 2 * padding - kernel) // stride + 1, (width + 2 * padding - kernel) // stride + 1
+    sides = (padding, padding + extra)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), sides, sides))
+    rows, columns = ((side + sum(sides) - kernel) // stride + 1 for side in (height, width))
     out = np.empty((batch, out_channels, rows, columns))
     for i in range(rows):
         for j in range(columns):
@@ -26,19 +27,27 @@ def reference_convolution(x: np.ndarray, weight: np.ndarray, stride: int, paddin
 
 
 LISTING = Path(__file__).parents[1] / "golden" / "sd2_names.tsv"
-SHAPES = [(1, 1, 0, 5, 4), (3, 1, 1, 5, 4), (3, 2, 1, 6, 8), (3, 2, 1, 5, 7)]
+SHAPES = [
+    (1, 1, 0, 0, 5, 4),
+    (3, 1, 1, 0, 5, 4),
+    (3, 2, 1, 0, 6, 8),
+    (3, 2, 1, 0, 5, 7),
+    (3, 2, 0, 1, 6, 8),
+    (3, 2, 0, 1, 5, 7),
+    (3, 1, 1, 1, 5, 4),
+]
 
 
 @pytest.mark.parametrize("name", sorted(CONVOLUTIONS))
-@pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width"), SHAPES)
+@pytest.mark.parametrize(("kernel", "stride", "padding", "extra", "height", "width"), SHAPES)
 def test_convolution_and_both_gradients(
-    name: str, kernel: int, stride: int, padding: int, height: int, width: int
+    name: str, kernel: int, stride: int, padding: int, extra: int, height: int, width: int
 ) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3, height, width)).astype(np.float32)
     weight = rng.standard_normal((4, 3, kernel, kernel)).astype(np.float32)
-    cell = CONVOLUTIONS[name](4, kernel, stride, padding)
-    expected = reference_convolution(x, weight, stride, padding)
+    cell = CONVOLUTIONS[name](4, kernel, stride, padding, extra)
+    expected = reference_convolution(x, weight, stride, padding, extra)
     np.testing.assert_allclose(cell(Tensor(x), Tensor(weight)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
     sensitivity = rng.standard_normal(expected.shape).astype(np.float32)
@@ -55,7 +64,7 @@ def test_convolution_and_both_gradients(
             unit[flat] = 1
             pair = [x, weight]
             pair[place] = unit.reshape(argument.shape)
-            slope = (reference_convolution(pair[0], pair[1], stride, padding) * sensitivity).sum()
+            slope = (reference_convolution(pair[0], pair[1], stride, padding, extra) * sensitivity).sum()
             assert gradient.asnumpy().reshape(-1)[flat] == pytest.approx(slope, rel=1e-4, abs=1e-4)
 
 
@@ -106,8 +115,9 @@ def test_group_norm_attention_and_timestep_embedding_against_float64() -> None:
 
 
 def test_sd2_at_full_size_has_the_published_tensors() -> None:
-    """All names, shapes and parameter counts of the UNet and the text encoder (the listing is MindONE's)."""
-    from vpred_train.config import TextEncoderConfig, UNetConfig
+    """All names, shapes and parameter counts of the three networks (the listing is MindONE's)."""
+    from vpred_train.config import TextEncoderConfig, UNetConfig, VaeConfig
+    from vpred_train.models.autoencoder_kl import AutoencoderKL
     from vpred_train.models.networks import FlatSpace
     from vpred_train.models.text_encoder import TextEncoder
     from vpred_train.models.unet import UNet
@@ -118,6 +128,7 @@ def test_sd2_at_full_size_has_the_published_tensors() -> None:
     for build, prefix, tensors, parameters in (
         (lambda: UNet(UNetConfig.sd2(), rng, "native"), "model.diffusion_model.", 686, 865_910_724),
         (lambda: TextEncoder(TextEncoderConfig.sd2(), rng), "cond_stage_model.model.", 280, 340_387_840),
+        (lambda: AutoencoderKL(VaeConfig(), rng, "native"), "first_stage_model.", 248, 83_653_863),
     ):
         space = FlatSpace(build())
         assert {prefix + span.name: span.shape for span in space.spans} == {

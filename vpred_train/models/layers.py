@@ -57,7 +57,8 @@ class Linear(nn.Cell):
 class Conv2d(nn.Cell):
     """2-D convolution of (B, C, H, W) with zero padding kernel // 2. weight (out, in, k, k), bias (out,).
 
-    `matrix` (out, in) starts the weight as that map of each position by itself.
+    `matrix` (out, in) starts the weight as that map of each position by itself. With `pad_end` the padding is only
+    below and on the right, as where Stable Diffusion's autoencoder halves an image.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Conv2d(nn.Cell):
         convolution: str,
         stride: int = 1,
         matrix: FloatArray | None = None,
+        pad_end: bool = False,
     ) -> None:
         super().__init__()
         fan_in = in_channels * kernel * kernel
@@ -78,10 +80,18 @@ class Conv2d(nn.Cell):
             weight = Tensor(at_centre(matrix, kernel))
         self.weight = Parameter(weight, name="weight")
         self.bias = Parameter(uniform(rng, (out_channels,), fan_in), name="bias")
-        self.convolve = CONVOLUTIONS[convolution](out_channels, kernel, stride, kernel // 2)
+        padding, extra = (0, kernel // 2) if pad_end else (kernel // 2, 0)
+        self.convolve = CONVOLUTIONS[convolution](out_channels, kernel, stride, padding, extra)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.weight) + self.bias.reshape(1, -1, 1, 1)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel four times (nearest-neighbour interpolation)."""
+    batch, channels, height, width = x.shape
+    x = ops.tile(x.reshape(batch, channels, height, 1, width, 1), (1, 1, 1, 2, 1, 2))
+    return x.reshape(batch, channels, 2 * height, 2 * width)
 
 
 class GroupNorm(nn.Cell):

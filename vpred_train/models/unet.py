@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from vpred_train.config import UNetConfig
 from vpred_train.models.attention import SpatialTransformer
-from vpred_train.models.layers import Conv2d, GroupNorm, Linear, orthogonal
+from vpred_train.models.layers import Conv2d, GroupNorm, Linear, doubled, orthogonal
 
 Size = tuple[int, ...]
 
@@ -76,9 +76,7 @@ class Upsample(nn.Cell):
         self.conv = Conv2d(rng, channels, channels, 3, convolution)
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
-        batch, channels, height, width = x.shape
-        x = ops.tile(x.reshape(batch, channels, height, 1, width, 1), (1, 1, 1, 2, 1, 2))
-        x = x.reshape(batch, channels, 2 * height, 2 * width)
+        x = doubled(x)
         if x.shape[2:] != size:  # an odd side was halved upwards
             x = x[:, :, : size[0], : size[1]]
         return self.conv(x)

@@ -1,0 +1,210 @@
+"""The autoencoder of Stable Diffusion (Rombach et al. 2022, arXiv 2112.10752, section 3.1), with its KL-regularised
+latents (Kingma & Welling 2014, arXiv 1312.6114).
+
+Module names are those of Stability's checkpoints below `first_stage_model.`.
+"""
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from vpred_train.config import VaeConfig
+from vpred_train.models.attention import Attention
+from vpred_train.models.layers import Conv2d, GroupNorm, doubled
+
+EPS = 1e-6  # of every GroupNorm here
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+class ResBlock(nn.Cell):
+    """Two convolutions and a residual: (B, channels, H, W) -> (B, out_channels, H, W)."""
+
+    def __init__(
+        self, rng: np.random.Generator, channels: int, out_channels: int, groups: int, convolution: str
+    ) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, channels, EPS)
+        self.conv1 = Conv2d(rng, channels, out_channels, 3, convolution)
+        self.norm2 = GroupNorm(groups, out_channels, EPS)
+        self.conv2 = Conv2d(rng, out_channels, out_channels, 3, convolution)
+        self.nin_shortcut = (
+            nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1, convolution)
+        )
+        self.silu = nn.SiLU()
+
+    def construct(self, x: Tensor) -> Tensor:
+        h = self.conv1(self.silu(self.norm1(x)))
+        h = self.conv2(self.silu(self.norm2(h)))
+        return self.nin_shortcut(x) + h
+
+
+class PixelAttention(nn.Cell):
+    """Self-attention of the pixels of (B, C, H, W), one head of C channels, and a residual."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, groups: int, convolution: str) -> None:
+        super().__init__()
+        self.norm = GroupNorm(groups, channels, EPS)
+        self.q = Conv2d(rng, channels, channels, 1, convolution)
+        self.k = Conv2d(rng, channels, channels, 1, convolution)
+        self.v = Conv2d(rng, channels, channels, 1, convolution)
+        self.proj_out = Conv2d(rng, channels, channels, 1, convolution)
+        self.attend = Attention(channels)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        return x.reshape(batch, 1, channels, height * width).transpose(0, 1, 3, 2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        y = self.attend(self.tokens(self.q(h)), self.tokens(self.k(h)), self.tokens(self.v(h)))
+        return x + self.proj_out(y.transpose(0, 1, 3, 2).reshape(x.shape))
+
+
+class Middle(nn.Cell):
+    """The deepest layers, of the encoder as of the decoder: the only ones with attention."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, groups: int, convolution: str) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(rng, channels, channels, groups, convolution)
+        self.attn_1 = PixelAttention(rng, channels, groups, convolution)
+        self.block_2 = ResBlock(rng, channels, channels, groups, convolution)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+def res_blocks(
+    count: int, rng: np.random.Generator, channels: int, out_channels: int, groups: int, convolution: str
+) -> nn.SequentialCell:
+    """`count` ResBlocks in sequence, of which the first changes the width."""
+    widths = [channels] + [out_channels] * (count - 1)
+    return nn.SequentialCell(*[ResBlock(rng, width, out_channels, groups, convolution) for width in widths])
+
+
+class Downsample(nn.Cell):
+    """Halve height and width by a convolution of stride 2 that is padded below and on the right only."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+        super().__init__()
+        self.conv = Conv2d(rng, channels, channels, 3, convolution, stride=2, pad_end=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Cell):
+    """Double height and width by repetition, then convolve."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+        super().__init__()
+        self.conv = Conv2d(rng, channels, channels, 3, convolution)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(doubled(x))
+
+
+class EncoderLevel(nn.Cell):
+    """One resolution on the way down; ends at half of it, except at the deepest."""
+
+    def __init__(self, block: nn.SequentialCell, downsample: nn.Cell) -> None:
+        super().__init__()
+        self.block = block
+        self.downsample = downsample
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.downsample(self.block(x))
+
+
+class DecoderLevel(nn.Cell):
+    """One resolution on the way up; ends at twice of it, except at the last."""
+
+    def __init__(self, block: nn.SequentialCell, upsample: nn.Cell) -> None:
+        super().__init__()
+        self.block = block
+        self.upsample = upsample
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.upsample(self.block(x))
+
+
+class Encoder(nn.Cell):
+    """Images (B, 3, H, W) -> (B, 2 * latent_channels, H / 8, W / 8) at four levels. `down.0` is the finest."""
+
+    def __init__(self, config: VaeConfig, rng: np.random.Generator, convolution: str) -> None:
+        super().__init__()
+        groups, deepest = config.norm_groups, len(config.channel_multipliers) - 1
+        self.conv_in = Conv2d(rng, 3, config.channels, 3, convolution)
+        levels = []
+        channels = config.channels
+        for level, multiplier in enumerate(config.channel_multipliers):
+            width = multiplier * config.channels
+            block = res_blocks(config.res_blocks, rng, channels, width, groups, convolution)
+            downsample = nn.Identity() if level == deepest else Downsample(rng, width, convolution)
+            levels.append(EncoderLevel(block, downsample))
+            channels = width
+        self.down = nn.CellList(levels)
+        self.mid = Middle(rng, channels, groups, convolution)
+        self.norm_out = GroupNorm(groups, channels, EPS)
+        self.silu = nn.SiLU()
+        self.conv_out = Conv2d(rng, channels, 2 * config.latent_channels, 3, convolution)
+
+    def construct(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        return self.conv_out(self.silu(self.norm_out(self.mid(h))))
+
+
+class Decoder(nn.Cell):
+    """(B, latent_channels, H, W) -> images (B, 3, 8 H, 8 W) at four levels. `up.0` is the finest, and the last."""
+
+    def __init__(self, config: VaeConfig, rng: np.random.Generator, convolution: str) -> None:
+        super().__init__()
+        groups = config.norm_groups
+        channels = config.channel_multipliers[-1] * config.channels
+        self.conv_in = Conv2d(rng, config.latent_channels, channels, 3, convolution)
+        self.mid = Middle(rng, channels, groups, convolution)
+        levels: list[nn.Cell] = []
+        for level, multiplier in reversed(list(enumerate(config.channel_multipliers))):
+            width = multiplier * config.channels
+            block = res_blocks(config.res_blocks + 1, rng, channels, width, groups, convolution)
+            upsample = Upsample(rng, width, convolution) if level else nn.Identity()
+            levels.insert(0, DecoderLevel(block, upsample))
+            channels = width
+        self.up = nn.CellList(levels)
+        self.norm_out = GroupNorm(groups, channels, EPS)
+        self.silu = nn.SiLU()
+        self.conv_out = Conv2d(rng, channels, 3, 3, convolution)
+
+    def construct(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in range(len(self.up) - 1, -1, -1):
+            h = self.up[level](h)
+        return self.conv_out(self.silu(self.norm_out(h)))
+
+
+class AutoencoderKL(nn.Cell):
+    """Images in [-1, 1] to the moments of a diagonal Gaussian over latents, and latents to images; all float32.
+
+    The latents here are those of the network itself, not yet multiplied by `config.scale`: `models.latents` does that.
+    """
+
+    def __init__(self, config: VaeConfig, rng: np.random.Generator, convolution: str) -> None:
+        super().__init__()
+        latent = config.latent_channels
+        self.encoder = Encoder(config, rng, convolution)
+        self.decoder = Decoder(config, rng, convolution)
+        self.quant_conv = Conv2d(rng, 2 * latent, 2 * latent, 1, convolution)
+        self.post_quant_conv = Conv2d(rng, latent, latent, 1, convolution)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> moments (B, 2 * latent_channels, H / f, W / f), f = `config.downsampling`."""
+        return self.quant_conv(self.encoder(images))
+
+    def posterior(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments -> mean and logarithm of the variance, clipped to [-30, 20], each (B, latent_channels, h, w)."""
+        mean, log_variance = ops.chunk(moments, 2, 1)
+        return mean, ops.clip_by_value(log_variance, *LOG_VARIANCE_RANGE)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, latent_channels, h, w) -> images (B, 3, f h, f w), not clipped."""
+        return self.decoder(self.post_quant_conv(latents))
