@@ -6,7 +6,7 @@ from data.errors import DataError
 from data.keyed_random import sample_generator
 from data.loader import Batch, Loader
 from data.order import Order
-from data.transforms import load_image
+from data.transforms import load_centred, load_image
 
 __all__ = [
     "Batch",
@@ -16,6 +16,7 @@ __all__ = [
     "Order",
     "Sample",
     "Source",
+    "load_centred",
     "load_image",
     "read_csv_folder",
     "sample_generator",

@@ -3,7 +3,7 @@
 import numpy as np
 
 # A stream never changes its number: it would change every run.
-STREAMS = {"shuffle": 0, "augment": 1, "caption_drop": 2, "diffusion": 3}
+STREAMS = {"shuffle": 0, "augment": 1, "caption_drop": 2, "diffusion": 3, "posterior": 4}
 
 
 def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.random.Generator:

@@ -1,5 +1,6 @@
 """A file to an array: decode, flatten, resize, crop, flip."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data.config import DataConfig
+from data.keyed_random import sample_generator
 
 BACKGROUND = "white"  # under transparent pixels
 
@@ -44,3 +46,9 @@ def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -
         image = ImageOps.mirror(image)
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels / 127.5 - 1)
+
+
+def load_centred(paths: Sequence[Path], config: DataConfig) -> NDArray[np.float32]:
+    """The images as they are, centre-cropped and unflipped: (n, 3, R, R) float32 in [-1, 1]."""
+    plain = config.model_copy(update={"crop": "center", "horizontal_flip": False})
+    return np.stack([load_image(path, plain, sample_generator(0, "augment", 0, 0)) for path in paths])

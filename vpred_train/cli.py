@@ -11,7 +11,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
 from vpred_train.config import TrainConfig
 from vpred_train.errors import USER_ERRORS
-from vpred_train.recipe import check_world_size, load_recipe, open_data
+from vpred_train.recipe import check_world_size, load_recipe, open_data, open_pretrained
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         check_world_size(config, arguments.world_size)
         if arguments.check:
             open_data(config)
+            open_pretrained(config)
         if arguments.print_config:
             print(dump_yaml(config), end="")
         return ExitCode.OK

@@ -1,5 +1,6 @@
 """The training document: what is trained, independent of where. Imports no MindSpore, so it is checked anywhere."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -8,33 +9,22 @@ from data import DataConfig
 from launcher.contract.config import Section
 
 Positive = Annotated[int, Field(gt=0)]
+PredictionType = Literal["v", "eps", "x0"]
+Network = Literal["unet", "text_encoder", "vae"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class UNetConfig(Section):
-    """The UNet's width and depth; `sd2` gives those of Stable Diffusion 2.x."""
+    """The UNet's width and depth; the defaults are those of Stable Diffusion 2.x."""
 
-    in_channels: Positive
-    model_channels: Positive
-    channel_multipliers: tuple[Positive, ...]
-    res_blocks: Positive
-    attention_levels: tuple[int, ...]
-    head_channels: Positive
-    context_channels: Positive
+    in_channels: Positive = 4
+    model_channels: Positive = 320
+    channel_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 4)
+    res_blocks: Positive = 2
+    attention_levels: tuple[int, ...] = (0, 1, 2)
+    head_channels: Positive = 64
+    context_channels: Positive = 1024
     norm_groups: Positive = 32
-
-    @classmethod
-    def sd2(cls) -> Self:
-        """Stable Diffusion 2.0 and 2.1, base and 768-v alike."""
-        return cls(
-            in_channels=4,
-            model_channels=320,
-            channel_multipliers=(1, 2, 4, 4),
-            res_blocks=2,
-            attention_levels=(0, 1, 2),
-            head_channels=64,
-            context_channels=1024,
-        )
 
     @model_validator(mode="after")
     def widths_divide(self) -> Self:
@@ -50,23 +40,18 @@ class UNetConfig(Section):
 
 
 class TextEncoderConfig(Section):
-    """The text tower's width and depth; `sd2` gives those of Stable Diffusion 2.x.
+    """The text tower's width and depth; the defaults are OpenCLIP ViT-H's without its last block ("penultimate").
 
     `padding` follows the end token: "zero" as in open_clip, with which SD2 was trained; "end" repeats the end token, as
     MindONE did from 2024 on.
     """
 
-    width: Positive
-    heads: Positive
-    layers: Positive
+    width: Positive = 1024
+    heads: Positive = 16
+    layers: Positive = 23
     context_length: Annotated[int, Field(ge=3, le=77)] = 77
     vocabulary_size: Literal[49408] = 49408
     padding: Literal["zero", "end"] = "zero"
-
-    @classmethod
-    def sd2(cls) -> Self:
-        """OpenCLIP ViT-H without its last block: the "penultimate" layer."""
-        return cls(width=1024, heads=16, layers=23)
 
 
 class VaeConfig(Section):
@@ -95,23 +80,30 @@ class VaeConfig(Section):
 
 
 class ModelConfig(Section):
-    """The networks; `sd2` gives those of Stable Diffusion 2.x.
+    """The networks; the defaults are those of Stable Diffusion 2.0 and 2.1, base and 768-v alike.
 
-    Without a `vae` the UNet works on pixels, of which `space_to_depth` folds f x f into channels (the demo).
+    With `vae: null` the UNet works on pixels, of which `space_to_depth` folds f x f into channels (the demo).
     """
 
     space_to_depth: Positive = 1
-    unet: UNetConfig
-    text_encoder: TextEncoderConfig
-    vae: VaeConfig | None = None
+    unet: UNetConfig = UNetConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    vae: VaeConfig | None = VaeConfig()
 
-    @classmethod
-    def sd2(cls) -> Self:
-        """Stable Diffusion 2.0 and 2.1, base and 768-v alike."""
-        return cls(unet=UNetConfig.sd2(), text_encoder=TextEncoderConfig.sd2(), vae=VaeConfig())
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks that this model has."""
+        return ("unet", "text_encoder", "vae") if self.vae else ("unet", "text_encoder")
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels per latent pixel, along each side."""
+        return self.vae.downsampling if self.vae else self.space_to_depth
 
     @model_validator(mode="after")
     def shapes_agree(self) -> Self:
+        if self.vae and self.space_to_depth != 1:
+            raise ValueError(f"space_to_depth is {self.space_to_depth}, but there is a vae; set vae: null for pixels")
         channels = self.vae.latent_channels if self.vae else 3 * self.space_to_depth**2
         if self.unet.in_channels != channels:
             source = "vae.latent_channels" if self.vae else "space_to_depth"
@@ -125,13 +117,34 @@ class ModelConfig(Section):
 
 
 class DiffusionConfig(Section):
-    """The noise schedule (scaled-linear, as SD2) and what the network predicts."""
+    """The noise schedule (scaled-linear, as SD2), and what the network predicts: v, noise (eps) or image (x0)."""
 
     timesteps: Positive = 1000
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.00085
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
     zero_terminal_snr: bool = False
-    prediction_type: Literal["v"] = "v"
+    prediction_type: PredictionType = "v"
+
+    @model_validator(mode="after")
+    def noise_tells_something(self) -> Self:
+        if self.zero_terminal_snr and self.prediction_type == "eps":
+            raise ValueError(
+                "prediction_type is 'eps' with zero_terminal_snr, where the noise says nothing about the image; use v"
+            )
+        return self
+
+
+class PretrainedConfig(Section):
+    """Weights to start from: a file of MindONE or Stability or a diffusers folder, told by its content.
+
+    `networks`: which of them to take; the others begin fresh. `weights`: auto is the moving average where there is one.
+    `xxh3` is the digest of the file; it is filled in, or pins the file when the recipe tells it.
+    """
+
+    path: Path
+    weights: Literal["auto", "ema", "raw"] = "auto"
+    networks: Annotated[tuple[Network, ...], Field(min_length=1)] = ("unet", "text_encoder", "vae")
+    xxh3: str | None = None
 
 
 class OptimizerConfig(Section):
@@ -192,17 +205,20 @@ class SamplingConfig(Section):
 class TrainConfig(Section):
     """One training setup. The global batch is configured; the size per rank is derived from the world size.
 
-    `recompute` trades time for memory: the UNet's blocks are computed again in the backward pass.
+    `recompute` trades time for memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how
+    many training prompts to sample at the end, evenly spread over the data.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     total_samples: Positive
     global_batch: Positive
     log_every_steps: Positive = 1
-    trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet", "text_encoder")
+    final_samples: Positive = 16
+    trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     recompute: bool = False
     data: DataConfig
-    model: ModelConfig
+    pretrained: PretrainedConfig | None = None
+    model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     optimizer: OptimizerConfig
     ema: EmaConfig = EmaConfig()
@@ -210,9 +226,12 @@ class TrainConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
 
     @model_validator(mode="after")
-    def model_can_be_trained(self) -> Self:
-        if self.model.vae is not None:
-            raise ValueError("model.vae: training works on pixels only so far; leave it out and set space_to_depth")
+    def every_network_learns_or_is_given(self) -> Self:
+        given = self.pretrained.networks if self.pretrained else ()
+        for network in self.model.networks:
+            if network not in given and network not in self.trainable:
+                remedy = "set model.vae: null to work on pixels" if network == "vae" else "add it to trainable"
+                raise ValueError(f"the {network} would stay random: give pretrained weights for it, or {remedy}")
         return self
 
     @model_validator(mode="after")
@@ -226,11 +245,10 @@ class TrainConfig(Section):
                 f"optimizer.warmup_samples {self.optimizer.warmup_samples} "
                 f"is not below total_samples {self.total_samples}"
             )
-        downsampling = self.model.space_to_depth * 2 ** (len(self.model.unet.channel_multipliers) - 1)
-        if self.data.resolution % downsampling:
+        if self.data.resolution % self.model.pixels_per_latent:
             raise ValueError(
-                f"data.resolution {self.data.resolution} is not divisible by {downsampling}, "
-                "which space_to_depth and the UNet's levels need"
+                f"data.resolution {self.data.resolution} is not divisible by {self.model.pixels_per_latent}, "
+                "the pixels of one latent pixel"
             )
         return self
 

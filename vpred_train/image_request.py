@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import xxhash
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import Field, ValidationError
 
 from launcher.contract.config import ConfigError, Section
 from vpred_train.config import SamplingConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
 
 TEXT_KEY = "vpred"
 
@@ -16,10 +16,11 @@ TEXT_KEY = "vpred"
 class ImageRequest(Section):
     """One image. `sampling.seed` is its own; `sampling.batch_size` is the compiled batch, which decides its last bits.
 
-    `height` and `width` are in pixels; `weights_xxh3` is the digest of the file `weights`.
+    `height` and `width` are in pixels; `weights_xxh3` is the digest of `weights`, a file or a folder, and `record` what
+    its tensors mean.
     """
 
-    format: Literal["vpred-image-1"] = "vpred-image-1"
+    format: Literal["vpred-image-2"] = "vpred-image-2"
     prompt: str
     negative_prompt: str = ""
     height: Annotated[int, Field(gt=0)]
@@ -27,6 +28,7 @@ class ImageRequest(Section):
     sampling: SamplingConfig
     weights: Path
     weights_xxh3: str
+    record: ParameterizationRecord
 
     def png_text(self) -> PngImagePlugin.PngInfo:
         """The PNG chunk that holds this request."""
@@ -50,12 +52,3 @@ def read_request(path: Path) -> ImageRequest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: its settings: {where}: {first['msg']}; was it made by a newer version?") from None
-
-
-def file_digest(path: Path) -> str:
-    """xxh3-128 of a file's content, hexadecimal. Raises OSError."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -1,20 +1,109 @@
-"""A recipe file plus overrides, resolved and checked against its data; without MindSpore."""
+"""A recipe file plus overrides, resolved and checked against its data and weights; without MindSpore."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from data import Source, read_csv_folder
 from launcher.contract.config import ConfigError, load_document
-from vpred_train.config import TrainConfig
+from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.weights.layouts import weights_of
+from vpred_train.weights.sources import open_source, weights_digest
+from vpred_train.weights.stored import Float32
+from vpred_train.weights.told import record_for
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read and resolve: a relative `data.path` counts from the recipe's folder, an overriding one from here."""
+    """Read and resolve: relative paths count from the recipe's folder, overriding ones from here; what the recipe
+    leaves open about its model is taken from the pretrained weights."""
     config = load_document(TrainConfig, path, overrides)
-    overridden = any(override.split("=")[0] == "data.path" for override in overrides)
-    base = Path.cwd() if overridden else path.resolve().parent
-    data = config.data.model_copy(update={"path": (base / config.data.path).resolve()})
-    return config.model_copy(update={"data": data})
+    overridden = {override.split("=")[0] for override in overrides}
+
+    def absolute(key: str, given: Path) -> Path:
+        return ((Path.cwd() if key in overridden else path.resolve().parent) / given).resolve()
+
+    data = config.data.model_copy(update={"path": absolute("data.path", config.data.path)})
+    config = config.model_copy(update={"data": data})
+    if config.pretrained is None:
+        return config
+    weights = absolute("pretrained.path", config.pretrained.path)
+    return adopt_record(config, pinned(config.pretrained.model_copy(update={"path": weights})))
+
+
+def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
+    """With the digest of the file, so that a run goes on with no other. Raises ConfigError."""
+    try:
+        found = weights_digest(pretrained.path)
+    except OSError as error:
+        raise ConfigError(f"{pretrained.path}: cannot be read ({error.strerror}); set pretrained.path") from None
+    if pretrained.xxh3 not in (None, found):
+        raise ConfigError(
+            f"{pretrained.path}: xxh3 is {found}, but pretrained.xxh3 tells {pretrained.xxh3}; give that file"
+        )
+    return pretrained.model_copy(update={"xxh3": found})
+
+
+def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConfig:
+    """The recipe with what the record of its pretrained weights tells where the recipe is silent.
+
+    The schedule may differ from that of the weights, the prediction type and the networks may not. Raises ConfigError.
+    """
+    record = record_for(open_source(pretrained.path), pretrained.weights, None)
+    if record is None:
+        if "prediction_type" not in config.diffusion.model_fields_set:
+            raise ConfigError(
+                f"{pretrained.path}: does not tell what the network predicts; set diffusion.prediction_type to v "
+                "(768-v weights) or eps (base weights)"
+            )
+        return config.model_copy(update={"pretrained": pretrained})
+    try:
+        diffusion = DiffusionConfig.model_validate(merged(record.diffusion, config.diffusion))
+        model = ModelConfig.model_validate(merged(record.model, config.model))
+        resolved = config.model_dump() | {"pretrained": pretrained, "diffusion": diffusion, "model": model}
+        config = TrainConfig.model_validate(resolved)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{pretrained.path}: with the recipe: {message}") from None
+    check_parameterization(config, pretrained.path, record)
+    return config
+
+
+def check_parameterization(config: TrainConfig, path: Path, record: ParameterizationRecord) -> None:
+    """Raise ConfigError where the recipe contradicts the record of its pretrained weights."""
+    differing = differences(record.model.model_dump(), config.model.model_dump(), "model.")
+    own = record.diffusion.prediction_type
+    if config.diffusion.prediction_type != own:
+        differing.append(f"diffusion.prediction_type: found {config.diffusion.prediction_type!r}, weights tell {own!r}")
+    if differing:
+        raise ConfigError(f"{path}: these weights need another recipe: {'; '.join(differing)}; leave these keys out")
+
+
+def merged(recorded: Any, given: Any) -> dict[str, Any]:
+    """The recorded section with what was written in the recipe on top."""
+
+    def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+        nested = {
+            key: overlay(below[key], value)
+            for key, value in above.items()
+            if isinstance(value, dict) and isinstance(below.get(key), dict)
+        }
+        return below | above | nested
+
+    return overlay(recorded.model_dump(), given.model_dump(exclude_unset=True))
+
+
+def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str) -> list[str]:
+    """Where two models differ; how captions are padded may be chosen anew."""
+    found = []
+    for key, value in recorded.items():
+        if isinstance(value, dict) and isinstance(given[key], dict):
+            found += differences(value, given[key], f"{prefix}{key}.")
+        elif value != given[key] and key != "padding":
+            found.append(f"{prefix}{key}: found {given[key]!r}, weights tell {value!r}")
+    return found
 
 
 def check_world_size(config: TrainConfig, world_size: int) -> None:
@@ -31,3 +120,14 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
 def open_data(config: TrainConfig) -> Source:
     """The training samples; all bad rows are found now. Raises DataError."""
     return read_csv_folder(config.data.path)
+
+
+def open_pretrained(config: TrainConfig) -> Mapping[str, Float32]:
+    """The pretrained tensors under Stability's names, read when asked for; none without `pretrained`.
+
+    Raises ConfigError when they do not fit the model.
+    """
+    if config.pretrained is None:
+        return {}
+    source = open_source(config.pretrained.path, config.model)
+    return weights_of(source, config.pretrained.weights, config.model)

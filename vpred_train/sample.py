@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from launcher.contract.run_dir import RunDir
 from vpred_train import runtime
 from vpred_train.collectives import Collective, make_collective
 from vpred_train.config import SamplingConfig, TrainConfig
-from vpred_train.image_request import ImageRequest, file_digest, read_request
-from vpred_train.models.weights import read_record, read_tensors
+from vpred_train.image_request import ImageRequest, read_request
+from vpred_train.models.tokenizer import Tokenizer
+from vpred_train.weights.layouts import read_weights, weights_of
+from vpred_train.weights.sources import open_source, weights_digest
+from vpred_train.weights.told import add_options, needed_record, told_by
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,12 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-sample", description=__doc__)
     source = parser.add_argument_group("weights (one of them; --like alone uses the file that made its image)")
     source.add_argument("--run", type=Path, help="run directory of a finished training")
-    source.add_argument("--ckpt", type=Path, help="weights file that a run exported")
-    source.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which of a run's (default: ema)")
+    source.add_argument("--ckpt", type=Path, help="file of ours, MindONE's or Stability's, or a diffusers folder")
+    source.add_argument("--weights", choices=("ema", "raw"), help="which of them (default: ema where there is one)")
+    add_options(parser)
     what = parser.add_argument_group("images")
     what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
     what.add_argument("--prompts-file", type=Path, help="a text file with one prompt on each line")
     what.add_argument("--negative-prompt", help="what to stay away from")
+    what.add_argument("--negative-prompts-file", type=Path, help="one line for each prompt instead; may be blank")
     what.add_argument("--images-per-prompt", type=int, help="default 1")
     what.add_argument("--height", type=int, help="pixels (default: the training's)")
     what.add_argument("--width", type=int, help="pixels (default: the training's)")
@@ -55,6 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+REQUESTED = (
+    "prompt",
+    "prompts_file",
+    "negative_prompt",
+    "negative_prompts_file",
+    "images_per_prompt",
+    "height",
+    "width",
+)
 SETTINGS = (
     "sampler",
     "steps",
@@ -73,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     identity = read_identity(environment())
     try:
         requests = plan(arguments)
+        if identity.rank == 0:
+            warn_of_long_prompts(requests)
         folder = output_folder(arguments)
         runtime.start(ACCELERATORS[arguments.accelerator], identity, identity.local_rank, None)
         collective = make_collective(ACCELERATORS[arguments.accelerator].collective, identity.world_size)
@@ -96,10 +113,12 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
     """All images that are asked for, in order. Raises ConfigError for what the user got wrong."""
     if arguments.like is not None:
         return [like(arguments)]
-    weights = weights_file(arguments)
+    weights = weights_path(arguments)
     if weights is None:
         raise ConfigError("no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE")
-    record = read_record(weights)
+    source = open_source(weights)
+    record = needed_record(source, arguments.weights or "auto", told_by(arguments))
+    weights_of(source, record.weights)  # proves that they fit
     recipe = (
         SamplingConfig()
         if arguments.run is None
@@ -108,19 +127,21 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
     count = 1 if arguments.images_per_prompt is None else arguments.images_per_prompt
     if count < 1:
         raise ConfigError(f"--images-per-prompt: found {count} (must be at least 1)")
-    prompts = [prompt for prompt in read_prompts(arguments) for _ in range(count)]
+    once = read_prompts(arguments)
+    negatives = read_negative_prompts(arguments, len(once))
+    prompts = [pair for pair in zip(once, negatives, strict=True) for _ in range(count)]
     given = {key: getattr(arguments, key) for key in SETTINGS if getattr(arguments, key) is not None}
     given.setdefault("batch_size", min(recipe.batch_size, len(prompts)))
     try:
         sampling = SamplingConfig.model_validate(recipe.model_dump() | given)
         common = ImageRequest(
             prompt="",
-            negative_prompt=arguments.negative_prompt or "",
             height=record.resolution if arguments.height is None else arguments.height,
             width=record.resolution if arguments.width is None else arguments.width,
             sampling=sampling,
             weights=weights.resolve(),
-            weights_xxh3=file_digest(weights),
+            weights_xxh3=weights_digest(weights),
+            record=record,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -128,29 +149,42 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
             raise ConfigError(f"command line: {first['msg'].removeprefix('Value error, ')}") from None
         option = str(first["loc"][-1]).replace("_", "-")
         raise ConfigError(f"--{option}: found {first['input']!r} ({first['msg']})") from None
-    unit = record.model.space_to_depth
+    unit = record.model.pixels_per_latent
     for name, pixels in (("height", common.height), ("width", common.width)):
         if pixels % unit:
             raise ConfigError(f"--{name}: found {pixels} (must be a multiple of {unit} for these weights)")
-    return [numbered(common, prompt, index) for index, prompt in enumerate(prompts)]
+    return [numbered(common, index, *pair) for index, pair in enumerate(prompts)]
 
 
-def numbered(common: ImageRequest, prompt: str, index: int) -> ImageRequest:
-    """The request of image `index`: its own prompt and seed."""
+def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str) -> ImageRequest:
+    """The request of image `index`: its own prompts and seed."""
     sampling = common.sampling.model_copy(update={"seed": common.sampling.seed + index})
-    return common.model_copy(update={"prompt": prompt, "sampling": sampling})
+    return common.model_copy(update={"prompt": prompt, "negative_prompt": negative_prompt, "sampling": sampling})
+
+
+def warn_of_long_prompts(requests: Sequence[ImageRequest]) -> None:
+    """Say on stderr what the text encoder does not see."""
+    config = requests[0].record.model.text_encoder
+    tokenizer = Tokenizer(config.context_length)
+    for prompt in dict.fromkeys(text for request in requests for text in (request.prompt, request.negative_prompt)):
+        if cut := tokenizer.cut_off(prompt):
+            print(
+                f"warning: the prompt {shorten(prompt, 60)!r} has more than {config.context_length - 2} tokens; "
+                f"cut off: {cut!r}",
+                file=sys.stderr,
+            )
 
 
 def like(arguments: argparse.Namespace) -> ImageRequest:
     """The request inside --like's image, with the weights that made it. Raises ConfigError."""
-    taken = ("prompt", "prompts_file", "negative_prompt", "images_per_prompt", "height", "width", *SETTINGS)
+    taken = (*REQUESTED, *SETTINGS)
     extra = [f"--{name.replace('_', '-')}" for name in taken if getattr(arguments, name) is not None]
     if extra:
         raise ConfigError(f"--like: takes all settings from its image; leave out {', '.join(extra)}")
     request = read_request(arguments.like)
-    weights = weights_file(arguments) or request.weights
+    weights = weights_path(arguments) or request.weights
     try:
-        digest = file_digest(weights)
+        digest = weights_digest(weights)
     except OSError as error:
         raise ConfigError(
             f"{weights}: cannot be read ({error.strerror}); name the weights with --run or --ckpt"
@@ -163,17 +197,17 @@ def like(arguments: argparse.Namespace) -> ImageRequest:
     return request.model_copy(update={"weights": weights.resolve()})
 
 
-def weights_file(arguments: argparse.Namespace) -> Path | None:
-    """The file named by --run or --ckpt. Raises ConfigError when it is missing or both are given."""
+def weights_path(arguments: argparse.Namespace) -> Path | None:
+    """The file or folder named by --run or --ckpt. Raises ConfigError when it is missing or both are given."""
     if arguments.run is not None and arguments.ckpt is not None:
         raise ConfigError("--run and --ckpt: both name weights; give one of them")
     if arguments.run is None:
-        path, remedy = arguments.ckpt, "give a file that a run exported"
+        path, remedy = arguments.ckpt, "give a file of weights or a diffusers folder"
     else:
-        path = RunDir(arguments.run).weights / f"{arguments.weights}.safetensors"
+        path = RunDir(arguments.run).weights / f"{arguments.weights or 'ema'}.safetensors"
         remedy = "finish the run first (start the same command again)"
-    if path is not None and not path.is_file():
-        raise ConfigError(f"{path}: no such file; {remedy}")
+    if path is not None and not path.exists():
+        raise ConfigError(f"{path}: no such file or folder; {remedy}")
     return path
 
 
@@ -181,17 +215,35 @@ def read_prompts(arguments: argparse.Namespace) -> list[str]:
     """The prompts of --prompt, then those of --prompts-file; blank lines do not count. Raises ConfigError."""
     prompts = list(arguments.prompt or [])
     if arguments.prompts_file is not None:
-        try:
-            lines = arguments.prompts_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{arguments.prompts_file}: cannot be read as UTF-8 text ({error})") from None
-        from_file = [line.strip() for line in lines if line.strip()]
+        from_file = [line for line in read_lines(arguments.prompts_file) if line]
         if not from_file:
             raise ConfigError(f"{arguments.prompts_file}: holds no prompt; write one on each line")
         prompts += from_file
     if not prompts:
         raise ConfigError("no prompt: give --prompt TEXT or --prompts-file FILE")
     return prompts
+
+
+def read_negative_prompts(arguments: argparse.Namespace, count: int) -> list[str]:
+    """One for each of `count` prompts. Raises ConfigError."""
+    if arguments.negative_prompts_file is None:
+        return [arguments.negative_prompt or ""] * count
+    if arguments.negative_prompt is not None:
+        raise ConfigError("--negative-prompt and --negative-prompts-file: give one of them")
+    lines = read_lines(arguments.negative_prompts_file)
+    if len(lines) != count:
+        raise ConfigError(
+            f"{arguments.negative_prompts_file}: holds {len(lines)} lines for {count} prompts; write one for each"
+        )
+    return lines
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without the space around them. Raises ConfigError."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
@@ -212,7 +264,7 @@ def make_images(
 ) -> list[Path]:
     """Make this rank's share of the images as 00000.png ... after the highest number already there.
 
-    The requests differ in prompt and seed only. Several images are also put on one sheet, grid_00000.png, named after
+    The requests differ in prompts and seed only. Several images are also put on one sheet, grid_00000.png, named after
     the first of them. Returns the images' paths that this rank wrote. Raises ConfigError.
     """
     from vpred_train.gallery import contact_sheet, png_of
@@ -226,7 +278,7 @@ def make_images(
         images = load_pipeline(common, accelerator).generate(
             [requests[index].prompt for index in mine],
             [requests[index].sampling.seed for index in mine],
-            common.negative_prompt,
+            [requests[index].negative_prompt for index in mine],
         )
     paths = [folder / f"{first + index:05d}.png" for index in mine]
     for path, image, index in zip(paths, images, mine, strict=True):
@@ -247,17 +299,13 @@ def first_free_number(folder: Path) -> int:
 
 def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
     """The text-to-image pipeline of the request's weights. Raises ConfigError."""
-    from mindspore import Tensor
-
-    from vpred_train.models.networks import FlatSpace, Networks
+    from vpred_train.models.networks import Networks
+    from vpred_train.models.weights import set_weights
     from vpred_train.sampling import TextToImage
 
-    record = read_record(request.weights)
+    record = request.record
     networks = Networks(record.model, 0, accelerator.convolution)
-    space = FlatSpace(networks)
-    tensors = read_tensors(request.weights, {span.name: span.shape for span in space.spans})
-    for parameter, span in zip(space.parameters, space.spans, strict=True):
-        parameter.set_data(Tensor(tensors[span.name]))
+    set_weights(networks, read_weights(request.weights, record.weights, record.model))
     return TextToImage(networks, record.model, record.diffusion, request.sampling, request.height, request.width)
 
 

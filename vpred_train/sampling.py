@@ -12,7 +12,7 @@ from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
 from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC, guided, rescale_guidance
 from vpred_train.diffusion.samplers_spacing import spaced_timesteps
 from vpred_train.diffusion.schedule import FloatArray, make_schedule
-from vpred_train.models.autoencoder import SpaceToDepth
+from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.tokenizer import Tokenizer
 
@@ -33,26 +33,32 @@ class TextToImage:
         self.schedule = make_schedule(diffusion)
         self.prediction_type = diffusion.prediction_type
         self.timesteps = spaced_timesteps(sampling.timestep_spacing, self.schedule, sampling.steps)
-        self.autoencoder = SpaceToDepth(model.space_to_depth)
+        self.latents = make_latents(model, networks.vae)
         self.tokenizer = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)
-        self.latent_shape = (model.unet.in_channels, height // model.space_to_depth, width // model.space_to_depth)
+        scale = model.pixels_per_latent
+        self.latent_shape = (model.unet.in_channels, height // scale, width // scale)
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int], negative_prompt: str = "") -> FloatArray:
-        """One image for each prompt and seed: (n, 3, H, W) float32 in [-1, 1]. An image depends on nothing else."""
-        features = self._encode([*prompts, negative_prompt])
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], negative_prompts: Sequence[str] = ()
+    ) -> FloatArray:
+        """One image for each prompt, seed and negative prompt (default: all empty): (n, 3, H, W) float32 in [-1, 1].
+        An image depends on nothing else."""
+        features = self._encode([*prompts, *(negative_prompts or [""] * len(prompts))])
+        conditional, negative = features[: len(prompts)], features[len(prompts) :]
         size = self.sampling.batch_size
         images = [
-            self._generate_batch(features[start : min(start + size, len(prompts))], features[-1], seeds[start:])
+            self._generate_batch(conditional[start:][:size], negative[start:][:size], seeds[start:][:size])
             for start in range(0, len(prompts), size)
         ]
         return np.concatenate(images) if images else np.empty((0, 3, 0, 0), np.float32)
 
     def _generate_batch(self, conditional: FloatArray, negative: FloatArray, seeds: Sequence[int]) -> FloatArray:
-        """Images for (n, tokens, width) of text features and the first n seeds."""
-        size, count = self.sampling.batch_size, len(conditional)
-        rows = [*conditional, *[negative] * (size - count)]  # a short batch is filled up: one shape, one compilation
-        context = Tensor(np.stack([negative] * size + rows))
-        seeds = [*seeds[:count], *[0] * (size - count)]
+        """Images for (n, tokens, width) of text features each, and n seeds."""
+        count = len(conditional)
+        fill = self.sampling.batch_size - count  # a short batch is filled up: one shape, one compilation
+        halves = [np.concatenate((half, half[:1].repeat(fill, 0))) for half in (negative, conditional)]
+        context = Tensor(np.concatenate(halves))
+        seeds = [*seeds, *[0] * fill]
         noise = np.stack([self._noise(seed) for seed in seeds])
 
         def model(z: FloatArray, t: float) -> FloatArray:
@@ -64,7 +70,7 @@ class TextToImage:
 
         sample = SAMPLERS[self.sampling.sampler]
         latents = sample(model, noise, self.schedule, self.timesteps, self.prediction_type, **self._options(seeds))
-        return np.clip(self.autoencoder.decode(latents[:count]), -1, 1)
+        return np.clip(self.latents.decode(latents[:count]), -1, 1)
 
     def _options(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What this sampler takes beyond the common arguments."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from data import Batch
+from data import Batch, sample_generator
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import VLoss, draw, network_inputs
+from vpred_train.diffusion.objective import DiffusionLoss, draw, network_inputs
 from vpred_train.diffusion.schedule import FloatArray, make_schedule
 from vpred_train.ema import ema_decay, ema_update_
-from vpred_train.models.autoencoder import SpaceToDepth
+from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.tokenizer import Tokenizer
 from vpred_train.optim import clip_factor, learning_rate
@@ -35,9 +35,9 @@ class StepResult:
 
 
 class LossAndGradients(nn.Cell):
-    """The arguments of VLoss -> the loss and the gradient of each of `parameters`."""
+    """The arguments of DiffusionLoss -> the loss and the gradient of each of `parameters`."""
 
-    def __init__(self, loss: VLoss, parameters: list[Parameter]) -> None:
+    def __init__(self, loss: DiffusionLoss, parameters: list[Parameter]) -> None:
         super().__init__()
         self.loss_and_gradients = ops.value_and_grad(loss, None, ParameterTuple(parameters))
 
@@ -53,13 +53,15 @@ class TrainStep:
     def __init__(self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective) -> None:
         self.config, self.networks, self.state, self.collective = config, networks, state, collective
         self.schedule = make_schedule(config.diffusion)
-        self.autoencoder = SpaceToDepth(config.model.space_to_depth)
+        self.latents = make_latents(config.model, networks.vae)
         self.tokenizer = Tokenizer(config.model.text_encoder.context_length, config.model.text_encoder.padding)
-        self.loss_and_gradients = LossAndGradients(VLoss(networks), state.space.parameters)
+        self.loss_and_gradients = LossAndGradients(
+            DiffusionLoss(networks, config.diffusion.prediction_type), state.space.parameters
+        )
 
     def __call__(self, batch: Batch) -> StepResult:
         started = time.perf_counter()
-        z_0 = self.autoencoder.encode(batch.images)
+        z_0 = self.latents.encode(batch.images, self._generators(batch))
         draws = draw(self.config.seed, batch.epochs, batch.sample_ids, z_0.shape[1:], self.config.diffusion.timesteps)
         inputs = network_inputs(z_0, draws, self.tokenizer(batch.captions), self.schedule)
         local_loss, gradients = self.loss_and_gradients(*inputs)
@@ -85,6 +87,13 @@ class TrainStep:
             step_seconds=time.perf_counter() - started + batch.wait_s,
             data_wait_seconds=batch.wait_s,
         )
+
+    def _generators(self, batch: Batch) -> list[np.random.Generator]:
+        """Each image's own for its draw from the autoencoder's posterior, so that it is the same on any rank."""
+        return [
+            sample_generator(self.config.seed, "posterior", int(epoch), int(sample_id))
+            for epoch, sample_id in zip(batch.epochs, batch.sample_ids, strict=True)
+        ]
 
     def _update(self, gradient: list[FloatArray], rate: float, scale: float) -> None:
         state = self.state

@@ -4,11 +4,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from vpred_train import sample
+from vpred_train.weights.sources import open_source
+from vpred_train.weights.told import record_for
 
 GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
+# Version -> what the network predicts and the side of its images; and the configurations of inference for each kind.
+VERSIONS = {"2.0": ("eps", 512), "2.1": ("eps", 512), "2.0-v": ("v", 768), "2.1-v": ("v", 768)}
+DEFAULT_VERSION = "2.1"
+CONFIGS = {"v2-inference.yaml": "2.1", "v2-vpred-inference.yaml": "2.1-v"}
 SAMPLERS = {"ddim": "ddim", "dpm_solver": "dpm_solver_2", "plms": "plms", "uni_pc": "unipc"}
 
 # Flags that recipes and READMEs of MindONE carry and that decide nothing here.
@@ -17,8 +25,6 @@ WITHOUT_EFFECT = {
     "jit_level": "the accelerator decides how graphs are compiled",
     "use_parallel": "under mpirun the prompts are always shared out",
     "device_target": "give --accelerator to vpred-sample",
-    "config": "the weights carry the model's configuration",
-    "version": "the weights carry the model's configuration; nothing is downloaded",
     "log_level": "there is one level",
     "n_rows": "the grid is as square as can be",
     "skip_grid": "the grid costs nothing",
@@ -29,7 +35,6 @@ REFUSED = {
     "use_lora": "LoRA weights",
     "lora_ckpt_path": "LoRA weights",
     "ti_ckpt_path": "textual inversion",
-    "negative_data_path": "a file of negative prompts",
     "support_long_prompts": "prompts in several pieces",
     "add_watermark": "watermarks",
     "check_safety": "the safety checker",
@@ -42,8 +47,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", default="A cute wolf in winter forest")
     parser.add_argument("--data_path", type=Path, help="a text file with one prompt on each line, instead of --prompt")
     parser.add_argument("--negative_prompt", default="")
+    parser.add_argument("--negative_data_path", type=Path, help="a text file with one negative prompt on each line")
+    parser.add_argument("-v", "--version", choices=sorted(VERSIONS), help="of weights that do not tell it")
+    parser.add_argument(
+        "--config", type=Path, help="v2-inference.yaml or v2-vpred-inference.yaml, instead of --version"
+    )
     parser.add_argument("--output_path", type=Path, default=Path("output"), help="images go to OUTPUT_PATH/samples")
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="weights file that a run exported")
+    parser.add_argument(
+        "--ckpt_path", type=Path, required=True, help="file of ours, MindONE's or Stability's, or a diffusers folder"
+    )
     parser.add_argument("--sampling_steps", type=int, default=20)
     parser.add_argument("--n_iter", type=int, default=2, help="batches for each prompt")
     parser.add_argument("--n_samples", type=int, default=4, help="images in a batch")
@@ -55,8 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     for flag in SAMPLERS:
         parser.add_argument(f"--{flag}", action="store_true")
     for flag, reason in WITHOUT_EFFECT.items():
-        names = ["-v", "--version"] if flag == "version" else [f"--{flag}"]
-        parser.add_argument(*names, dest=flag, nargs="?", const="", help=f"no effect: {reason}")
+        parser.add_argument(f"--{flag}", nargs="?", const="", help=f"no effect: {reason}")
     for flag, what in REFUSED.items():
         parser.add_argument(f"--{flag}", nargs="?", const="True", help=f"refused: no support for {what}")
     return parser
@@ -74,7 +85,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     for flag, reason in WITHOUT_EFFECT.items():
         if getattr(arguments, flag) is not None:
             print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
-    sample.main(translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m"))
+    try:
+        words = translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m") + told(arguments)
+    except ConfigError as error:
+        end(str(error))
+    sample.main(words)
+
+
+def told(arguments: argparse.Namespace) -> list[str]:
+    """What --version or --config tell of the weights; else MindONE's default, unless they tell. Raises ConfigError."""
+    version = arguments.version
+    if version is None and arguments.config is not None:
+        version = CONFIGS.get(arguments.config.name)
+        if version is None:
+            raise ConfigError(
+                f"--config: found {arguments.config} (known: {', '.join(CONFIGS)}); give --version instead"
+            )
+    if version is None:
+        if record_for(open_source(arguments.ckpt_path), "auto", None) is not None:
+            return []
+        version = DEFAULT_VERSION
+        print(f"note: the weights do not tell their version; {version} is taken, see --version", file=sys.stderr)
+    prediction_type, resolution = VERSIONS[version]
+    return ["--prediction-type", prediction_type, "--resolution", str(resolution)]
 
 
 def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
@@ -83,8 +116,11 @@ def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
     words += (
         ["--prompt", arguments.prompt] if arguments.data_path is None else ["--prompts-file", str(arguments.data_path)]
     )
+    if arguments.negative_data_path is None:
+        words.append(f"--negative-prompt={arguments.negative_prompt}")
+    else:
+        words += ["--negative-prompts-file", str(arguments.negative_data_path)]
     values = {
-        "negative-prompt": arguments.negative_prompt,
         "images-per-prompt": arguments.n_iter * arguments.n_samples,
         "batch-size": arguments.n_samples,
         "sampler": sampler,
@@ -101,7 +137,7 @@ def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
     return words
 
 
-def end(message: str) -> None:
+def end(message: str) -> NoReturn:
     """Say what the user must change, and stop."""
     print(message, file=sys.stderr)
     sys.exit(ExitCode.BAD_CONFIG)

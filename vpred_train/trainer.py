@@ -42,17 +42,15 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
+        networks: Networks,
         source: Source,
         collective: Collective,
         checkpoints: CheckpointManager,
-        convolution: str,
     ) -> None:
-        self.config, self.source, self.collective, self.checkpoints = config, source, collective, checkpoints
-        self.networks = Networks(config.model, config.seed, convolution)
-        if config.recompute:
-            self.networks.recompute_blocks()
-        self.state = TrainState(config, FlatSpace(self.networks, config.trainable))
-        self.step = TrainStep(config, self.networks, self.state, collective)
+        self.config, self.networks, self.source = config, networks, source
+        self.collective, self.checkpoints = collective, checkpoints
+        self.state = TrainState(config, FlatSpace(networks, config.trainable))
+        self.step = TrainStep(config, networks, self.state, collective)
         self.nonfinite_in_a_row = 0
 
     def resume(self) -> int:

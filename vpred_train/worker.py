@@ -66,6 +66,7 @@ def train_rank(
 ) -> ExitCode:
     """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
     from vpred_train.finish import finish
+    from vpred_train.pretrained import build_networks, check_prediction
     from vpred_train.trainer import DivergedError, StopSignal, Trainer
 
     stop = StopSignal()
@@ -76,9 +77,12 @@ def train_rank(
     attempt.root.mkdir(parents=True, exist_ok=True)
     source = open_data(config)
     checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
-    trainer = Trainer(config, source, collective, checkpoints, ACCELERATORS[arguments.accelerator].convolution)
+    networks = build_networks(config, ACCELERATORS[arguments.accelerator].convolution)
+    trainer = Trainer(config, networks, source, collective, checkpoints)
     with ExitStack() as resources:
         hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)
+        if trainer.steps_done == 0:
+            check_prediction(config, networks, source, collective)
         try:
             finished = trainer.run(hooks, stop)
         except DivergedError as error:

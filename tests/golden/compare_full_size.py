@@ -26,7 +26,7 @@ def main(path: str) -> None:
     from vpred_train.models.unet import UNet
 
     started = time.perf_counter()
-    unet = UNet(UNetConfig.sd2(), np.random.default_rng(0), ACCELERATORS["cpu"].convolution)
+    unet = UNet(UNetConfig(), np.random.default_rng(0), ACCELERATORS["cpu"].convolution)
     built = time.perf_counter()
     space = FlatSpace(unet)
     assert sorted(span.name for span in space.spans) == golden["names"].tolist()

@@ -3,31 +3,27 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import end, free_ports, losses, pixels, sample, start, wait_until
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
 
 from data import read_csv_folder
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
 
 STEPS = 20
-DEADLINE_S = 240
 RECIPE = """
 total_samples: 160
 global_batch: 8
+trainable: [unet, text_encoder]
 data: {path: images, resolution: 16, crop: random, horizontal_flip: true, caption_drop: 0.2}
 model:
+  vae: null
   space_to_depth: 2
   unet:
     in_channels: 12
@@ -59,54 +55,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images" / "img_txt.csv").write_text("\n".join(lines) + "\n")
     (folder / "small.yaml").write_text(RECIPE)
     return folder / "small.yaml"
-
-
-def free_ports() -> int:
-    """A port that is free now and whose successor is too."""
-    for base in range(21000, 29000, 2):
-        with socket.socket() as first, socket.socket() as second:
-            try:
-                first.bind(("127.0.0.1", base))
-                second.bind(("127.0.0.1", base + 1))
-            except OSError:
-                continue
-            return base
-    raise AssertionError("no free ports")
-
-
-def start(recipe: Path, run_dir: Path, workers: int, port: int | None = None) -> subprocess.Popen[str]:
-    """`vpred-launch run`, in the folder of the recipe, where a folder called data must not get in the way."""
-    (recipe.parent / "data").mkdir(exist_ok=True)
-    (recipe.parent / "data" / "__init__.py").write_text("raise ImportError('the wrong data package')\n")
-    argv = [sys.executable, "-P", "-m", "launcher.cli", "run", "--recipe", str(recipe), "--run-dir", str(run_dir)]
-    argv += [f"cluster.workers_per_host={workers}"]
-    argv += [f"cluster.metrics.base_port={port or free_ports()}"]
-    return subprocess.Popen(
-        argv, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and output; a run that hangs is killed and fails the test."""
-    try:
-        output, _ = process.communicate(timeout=DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return process.returncode, output
-
-
-def losses(run_dir: Path) -> list[float]:
-    path = RunDir(run_dir).metrics_jsonl
-    return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert process.poll() is None, f"the run ended too early:\n{process.communicate()[0]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -186,23 +134,6 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
     assert code == 0
     assert "complete" in output
     assert len(read_csv_folder(recipe.parent / "images")) == 6
-
-
-def sample(*arguments: str, ranks: int = 1) -> list[Path]:
-    """The images of one `vpred-sample`, in the order of their numbers."""
-    argv = [sys.executable, "-P", "-m", "vpred_train.sample", *arguments]
-    if ranks > 1:
-        mpirun = find_mpirun(None, os.environ)
-        argv = [str(mpirun.path), "-np", str(ranks), *mpirun.dialect.oversubscribe, "--bind-to", "none", *argv]
-    env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
-    answer = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, env=env)
-    assert answer.returncode == 0, answer.stderr
-    return sorted(Path(line) for line in answer.stdout.split())
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path: Path) -> None:

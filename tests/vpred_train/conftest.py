@@ -16,6 +16,7 @@ def mindspore_on_cpu() -> None:
 
 
 MODEL: dict[str, Any] = {
+    "vae": None,
     "space_to_depth": 2,
     "unet": {
         "in_channels": 12,
@@ -42,6 +43,7 @@ def train_config() -> TrainConfig:
         {
             "total_samples": 80,
             "global_batch": 4,
+            "trainable": ["unet", "text_encoder"],
             "data": {"path": ".", "resolution": 8},
             "model": MODEL,
             "optimizer": {"learning_rate": 1e-3, "warmup_samples": 8},

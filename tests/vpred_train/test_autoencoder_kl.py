@@ -75,10 +75,11 @@ def test_a_sample_is_the_scaled_reparameterised_draw(tiny: AutoencoderKL) -> Non
     rng = np.random.default_rng(1)
     space = LatentSpace(tiny, TINY)
     images = rng.uniform(-1, 1, (2, 3, 6, 10)).astype(np.float32)
-    noise = rng.standard_normal((2, 4, 3, 5)).astype(np.float32)
+    generators = [np.random.default_rng(seed) for seed in (7, 8)]
+    noise = np.stack([np.random.default_rng(seed).standard_normal((4, 3, 5), np.float32) for seed in (7, 8)])
     moments = Both(tiny)(Tensor(images), Tensor(noise))[0].asnumpy().astype(np.float64)
     expected = 0.5 * (moments[:, :4] + np.exp(moments[:, 4:] / 2) * noise)
-    found = space.encode(images, noise)
+    found = space.encode(images, generators)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(space.encode(images), 0.5 * moments[:, :4], rtol=1e-5, atol=1e-6)

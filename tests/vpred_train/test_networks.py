@@ -7,8 +7,8 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from vpred_train.config import ModelConfig
-from vpred_train.models.autoencoder import SpaceToDepth
 from vpred_train.models.convolution import CONVOLUTIONS, patch_indices
+from vpred_train.models.latents import SpaceToDepth
 
 
 def reference_convolution(x: np.ndarray, weight: np.ndarray, stride: int, padding: int, extra: int = 0) -> np.ndarray:
@@ -126,8 +126,8 @@ def test_sd2_at_full_size_has_the_published_tensors() -> None:
     shapes = {row[3]: tuple(map(int, row[1].split("x"))) for row in listing}
     rng = np.random.default_rng(0)
     for build, prefix, tensors, parameters in (
-        (lambda: UNet(UNetConfig.sd2(), rng, "native"), "model.diffusion_model.", 686, 865_910_724),
-        (lambda: TextEncoder(TextEncoderConfig.sd2(), rng), "cond_stage_model.model.", 280, 340_387_840),
+        (lambda: UNet(UNetConfig(), rng, "native"), "model.diffusion_model.", 686, 865_910_724),
+        (lambda: TextEncoder(TextEncoderConfig(), rng), "cond_stage_model.model.", 280, 340_387_840),
         (lambda: AutoencoderKL(VaeConfig(), rng, "native"), "first_stage_model.", 248, 83_653_863),
     ):
         space = FlatSpace(build())

@@ -9,15 +9,18 @@ from PIL import Image
 from launcher.contract.exit_codes import ExitCode
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
-from vpred_train.image_request import file_digest
-from vpred_train.models.weights import export_weights
-from vpred_train.sample import build_parser, main, plan
+from vpred_train.sample import build_parser, main, plan, warn_of_long_prompts
+from vpred_train.weights.layouts import write_weights
+from vpred_train.weights.shapes import stability_shapes
+from vpred_train.weights.sources import weights_digest
 
 
 @pytest.fixture
 def weights(tmp_path: Path, train_config: TrainConfig) -> Path:
     path = tmp_path / "ema.safetensors"
-    export_weights(path, {"nothing": np.zeros(1, np.float32)}, record_of(train_config, "ema", 80))
+    record = record_of(train_config, "ema", 80)
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in stability_shapes(record.model).items()}
+    write_weights(path, tensors, "stability", record)
     return path
 
 
@@ -40,8 +43,8 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         (["--prompt", "a cat"], "no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE"),
         (["--ckpt", str(weights)], "no prompt: give --prompt TEXT or --prompts-file FILE"),
         ([*ckpt, "--run", str(tmp_path)], "--run and --ckpt: both name weights; give one of them"),
-        (["--ckpt", str(tmp_path / "no")], f"{tmp_path / 'no'}: no such file; give a file that a run exported"),
-        (["--ckpt", str(blank), "--prompt", "a"], f"{blank}: not a readable safetensors file"),
+        (["--ckpt", str(tmp_path / "no")], f"{tmp_path / 'no'}: no such file or folder; give a file of weights"),
+        (["--ckpt", str(blank), "--prompt", "a"], f"{blank}: starts with b' "),
         ([*ckpt[:2], "--prompts-file", str(blank)], f"{blank}: holds no prompt; write one on each line"),
         ([*ckpt[:2], "--prompts-file", str(picture)], f"{picture}: cannot be read as UTF-8 text"),
         ([*ckpt, "--steps", "0"], "--steps: found 0 (Input should be greater than 0)"),
@@ -63,7 +66,7 @@ def test_other_weights_than_the_images_are_refused(
 ) -> None:
     (request,) = plan(build_parser().parse_args(["--ckpt", str(weights), "--prompt", "a cat", "--seed", "7"]))
     assert (request.prompt, request.sampling.seed, request.height) == ("a cat", 7, 8)
-    assert request.weights_xxh3 == file_digest(weights)
+    assert request.weights_xxh3 == weights_digest(weights)
     picture = tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(picture, pnginfo=request.png_text())
     assert plan(build_parser().parse_args(["--like", str(picture)])) == [request]
@@ -71,6 +74,45 @@ def test_other_weights_than_the_images_are_refused(
     assert refused(capsys, tmp_path, "--like", str(picture)).startswith(f"{weights}: xxh3 is ")
     weights.unlink()
     assert refused(capsys, tmp_path, "--like", str(picture)).startswith(f"{weights}: cannot be read (No such file")
+
+
+def test_weights_must_tell_or_be_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path) -> None:
+    asked = ["--ckpt", str(weights), "--prompt", "a cat"]
+    assert refused(capsys, tmp_path, *asked, "--prediction-type", "eps").startswith(
+        f"{weights}: tells v-prediction, but --prediction-type tells eps"
+    )
+    weights.write_bytes(weights.read_bytes().replace(b'"parameterization"', b'"somebody_elses_1"'))
+    assert "give --prediction-type v (768-v weights) or eps" in refused(capsys, tmp_path, *asked)
+
+
+def test_what_the_text_encoder_does_not_see_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path
+) -> None:
+    parsed = build_parser().parse_args(["--ckpt", str(weights), "--prompt", "one two three four five six, Café seven!"])
+    warn_of_long_prompts(plan(parsed) * 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the prompt 'one two three") and line.endswith("cut off: ', café seven !'")
+    warn_of_long_prompts(plan(build_parser().parse_args(["--ckpt", str(weights), "--prompt", "one two"])))
+    assert capsys.readouterr().err == ""
+
+
+def test_each_prompt_may_have_its_negative(capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path) -> None:
+    negatives = tmp_path / "negatives.txt"
+    negatives.write_text("blue\n\n")
+    asked = [
+        "--ckpt",
+        str(weights),
+        "--prompt",
+        "a cat",
+        "--prompt",
+        "a dog",
+        "--negative-prompts-file",
+        str(negatives),
+    ]
+    requests = plan(build_parser().parse_args([*asked, "--images-per-prompt", "2"]))
+    assert [request.negative_prompt for request in requests] == ["blue", "blue", "", ""]
+    assert refused(capsys, tmp_path, *asked, "--prompt", "a bird").startswith(f"{negatives}: holds 2 lines for 3")
+    assert refused(capsys, tmp_path, *asked, "--negative-prompt", "red").endswith("give one of them")
 
 
 def test_each_image_has_its_own_prompt_and_seed(tmp_path: Path, weights: Path) -> None:

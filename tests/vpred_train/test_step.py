@@ -9,7 +9,7 @@ from checkpoints_mgr import State
 from data import Batch
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import VLoss, draw, network_inputs
+from vpred_train.diffusion.objective import DiffusionLoss, draw, network_inputs
 from vpred_train.diffusion.schedule import make_schedule
 
 
@@ -67,7 +67,7 @@ def test_draws_belong_to_the_sample() -> None:
 def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig, step: Any) -> None:
     state = step.state
     data = batch(train_config, 0)
-    z_0 = step.autoencoder.encode(data.images)
+    z_0 = step.latents.encode(data.images)
     draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
     schedule = make_schedule(train_config.diffusion)
     inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), schedule)
@@ -79,7 +79,7 @@ def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig
 
     prediction = step.networks(Tensor(z_t.astype(np.float32)), inputs[4], inputs[5]).asnumpy()
     expected = np.mean((prediction.astype(np.float64) - (alpha * draws.noise - sigma * z_0)) ** 2)
-    assert float(VLoss(step.networks)(*inputs)) == pytest.approx(expected, rel=1e-5)
+    assert float(DiffusionLoss(step.networks, "v")(*inputs)) == pytest.approx(expected, rel=1e-5)
     assert step(data).loss == pytest.approx(expected, rel=1e-5)
     assert state.samples_seen == 4
 
@@ -87,12 +87,12 @@ def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig
 def test_gradient_is_the_slope_of_the_loss(train_config: TrainConfig, step: Any) -> None:
     state = step.state
     data = batch(train_config, 0)
-    z_0 = step.autoencoder.encode(data.images)
+    z_0 = step.latents.encode(data.images)
     draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
     inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
     _, gradients = step.loss_and_gradients(*inputs)
     gradient = np.concatenate([tensor.asnumpy().reshape(-1) for tensor in gradients])
-    loss = VLoss(step.networks)
+    loss = DiffusionLoss(step.networks, "v")
     start = state.weights.copy()
     direction = gradient / np.linalg.norm(gradient)
     losses = []
@@ -123,7 +123,7 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
     from vpred_train.step import LossAndGradients
 
     data = batch(train_config, 0)
-    z_0 = step.autoencoder.encode(data.images)
+    z_0 = step.latents.encode(data.images)
     draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
     inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
     loss, gradients = step.loss_and_gradients(*inputs)
@@ -133,7 +133,7 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
     FlatSpace(networks).write(step.state.weights)
     unet = FlatSpace(networks, ("unet",))
     assert all(span.name.startswith("unet.") for span in unet.spans)
-    same_loss, unet_gradients = LossAndGradients(VLoss(networks), unet.parameters)(*inputs)
+    same_loss, unet_gradients = LossAndGradients(DiffusionLoss(networks, "v"), unet.parameters)(*inputs)
     assert float(same_loss) == pytest.approx(float(loss), rel=1e-6)
     expected = dict(zip((span.name for span in step.state.space.spans), gradients, strict=True))
     for span, gradient in zip(unet.spans, unet_gradients, strict=True):

@@ -1,5 +1,6 @@
 """MindONE's flags arrive at vpred-sample, or are answered with what to do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,14 @@ import pytest
 from launcher.contract.exit_codes import ExitCode
 from vpred_train import sample, text_to_image
 from vpred_train.diffusion.samplers import SAMPLERS
+from vpred_train.weights.sources import Source
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, version: Sequence[str] = ("--version", "2.1-v")) -> list[str]:
     """What vpred-sample would be called with."""
     called: list[list[str]] = []
     monkeypatch.setattr(sample, "main", called.append)
-    text_to_image.main(["--ckpt_path", "w.safetensors", *arguments])
+    text_to_image.main(["--ckpt_path", "w.safetensors", *version, *arguments])
     (words,) = called
     return words
 
@@ -26,14 +28,15 @@ def test_the_defaults_are_mindones(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (arguments.steps, arguments.guidance_scale, arguments.seed) == (20, 9.0, 42)
     assert (arguments.images_per_prompt, arguments.batch_size) == (8, 4)
     assert (arguments.sampler, arguments.height, arguments.width) == ("dpmpp_2m", None, None)
+    assert (arguments.prediction_type, arguments.resolution, arguments.negative_prompt) == ("v", 768, "")
 
 
 def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     words = run(
-        monkeypatch, "--data_path", "prompts.txt", "--negative_prompt", "ugly", "--output_path", "out", "-v", "2.0-v",
+        monkeypatch, "--data_path", "prompts.txt", "--negative_prompt", "ugly", "--output_path", "out",
         "--config", "configs/v2-vpred-inference.yaml", "--n_iter", "1", "--n_samples", "2", "--scale", "7.5",
         "--H", "768", "--W", "704", "--sampling_steps", "15", "--seed", "1", "--ddim",
-        "--device_target", "CPU", "--skip_grid",
+        "--device_target", "CPU", "--skip_grid", version=(),
     )  # fmt: skip
     arguments = sample.build_parser().parse_args(words)
     assert arguments.prompts_file == Path("prompts.txt")
@@ -43,8 +46,9 @@ def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (arguments.images_per_prompt, arguments.batch_size, arguments.steps, arguments.seed) == (2, 2, 15, 1)
     assert (arguments.guidance_scale, arguments.sampler) == (7.5, "ddim")
     assert (arguments.height, arguments.width) == (768, 704)
+    assert (arguments.prediction_type, arguments.resolution) == ("v", 768)
     notes = capsys.readouterr().err.splitlines()
-    assert {note.split()[1] for note in notes} == {"--device_target", "--config", "--version", "--skip_grid"}
+    assert {note.split()[1] for note in notes} == {"--device_target", "--skip_grid"}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,9 @@ def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: p
     [
         (["--use_lora", "True"], "--use_lora: there is no support for LoRA weights here; leave it out"),
         (["--check_safety"], "--check_safety: there is no support for the safety checker here; leave it out"),
+        (["--version", "1.5"], "error: argument -v/--version: invalid choice: '1.5'"),
+        (["--config", "my.yaml"], "--config: found my.yaml (known: v2-inference.yaml, v2-vpred-inference.yaml)"),
+        ([], "w.safetensors: cannot be read"),
         (["--ddim", "--plms"], "--ddim and --plms: give one sampler"),
     ],
 )
@@ -61,7 +68,7 @@ def test_what_would_change_the_picture_is_refused(
     with pytest.raises(SystemExit) as end:
         text_to_image.main(["--ckpt_path", "w.safetensors", *arguments])
     assert end.value.code == ExitCode.BAD_CONFIG
-    assert capsys.readouterr().err.strip() == message
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_every_sampler_flag_names_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +77,18 @@ def test_every_sampler_flag_names_a_sampler(monkeypatch: pytest.MonkeyPatch) -> 
         arguments = sample.build_parser().parse_args(words)
         assert arguments.sampler in SAMPLERS
         assert arguments.eta == (0.5 if flag == "ddim" else None)
+
+
+def test_weights_that_tell_nothing_are_mindones_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = Source(tmp_path, "stability", "safetensors", {}, None)
+    monkeypatch.setattr(text_to_image, "open_source", lambda path: source)
+    words = run(monkeypatch, "--negative_data_path", "no.txt", version=())
+    arguments = sample.build_parser().parse_args(words)
+    assert (arguments.prediction_type, arguments.resolution) == ("eps", 512)
+    assert (arguments.negative_prompts_file, arguments.negative_prompt) == (Path("no.txt"), None)
+    assert "2.1 is taken" in capsys.readouterr().err
 
 
 def test_lora_switched_off_is_no_lora(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """vpred-weights: what it prints, what it writes and how it ends."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from weights_files import MODEL, RECORD, SHAPES, networks, random_tensors, write
 
 from launcher.contract.config import ConfigError
 from vpred_train.config import ModelConfig
-from vpred_train.weights.cli import main, record_for
+from vpred_train.weights.cli import main
 from vpred_train.weights.layouts import read_weights, write_weights
 from vpred_train.weights.sources import Source, open_source
+from vpred_train.weights.told import Told, needed_record, record_for
 
 TENSORS = random_tensors()
 
@@ -103,9 +103,11 @@ def test_not_a_number_is_a_difference(mindone: Path, tmp_path: Path, capsys: pyt
         (["convert", "sd.ckpt", "a/b/new", "--to", "stability"], "a/b/new: cannot be written"),
         (["convert", "sd.ckpt", "a/b/new", "--to", "diffusers"], "a/b/new: cannot be written"),
         (
-            ["convert", "sd.ckpt", "new", "--to", "diffusers", "--prediction-type", "v"],
-            "tells its prediction type itself",
+            ["convert", "sd.ckpt", "new", "--to", "diffusers", "--prediction-type", "eps"],
+            "sd.ckpt: tells v-prediction with zero terminal SNR, but --prediction-type tells eps; leave it out",
         ),
+        (["convert", "sd.ckpt", "new", "--to", "diffusers", "--zero-terminal-snr"], "goes with --prediction-type"),
+        (["probe", "sd.ckpt", "--data", "absent"], "absent: no such folder"),
         (["compare", "sd.ckpt", "pixels"], "tensors are in one of the two only"),
     ],
 )
@@ -127,21 +129,17 @@ def test_user_errors_are_one_line(
     assert sorted(path.name for path in mindone.parent.iterdir()) == ["pixels", "sd.ckpt"]
 
 
-def options(**changes: Any) -> argparse.Namespace:
-    defaults = {"weights": "auto", "prediction_type": None, "zero_terminal_snr": False, "resolution": 768}
-    return argparse.Namespace(**defaults | changes)
-
-
 def test_the_record_of_published_weights(tmp_path: Path) -> None:
     """Told by the command line, or by a diffusers folder's scheduler; otherwise unknown."""
     single = Source(tmp_path, "stability", "safetensors", {}, None)
-    assert record_for(single, options()) is None
-    record = record_for(single, options(prediction_type="v", zero_terminal_snr=True, resolution=512))
-    assert record is not None
-    assert (record.model, record.resolution, record.diffusion.zero_terminal_snr) == (ModelConfig.sd2(), 512, True)
+    assert record_for(single, "auto", None) is None
+    with pytest.raises(ConfigError, match="does not tell what the network predicts; give --prediction-type"):
+        needed_record(single, "auto", None)
+    record = needed_record(single, "auto", Told("v", zero_terminal_snr=True, resolution=512))
+    assert (record.model, record.resolution, record.diffusion.zero_terminal_snr) == (ModelConfig(), 512, True)
 
     folder = Source(tmp_path, "diffusers", "safetensors", {}, None)
-    assert record_for(folder, options()) is None
+    assert record_for(folder, "auto", None) is None
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text('{"sample_size": 64}')
@@ -153,18 +151,21 @@ def test_the_record_of_published_weights(tmp_path: Path) -> None:
     }
     scheduler = tmp_path / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps(told | {"rescale_betas_zero_snr": True}))
-    record = record_for(folder, options())
-    assert record is not None
+    record = needed_record(folder, "auto", None)
     assert (record.resolution, record.diffusion.zero_terminal_snr, record.weights) == (512, True, "raw")
-    with pytest.raises(ConfigError, match="tells its prediction type itself"):
-        record_for(folder, options(prediction_type="v"))
+    assert needed_record(folder, "auto", Told("v", zero_terminal_snr=True, resolution=768)) == record
     scheduler.write_text(json.dumps(told | {"prediction_type": "epsilon"}))
-    assert record_for(folder, options()) is None
-    with pytest.raises(ConfigError, match="tells epsilon"):
-        record_for(folder, options(prediction_type="v"))
-    scheduler.write_text(json.dumps(told | {"beta_start": 3}))
-    with pytest.raises(ConfigError, match=r"scheduler_config\.json: beta_start"):
-        record_for(folder, options())
+    assert needed_record(folder, "auto", None).diffusion.prediction_type == "eps"
+    with pytest.raises(ConfigError, match="tells eps-prediction, but --prediction-type tells v"):
+        record_for(folder, "auto", Told("v", zero_terminal_snr=False, resolution=512))
+    for key, value, fault in (
+        ("beta_start", 3, r"scheduler_config\.json: beta_start"),
+        ("beta_schedule", "linear", "beta_schedule: found 'linear'"),
+        ("prediction_type", "flow", "prediction_type: found 'flow'"),
+    ):
+        scheduler.write_text(json.dumps(told | {key: value}))
+        with pytest.raises(ConfigError, match=fault):
+            record_for(folder, "auto", None)
 
 
 def test_a_folder_that_others_made_is_read(tmp_path: Path) -> None:

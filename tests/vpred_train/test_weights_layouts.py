@@ -320,4 +320,4 @@ def test_sd2_is_what_is_meant_without_a_record(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1207 wrongly shaped") as caught:
         read_weights(tmp_path / "narrow")
     assert "is 8x4x3x3, needed 320x4x3x3" in str(caught.value)
-    assert ModelConfig.sd2() != MODEL
+    assert ModelConfig() != MODEL

@@ -9,7 +9,7 @@ from vpred_train.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeCo
 from vpred_train.weights.names import diffusers_names, ema_name, inverse, mindone_name, older_diffusers_name
 from vpred_train.weights.shapes import stability_shapes
 
-SD2 = ModelConfig.sd2()
+SD2 = ModelConfig()
 LISTING = Path(__file__).parents[1] / "golden" / "sd2_names.tsv"
 ROWS = [line.split("\t") for line in LISTING.read_text().splitlines() if not line.startswith("#")]
 

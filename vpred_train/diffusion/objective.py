@@ -1,4 +1,4 @@
-"""The v-prediction objective, and the random draws that belong to a sample rather than to a rank."""
+"""The objective, and the random draws that belong to a sample rather than to a rank."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from data import sample_generator
-from vpred_train.diffusion.parameterization import v_target
+from vpred_train.config import PredictionType
+from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import FloatArray, Schedule
 from vpred_train.models.networks import Networks
 
@@ -33,27 +34,29 @@ def draw(
     return Draws(chosen, noise)
 
 
-class VLoss(nn.Cell):
-    """mean over the batch of |net(z_t, t, text) - v|^2, averaged over channels and pixels.
+class DiffusionLoss(nn.Cell):
+    """mean over the batch of |net(z_t, t, text) - target|^2, averaged over channels and pixels; the target is v, the
+    noise or the image.
 
     Inputs: z_0 and noise (B, C, H, W) float32, alpha and sigma (B, 1, 1, 1) float32, timesteps (B,) float32, tokens
     (B, context_length) int32. Returns a float32 scalar.
     """
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, prediction_type: PredictionType) -> None:
         super().__init__()
         self.networks = networks
+        self.target = TARGETS[prediction_type]
 
     def construct(
         self, z_0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, timesteps: Tensor, tokens: Tensor
     ) -> Tensor:
         z_t = alpha * z_0 + sigma * noise
         prediction = self.networks(z_t, timesteps, tokens)
-        return ((prediction - v_target(z_0, noise, alpha, sigma)) ** 2).mean()
+        return ((prediction - self.target(z_0, noise, alpha, sigma)) ** 2).mean()
 
 
 def network_inputs(z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32], schedule: Schedule) -> tuple[Tensor, ...]:
-    """The arguments of `VLoss` for one batch."""
+    """The arguments of `DiffusionLoss` for one batch."""
     alpha = schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
     sigma = schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)
     arrays = (z_0, draws.noise, alpha, sigma, draws.timesteps.astype(np.float32), tokens)

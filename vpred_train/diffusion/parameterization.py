@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from launcher.contract.config import Section
-from vpred_train.config import DiffusionConfig, ModelConfig, TrainConfig
-
-PredictionType = Literal["v", "eps", "x0"]
+from vpred_train.config import DiffusionConfig, ModelConfig, PredictionType, TrainConfig
 
 
 def v_target(x: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
@@ -37,11 +35,26 @@ def noise_from_x(z: Any, x: Any, alpha: Any, sigma: Any) -> Any:
     return (z - alpha * x) / sigma
 
 
+def noise_target(_x: Any, noise: Any, _alpha: Any, _sigma: Any) -> Any:
+    """The target of an eps model is the noise (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
+    return noise
+
+
+def x_target(x: Any, _noise: Any, _alpha: Any, _sigma: Any) -> Any:
+    """The target of an x0 model is x."""
+    return x
+
+
 def x_unchanged(_z: Any, x: Any, _alpha: Any, _sigma: Any) -> Any:
     """The prediction of an x0 model is x."""
     return x
 
 
+TARGETS: dict[PredictionType, Callable[[Any, Any, Any, Any], Any]] = {
+    "v": v_target,
+    "eps": noise_target,
+    "x0": x_target,
+}
 X_FROM_PREDICTION: dict[PredictionType, Callable[[Any, Any, Any, Any], Any]] = {
     "v": x_from_v,
     "eps": x_from_noise,

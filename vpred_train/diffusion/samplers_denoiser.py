@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from launcher.contract.config import ConfigError
-from vpred_train.diffusion.parameterization import X_FROM_PREDICTION, PredictionType
+from vpred_train.config import PredictionType
+from vpred_train.diffusion.parameterization import X_FROM_PREDICTION
 from vpred_train.diffusion.schedule import FloatArray, Schedule
 
 # (z (B, C, H, W), t) -> the (guided) prediction; t is an int, or a float between two timesteps with Karras' spacing.

@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from vpred_train.diffusion.parameterization import PredictionType, noise_from_x, x_from_noise
+from vpred_train.config import PredictionType
+from vpred_train.diffusion.parameterization import noise_from_x, x_from_noise
 from vpred_train.diffusion.samplers_denoiser import Model, Noise, denoiser
 from vpred_train.diffusion.schedule import FloatArray, Level, Schedule
 

@@ -8,7 +8,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vpred_train.diffusion.parameterization import PredictionType, noise_from_x
+from vpred_train.config import PredictionType
+from vpred_train.diffusion.parameterization import noise_from_x
 from vpred_train.diffusion.samplers_denoiser import Model, Noise, denoiser
 from vpred_train.diffusion.schedule import FloatArray, Schedule
 

@@ -1,14 +1,55 @@
-"""Images to Stable Diffusion's latents and back, on the host (numpy in, numpy out); large images in tiles."""
+"""Images to what the UNet sees of them and back, on the host (numpy in, numpy out).
+
+Images are (B, 3, H, W) float32 in [-1, 1]; latents are float32.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from mindspore import Tensor, nn
 
-from vpred_train.config import VaeConfig
+from vpred_train.config import ModelConfig, VaeConfig
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.autoencoder_kl import AutoencoderKL
+
+
+class Latents(Protocol):
+    """What trainer and sampler need: the latents of images, and the images of latents."""
+
+    def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray: ...
+
+    def decode(self, latents: FloatArray) -> FloatArray: ...
+
+
+def make_latents(config: ModelConfig, autoencoder: AutoencoderKL | None) -> Latents:
+    """The latents of a model: those of its autoencoder, or without one folded pixels."""
+    if config.vae is None or autoencoder is None:
+        return SpaceToDepth(config.space_to_depth)
+    return LatentSpace(autoencoder, config.vae)
+
+
+class SpaceToDepth:
+    """Each f x f patch of pixels becomes the channels of one latent pixel, (B, 3 f^2, H/f, W/f): nothing to learn,
+    nothing lost. Factor 1 is the identity."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray:
+        """Images to latents; there is nothing to draw, so the generators are left alone."""
+        batch, channels, height, width = images.shape
+        f = self.factor
+        patches = images.reshape(batch, channels, height // f, f, width // f, f).transpose(0, 1, 3, 5, 2, 4)
+        return np.ascontiguousarray(patches.reshape(batch, channels * f * f, height // f, width // f))
+
+    def decode(self, latents: FloatArray) -> FloatArray:
+        """Latents to images."""
+        batch, channels, height, width = latents.shape
+        f = self.factor
+        patches = latents.reshape(batch, channels // (f * f), f, f, height, width).transpose(0, 1, 4, 2, 5, 3)
+        return np.ascontiguousarray(patches.reshape(batch, channels // (f * f), height * f, width * f))
 
 
 class _Posterior(nn.Cell):
@@ -54,11 +95,13 @@ class LatentSpace:
         mean, log_variance = self.posterior_graph(Tensor(images))
         return mean.asnumpy(), log_variance.asnumpy()
 
-    def encode(self, images: FloatArray, noise: FloatArray | None = None) -> FloatArray:
-        """Latents (B, latent_channels, H / f, W / f) float32: a draw from the posterior by standard normal `noise` of
-        that shape, or without noise its mode."""
-        mean, log_variance = self.posterior(images)
-        z = mean if noise is None else mean + np.exp(0.5 * log_variance) * noise
+    def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray:
+        """Latents (B, latent_channels, H / f, W / f): a draw from each image's posterior by its own generator, or
+        without generators the mode."""
+        z, log_variance = self.posterior(images)
+        if generators:
+            noise = np.stack([generator.standard_normal(z.shape[1:], np.float32) for generator in generators])
+            z = z + np.exp(0.5 * log_variance) * noise
         return z * np.float32(self.config.scale)
 
     def decode(self, latents: FloatArray) -> FloatArray:

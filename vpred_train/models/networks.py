@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 
 from vpred_train.config import ModelConfig
 from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.models.autoencoder_kl import AutoencoderKL
 from vpred_train.models.text_encoder import TextEncoder
 from vpred_train.models.unet import UNet
 
@@ -16,13 +17,17 @@ NO_DECAY_NAMES = ("embedding",)
 
 
 class Networks(nn.Cell):
-    """UNet and text encoder. Parameter names start with `unet.` and `text_encoder.`."""
+    """UNet, text encoder and, where the model has one, autoencoder, with fresh weights.
+
+    Parameter names start with `unet.`, `text_encoder.` and `vae.`, and go on with Stability's.
+    """
 
     def __init__(self, config: ModelConfig, seed: int, convolution: str) -> None:
         super().__init__()
         rng = np.random.default_rng(seed)
         self.unet = UNet(config.unet, rng, convolution)
         self.text_encoder = TextEncoder(config.text_encoder, rng)
+        self.vae = AutoencoderKL(config.vae, rng, convolution) if config.vae else None
 
     def recompute_blocks(self) -> None:
         """Keep only the inputs of the UNet's blocks for the backward pass and compute the rest again (Chen et al. 2016,

@@ -60,6 +60,14 @@ class Tokenizer:
         cleaned = " ".join(cleaned.split()).strip().lower()
         return [number for word in PATTERN.findall(cleaned) for number in self.encode_word(word)]
 
+    def cut_off(self, text: str) -> str:
+        """The end of `text` that does not fit, as the encoder would have seen it; empty when all fits."""
+        symbols = {number: token for token, number in self.numbers.items()}
+        cut = "".join(symbols[number] for number in self.encode(text)[self.context_length - 2 :])
+        bytes_of = {symbol: byte for byte, symbol in byte_symbols().items()}
+        words = cut.replace("</w>", " ").split(" ")
+        return " ".join(bytes(bytes_of[symbol] for symbol in word).decode("utf-8", "replace") for word in words).strip()
+
     def encode_word(self, word: str) -> list[int]:
         """Byte-pair merging of one word, lowest rank first (Sennrich et al. 2016, arXiv 1508.07909)."""
         if word not in self.words:

@@ -1,4 +1,4 @@
-"""vpred-weights inspect|convert|compare: SD 2.x weights of MindONE, Stability and diffusers, without MindSpore."""
+"""vpred-weights: SD 2.x weights of MindONE, Stability and diffusers. Only `probe` needs MindSpore."""
 
 import argparse
 import json
@@ -11,22 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from data import DataConfig, DataError, read_csv_folder
+from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
+from launcher.contract.identity import Identity
+from vpred_train import runtime
 from vpred_train.config import DiffusionConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.weights.layouts import read_weights, sets_of, settled, weights_of, write_weights
+from vpred_train.weights.layouts import read_weights, sets_of, weights_of, write_weights
 from vpred_train.weights.recognition import LAYOUTS, is_unused
-from vpred_train.weights.records import PREDICTION_TYPES, prediction_type_of_folder, record_of_folder, sd2_record
 from vpred_train.weights.shapes import COMPONENTS, stability_shapes
 from vpred_train.weights.sources import Source, open_source
+from vpred_train.weights.told import add_options, record_for, told_by
 
 EQUAL, DIFFERENT = 0, 1
+UNCLEAR = 1
 SHOWN = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ends with sys.exit: 0 done, 1 `compare` found a difference, 2 the request cannot be met."""
+    """Ends with sys.exit: 0 done, 1 `compare` found a difference or `probe` nothing clear, 2 cannot be done."""
     arguments = _parser().parse_args(argv)
     try:
         code = COMMANDS[arguments.command](arguments)
@@ -60,9 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--to", choices=LAYOUTS, required=True, help="mindone .ckpt, stability safetensors or diffusers"
     )
-    convert.add_argument("--prediction-type", choices=sorted(PREDICTION_TYPES), help="for weights that do not tell it")
-    convert.add_argument("--zero-terminal-snr", action="store_true", help="with --prediction-type: a rescaled schedule")
-    convert.add_argument("--resolution", type=int, default=768, help="with --prediction-type: side of images in pixels")
+    add_options(convert)
+    probe = commands.add_parser("probe", parents=[which, as_json], help="what does the network really predict?")
+    probe.add_argument("path", type=Path)
+    probe.add_argument("--data", type=Path, required=True, help="folder of captioned images; the first few are used")
+    probe.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
+    add_options(probe)
     return parser
 
 
@@ -141,37 +149,54 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.target.exists():
         raise ConfigError(f"{arguments.target}: exists already; give a new path")
     source = open_source(arguments.source)
-    record = record_for(source, arguments)
+    record = record_for(source, arguments.weights, told_by(arguments))
     tensors = weights_of(source, arguments.weights)
     write_weights(arguments.target, tensors, arguments.to, record)
     print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, from {source.layout} of {source.path}")
     return ExitCode.OK
 
 
-def record_for(source: Source, arguments: argparse.Namespace) -> ParameterizationRecord | None:
-    """The source's own record; else what its scheduler tells; else what the command line tells, if anything.
+def _probe(arguments: argparse.Namespace) -> int:
+    """0 when the network predicts what its record or the command line tells, or when nobody tells; else 1 or 2."""
+    source = open_source(arguments.path)
+    told = told_by(arguments)
+    record = record_for(source, arguments.weights, told)
+    diffusion = record.diffusion if record else DiffusionConfig()
+    tensors = weights_of(source, arguments.weights)
+    try:
+        samples = read_csv_folder(arguments.data)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    accelerator = ACCELERATORS[arguments.accelerator]
+    runtime.start(accelerator, Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
+    from vpred_train.models.networks import Networks
+    from vpred_train.models.weights import set_weights
+    from vpred_train.probe import probe
 
-    Raises ConfigError when the prediction type is told a second time.
-    """
-    which = settled(source, arguments.weights, source.model)
-    record = source.record
-    told: str = record.diffusion.prediction_type if record else ""
-    if record is None and source.layout == "diffusers":
-        record, told = record_of_folder(source.path, which), prediction_type_of_folder(source.path)
-    if told and arguments.prediction_type:
+    networks = Networks(source.model, 0, accelerator.convolution)
+    set_weights(networks, tensors)
+    resolution = record.resolution if record else arguments.resolution
+    data = DataConfig(path=arguments.data, resolution=resolution)
+    found = probe(networks, source.model, diffusion, samples, data)
+    if arguments.json:
+        print(json.dumps({"verdict": found.verdict, "residuals": found.residuals}, indent=2))
+    else:
+        print(f"{arguments.path}: predicts {found.verdict or 'neither v nor eps nor x0 clearly'} (residuals {found})")
+    if record and found.verdict not in (None, record.diffusion.prediction_type):
         raise ConfigError(
-            f"{source.path}: tells its prediction type itself; leave out --prediction-type (it tells {told})"
+            f"{arguments.path}: told to predict {record.diffusion.prediction_type}, but predicts {found.verdict}; "
+            + (f"give --prediction-type {found.verdict}" if told else "its record is wrong")
         )
-    if record or not arguments.prediction_type:
-        return record
-    diffusion = DiffusionConfig(
-        prediction_type=arguments.prediction_type, zero_terminal_snr=arguments.zero_terminal_snr
-    )
-    return sd2_record(which, arguments.resolution, diffusion)
+    return UNCLEAR if found.verdict is None else ExitCode.OK
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "compare": _compare,
     "convert": _convert,
+    "probe": _probe,
 }
+
+
+if __name__ == "__main__":
+    main()

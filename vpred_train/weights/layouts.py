@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from launcher.contract.config import ConfigError
 from vpred_train.config import ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.models.weights import RECORD_KEY
 from vpred_train.weights.diffusers_folder import write_folder
 from vpred_train.weights.mindspore_ckpt import write_mindspore
 from vpred_train.weights.names import mindone_name
 from vpred_train.weights.recognition import LAYOUTS, averages, candidates, is_unused, layout_scores
+from vpred_train.weights.records import RECORD_KEY
 from vpred_train.weights.safetensors_file import write_safetensors
 from vpred_train.weights.shapes import UNET, stability_shapes
 from vpred_train.weights.sources import Source, open_source
@@ -75,7 +75,7 @@ def write_weights(
     The tensors are asked for one at a time. Raises ConfigError for tensors that do not fit and for paths that cannot
     be written.
     """
-    model = record.model if record else ModelConfig.sd2()
+    model = record.model if record else ModelConfig()
     shapes = stability_shapes(model)
     faults = [f"missing {name}" for name in shapes if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in shapes]

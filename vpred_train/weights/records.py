@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from launcher.contract.config import ConfigError
 from vpred_train.config import DiffusionConfig, ModelConfig, VaeConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.models.weights import RECORD_KEY
 
+RECORD_KEY = "parameterization"
 RECORD_FILE = f"{RECORD_KEY}.json"
-PREDICTION_TYPES = {"v": "v_prediction"}  # ours -> diffusers'
+PREDICTION_TYPES = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}  # ours -> diffusers'
 
 
 def parsed_record(path: Path, text: str) -> ParameterizationRecord:
@@ -27,23 +27,24 @@ def parsed_record(path: Path, text: str) -> ParameterizationRecord:
         ) from None
 
 
-def prediction_type_of_folder(folder: Path) -> str:
-    """What the scheduler of a diffusers folder says; empty when it says nothing."""
-    return str(_document(folder / "scheduler" / "scheduler_config.json").get("prediction_type", ""))
-
-
 def record_of_folder(folder: Path, weights: Literal["raw", "ema"]) -> ParameterizationRecord | None:
     """What a foreign diffusers folder of SD2 tells in its scheduler's and UNet's configuration.
 
-    None when there is none, or when it tells another prediction type or schedule than ours.
+    None when they tell no prediction type. Raises ConfigError when they tell another schedule than SD2's.
     """
     scheduler, unet = (
         _document(folder / "scheduler" / "scheduler_config.json"),
         _document(folder / "unet" / "config.json"),
     )
-    types = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
-    if scheduler.get("prediction_type") not in types or scheduler.get("beta_schedule") != "scaled_linear":
+    if "prediction_type" not in scheduler:
         return None
+    types = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
+    for key, known in (("prediction_type", set(types)), ("beta_schedule", {"scaled_linear"})):
+        if scheduler.get(key) not in known:
+            raise ConfigError(
+                f"{folder}: scheduler_config.json: {key}: found {scheduler.get(key)!r} (known: "
+                f"{', '.join(sorted(known))}); these are not SD 2.x weights"
+            )
     told: dict[str, Any] = {
         "timesteps": scheduler.get("num_train_timesteps", 1000),
         "beta_start": scheduler.get("beta_start"),
@@ -62,7 +63,7 @@ def record_of_folder(folder: Path, weights: Literal["raw", "ema"]) -> Parameteri
 def sd2_record(weights: Literal["raw", "ema"], resolution: int, diffusion: DiffusionConfig) -> ParameterizationRecord:
     """A record of published weights, which nobody has trained further."""
     return ParameterizationRecord(
-        weights=weights, samples_seen=0, resolution=resolution, diffusion=diffusion, model=ModelConfig.sd2()
+        weights=weights, samples_seen=0, resolution=resolution, diffusion=diffusion, model=ModelConfig()
     )
 
 

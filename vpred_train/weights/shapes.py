@@ -1,6 +1,6 @@
 """The tensors of a model under Stability's names, derived from its configuration.
 
-Structure: Rombach et al. 2022 (arXiv 2112.10752), as in Stability's v2-inference-v.yaml. For `ModelConfig.sd2()`
+Structure: Rombach et al. 2022 (arXiv 2112.10752), as in Stability's v2-inference-v.yaml. For `ModelConfig()`
 these are the 1214 tensors of the published files that a trainer uses.
 """
 

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from launcher.contract.config import ConfigError
 from vpred_train.config import ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.models.weights import RECORD_KEY
 from vpred_train.weights.containers import open_contents
 from vpred_train.weights.names import TEXT_MODEL
 from vpred_train.weights.recognition import foreign_kind, layout_scores
-from vpred_train.weights.records import RECORD_FILE, parsed_record
+from vpred_train.weights.records import RECORD_FILE, RECORD_KEY, parsed_record
 from vpred_train.weights.safetensors_file import read_sharded
 from vpred_train.weights.stored import Contents, StoredTensor
 
@@ -31,7 +32,7 @@ class Source:
     @property
     def model(self) -> ModelConfig:
         """What the record tells, else SD2."""
-        return self.record.model if self.record else ModelConfig.sd2()
+        return self.record.model if self.record else ModelConfig()
 
 
 def open_source(path: Path, model: ModelConfig | None = None) -> Source:
@@ -41,7 +42,7 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
     """
     contents = _open_folder(path) if path.is_dir() else open_contents(path)
     record = parsed_record(path, contents.texts[RECORD_KEY]) if RECORD_KEY in contents.texts else None
-    expected = model or (record.model if record else ModelConfig.sd2())
+    expected = model or (record.model if record else ModelConfig())
     if fault := foreign_kind(contents.tensors, expected):
         raise ConfigError(f"{path}: {fault}")
     scores = layout_scores(contents.tensors, expected)
@@ -56,6 +57,20 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
             f"(found {len(contents.tensors)}: {names}); give full SD 2.x weights"
         )
     return Source(path, layout, contents.container, contents.tensors, record)
+
+
+def weights_digest(path: Path) -> str:
+    """xxh3-128, hexadecimal, of a file or of the networks and scheduler of a diffusers folder. Raises OSError."""
+    files = [path]
+    if path.is_dir():
+        networks = [path / name for name in (*FOLDERS, "scheduler")]
+        files = [file for network in networks for file in sorted(network.rglob("*")) if file.is_file()]
+    digest = xxhash.xxh3_128()
+    for each in files:
+        with each.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def _open_folder(folder: Path) -> Contents:

@@ -1,0 +1,84 @@
+"""Starting real runs and looking at what they leave."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from launcher.contract.run_dir import RunDir
+from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+
+DEADLINE_S = 240
+
+
+def free_ports() -> int:
+    """A port that is free now and whose successor is too."""
+    for base in range(21000, 29000, 2):
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", base))
+                second.bind(("127.0.0.1", base + 1))
+            except OSError:
+                continue
+            return base
+    raise AssertionError("no free ports")
+
+
+def start(recipe: Path, run_dir: Path, workers: int, port: int | None = None) -> subprocess.Popen[str]:
+    """`vpred-launch run`, in the folder of the recipe, where a folder called data must not get in the way."""
+    (recipe.parent / "data").mkdir(exist_ok=True)
+    (recipe.parent / "data" / "__init__.py").write_text("raise ImportError('the wrong data package')\n")
+    argv = [sys.executable, "-P", "-m", "launcher.cli", "run", "--recipe", str(recipe), "--run-dir", str(run_dir)]
+    argv += [f"cluster.workers_per_host={workers}"]
+    argv += [f"cluster.metrics.base_port={port or free_ports()}"]
+    return subprocess.Popen(
+        argv, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and output; a run that hangs is killed and fails the test."""
+    try:
+        output, _ = process.communicate(timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, output
+
+
+def losses(run_dir: Path) -> list[float]:
+    path = RunDir(run_dir).metrics_jsonl
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None, f"the run ended too early:\n{process.communicate()[0]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def sample(*arguments: str, ranks: int = 1) -> list[Path]:
+    """The images of one `vpred-sample`, in the order of their numbers."""
+    argv = [sys.executable, "-P", "-m", "vpred_train.sample", *arguments]
+    if ranks > 1:
+        mpirun = find_mpirun(None, os.environ)
+        argv = [str(mpirun.path), "-np", str(ranks), *mpirun.dialect.oversubscribe, "--bind-to", "none", *argv]
+    env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, env=env)
+    assert answer.returncode == 0, answer.stderr
+    return sorted(Path(line) for line in answer.stdout.split())
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)

@@ -1,0 +1,126 @@
+"""From published weights to finetuned images: a narrow Stable Diffusion 2 with its autoencoder, on two ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs import DEADLINE_S, end, losses, pixels, sample, start
+from PIL import Image
+
+from launcher.contract.run_dir import RunDir
+from vpred_train.config import DiffusionConfig, ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.weights.layouts import read_weights, write_weights
+from vpred_train.weights.shapes import UNET, stability_shapes
+from vpred_train.weights.sources import open_source
+
+RECORD = ParameterizationRecord(
+    weights="ema",
+    samples_seen=0,
+    resolution=16,
+    diffusion=DiffusionConfig(),
+    model=ModelConfig(
+        unet=UNetConfig(
+            model_channels=8,
+            channel_multipliers=(1, 2),
+            res_blocks=1,
+            attention_levels=(1,),
+            head_channels=8,
+            context_channels=8,
+            norm_groups=4,
+        ),
+        text_encoder=TextEncoderConfig(width=8, heads=2, layers=1, context_length=8),
+        vae=VaeConfig(channels=8, norm_groups=4, channel_multipliers=(1, 2), res_blocks=1),
+    ),
+)
+RECIPE = """
+total_samples: 12
+global_batch: 4
+final_samples: 2
+data: {path: images, resolution: 16}
+pretrained: {path: published}
+diffusion: {zero_terminal_snr: true}
+optimizer: {learning_rate: 1e-3}
+checkpoint: {every_samples: 12}
+sampling: {steps: 2, batch_size: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A finished run that began with a diffusers folder beside its recipe."""
+    root = tmp_path_factory.mktemp("finetune")
+    rng = np.random.default_rng(0)
+    shapes = stability_shapes(RECORD.model)
+    tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    write_weights(root / "published", tensors, "diffusers", RECORD)
+    (root / "images").mkdir()
+    rows = ["dir,text"]
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(root / "images" / f"{number}.png")
+        rows.append(f"{number}.png,picture {number}")
+    (root / "images" / "img_txt.csv").write_text("\n".join(rows) + "\n")
+    (root / "recipe.yaml").write_text(RECIPE)
+    code, output = end(start(root / "recipe.yaml", root / "run", 2))
+    assert code == 0, output
+    return RunDir(root / "run")
+
+
+def test_only_what_is_trainable_changes(run: RunDir) -> None:
+    published = read_weights(run.root.with_name("published"))
+    raw, ema = (read_weights(run.weights / f"{name}.safetensors") for name in ("raw", "ema"))
+    changed = [name for name in published if not np.array_equal(published[name], raw[name])]
+    assert len(losses(run.root)) == 3
+    assert "probe of the pretrained weights: residuals v" in run.attempt(1).log(0).read_text()
+    assert {name.startswith(UNET) for name in changed} == {True}
+    assert len(changed) > 0.9 * sum(name.startswith(UNET) for name in published)
+    assert any(not np.array_equal(raw[name], ema[name]) for name in changed)
+    record = open_source(run.weights / "ema.safetensors").record
+    expected = RECORD.model_copy(update={"samples_seen": 12, "diffusion": DiffusionConfig(zero_terminal_snr=True)})
+    assert record == expected
+
+
+def test_weights_that_changed_since_are_refused(run: RunDir) -> None:
+    record = run.root.with_name("published") / "scheduler" / "scheduler_config.json"
+    before = record.read_text()
+    record.write_text(before + "\n")
+    code, output = end(start(run.root.with_name("recipe.yaml"), run.root, 2))
+    record.write_text(before)
+    assert code == 2
+    assert "belongs to a different recipe: pretrained.xxh3" in output
+
+
+def test_all_layouts_make_the_same_image(run: RunDir, tmp_path: Path) -> None:
+    """Also by MindONE's command, whose defaults are two batches of four."""
+    source = run.weights / "ema.safetensors"
+    paths = {"stability": source, "mindone": tmp_path / "sd.ckpt", "diffusers": tmp_path / "folder"}
+    for layout in ("mindone", "diffusers"):
+        argv = [sys.executable, "-P", "-m", "vpred_train.weights.cli", "convert", str(source), str(paths[layout])]
+        subprocess.run([*argv, "--to", layout], check=True, timeout=DEADLINE_S)
+    options = ["--prompt", "picture 1", "--steps", "2", "--seed", "3", "--width", "24"]
+    images = [
+        pixels(*sample("--ckpt", str(path), *options, "--output", str(tmp_path / layout)))
+        for layout, path in paths.items()
+    ]
+    assert images[0].shape == (16, 24, 3)
+    assert (images[0] == images[1]).all()
+    assert (images[0] == images[2]).all()
+
+    argv = [sys.executable, "-P", "-m", "vpred_train.text_to_image", "--ckpt_path", str(paths["mindone"])]
+    argv += ["--prompt", "picture 1", "--n_iter", "1", "--n_samples", "2", "--version", "2.1-v"]
+    argv += ["--sampling_steps", "2", "--scale", "3", "--seed", "3", "--W", "24", "--output_path", "out"]
+    answer = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S, env=os.environ)
+    assert answer.returncode == 0, answer.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "samples").iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "grid_00000.png",
+    ]
+    np.testing.assert_allclose(pixels(tmp_path / "out" / "samples" / "00000.png"), images[0], atol=1)
+    with Image.open(tmp_path / "out" / "samples" / "00001.png") as image:
+        settings = json.loads(image.text["vpred"])
+    assert (settings["sampling"]["seed"], settings["record"]["samples_seen"]) == (4, 12)

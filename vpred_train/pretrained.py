@@ -1,0 +1,43 @@
+"""Training from published weights: taking them over, and making sure that they are what the recipe says."""
+
+import logging
+
+from data import Source
+from launcher.contract.config import ConfigError
+from vpred_train.collectives import Collective
+from vpred_train.config import TrainConfig
+from vpred_train.models.networks import Networks
+from vpred_train.models.weights import set_weights
+from vpred_train.probe import probe
+from vpred_train.recipe import open_pretrained
+
+logger = logging.getLogger(__name__)
+
+
+def build_networks(config: TrainConfig, convolution: str) -> Networks:
+    """The networks with the weights that training starts from."""
+    networks = Networks(config.model, config.seed, convolution)
+    if config.pretrained is not None:
+        set_weights(networks, open_pretrained(config), config.pretrained.networks)
+    if config.recompute:
+        networks.recompute_blocks()
+    return networks
+
+
+def check_prediction(config: TrainConfig, networks: Networks, source: Source, collective: Collective) -> None:
+    """Raise ConfigError on every rank when the pretrained UNet predicts something else than the recipe says."""
+    if config.pretrained is None or "unet" not in config.pretrained.networks:
+        return
+    found = None
+    if collective.rank == 0:
+        found = probe(networks, config.model, config.diffusion, source, config.data)
+        logger.info("probe of the pretrained weights: residuals %s", found)
+    found = collective.broadcast_object(found)
+    wanted = config.diffusion.prediction_type
+    if found.verdict not in (None, wanted):
+        raise ConfigError(
+            f"{config.pretrained.path}: predicts {found.verdict} (residuals {found}), but diffusion.prediction_type "
+            f"is {wanted}; set it to {found.verdict}"
+        )
+    if found.verdict is None:
+        logger.warning("the pretrained weights predict neither v nor eps nor x0 clearly (residuals %s)", found)

@@ -1,0 +1,77 @@
+"""What does a network predict: v, the noise or the image? Measured, because some layouts of weights do not tell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from data import DataConfig, Source, load_centred, sample_generator
+from vpred_train.config import DiffusionConfig, ModelConfig, PredictionType
+from vpred_train.diffusion.parameterization import TARGETS
+from vpred_train.diffusion.schedule import FloatArray, Schedule, make_schedule
+from vpred_train.models.latents import make_latents
+from vpred_train.models.networks import Networks
+from vpred_train.models.tokenizer import Tokenizer
+
+IMAGES = 4
+SNRS = (4.0, 1.0, 0.25)  # where the targets are far apart: at high SNR v is the noise, at low minus the image
+EXPLAINED = 0.5  # a residual above this explains nothing: a fresh network that passes z_t on has 0.6 for eps
+CLEARLY = 2.0  # times smaller than the next
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`residuals[type][timestep]`: |prediction - target|^2 / |target|^2, mean over images; 0 is a perfect network."""
+
+    residuals: dict[PredictionType, dict[int, float]]
+
+    @property
+    def means(self) -> dict[PredictionType, float]:
+        """Prediction type -> residual, mean over the timesteps."""
+        return {kind: float(np.mean(list(by_timestep.values()))) for kind, by_timestep in self.residuals.items()}
+
+    @property
+    def verdict(self) -> PredictionType | None:
+        """The type that explains the predictions; None when none does clearly, as before any training."""
+        means = self.means
+        best, second = sorted(means, key=lambda kind: means[kind])[:2]
+        return best if means[best] < EXPLAINED and CLEARLY * means[best] < means[second] else None
+
+    def __str__(self) -> str:
+        return ", ".join(f"{kind} {residual:.3f}" for kind, residual in self.means.items())
+
+
+def probe(
+    networks: Networks, model: ModelConfig, diffusion: DiffusionConfig, source: Source, data: DataConfig
+) -> Probe:
+    """Let the networks denoise the first images of `source` at three noise levels, one at a time."""
+    schedule = make_schedule(diffusion)
+    samples = source.samples[:IMAGES]
+    latents = make_latents(model, networks.vae).encode(load_centred([each.image for each in samples], data))
+    generators = [sample_generator(0, "diffusion", 0, index) for index in range(len(samples))]
+    tokens = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)([each.text for each in samples])
+
+    def predict(z: FloatArray, t: int, image: int) -> FloatArray:
+        inputs = (z[None], np.array([t], np.float32), tokens[image : image + 1])
+        prediction: FloatArray = networks(*(Tensor(each) for each in inputs)).asnumpy()[0]
+        return prediction
+
+    return measure(predict, latents, generators, schedule)
+
+
+def measure(predict: Any, latents: FloatArray, generators: Sequence[np.random.Generator], schedule: Schedule) -> Probe:
+    """`predict(z_t (C, H, W), t, image)` held against each target, over latents (B, C, H, W)."""
+    timesteps = [int(np.argmin(np.abs(np.log(np.maximum(schedule.snr, 1e-12) / snr)))) for snr in SNRS]
+    residuals: dict[PredictionType, dict[int, float]] = {kind: dict.fromkeys(timesteps, 0.0) for kind in TARGETS}
+    for t in timesteps:
+        alpha, sigma = schedule.alpha[t], schedule.sigma[t]
+        for index, (x, generator) in enumerate(zip(latents, generators, strict=True)):
+            noise = generator.standard_normal(x.shape, np.float32)
+            prediction = predict(alpha * x + sigma * noise, t, index)
+            for kind, target_of in TARGETS.items():
+                target = target_of(x, noise, alpha, sigma)
+                residual = np.square(prediction - target).sum() / np.square(target).sum()
+                residuals[kind][t] += float(residual) / len(latents)
+    return Probe(residuals)
