@@ -14,9 +14,9 @@ from vpred_train.recipe import open_pretrained
 logger = logging.getLogger(__name__)
 
 
-def build_networks(config: TrainConfig, convolution: str) -> Networks:
+def build_networks(config: TrainConfig) -> Networks:
     """The networks with the weights that training starts from."""
-    networks = Networks(config.model, config.seed, convolution)
+    networks = Networks(config.model, config.seed)
     if config.pretrained is not None:
         set_weights(networks, open_pretrained(config), config.pretrained.networks)
     if config.recompute:

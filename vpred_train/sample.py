@@ -304,7 +304,7 @@ def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
     from vpred_train.sampling import TextToImage
 
     record = request.record
-    networks = Networks(record.model, 0, accelerator.convolution)
+    networks = Networks(record.model, 0)
     set_weights(networks, read_weights(request.weights, record.weights, record.model))
     return TextToImage(networks, record.model, record.diffusion, request.sampling, request.height, request.width)
 

@@ -35,6 +35,7 @@ class TextToImage:
         self.timesteps = spaced_timesteps(sampling.timestep_spacing, self.schedule, sampling.steps)
         self.latents = make_latents(model, networks.vae)
         self.tokenizer = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)
+        self.height, self.width = height, width
         scale = model.pixels_per_latent
         self.latent_shape = (model.unet.in_channels, height // scale, width // scale)
 
@@ -43,6 +44,8 @@ class TextToImage:
     ) -> FloatArray:
         """One image for each prompt, seed and negative prompt (default: all empty): (n, 3, H, W) float32 in [-1, 1].
         An image depends on nothing else."""
+        if not prompts:
+            return np.empty((0, 3, self.height, self.width), np.float32)
         features = self._encode([*prompts, *(negative_prompts or [""] * len(prompts))])
         conditional, negative = features[: len(prompts)], features[len(prompts) :]
         size = self.sampling.batch_size
@@ -50,7 +53,7 @@ class TextToImage:
             self._generate_batch(conditional[start:][:size], negative[start:][:size], seeds[start:][:size])
             for start in range(0, len(prompts), size)
         ]
-        return np.concatenate(images) if images else np.empty((0, 3, 0, 0), np.float32)
+        return np.concatenate(images)
 
     def _generate_batch(self, conditional: FloatArray, negative: FloatArray, seeds: Sequence[int]) -> FloatArray:
         """Images for (n, tokens, width) of text features each, and n seeds."""

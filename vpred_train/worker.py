@@ -77,7 +77,7 @@ def train_rank(
     attempt.root.mkdir(parents=True, exist_ok=True)
     source = open_data(config)
     checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
-    networks = build_networks(config, ACCELERATORS[arguments.accelerator].convolution)
+    networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints)
     with ExitStack() as resources:
         hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)

@@ -13,15 +13,14 @@ from launcher.contract.identity import Identity
 class Accelerator:
     """One kind of device.
 
-    device_target: MindSpore's name of it. collective: how ranks reduce. convolution: which implementation to
-    build ("matmul" where the native one is slow). process_variables: fixed settings that must be in the
-    environment before mindspore is imported. hidden_variables: mpirun's variables the trainer must not see.
+    device_target: MindSpore's name of it. collective: how ranks reduce. process_variables: fixed
+    settings that must be in the environment before mindspore is imported.
+    hidden_variables: mpirun's variables the trainer must not see.
     """
 
     name: str
     device_target: Literal["CPU", "Ascend"]
     collective: Literal["mpi4py", "hccl"]
-    convolution: Literal["matmul", "native"]
     process_variables: Mapping[str, str]
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
     hidden_variables: tuple[str, ...]
@@ -51,7 +50,6 @@ ACCELERATORS: dict[str, Accelerator] = {
         name="cpu",
         device_target="CPU",
         collective="mpi4py",
-        convolution="matmul",
         # One thread per rank: ranks, not threads, fill the cores.
         process_variables=MappingProxyType(
             {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -63,7 +61,6 @@ ACCELERATORS: dict[str, Accelerator] = {
         name="ascend",
         device_target="Ascend",
         collective="hccl",
-        convolution="native",
         process_variables=MappingProxyType({"GLOG_v": "3"}),
         rank_variables=_hccl_variables,
         # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores the rank table.

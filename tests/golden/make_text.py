@@ -70,20 +70,27 @@ def captions() -> list[str]:
     return list(dict.fromkeys(chosen))[:500]
 
 
-def main() -> None:
-    texts = captions()
-    assert len(texts) == 500
-    tokens = SimpleTokenizer(context_length=LENGTH)(texts).numpy().astype(np.int32)
-
-    tower = TextTransformer(context_length=LENGTH, width=WIDTH, heads=HEADS, layers=LAYERS + 1, output_dim=WIDTH)
+def penultimate(tokens: np.ndarray, width: int, heads: int, layers: int) -> np.ndarray:
+    """Features of a seeded tower after `layers` of its `layers` + 1 blocks: the last block is not used."""
+    tower = TextTransformer(context_length=LENGTH, width=width, heads=heads, layers=layers + 1, output_dim=width)
     state = {name: torch.from_numpy(weights(name, tuple(old.shape))) for name, old in tower.state_dict().items()}
     tower.load_state_dict(state)
     tower.eval()
     with torch.no_grad():
-        x = tower.token_embedding(torch.from_numpy(tokens[:16]).long()) + tower.positional_embedding
-        for block in tower.transformer.resblocks[:-1]:  # "penultimate": the last block is not used
+        x = tower.token_embedding(torch.from_numpy(tokens).long()) + tower.positional_embedding
+        for block in tower.transformer.resblocks[:-1]:
             x = block(x, attn_mask=tower.attn_mask)
-        features = tower.ln_final(x).numpy()
+        return tower.ln_final(x).numpy()
+
+
+def main() -> None:
+    texts = captions()
+    assert len(texts) == 500
+    tokens = SimpleTokenizer(context_length=LENGTH)(texts).numpy().astype(np.int32)
+    if sys.argv[1:]:  # the file for compare_full_size.py
+        np.savez_compressed(sys.argv[1], tokens=tokens[:4], features=penultimate(tokens[:4], 1024, 16, 23))
+        return
+    features = penultimate(tokens[:16], WIDTH, HEADS, LAYERS)
     (HERE / "captions.json").write_text(json.dumps(texts, indent=0) + "\n", encoding="utf-8")
     np.savez_compressed(HERE / "text.npz", tokens=tokens.astype(np.uint16), features=features)
 

@@ -80,7 +80,7 @@ def test_accelerators(tmp_path):
         "RANK_TABLE_FILE": str(table),
     }
     assert "RANK_TABLE_FILE" not in ascend.environment(identity, 5, None)
-    assert (ascend.device_target, ascend.collective, ascend.convolution) == ("Ascend", "hccl", "native")
+    assert (ascend.device_target, ascend.collective) == ("Ascend", "hccl")
     cpu = ACCELERATORS["cpu"]
     assert cpu.environment(identity, 0, None)["OMP_NUM_THREADS"] == "1"
-    assert (cpu.device_target, cpu.collective, cpu.convolution) == ("CPU", "mpi4py", "matmul")
+    assert (cpu.device_target, cpu.collective) == ("CPU", "mpi4py")

@@ -64,7 +64,7 @@ def test_fresh_networks_are_probed(model_config: ModelConfig, tmp_path: Path) ->
     pixels = np.random.default_rng(1).integers(0, 256, (9, 12, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "0.png")
     (tmp_path / "img_txt.csv").write_text("dir,text\n0.png,noise\n")
-    networks = Networks(model_config, 0, "matmul")
+    networks = Networks(model_config, 0)
     data = DataConfig(path=tmp_path, resolution=8)
     found = probe(networks, model_config, DiffusionConfig(), read_csv_folder(tmp_path), data)
     assert found.verdict is None

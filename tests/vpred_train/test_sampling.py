@@ -13,7 +13,7 @@ ZERO_SNR = DiffusionConfig(zero_terminal_snr=True)
 
 @pytest.fixture(scope="module")
 def networks(model_config: ModelConfig) -> Networks:
-    return Networks(model_config, 0, "matmul")
+    return Networks(model_config, 0)
 
 
 def pipeline(networks: Networks, model_config: ModelConfig, sampling: SamplingConfig) -> TextToImage:
@@ -28,6 +28,7 @@ def test_an_image_does_not_depend_on_its_batch(networks: Networks, model_config:
     three = images.generate(["a", "b", "c"], [5, 6, 7])
     assert three.shape == (3, 3, 8, 8)
     assert np.isfinite(three).all()
+    assert images.generate([], []).shape == (0, 3, 8, 8)
     last_first = images.generate(["c", "b"], [7, 6])
     np.testing.assert_allclose(last_first, three[[2, 1]], atol=1e-5)
     assert np.abs(images.generate(["c"], [8])[0] - three[2]).max() > 0.1

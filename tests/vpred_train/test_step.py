@@ -20,7 +20,7 @@ def compiled(train_config: TrainConfig) -> tuple[Any, np.ndarray]:
     from vpred_train.state import TrainState
     from vpred_train.step import TrainStep
 
-    networks = Networks(train_config.model, train_config.seed, "matmul")
+    networks = Networks(train_config.model, train_config.seed)
     state = TrainState(train_config, FlatSpace(networks))
     start = state.weights + np.random.default_rng(5).normal(0, 0.05, state.space.size).astype(np.float32)
     return TrainStep(train_config, networks, state, SingleProcess()), start
@@ -128,7 +128,7 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
     inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
     loss, gradients = step.loss_and_gradients(*inputs)
 
-    networks = Networks(train_config.model, 0, "matmul")
+    networks = Networks(train_config.model, 0)
     networks.recompute_blocks()
     FlatSpace(networks).write(step.state.weights)
     unet = FlatSpace(networks, ("unet",))

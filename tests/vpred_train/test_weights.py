@@ -61,7 +61,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_every_tensor_goes_in_and_comes_out() -> None:
-    networks = Networks(MODEL, 0, "matmul")
+    networks = Networks(MODEL, 0)
     weights = random_weights()
     fresh = dict(get_weights(networks))
     assert set(fresh) == set(weights)

@@ -18,17 +18,13 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 class ResBlock(nn.Cell):
     """Two convolutions and a residual: (B, channels, H, W) -> (B, out_channels, H, W)."""
 
-    def __init__(
-        self, rng: np.random.Generator, channels: int, out_channels: int, groups: int, convolution: str
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
         self.norm1 = GroupNorm(groups, channels, EPS)
-        self.conv1 = Conv2d(rng, channels, out_channels, 3, convolution)
+        self.conv1 = Conv2d(rng, channels, out_channels, 3)
         self.norm2 = GroupNorm(groups, out_channels, EPS)
-        self.conv2 = Conv2d(rng, out_channels, out_channels, 3, convolution)
-        self.nin_shortcut = (
-            nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1, convolution)
-        )
+        self.conv2 = Conv2d(rng, out_channels, out_channels, 3)
+        self.nin_shortcut = nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1)
         self.silu = nn.SiLU()
 
     def construct(self, x: Tensor) -> Tensor:
@@ -40,13 +36,13 @@ class ResBlock(nn.Cell):
 class PixelAttention(nn.Cell):
     """Self-attention of the pixels of (B, C, H, W), one head of C channels, and a residual."""
 
-    def __init__(self, rng: np.random.Generator, channels: int, groups: int, convolution: str) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = GroupNorm(groups, channels, EPS)
-        self.q = Conv2d(rng, channels, channels, 1, convolution)
-        self.k = Conv2d(rng, channels, channels, 1, convolution)
-        self.v = Conv2d(rng, channels, channels, 1, convolution)
-        self.proj_out = Conv2d(rng, channels, channels, 1, convolution)
+        self.q = Conv2d(rng, channels, channels, 1)
+        self.k = Conv2d(rng, channels, channels, 1)
+        self.v = Conv2d(rng, channels, channels, 1)
+        self.proj_out = Conv2d(rng, channels, channels, 1)
         self.attend = Attention(channels)
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -62,30 +58,30 @@ class PixelAttention(nn.Cell):
 class Middle(nn.Cell):
     """The deepest layers, of the encoder as of the decoder: the only ones with attention."""
 
-    def __init__(self, rng: np.random.Generator, channels: int, groups: int, convolution: str) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int, groups: int) -> None:
         super().__init__()
-        self.block_1 = ResBlock(rng, channels, channels, groups, convolution)
-        self.attn_1 = PixelAttention(rng, channels, groups, convolution)
-        self.block_2 = ResBlock(rng, channels, channels, groups, convolution)
+        self.block_1 = ResBlock(rng, channels, channels, groups)
+        self.attn_1 = PixelAttention(rng, channels, groups)
+        self.block_2 = ResBlock(rng, channels, channels, groups)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
 def res_blocks(
-    count: int, rng: np.random.Generator, channels: int, out_channels: int, groups: int, convolution: str
+    count: int, rng: np.random.Generator, channels: int, out_channels: int, groups: int
 ) -> nn.SequentialCell:
     """`count` ResBlocks in sequence, of which the first changes the width."""
     widths = [channels] + [out_channels] * (count - 1)
-    return nn.SequentialCell(*[ResBlock(rng, width, out_channels, groups, convolution) for width in widths])
+    return nn.SequentialCell(*[ResBlock(rng, width, out_channels, groups) for width in widths])
 
 
 class Downsample(nn.Cell):
     """Halve height and width by a convolution of stride 2 that is padded below and on the right only."""
 
-    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
-        self.conv = Conv2d(rng, channels, channels, 3, convolution, stride=2, pad_end=True)
+        self.conv = Conv2d(rng, channels, channels, 3, stride=2, pad_end=True)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -94,9 +90,9 @@ class Downsample(nn.Cell):
 class Upsample(nn.Cell):
     """Double height and width by repetition, then convolve."""
 
-    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
-        self.conv = Conv2d(rng, channels, channels, 3, convolution)
+        self.conv = Conv2d(rng, channels, channels, 3)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(doubled(x))
@@ -129,23 +125,23 @@ class DecoderLevel(nn.Cell):
 class Encoder(nn.Cell):
     """Images (B, 3, H, W) -> (B, 2 * latent_channels, H / 8, W / 8) at four levels. `down.0` is the finest."""
 
-    def __init__(self, config: VaeConfig, rng: np.random.Generator, convolution: str) -> None:
+    def __init__(self, config: VaeConfig, rng: np.random.Generator) -> None:
         super().__init__()
         groups, deepest = config.norm_groups, len(config.channel_multipliers) - 1
-        self.conv_in = Conv2d(rng, 3, config.channels, 3, convolution)
+        self.conv_in = Conv2d(rng, 3, config.channels, 3)
         levels = []
         channels = config.channels
         for level, multiplier in enumerate(config.channel_multipliers):
             width = multiplier * config.channels
-            block = res_blocks(config.res_blocks, rng, channels, width, groups, convolution)
-            downsample = nn.Identity() if level == deepest else Downsample(rng, width, convolution)
+            block = res_blocks(config.res_blocks, rng, channels, width, groups)
+            downsample = nn.Identity() if level == deepest else Downsample(rng, width)
             levels.append(EncoderLevel(block, downsample))
             channels = width
         self.down = nn.CellList(levels)
-        self.mid = Middle(rng, channels, groups, convolution)
+        self.mid = Middle(rng, channels, groups)
         self.norm_out = GroupNorm(groups, channels, EPS)
         self.silu = nn.SiLU()
-        self.conv_out = Conv2d(rng, channels, 2 * config.latent_channels, 3, convolution)
+        self.conv_out = Conv2d(rng, channels, 2 * config.latent_channels, 3)
 
     def construct(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -157,23 +153,23 @@ class Encoder(nn.Cell):
 class Decoder(nn.Cell):
     """(B, latent_channels, H, W) -> images (B, 3, 8 H, 8 W) at four levels. `up.0` is the finest, and the last."""
 
-    def __init__(self, config: VaeConfig, rng: np.random.Generator, convolution: str) -> None:
+    def __init__(self, config: VaeConfig, rng: np.random.Generator) -> None:
         super().__init__()
         groups = config.norm_groups
         channels = config.channel_multipliers[-1] * config.channels
-        self.conv_in = Conv2d(rng, config.latent_channels, channels, 3, convolution)
-        self.mid = Middle(rng, channels, groups, convolution)
+        self.conv_in = Conv2d(rng, config.latent_channels, channels, 3)
+        self.mid = Middle(rng, channels, groups)
         levels: list[nn.Cell] = []
         for level, multiplier in reversed(list(enumerate(config.channel_multipliers))):
             width = multiplier * config.channels
-            block = res_blocks(config.res_blocks + 1, rng, channels, width, groups, convolution)
-            upsample = Upsample(rng, width, convolution) if level else nn.Identity()
+            block = res_blocks(config.res_blocks + 1, rng, channels, width, groups)
+            upsample = Upsample(rng, width) if level else nn.Identity()
             levels.insert(0, DecoderLevel(block, upsample))
             channels = width
         self.up = nn.CellList(levels)
         self.norm_out = GroupNorm(groups, channels, EPS)
         self.silu = nn.SiLU()
-        self.conv_out = Conv2d(rng, channels, 3, 3, convolution)
+        self.conv_out = Conv2d(rng, channels, 3, 3)
 
     def construct(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
@@ -188,13 +184,13 @@ class AutoencoderKL(nn.Cell):
     The latents here are those of the network itself, not yet multiplied by `config.scale`: `models.latents` does that.
     """
 
-    def __init__(self, config: VaeConfig, rng: np.random.Generator, convolution: str) -> None:
+    def __init__(self, config: VaeConfig, rng: np.random.Generator) -> None:
         super().__init__()
         latent = config.latent_channels
-        self.encoder = Encoder(config, rng, convolution)
-        self.decoder = Decoder(config, rng, convolution)
-        self.quant_conv = Conv2d(rng, 2 * latent, 2 * latent, 1, convolution)
-        self.post_quant_conv = Conv2d(rng, latent, latent, 1, convolution)
+        self.encoder = Encoder(config, rng)
+        self.decoder = Decoder(config, rng)
+        self.quant_conv = Conv2d(rng, 2 * latent, 2 * latent, 1)
+        self.post_quant_conv = Conv2d(rng, latent, latent, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> moments (B, 2 * latent_channels, H / f, W / f), f = `config.downsampling`."""

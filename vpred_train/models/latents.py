@@ -81,7 +81,7 @@ class LatentSpace:
     compiled once.
     """
 
-    def __init__(self, autoencoder: AutoencoderKL, config: VaeConfig, tile: int = 64, overlap: int = 16) -> None:
+    def __init__(self, autoencoder: AutoencoderKL, config: VaeConfig, tile: int = 96, overlap: int = 16) -> None:
         self.config, self.tile, self.overlap = config, tile, overlap
         self.posterior_graph = _Posterior(autoencoder)
         self.decode_graph = _Decoded(autoencoder)

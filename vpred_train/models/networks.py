@@ -22,12 +22,12 @@ class Networks(nn.Cell):
     Parameter names start with `unet.`, `text_encoder.` and `vae.`, and go on with Stability's.
     """
 
-    def __init__(self, config: ModelConfig, seed: int, convolution: str) -> None:
+    def __init__(self, config: ModelConfig, seed: int) -> None:
         super().__init__()
         rng = np.random.default_rng(seed)
-        self.unet = UNet(config.unet, rng, convolution)
+        self.unet = UNet(config.unet, rng)
         self.text_encoder = TextEncoder(config.text_encoder, rng)
-        self.vae = AutoencoderKL(config.vae, rng, convolution) if config.vae else None
+        self.vae = AutoencoderKL(config.vae, rng) if config.vae else None
 
     def recompute_blocks(self) -> None:
         """Keep only the inputs of the UNet's blocks for the backward pass and compute the rest again (Chen et al. 2016,

@@ -26,43 +26,41 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
 class ResBlock(nn.Cell):
     """Two convolutions with the time embedding added between them, and a residual."""
 
-    def __init__(
-        self, rng: np.random.Generator, channels: int, out_channels: int, config: UNetConfig, convolution: str
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int, out_channels: int, config: UNetConfig) -> None:
         super().__init__()
         groups = config.norm_groups
         self.in_layers = nn.SequentialCell(
-            GroupNorm(groups, channels), nn.SiLU(), Conv2d(rng, channels, out_channels, 3, convolution)
+            GroupNorm(groups, channels), nn.SiLU(), Conv2d(rng, channels, out_channels, 3)
         )
         self.emb_layers = nn.SequentialCell(nn.SiLU(), Linear(rng, 4 * config.model_channels, out_channels))
         self.out_layers = nn.SequentialCell(
             GroupNorm(groups, out_channels),
             nn.SiLU(),
             nn.Identity(),
-            Conv2d(rng, out_channels, out_channels, 3, convolution),
+            Conv2d(rng, out_channels, out_channels, 3),
         )
+        self.shift = ops.BiasAdd()
         # After a concatenation: begin with the sum of its two parts, so that a fresh network lets both through.
         identity = np.eye(out_channels, channels) + np.eye(out_channels, channels, channels - out_channels)
         matrix = identity / math.sqrt(2) if channels > out_channels else None
         self.skip_connection = (
-            nn.Identity()
-            if channels == out_channels
-            else Conv2d(rng, channels, out_channels, 1, convolution, matrix=matrix)
+            nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1, matrix=matrix)
         )
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         h = self.in_layers(x)
-        shift = self.emb_layers(embedding)
-        h = self.out_layers(h + shift.reshape(shift.shape[0], -1, 1, 1))
-        return self.skip_connection(x) + h
+        batch, channels, height, width = h.shape
+        rows = h.reshape(1, batch * channels, height, width)  # each sample has its own shift
+        h = self.shift(rows, self.emb_layers(embedding).reshape(batch * channels)).reshape(h.shape)
+        return self.skip_connection(x) + self.out_layers(h)
 
 
 class Downsample(nn.Cell):
     """Halve height and width by a convolution of stride 2."""
 
-    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
-        self.op = Conv2d(rng, channels, channels, 3, convolution, stride=2)
+        self.op = Conv2d(rng, channels, channels, 3, stride=2)
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         return self.op(x)
@@ -71,9 +69,9 @@ class Downsample(nn.Cell):
 class Upsample(nn.Cell):
     """Double height and width by repetition, up to `size`, then convolve."""
 
-    def __init__(self, rng: np.random.Generator, channels: int, convolution: str) -> None:
+    def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
-        self.conv = Conv2d(rng, channels, channels, 3, convolution)
+        self.conv = Conv2d(rng, channels, channels, 3)
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         x = doubled(x)
@@ -107,7 +105,7 @@ class UNet(nn.Cell):
     last one the transpose of that. At low noise v is the noise in z_t, which a random start finds only slowly.
     """
 
-    def __init__(self, config: UNetConfig, rng: np.random.Generator, convolution: str) -> None:
+    def __init__(self, config: UNetConfig, rng: np.random.Generator) -> None:
         super().__init__()
         width = config.model_channels
         through = orthogonal(rng, width, config.in_channels)
@@ -118,41 +116,41 @@ class UNet(nn.Cell):
             return SpatialTransformer(rng, channels, config.context_channels, config.head_channels, config.norm_groups)
 
         levels = len(config.channel_multipliers)
-        inputs = [Block(InputConvolution(rng, config.in_channels, width, 3, convolution, matrix=through))]
+        inputs = [Block(InputConvolution(rng, config.in_channels, width, 3, matrix=through))]
         skips = [width]
         channels = width
         for level, multiplier in enumerate(config.channel_multipliers):
             for _ in range(config.res_blocks):
-                layers: list[nn.Cell] = [ResBlock(rng, channels, multiplier * width, config, convolution)]
+                layers: list[nn.Cell] = [ResBlock(rng, channels, multiplier * width, config)]
                 channels = multiplier * width
                 if level in config.attention_levels:
                     layers.append(transformer(channels))
                 inputs.append(Block(*layers))
                 skips.append(channels)
             if level < levels - 1:
-                inputs.append(Block(Downsample(rng, channels, convolution)))
+                inputs.append(Block(Downsample(rng, channels)))
                 skips.append(channels)
         self.input_blocks = nn.CellList(inputs)
         self.middle_block = Block(
-            ResBlock(rng, channels, channels, config, convolution),
+            ResBlock(rng, channels, channels, config),
             transformer(channels),
-            ResBlock(rng, channels, channels, config, convolution),
+            ResBlock(rng, channels, channels, config),
         )
         outputs = []
         for level, multiplier in reversed(list(enumerate(config.channel_multipliers))):
             for index in range(config.res_blocks + 1):
-                layers = [ResBlock(rng, channels + skips.pop(), multiplier * width, config, convolution)]
+                layers = [ResBlock(rng, channels + skips.pop(), multiplier * width, config)]
                 channels = multiplier * width
                 if level in config.attention_levels:
                     layers.append(transformer(channels))
                 if level > 0 and index == config.res_blocks:
-                    layers.append(Upsample(rng, channels, convolution))
+                    layers.append(Upsample(rng, channels))
                 outputs.append(Block(*layers))
         self.output_blocks = nn.CellList(outputs)
         self.out = nn.SequentialCell(
             GroupNorm(config.norm_groups, channels),
             nn.SiLU(),
-            Conv2d(rng, channels, config.in_channels, 3, convolution, matrix=through.T),
+            Conv2d(rng, channels, config.in_channels, 3, matrix=through.T),
         )
 
     def construct(self, z: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     from vpred_train.models.weights import set_weights
     from vpred_train.probe import probe
 
-    networks = Networks(source.model, 0, accelerator.convolution)
+    networks = Networks(source.model, 0)
     set_weights(networks, tensors)
     resolution = record.resolution if record else arguments.resolution
     data = DataConfig(path=arguments.data, resolution=resolution)
