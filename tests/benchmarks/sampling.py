@@ -120,7 +120,7 @@ def main() -> None:
     from vpred_train.models.weights import get_weights
     from vpred_train.weights.layouts import write_weights
 
-    networks = Networks(MODEL, 0, cpu.convolution)
+    networks = Networks(MODEL, 0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         write_weights(path, get_weights(networks), "diffusers", RECORD)

@@ -8,7 +8,7 @@ from mindspore import Tensor, nn, ops
 
 from vpred_train.config import ModelConfig
 from vpred_train.models.latents import SpaceToDepth
-from vpred_train.models.layers import Conv2d
+from vpred_train.models.layers import Conv2d, GroupNorm
 
 
 def reference_convolution(x: np.ndarray, weight: np.ndarray, stride: int, padding: int, extra: int = 0) -> np.ndarray:
@@ -60,17 +60,43 @@ def test_convolution_and_its_gradients(kernel: int, stride: int, pad_end: bool, 
             assert gradient.asnumpy().reshape(-1)[flat] == pytest.approx(slope, rel=1e-4, abs=1e-4)
 
 
-def test_group_norm_attention_and_timestep_embedding_against_float64() -> None:
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_group_norm_and_its_gradients(on_cpu: bool) -> None:
+    """Both ways against float64, three times over: batch normalisation must not keep statistics."""
+    rng = np.random.default_rng(1)
+    x, slope = (rng.normal(1, 2, (2, 6, 3, 4)).astype(np.float32) for _ in range(2))
+    cell = GroupNorm(3, 6)
+    cell.on_cpu = on_cpu
+    weight, bias = rng.normal(1, 0.3, 6).astype(np.float32), rng.standard_normal(6).astype(np.float32)
+    cell.weight.set_data(Tensor(weight))
+    cell.bias.set_data(Tensor(bias))
+    grouped = x.astype(np.float64).reshape(2, 3, -1)
+    deviation = np.sqrt(grouped.var(-1, keepdims=True) + 1e-5)
+    normed = ((grouped - grouped.mean(-1, keepdims=True)) / deviation).reshape(x.shape)
+    for _ in range(3):
+        found = cell(Tensor(x)).asnumpy()
+        np.testing.assert_allclose(found, normed * weight[:, None, None] + bias[:, None, None], atol=2e-5)
+
+    class Projected(nn.Cell):
+        def construct(self, x: Tensor) -> Tensor:
+            return (cell(x) * Tensor(slope)).sum()
+
+    dx, (dweight, dbias) = ops.grad(Projected(), 0, (cell.weight, cell.bias))(Tensor(x))
+    np.testing.assert_allclose(dweight.asnumpy(), (slope * normed).sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dbias.asnumpy(), slope.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    # Wu & He's gradient: what is left of the incoming one without its mean and its share along the output.
+    incoming = (slope * weight[:, None, None].astype(np.float64)).reshape(2, 3, -1)
+    along = normed.reshape(2, 3, -1)
+    rest = incoming - incoming.mean(-1, keepdims=True) - along * (incoming * along).mean(-1, keepdims=True)
+    np.testing.assert_allclose(dx.asnumpy(), (rest / deviation).reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_and_timestep_embedding_against_float64() -> None:
     from vpred_train.models.attention import Attention
-    from vpred_train.models.layers import GELU, GroupNorm
+    from vpred_train.models.layers import GELU
     from vpred_train.models.unet import timestep_embedding
 
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((2, 6, 3, 3)).astype(np.float32)
-    grouped = x.astype(np.float64).reshape(2, 3, -1)
-    normed = (grouped - grouped.mean(-1, keepdims=True)) / np.sqrt(grouped.var(-1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(GroupNorm(3, 6)(Tensor(x)).asnumpy(), normed.reshape(x.shape), atol=2e-5)
-
     q, k, v = (rng.standard_normal((1, 2, tokens, 4)).astype(np.float32) for tokens in (3, 5, 5))
     logits = np.einsum("bhnc,bhmc->bhnm", q.astype(np.float64), k) / 2
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

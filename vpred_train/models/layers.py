@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, get_context, nn, ops
 from mindspore import dtype as mstype
 
 from vpred_train.diffusion.schedule import FloatArray
@@ -96,18 +96,44 @@ def doubled(x: Tensor) -> Tensor:
     return x.reshape(batch, channels, 2 * height, 2 * width)
 
 
+@ops.constexpr
+def constant(size: int, value: float) -> Tensor:
+    """(size,) float32, all `value`."""
+    return Tensor(np.full(size, value, np.float32))
+
+
 class GroupNorm(nn.Cell):
-    """Group normalisation of (B, C, H, W) in float32 (Wu & He 2018, arXiv 1803.08494)."""
+    """Group normalisation of (B, C, H, W) in float32 (Wu & He 2018, arXiv 1803.08494).
+
+    MindSpore's kernel for CPU runs at 1 GB/s. There batch normalisation does the same three times faster: once with
+    each group as a channel, then with fixed mean 0 and variance 1 for weight and bias.
+    """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight = Parameter(Tensor(np.ones(channels, np.float32)), name="weight")
         self.bias = Parameter(Tensor(np.zeros(channels, np.float32)), name="bias")
         self.groups, self.eps = groups, eps
+        self.on_cpu = get_context("device_target") == "CPU"
+        self.normalise = ops.BatchNorm(is_training=True, epsilon=eps, momentum=0.0)  # keeps no running statistics
+        self.scale = ops.BatchNorm(is_training=False, epsilon=1e-12)
 
     def construct(self, x: Tensor) -> Tensor:
-        y = ops.group_norm(x.astype(mstype.float32), self.groups, self.weight, self.bias, self.eps)
+        x_32 = x.astype(mstype.float32)
+        y = self.by_batch_norm(x_32) if self.on_cpu else self.by_group_norm(x_32)
         return y.astype(x.dtype)
+
+    def by_group_norm(self, x: Tensor) -> Tensor:
+        return ops.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+
+    def by_batch_norm(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        rows = batch * self.groups
+        one, zero = constant(rows, 1.0), constant(rows, 0.0)
+        grouped = x.reshape(1, rows, channels // self.groups * height, width)
+        y = self.normalise(grouped, one, zero, zero, one)[0].reshape(x.shape)
+        mean, variance = constant(channels, 0.0), constant(channels, 1.0)
+        return self.scale(y, self.weight, self.bias, mean, variance)[0]
 
 
 class LayerNorm(nn.Cell):
