@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from vpred_train import runtime
 from vpred_train.collectives import Collective, make_collective
 from vpred_train.config import SamplingConfig, TrainConfig
 from vpred_train.image_request import ImageRequest, read_request
-from vpred_train.models.tokenizer import Tokenizer
+from vpred_train.prompts import read_negative_prompts, read_prompts, warn_of_long_prompts
 from vpred_train.weights.layouts import read_weights, weights_of
 from vpred_train.weights.sources import open_source, weights_digest
 from vpred_train.weights.told import add_options, needed_record, told_by
@@ -89,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         requests = plan(arguments)
         if identity.rank == 0:
-            warn_of_long_prompts(requests)
+            texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
+            warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
         folder = output_folder(arguments)
         runtime.start(ACCELERATORS[arguments.accelerator], identity, identity.local_rank, None)
         collective = make_collective(ACCELERATORS[arguments.accelerator].collective, identity.world_size)
@@ -127,8 +127,8 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
     count = 1 if arguments.images_per_prompt is None else arguments.images_per_prompt
     if count < 1:
         raise ConfigError(f"--images-per-prompt: found {count} (must be at least 1)")
-    once = read_prompts(arguments)
-    negatives = read_negative_prompts(arguments, len(once))
+    once = read_prompts(arguments.prompt or [], arguments.prompts_file)
+    negatives = read_negative_prompts(arguments.negative_prompt, arguments.negative_prompts_file, len(once))
     prompts = [pair for pair in zip(once, negatives, strict=True) for _ in range(count)]
     given = {key: getattr(arguments, key) for key in SETTINGS if getattr(arguments, key) is not None}
     given.setdefault("batch_size", min(recipe.batch_size, len(prompts)))
@@ -160,19 +160,6 @@ def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str
     """The request of image `index`: its own prompts and seed."""
     sampling = common.sampling.model_copy(update={"seed": common.sampling.seed + index})
     return common.model_copy(update={"prompt": prompt, "negative_prompt": negative_prompt, "sampling": sampling})
-
-
-def warn_of_long_prompts(requests: Sequence[ImageRequest]) -> None:
-    """Say on stderr what the text encoder does not see."""
-    config = requests[0].record.model.text_encoder
-    tokenizer = Tokenizer(config.context_length)
-    for prompt in dict.fromkeys(text for request in requests for text in (request.prompt, request.negative_prompt)):
-        if cut := tokenizer.cut_off(prompt):
-            print(
-                f"warning: the prompt {shorten(prompt, 60)!r} has more than {config.context_length - 2} tokens; "
-                f"cut off: {cut!r}",
-                file=sys.stderr,
-            )
 
 
 def like(arguments: argparse.Namespace) -> ImageRequest:
@@ -209,41 +196,6 @@ def weights_path(arguments: argparse.Namespace) -> Path | None:
     if path is not None and not path.exists():
         raise ConfigError(f"{path}: no such file or folder; {remedy}")
     return path
-
-
-def read_prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts of --prompt, then those of --prompts-file; blank lines do not count. Raises ConfigError."""
-    prompts = list(arguments.prompt or [])
-    if arguments.prompts_file is not None:
-        from_file = [line for line in read_lines(arguments.prompts_file) if line]
-        if not from_file:
-            raise ConfigError(f"{arguments.prompts_file}: holds no prompt; write one on each line")
-        prompts += from_file
-    if not prompts:
-        raise ConfigError("no prompt: give --prompt TEXT or --prompts-file FILE")
-    return prompts
-
-
-def read_negative_prompts(arguments: argparse.Namespace, count: int) -> list[str]:
-    """One for each of `count` prompts. Raises ConfigError."""
-    if arguments.negative_prompts_file is None:
-        return [arguments.negative_prompt or ""] * count
-    if arguments.negative_prompt is not None:
-        raise ConfigError("--negative-prompt and --negative-prompts-file: give one of them")
-    lines = read_lines(arguments.negative_prompts_file)
-    if len(lines) != count:
-        raise ConfigError(
-            f"{arguments.negative_prompts_file}: holds {len(lines)} lines for {count} prompts; write one for each"
-        )
-    return lines
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without the space around them. Raises ConfigError."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:

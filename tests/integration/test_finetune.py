@@ -10,33 +10,13 @@ import numpy as np
 import pytest
 from jobs import DEADLINE_S, end, losses, pixels, sample, start
 from PIL import Image
+from weights_files import TINY_RECORD
 
 from launcher.contract.run_dir import RunDir
-from vpred_train.config import DiffusionConfig, ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
-from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.layouts import read_weights, write_weights
 from vpred_train.weights.shapes import UNET, stability_shapes
 from vpred_train.weights.sources import open_source
 
-RECORD = ParameterizationRecord(
-    weights="ema",
-    samples_seen=0,
-    resolution=16,
-    diffusion=DiffusionConfig(),
-    model=ModelConfig(
-        unet=UNetConfig(
-            model_channels=8,
-            channel_multipliers=(1, 2),
-            res_blocks=1,
-            attention_levels=(1,),
-            head_channels=8,
-            context_channels=8,
-            norm_groups=4,
-        ),
-        text_encoder=TextEncoderConfig(width=8, heads=2, layers=1, context_length=8),
-        vae=VaeConfig(channels=8, norm_groups=4, channel_multipliers=(1, 2), res_blocks=1),
-    ),
-)
 RECIPE = """
 total_samples: 12
 global_batch: 4
@@ -55,9 +35,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A finished run that began with a diffusers folder beside its recipe."""
     root = tmp_path_factory.mktemp("finetune")
     rng = np.random.default_rng(0)
-    shapes = stability_shapes(RECORD.model)
+    shapes = stability_shapes(TINY_RECORD.model)
     tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    write_weights(root / "published", tensors, "diffusers", RECORD)
+    write_weights(root / "published", tensors, "diffusers", TINY_RECORD)
     (root / "images").mkdir()
     rows = ["dir,text"]
     for number in range(4):
@@ -80,7 +60,8 @@ def test_only_what_is_trainable_changes(run: RunDir) -> None:
     assert len(changed) > 0.9 * sum(name.startswith(UNET) for name in published)
     assert any(not np.array_equal(raw[name], ema[name]) for name in changed)
     record = open_source(run.weights / "ema.safetensors").record
-    expected = RECORD.model_copy(update={"samples_seen": 12, "diffusion": DiffusionConfig(zero_terminal_snr=True)})
+    rescaled = TINY_RECORD.diffusion.model_copy(update={"zero_terminal_snr": True})
+    expected = TINY_RECORD.model_copy(update={"samples_seen": 12, "diffusion": rescaled})
     assert record == expected
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from weights_files import TINY, TINY_RECORD
 
 from launcher.contract.config import ConfigError, dump_yaml, load_document
-from vpred_train.config import DiffusionConfig, ModelConfig, TextEncoderConfig, TrainConfig, UNetConfig, VaeConfig
-from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.config import DiffusionConfig, TrainConfig
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import get_weights, set_weights
 from vpred_train.recipe import load_recipe, open_pretrained
@@ -17,22 +17,6 @@ from vpred_train.sample import main
 from vpred_train.weights.layouts import write_weights
 from vpred_train.weights.shapes import stability_shapes
 
-MODEL = ModelConfig(
-    unet=UNetConfig(
-        model_channels=8,
-        channel_multipliers=(1, 2),
-        res_blocks=1,
-        attention_levels=(1,),
-        head_channels=8,
-        context_channels=8,
-        norm_groups=4,
-    ),
-    text_encoder=TextEncoderConfig(width=8, heads=2, layers=1, context_length=8),
-    vae=VaeConfig(channels=8, norm_groups=4, channel_multipliers=(1, 2), res_blocks=1),
-)
-RECORD = ParameterizationRecord(
-    weights="ema", samples_seen=80, resolution=16, diffusion=DiffusionConfig(beta_end=0.013), model=MODEL
-)
 RECIPE = """
 total_samples: 8
 global_batch: 4
@@ -45,13 +29,13 @@ pretrained: {path: sd.safetensors}
 
 def random_weights(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape, np.float32) for name, shape in stability_shapes(MODEL).items()}
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in stability_shapes(TINY).items()}
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A recipe that says nothing of its model, beside the weights that do, and one image."""
-    write_weights(tmp_path / "sd.safetensors", random_weights(), "stability", RECORD)
+    write_weights(tmp_path / "sd.safetensors", random_weights(), "stability", TINY_RECORD)
     (tmp_path / "images").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "0.png")
     (tmp_path / "images" / "img_txt.csv").write_text("dir,text\n0.png,black\n")
@@ -61,7 +45,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_every_tensor_goes_in_and_comes_out() -> None:
-    networks = Networks(MODEL, 0)
+    networks = Networks(TINY, 0)
     weights = random_weights()
     fresh = dict(get_weights(networks))
     assert set(fresh) == set(weights)
@@ -73,8 +57,8 @@ def test_every_tensor_goes_in_and_comes_out() -> None:
 
 def test_a_recipe_takes_its_model_from_the_record(recipe: Path) -> None:
     config = load_recipe(recipe)
-    assert config.model == MODEL
-    assert config.diffusion == RECORD.diffusion
+    assert config.model == TINY
+    assert config.diffusion == TINY_RECORD.diffusion
     assert config.pretrained is not None
     assert config.pretrained.path == recipe.with_name("sd.safetensors")
     resolved = recipe.with_name("resolved.yaml")
@@ -86,7 +70,7 @@ def test_a_recipe_takes_its_model_from_the_record(recipe: Path) -> None:
     ])  # fmt: skip
     changed = load_recipe(recipe, ["diffusion.zero_terminal_snr=true", "model.text_encoder.padding=end"])
     assert changed.diffusion == DiffusionConfig(beta_end=0.013, zero_terminal_snr=True)
-    assert changed.model.text_encoder == MODEL.text_encoder.model_copy(update={"padding": "end"})
+    assert changed.model.text_encoder == TINY.text_encoder.model_copy(update={"padding": "end"})
 
 
 @pytest.mark.parametrize(
@@ -114,15 +98,15 @@ def test_a_recipe_that_contradicts_its_weights(
 def test_weights_without_a_record_must_be_told_of(recipe: Path) -> None:
     source = recipe.with_name("sd.safetensors")
     source.unlink()
-    write_weights(source, random_weights(), "stability", RECORD)
+    write_weights(source, random_weights(), "stability", TINY_RECORD)
     stripped = source.read_bytes().replace(b'"parameterization"', b'"somebody_elses_1"')
     source.write_bytes(stripped)
-    model = f"model={MODEL.model_dump_json()}"
+    model = f"model={TINY.model_dump_json()}"
     with pytest.raises(ConfigError, match=r"does not tell what the network predicts; set diffusion.prediction_type"):
         load_recipe(recipe, [model])
     config = load_recipe(recipe, [model, "diffusion.prediction_type=eps"])
     assert config.diffusion.prediction_type == "eps"
-    assert len(open_pretrained(config)) == len(stability_shapes(MODEL))
+    assert len(open_pretrained(config)) == len(stability_shapes(TINY))
 
 
 def test_sampling_from_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

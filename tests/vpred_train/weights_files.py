@@ -35,6 +35,22 @@ SHAPES = stability_shapes(MODEL)
 RECORD = ParameterizationRecord(
     weights="ema", samples_seen=80, resolution=768, diffusion=DiffusionConfig(zero_terminal_snr=True), model=MODEL
 )
+TINY = ModelConfig(
+    unet=UNetConfig(
+        model_channels=8,
+        channel_multipliers=(1, 2),
+        res_blocks=1,
+        attention_levels=(1,),
+        head_channels=8,
+        context_channels=8,
+        norm_groups=4,
+    ),
+    text_encoder=TextEncoderConfig(width=8, heads=2, layers=1, context_length=8),
+    vae=VaeConfig(channels=8, norm_groups=4, channel_multipliers=(1, 2), res_blocks=1),
+)
+TINY_RECORD = ParameterizationRecord(
+    weights="ema", samples_seen=80, resolution=16, diffusion=DiffusionConfig(beta_end=0.013), model=TINY
+)
 NEWER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 

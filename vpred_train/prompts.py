@@ -1,0 +1,55 @@
+"""The prompts of `vpred-sample`: from the command line, from files, and what of them is seen."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+
+from launcher.contract.config import ConfigError
+from vpred_train.config import TextEncoderConfig
+from vpred_train.models.tokenizer import Tokenizer
+
+
+def read_prompts(given: Sequence[str], path: Path | None) -> list[str]:
+    """The prompts of --prompt, then those of --prompts-file; blank lines do not count. Raises ConfigError."""
+    prompts = list(given)
+    if path is not None:
+        from_file = [line for line in read_lines(path) if line]
+        if not from_file:
+            raise ConfigError(f"{path}: holds no prompt; write one on each line")
+        prompts += from_file
+    if not prompts:
+        raise ConfigError("no prompt: give --prompt TEXT or --prompts-file FILE")
+    return prompts
+
+
+def read_negative_prompts(given: str | None, path: Path | None, count: int) -> list[str]:
+    """One for each of `count` prompts. Raises ConfigError."""
+    if path is None:
+        return [given or ""] * count
+    if given is not None:
+        raise ConfigError("--negative-prompt and --negative-prompts-file: give one of them")
+    lines = read_lines(path)
+    if len(lines) != count:
+        raise ConfigError(f"{path}: holds {len(lines)} lines for {count} prompts; write one for each")
+    return lines
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without the space around them. Raises ConfigError."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def warn_of_long_prompts(prompts: Sequence[str], config: TextEncoderConfig) -> None:
+    """Say on stderr what the text encoder does not see."""
+    tokenizer = Tokenizer(config.context_length)
+    for prompt in dict.fromkeys(prompts):
+        if cut := tokenizer.cut_off(prompt):
+            print(
+                f"warning: the prompt {shorten(prompt, 60)!r} has more than {config.context_length - 2} tokens; "
+                f"cut off: {cut!r}",
+                file=sys.stderr,
+            )
