@@ -14,7 +14,8 @@ TEXT_KEY = "vpred"
 
 
 class ImageRequest(Section):
-    """One image. `sampling.seed` is its own; `sampling.batch_size` is the compiled batch, which decides its last bits.
+    """One image. `sampling.seed` is its own. The compiled batch `sampling.batch_size` and the `row` of the image in it
+    decide its last bits, since matrix products round a row by its place.
 
     `height` and `width` are in pixels; `weights_xxh3` is the digest of `weights`, a file or a folder, and `record` what
     its tensors mean.
@@ -26,6 +27,7 @@ class ImageRequest(Section):
     height: Annotated[int, Field(gt=0)]
     width: Annotated[int, Field(gt=0)]
     sampling: SamplingConfig
+    row: Annotated[int, Field(ge=0)] = 0
     weights: Path
     weights_xxh3: str
     record: ParameterizationRecord

@@ -159,7 +159,14 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
 def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str) -> ImageRequest:
     """The request of image `index`: its own prompts and seed."""
     sampling = common.sampling.model_copy(update={"seed": common.sampling.seed + index})
-    return common.model_copy(update={"prompt": prompt, "negative_prompt": negative_prompt, "sampling": sampling})
+    return common.model_copy(
+        update={
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "sampling": sampling,
+            "row": index % sampling.batch_size,
+        }
+    )
 
 
 def like(arguments: argparse.Namespace) -> ImageRequest:
@@ -223,23 +230,31 @@ def make_images(
 
     # Rank 0 looks once for all, so that numbers never collide.
     first = collective.broadcast_object(first_free_number(folder) if collective.rank == 0 else None)
-    mine = range(collective.rank, len(requests), collective.world_size)
+    # Whole batches are shared out, so that an image has the same row in its batch on any number of ranks.
+    batch = requests[0].sampling.batch_size
+    shares = [
+        [index for index in range(len(requests)) if index // batch % collective.world_size == rank]
+        for rank in range(collective.world_size)
+    ]
+    mine = shares[collective.rank]
     common = requests[0]
     images = np.empty((0, 3, common.height, common.width), np.float32)
     if mine:
+        # An image to be made again stands alone: copies of it fill the rows before its own.
+        filled = [requests[mine[0]]] * common.row + [requests[index] for index in mine]
         images = load_pipeline(common, accelerator).generate(
-            [requests[index].prompt for index in mine],
-            [requests[index].sampling.seed for index in mine],
-            [requests[index].negative_prompt for index in mine],
-        )
+            [request.prompt for request in filled],
+            [request.sampling.seed for request in filled],
+            [request.negative_prompt for request in filled],
+        )[common.row :]
     paths = [folder / f"{first + index:05d}.png" for index in mine]
     for path, image, index in zip(paths, images, mine, strict=True):
         write_atomic(path, png_of(image, requests[index].png_text()))
-    shares = collective.allgather_object(images)
+    parts = collective.allgather_object(images)
     if collective.rank == 0 and len(requests) > 1:
         everything = np.empty((len(requests), *images.shape[1:]), np.float32)
-        for rank, share in enumerate(shares):
-            everything[rank :: collective.world_size] = share
+        for share, part in zip(shares, parts, strict=True):
+            everything[share] = part
         write_atomic(folder / f"grid_{first:05d}.png", contact_sheet(everything))
     return paths
 
