@@ -6,20 +6,25 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from vpred_train.kernels import library, operations
 from vpred_train.models.layers import GELU, GroupNorm, LayerNorm, Linear
 
 
 class Attention(nn.Cell):
-    """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1); the softmax is taken in float32.
+    """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1); the softmax is taken in float32.
 
-    Inputs (B, heads, tokens, head_channels); `mask` is added to the logits (0 or -inf), shape (tokens, tokens).
-    Without a mask at most `max_logits` of them exist at a time: more queries are taken in turn.
+    q (B, N, heads * head_channels), k and v (B, M, heads * head_channels) -> like q. `mask` (N, M) is added to the
+    logits (0 or -inf). Without a mask at most `max_logits` of them exist at a time: more queries are taken in turn.
     """
 
-    def __init__(self, head_channels: int, max_logits: int = 1 << 26) -> None:
+    def __init__(self, heads: int, head_channels: int, max_logits: int = 1 << 26) -> None:
         super().__init__()
+        self.heads = heads
         self.scale = 1 / math.sqrt(head_channels)
         self.max_logits = max_logits
+        self.use_compiled = library.loaded() is not None
+        if self.use_compiled:
+            self.operation = operations.attention(heads)
         self.logits = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.wait = ops.Depend()
@@ -31,7 +36,18 @@ class Attention(nn.Cell):
             logits = logits + mask
         return self.mix(ops.softmax(logits, -1).astype(v.dtype), v)
 
+    def split(self, x: Tensor) -> Tensor:
+        batch, tokens, inner = x.shape
+        return x.reshape(batch, tokens, self.heads, inner // self.heads).transpose(0, 2, 1, 3)
+
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.use_compiled and mask is None:
+            return self.operation(q, k, v)[0]
+        y = self.in_turn(self.split(q), self.split(k), self.split(v), mask)
+        return y.transpose(0, 2, 1, 3).reshape(q.shape)
+
+    def in_turn(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, heads, tokens, head_channels) in and out."""
         batch, heads, tokens, _ = q.shape
         queries = max(1, self.max_logits // (batch * heads * k.shape[2]))
         if mask is not None or tokens <= queries:
@@ -52,22 +68,15 @@ class CrossAttention(nn.Cell):
         self, rng: np.random.Generator, channels: int, context_channels: int, heads: int, head_channels: int
     ) -> None:
         super().__init__()
-        self.heads = heads
         inner = heads * head_channels
         self.to_q = Linear(rng, channels, inner, bias=False)
         self.to_k = Linear(rng, context_channels, inner, bias=False)
         self.to_v = Linear(rng, context_channels, inner, bias=False)
         self.to_out = nn.SequentialCell(Linear(rng, inner, channels))
-        self.attend = Attention(head_channels)
-
-    def split(self, x: Tensor) -> Tensor:
-        batch, tokens, inner = x.shape
-        return x.reshape(batch, tokens, self.heads, inner // self.heads).transpose(0, 2, 1, 3)
+        self.attend = Attention(heads, head_channels)
 
     def construct(self, x: Tensor, context: Tensor) -> Tensor:
-        y = self.attend(self.split(self.to_q(x)), self.split(self.to_k(context)), self.split(self.to_v(context)))
-        batch, heads, tokens, head_channels = y.shape
-        return self.to_out(y.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * head_channels))
+        return self.to_out(self.attend(self.to_q(x), self.to_k(context), self.to_v(context)))
 
 
 class GEGLU(nn.Cell):
@@ -76,9 +85,15 @@ class GEGLU(nn.Cell):
     def __init__(self, rng: np.random.Generator, channels: int, inner: int) -> None:
         super().__init__()
         self.proj = Linear(rng, channels, 2 * inner)
-        self.gelu = GELU()
+        self.use_compiled = library.loaded() is not None
+        if self.use_compiled:
+            self.operation = operations.geglu()
+        else:
+            self.gelu = GELU()
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.use_compiled:
+            return self.operation(self.proj(x))
         value, gate = ops.chunk(self.proj(x), 2, -1)
         return value * self.gelu(gate)
 

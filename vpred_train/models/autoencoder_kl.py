@@ -20,16 +20,15 @@ class ResBlock(nn.Cell):
 
     def __init__(self, rng: np.random.Generator, channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(groups, channels, EPS)
+        self.norm1 = GroupNorm(groups, channels, EPS, silu=True)
         self.conv1 = Conv2d(rng, channels, out_channels, 3)
-        self.norm2 = GroupNorm(groups, out_channels, EPS)
+        self.norm2 = GroupNorm(groups, out_channels, EPS, silu=True)
         self.conv2 = Conv2d(rng, out_channels, out_channels, 3)
         self.nin_shortcut = nn.Identity() if channels == out_channels else Conv2d(rng, channels, out_channels, 1)
-        self.silu = nn.SiLU()
 
     def construct(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.silu(self.norm1(x)))
-        h = self.conv2(self.silu(self.norm2(h)))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.norm2(h))
         return self.nin_shortcut(x) + h
 
 
@@ -43,16 +42,16 @@ class PixelAttention(nn.Cell):
         self.k = Conv2d(rng, channels, channels, 1)
         self.v = Conv2d(rng, channels, channels, 1)
         self.proj_out = Conv2d(rng, channels, channels, 1)
-        self.attend = Attention(channels)
+        self.attend = Attention(1, channels)
 
     def tokens(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        return x.reshape(batch, 1, channels, height * width).transpose(0, 1, 3, 2)
+        return x.reshape(batch, channels, height * width).transpose(0, 2, 1)
 
     def construct(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         y = self.attend(self.tokens(self.q(h)), self.tokens(self.k(h)), self.tokens(self.v(h)))
-        return x + self.proj_out(y.transpose(0, 1, 3, 2).reshape(x.shape))
+        return x + self.proj_out(y.transpose(0, 2, 1).reshape(x.shape))
 
 
 class Middle(nn.Cell):
@@ -139,15 +138,14 @@ class Encoder(nn.Cell):
             channels = width
         self.down = nn.CellList(levels)
         self.mid = Middle(rng, channels, groups)
-        self.norm_out = GroupNorm(groups, channels, EPS)
-        self.silu = nn.SiLU()
+        self.norm_out = GroupNorm(groups, channels, EPS, silu=True)
         self.conv_out = Conv2d(rng, channels, 2 * config.latent_channels, 3)
 
     def construct(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        return self.conv_out(self.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(self.norm_out(self.mid(h)))
 
 
 class Decoder(nn.Cell):
@@ -167,15 +165,14 @@ class Decoder(nn.Cell):
             levels.insert(0, DecoderLevel(block, upsample))
             channels = width
         self.up = nn.CellList(levels)
-        self.norm_out = GroupNorm(groups, channels, EPS)
-        self.silu = nn.SiLU()
+        self.norm_out = GroupNorm(groups, channels, EPS, silu=True)
         self.conv_out = Conv2d(rng, channels, 3, 3)
 
     def construct(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in range(len(self.up) - 1, -1, -1):
             h = self.up[level](h)
-        return self.conv_out(self.silu(self.norm_out(h)))
+        return self.conv_out(self.norm_out(h))
 
 
 class AutoencoderKL(nn.Cell):

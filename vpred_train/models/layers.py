@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, get_context, nn, ops
 from mindspore import dtype as mstype
 
 from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.kernels import library, operations
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Tensor:
@@ -79,13 +80,19 @@ class Conv2d(nn.Cell):
             weight = Tensor(at_centre(matrix, kernel))
         self.weight = Parameter(weight, name="weight")
         self.bias = Parameter(uniform(rng, (out_channels,), fan_in), name="bias")
-        before, after = (0 if pad_end else kernel // 2), kernel // 2
-        self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes for each element
-        self.convolve = ops.Conv2D(
-            out_channels, kernel, pad_mode="pad", pad=(before, after, before, after), stride=stride
-        )
+        self.use_compiled = library.loaded() is not None
+        if self.use_compiled:
+            self.operation = operations.convolution(list(weight.shape), stride, pad_end)
+        else:
+            before, after = (0 if pad_end else kernel // 2), kernel // 2
+            self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes an element
+            self.convolve = ops.Conv2D(
+                out_channels, kernel, pad_mode="pad", pad=(before, after, before, after), stride=stride
+            )
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.use_compiled:
+            return self.operation(x, self.weight, self.bias)
         return self.add(self.convolve(x, self.weight), self.bias)
 
 
@@ -103,25 +110,31 @@ def constant(size: int, value: float) -> Tensor:
 
 
 class GroupNorm(nn.Cell):
-    """Group normalisation of (B, C, H, W) in float32 (Wu & He 2018, arXiv 1803.08494).
+    """Group normalisation of (B, C, H, W) in float32 (Wu & He 2018, arXiv 1803.08494), with `silu` followed by SiLU.
 
     MindSpore's kernel for CPU runs at 1 GB/s. There batch normalisation does the same three times faster: once with
     each group as a channel, then with fixed mean 0 and variance 1 for weight and bias.
     """
 
-    def __init__(self, groups: int, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, groups: int, channels: int, eps: float = 1e-5, silu: bool = False) -> None:
         super().__init__()
         self.weight = Parameter(Tensor(np.ones(channels, np.float32)), name="weight")
         self.bias = Parameter(Tensor(np.zeros(channels, np.float32)), name="bias")
-        self.groups, self.eps = groups, eps
+        self.groups, self.eps, self.silu = groups, eps, silu
+        self.use_compiled = library.loaded() is not None
+        if self.use_compiled:
+            self.operation = operations.group_norm(groups, silu)
         self.on_cpu = get_context("device_target") == "CPU"
         self.normalise = ops.BatchNorm(is_training=True, epsilon=eps, momentum=0.0)  # keeps no running statistics
         self.scale = ops.BatchNorm(is_training=False, epsilon=1e-12)
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.use_compiled:
+            return self.operation(x, self.weight, self.bias, constant(1, self.eps))[0]
         x_32 = x.astype(mstype.float32)
         y = self.by_batch_norm(x_32) if self.on_cpu else self.by_group_norm(x_32)
-        return y.astype(x.dtype)
+        y = y.astype(x.dtype)
+        return ops.silu(y) if self.silu else y
 
     def by_group_norm(self, x: Tensor) -> Tensor:
         return ops.group_norm(x, self.groups, self.weight, self.bias, self.eps)
@@ -143,9 +156,16 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.weight = Parameter(Tensor(np.ones(features, np.float32)), name="weight")
         self.bias = Parameter(Tensor(np.zeros(features, np.float32)), name="bias")
-        self.normalise = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
+        self.eps = eps
+        self.use_compiled = library.loaded() is not None
+        if self.use_compiled:
+            self.operation = operations.layer_norm()
+        else:
+            self.normalise = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.use_compiled:
+            return self.operation(x, self.weight, self.bias, constant(1, self.eps))[0]
         y, _, _ = self.normalise(x.astype(mstype.float32), self.weight, self.bias)
         return y.astype(x.dtype)
 

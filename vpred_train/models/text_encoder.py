@@ -13,19 +13,17 @@ class SelfAttention(nn.Cell):
 
     def __init__(self, rng: np.random.Generator, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
         self.in_proj_weight = Parameter(uniform(rng, (3 * width, width), width), name="in_proj_weight")
         self.in_proj_bias = Parameter(Tensor(np.zeros(3 * width, np.float32)), name="in_proj_bias")
         self.out_proj = Linear(rng, width, width)
         self.product = ops.MatMul(transpose_b=True)
-        self.attend = Attention(width // heads)
+        self.attend = Attention(heads, width // heads)
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, tokens, width = x.shape
         packed = self.product(x.reshape(-1, width), self.in_proj_weight) + self.in_proj_bias
-        packed = packed.reshape(batch, tokens, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
-        y = self.attend(packed[0], packed[1], packed[2], mask)
-        return self.out_proj(y.transpose(0, 2, 1, 3).reshape(batch, tokens, width))
+        q, k, v = ops.chunk(packed.reshape(batch, tokens, 3 * width), 3, -1)
+        return self.out_proj(self.attend(q, k, v, mask))
 
 
 class MLP(nn.Cell):

@@ -30,12 +30,12 @@ class ResBlock(nn.Cell):
         super().__init__()
         groups = config.norm_groups
         self.in_layers = nn.SequentialCell(
-            GroupNorm(groups, channels), nn.SiLU(), Conv2d(rng, channels, out_channels, 3)
+            GroupNorm(groups, channels, silu=True), nn.Identity(), Conv2d(rng, channels, out_channels, 3)
         )
         self.emb_layers = nn.SequentialCell(nn.SiLU(), Linear(rng, 4 * config.model_channels, out_channels))
         self.out_layers = nn.SequentialCell(
-            GroupNorm(groups, out_channels),
-            nn.SiLU(),
+            GroupNorm(groups, out_channels, silu=True),
+            nn.Identity(),
             nn.Identity(),
             Conv2d(rng, out_channels, out_channels, 3),
         )
@@ -148,8 +148,8 @@ class UNet(nn.Cell):
                 outputs.append(Block(*layers))
         self.output_blocks = nn.CellList(outputs)
         self.out = nn.SequentialCell(
-            GroupNorm(config.norm_groups, channels),
-            nn.SiLU(),
+            GroupNorm(config.norm_groups, channels, silu=True),
+            nn.Identity(),
             Conv2d(rng, channels, config.in_channels, 3, matrix=through.T),
         )
 

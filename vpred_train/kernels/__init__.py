@@ -1,0 +1,1 @@
+"""Optional compiled operations for CPU."""

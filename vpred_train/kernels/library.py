@@ -1,0 +1,106 @@
+"""The compiled operations as a file: built once on this machine, loaded where the accelerator uses them.
+
+    .venv/bin/python -m vpred_train.kernels.library
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("operations.cpp")
+COMPILERS = ("g++", "c++", "clang++")
+# Sums may be taken in another order, so that they vectorise; infinities and NaN keep their meaning.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-Wall", "-Wextra"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+)
+
+_loaded: Path | None = None
+
+
+class BuildError(Exception):
+    """The operations cannot be compiled here; says why."""
+
+
+def library_path() -> Path:
+    """Where the library of this source, this MindSpore and this processor is, or would be."""
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest.update(repr((FLAGS, _onednn().stat().st_size, _processor())).encode())
+    return Path(sys.prefix) / "lib" / "vpred" / f"operations-{digest.hexdigest()[:16]}.so"
+
+
+def build() -> Path:
+    """Compile the operations unless that is done already; returns the library's path. Raises BuildError."""
+    path = library_path()
+    if path.exists():
+        return path
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise BuildError(f"found no C++ compiler on PATH ({', '.join(COMPILERS)}); on Debian: apt-get install g++")
+    include = Path(sys.prefix) / "include"
+    if not (include / "oneapi/dnnl/dnnl.hpp").exists():
+        raise BuildError(f"{include} has no oneDNN headers; pip install --no-deps -r requirements-kernels.lock")
+    onednn = _onednn()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}.new")
+    command = [compiler, *FLAGS, "-I", include, SOURCE, "-o", fresh, onednn, f"-Wl,-rpath,{onednn.parent}"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise BuildError(f"{compiler} failed:\n{result.stderr}")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return path
+
+
+def load(threads: int) -> bool:
+    """Use the library from now on, on `threads` threads, if it has been built here."""
+    global _loaded
+    path = library_path()
+    if path.exists():
+        if ctypes.CDLL(str(path)).vpred_use_threads(threads) != 0:
+            raise RuntimeError(f"{path}: cannot start {threads} threads")
+        _loaded = path
+    return _loaded is not None
+
+
+def loaded() -> Path | None:
+    """The library in use; None when the networks use MindSpore's own operations."""
+    return _loaded
+
+
+def _onednn() -> Path:
+    # Not imported: MindSpore reads the environment when it is, and a build has none for it.
+    spec = importlib.util.find_spec("mindspore")
+    if spec is None or spec.origin is None:
+        raise BuildError("MindSpore is not installed")
+    return Path(spec.origin).with_name("lib") / "libdnnl.so.3"
+
+
+def _processor() -> str:
+    """The processor's instruction sets, as far as the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def main() -> int:
+    """Build, and say what came of it; 1 when the networks will use MindSpore's own operations."""
+    try:
+        print(f"compiled operations: {build()}")
+    except BuildError as error:
+        print(f"compiled operations left out, MindSpore's own are slower: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The compiled operations as MindSpore sees them: shapes, and each one's gradient. All tensors are float32."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mindspore import dtype as mstype
+from mindspore import ops
+
+from vpred_train.kernels.library import loaded
+
+Shape = list[int]
+
+
+def operation(name: str, out_shape: Callable[..., Any], outputs: int, bprop: Callable[..., Any] | None = None) -> Any:
+    """The function `vpred_{name}` of the library; `out_shape` takes the inputs' shapes, as many as there are."""
+
+    def out_dtype(*dtypes: Any) -> Any:
+        return mstype.float32 if outputs == 1 else (mstype.float32,) * outputs
+
+    return ops.Custom(f"{loaded()}:vpred_{name}", out_shape, out_dtype, func_type="aot", bprop=bprop)
+
+
+def same_shape(x: Shape, *others: Shape) -> Shape:
+    return x
+
+
+def convolution(weight_shape: Shape, stride: int, at_end: bool) -> Any:
+    """x (B, C, H, W), weight, bias -> (B, out, H / stride, W / stride). Padding is kernel // 2 on all sides, or with
+    `at_end` only below and on the right."""
+    name = "convolution_at_end" if at_end else "convolution"
+    out_channels = weight_shape[0]
+
+    def y_shape(x: Shape, weight: Shape, bias: Shape) -> Shape:
+        return [x[0], out_channels, (x[2] - 1) // stride + 1, (x[3] - 1) // stride + 1]
+
+    def dx_shape(dy: Shape, weight: Shape, x: Shape) -> Shape:
+        return x
+
+    def dweight_shape(dy: Shape, x: Shape) -> tuple[Shape, Shape]:
+        return weight_shape, [out_channels]
+
+    backward_x = operation(f"{name}_backward_x", dx_shape, 1)
+    backward_weight = operation(f"{name}_backward_weight", dweight_shape, 2)
+
+    def bprop(x: Any, weight: Any, bias: Any, y: Any, dy: Any) -> tuple[Any, ...]:
+        dweight, dbias = backward_weight(dy, x)
+        return backward_x(dy, weight, x), dweight, dbias
+
+    return operation(name, y_shape, 1, bprop)
+
+
+def group_norm(groups: int, silu: bool) -> Any:
+    """x (B, C, H, W), weight (C,), bias (C,), eps (1,) -> y, mean (B, groups), 1 / deviation (B, groups)."""
+    name = "group_norm_silu" if silu else "group_norm"
+
+    def shapes(x: Shape, weight: Shape, bias: Shape, eps: Shape) -> tuple[Shape, ...]:
+        return x, [x[0], groups], [x[0], groups]
+
+    def backward_shapes(dy: Shape, x: Shape, *others: Shape) -> tuple[Shape, ...]:
+        return x, [x[0], x[1]], [x[0], x[1]]
+
+    backward = operation(f"{name}_backward", backward_shapes, 3)
+
+    def bprop(x: Any, weight: Any, bias: Any, eps: Any, out: Any, dout: Any) -> tuple[Any, ...]:
+        dx, dweight, dbias = backward(dout[0], x, weight, bias, out[1], out[2])
+        return dx, dweight.sum(0), dbias.sum(0), ops.zeros_like(eps)
+
+    return operation(name, shapes, 3, bprop)
+
+
+def layer_norm() -> Any:
+    """x (..., C), weight (C,), bias (C,), eps (1,) -> y, mean (...), 1 / deviation (...)."""
+
+    def shapes(x: Shape, weight: Shape, bias: Shape, eps: Shape) -> tuple[Shape, ...]:
+        return x, x[:-1], x[:-1]
+
+    def backward_shapes(dy: Shape, x: Shape, weight: Shape, mean: Shape, rstd: Shape) -> tuple[Shape, ...]:
+        return x, weight, weight
+
+    backward = operation("layer_norm_backward", backward_shapes, 3)
+
+    def bprop(x: Any, weight: Any, bias: Any, eps: Any, out: Any, dout: Any) -> tuple[Any, ...]:
+        dx, dweight, dbias = backward(dout[0], x, weight, out[1], out[2])
+        return dx, dweight, dbias, ops.zeros_like(eps)
+
+    return operation("layer_norm", shapes, 3, bprop)
+
+
+def geglu() -> Any:
+    """x (..., 2 C), values and gates -> values * gelu(gates), (..., C)."""
+
+    def y_shape(x: Shape) -> Shape:
+        return [*x[:-1], x[-1] // 2]
+
+    def dx_shape(dy: Shape, x: Shape) -> Shape:
+        return x
+
+    backward = operation("geglu_backward", dx_shape, 1)
+
+    def bprop(x: Any, y: Any, dy: Any) -> tuple[Any, ...]:
+        return (backward(dy, x),)
+
+    return operation("geglu", y_shape, 1, bprop)
+
+
+def attention(heads: int) -> Any:
+    """q (B, N, heads d), k and v (B, M, heads d) -> y like q, and log-sums of the exponentials (B, heads, N)."""
+
+    def shapes(q: Shape, k: Shape, v: Shape) -> tuple[Shape, ...]:
+        return q, [q[0], heads, q[1]]
+
+    def backward_shapes(dy: Shape, q: Shape, k: Shape, v: Shape, *others: Shape) -> tuple[Shape, ...]:
+        return q, k, v
+
+    backward = operation("attention_backward", backward_shapes, 3)
+
+    def bprop(q: Any, k: Any, v: Any, out: Any, dout: Any) -> tuple[Any, ...]:
+        return backward(dout[0], q, k, v, out[0], out[1])
+
+    return operation("attention", shapes, 2, bprop)
