@@ -14,7 +14,8 @@ class Accelerator:
     """One kind of device.
 
     device_target: MindSpore's name of it. collective: how ranks reduce. process_variables: fixed
-    settings that must be in the environment before mindspore is imported.
+    settings that must be in the environment before mindspore is imported. compiled_operations: our own
+    are used where they have been built; plain_variables: settings for when they are not.
     hidden_variables: mpirun's variables the trainer must not see.
     """
 
@@ -22,6 +23,8 @@ class Accelerator:
     device_target: Literal["CPU", "Ascend"]
     collective: Literal["mpi4py", "hccl"]
     process_variables: Mapping[str, str]
+    compiled_operations: bool
+    plain_variables: Mapping[str, str]
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
     hidden_variables: tuple[str, ...]
 
@@ -54,6 +57,9 @@ ACCELERATORS: dict[str, Accelerator] = {
         process_variables=MappingProxyType(
             {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         ),
+        compiled_operations=True,
+        # With AVX-512 oneDNN takes a loop a hundred times slower for MindSpore's convolutions.
+        plain_variables=MappingProxyType({"ONEDNN_MAX_CPU_ISA": "AVX2"}),
         rank_variables=_no_rank_variables,
         hidden_variables=(),
     ),
@@ -62,6 +68,8 @@ ACCELERATORS: dict[str, Accelerator] = {
         device_target="Ascend",
         collective="hccl",
         process_variables=MappingProxyType({"GLOG_v": "3"}),
+        compiled_operations=False,
+        plain_variables=MappingProxyType({}),
         rank_variables=_hccl_variables,
         # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores the rank table.
         hidden_variables=("OMPI_COMMAND",),

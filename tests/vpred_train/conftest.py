@@ -8,11 +8,23 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
 from vpred_train.config import ModelConfig, TrainConfig
+from vpred_train.kernels import library
 
 
 @pytest.fixture(scope="session", autouse=True)
 def mindspore_on_cpu() -> None:
     runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "test", "none"), 0, None)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def operations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Networks that are built in the test use these operations."""
+    kind: str = request.param
+    if kind == "plain":
+        monkeypatch.setattr(library, "_loaded", None)
+    elif library.loaded() is None:
+        pytest.skip(f"no compiled operations: {library.BUILD_COMMAND} says why")
+    return kind
 
 
 MODEL: dict[str, Any] = {

@@ -35,7 +35,7 @@ def tiny() -> AutoencoderKL:
     return AutoencoderKL(TINY, np.random.default_rng(0))
 
 
-def test_moments_images_and_names_equal_diffusers() -> None:
+def test_moments_images_and_names_equal_diffusers(operations: str) -> None:
     autoencoder = AutoencoderKL(CONFIG, np.random.default_rng(0))
     space = FlatSpace(autoencoder)
     assert sorted(span.name for span in space.spans) == GOLDEN["names"].tolist()

@@ -31,7 +31,9 @@ SHAPES = [(1, 1, False, 5, 4), (3, 1, False, 5, 4), (3, 2, False, 5, 7), (3, 2, 
 
 
 @pytest.mark.parametrize(("kernel", "stride", "pad_end", "height", "width"), SHAPES)
-def test_convolution_and_its_gradients(kernel: int, stride: int, pad_end: bool, height: int, width: int) -> None:
+def test_convolution_and_its_gradients(
+    kernel: int, stride: int, pad_end: bool, height: int, width: int, operations: str
+) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3, height, width)).astype(np.float32)
     cell = Conv2d(rng, 3, 4, kernel, stride=stride, pad_end=pad_end)
@@ -61,8 +63,8 @@ def test_convolution_and_its_gradients(kernel: int, stride: int, pad_end: bool, 
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
-def test_group_norm_and_its_gradients(on_cpu: bool) -> None:
-    """Both ways against float64, three times over: batch normalisation must not keep statistics."""
+def test_group_norm_and_its_gradients(on_cpu: bool, operations: str) -> None:
+    """Each way against float64, three times over: batch normalisation must not keep statistics."""
     rng = np.random.default_rng(1)
     x, slope = (rng.normal(1, 2, (2, 6, 3, 4)).astype(np.float32) for _ in range(2))
     cell = GroupNorm(3, 6)
@@ -91,24 +93,26 @@ def test_group_norm_and_its_gradients(on_cpu: bool) -> None:
     np.testing.assert_allclose(dx.asnumpy(), (rest / deviation).reshape(x.shape), rtol=1e-4, atol=1e-5)
 
 
-def test_attention_and_timestep_embedding_against_float64() -> None:
+def test_attention_and_timestep_embedding_against_float64(operations: str) -> None:
     from vpred_train.models.attention import Attention
     from vpred_train.models.layers import GELU
     from vpred_train.models.unet import timestep_embedding
 
     rng = np.random.default_rng(1)
-    q, k, v = (rng.standard_normal((1, 2, tokens, 4)).astype(np.float32) for tokens in (3, 5, 5))
-    logits = np.einsum("bhnc,bhmc->bhnm", q.astype(np.float64), k) / 2
+    q, k, v = (rng.standard_normal((1, tokens, 8)).astype(np.float32) for tokens in (3, 5, 5))
+    in_heads = [x.astype(np.float64).reshape(1, -1, 2, 4) for x in (q, k, v)]
+    logits = np.einsum("bnhc,bmhc->bhnm", *in_heads[:2]) / 2
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    found = Attention(4)(Tensor(q), Tensor(k), Tensor(v)).asnumpy()
-    np.testing.assert_allclose(found, np.einsum("bhnm,bhmc->bhnc", weights, v), atol=1e-5)
+    found = Attention(2, 4)(Tensor(q), Tensor(k), Tensor(v)).asnumpy()
+    expected = np.einsum("bhnm,bmhc->bnhc", weights, in_heads[2]).reshape(1, 3, 8)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
     # 2 heads x 5 keys x 1 query = 10 logits: three parts, the same result; so do 2 queries and 1 left over.
     for max_logits in (10, 20):
-        in_parts = Attention(4, max_logits)
+        in_parts = Attention(2, 4, max_logits)
         np.testing.assert_allclose(in_parts(Tensor(q), Tensor(k), Tensor(v)).asnumpy(), found, atol=1e-6)
         gradients = ops.grad(in_parts, (0, 1, 2))(Tensor(q), Tensor(k), Tensor(v))
-        whole = ops.grad(Attention(4), (0, 1, 2))(Tensor(q), Tensor(k), Tensor(v))
+        whole = ops.grad(Attention(2, 4), (0, 1, 2))(Tensor(q), Tensor(k), Tensor(v))
         for gradient, right in zip(gradients, whole, strict=True):
             np.testing.assert_allclose(gradient.asnumpy(), right.asnumpy(), atol=1e-6)
 

@@ -22,7 +22,7 @@ CONFIG = UNetConfig(
 )
 
 
-def test_prediction_and_names_equal_diffusers() -> None:
+def test_prediction_and_names_equal_diffusers(operations: str) -> None:
     golden = np.load(Path(__file__).parents[1] / "golden" / "unet.npz")
     unet = UNet(CONFIG, np.random.default_rng(0))
     space = FlatSpace(unet)

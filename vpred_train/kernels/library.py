@@ -1,7 +1,4 @@
-"""The compiled operations as a file: built once on this machine, loaded where the accelerator uses them.
-
-    .venv/bin/python -m vpred_train.kernels.library
-"""
+"""The compiled operations as a file: built once on this machine, loaded where the accelerator uses them."""
 
 import ctypes
 import hashlib
@@ -12,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+BUILD_COMMAND = "python -m vpred_train.kernels.library"
 SOURCE = Path(__file__).with_name("operations.cpp")
 COMPILERS = ("g++", "c++", "clang++")
 # Sums may be taken in another order, so that they vectorise; infinities and NaN keep their meaning.
@@ -48,7 +46,17 @@ def build() -> Path:
     onednn = _onednn()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}.new")
-    command = [compiler, *FLAGS, "-I", include, SOURCE, "-o", fresh, onednn, f"-Wl,-rpath,{onednn.parent}"]
+    command: list[str | Path] = [
+        compiler,
+        *FLAGS,
+        "-I",
+        include,
+        SOURCE,
+        "-o",
+        fresh,
+        onednn,
+        f"-Wl,-rpath,{onednn.parent}",
+    ]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:

@@ -220,17 +220,26 @@ struct Arguments {
     return product;
   }
   int64_t last(int index) const { return shapes[index][ndims[index] - 1]; }
+  std::string text(int count) const {
+    std::string text;
+    for (int index = 0; index < count; ++index) {
+      text += " (";
+      for (int64_t side : shape(index)) text += std::to_string(side) + " ";
+      text.back() = ')';
+    }
+    return text;
+  }
 };
 
 // Every operation's entry: 0, or on any error a message and 1, upon which MindSpore raises.
 template <typename Operation>
-int guarded(const char *name, const Operation &operation) {
+int guarded(const char *name, const std::string &details, const Operation &operation) {
   try {
     std::lock_guard<std::mutex> guard(shared().one_at_a_time);
     operation();
     return 0;
   } catch (const std::exception &error) {
-    std::fprintf(stderr, "compiled operation %s: %s\n", name, error.what());
+    std::fprintf(stderr, "%s%s: %s\n", name, details.c_str(), error.what());
     return 1;
   }
 }
@@ -365,7 +374,7 @@ void convolution_backward_x(const Arguments &a, bool at_end) {
   }).run(a);
 }
 
-// dy, x -> dweight, dbias
+// dy, x, weight (for its shape) -> dweight, dbias
 void convolution_backward_weight(const Arguments &a, bool at_end) {
   const Geometry g(a.shape(1), a.shape(2), a.shape(0), at_end);
   prepared(g.key("backward weight"), [&](Prepared &fresh, const dnnl::primitive_attr &attr) {
@@ -376,8 +385,8 @@ void convolution_backward_weight(const Arguments &a, bool at_end) {
     fresh.workspace = description.scratchpad_desc();
     fresh.add(DNNL_ARG_DIFF_DST, 0, false, g.y, description.diff_dst_desc());
     fresh.add(DNNL_ARG_SRC, 1, false, g.x, description.src_desc());
-    fresh.add(DNNL_ARG_DIFF_WEIGHTS, 2, true, g.weight, description.diff_weights_desc());
-    fresh.add(DNNL_ARG_DIFF_BIAS, 3, true, g.bias, description.diff_bias_desc());
+    fresh.add(DNNL_ARG_DIFF_WEIGHTS, 3, true, g.weight, description.diff_weights_desc());
+    fresh.add(DNNL_ARG_DIFF_BIAS, 4, true, g.bias, description.diff_bias_desc());
   }).run(a);
 }
 
@@ -658,9 +667,9 @@ void attention_backward(const Arguments &a) {
 
 // MindSpore's interface of a compiled operation.
 #define OPERATION(NAME, CALL)                                                                                \
-  extern "C" int NAME(int, void **pointers, int *ndims, int64_t **shapes, const char **, void *, void *) {   \
+  extern "C" int NAME(int count, void **pointers, int *ndims, int64_t **shapes, const char **, void *, void *) {   \
     const Arguments arguments{pointers, ndims, shapes};                                                      \
-    return guarded(#NAME, [&] { CALL; });                                                                    \
+    return guarded(#NAME, arguments.text(count), [&] { CALL; });                                             \
   }
 
 OPERATION(vpred_convolution, convolution_forward(arguments, false))
@@ -682,5 +691,5 @@ OPERATION(vpred_attention_backward, attention_backward(arguments))
 
 // Compute on so many threads from now on. Call it while no operation runs.
 extern "C" int vpred_use_threads(int threads) {
-  return guarded("vpred_use_threads", [&] { shared().use(threads); });
+  return guarded("vpred_use_threads", "", [&] { shared().use(threads); });
 }

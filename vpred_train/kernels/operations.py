@@ -11,42 +11,48 @@ from vpred_train.kernels.library import loaded
 Shape = list[int]
 
 
-def operation(name: str, out_shape: Callable[..., Any], outputs: int, bprop: Callable[..., Any] | None = None) -> Any:
-    """The function `vpred_{name}` of the library; `out_shape` takes the inputs' shapes, as many as there are."""
+def operation(
+    name: str, out_shape: Callable[..., Any], outputs: int, bprop: Callable[..., Any] | None = None, **settings: Any
+) -> Any:
+    """The function `vpred_{name}` of the library. `out_shape` takes the inputs' shapes and depends on nothing else but
+    `settings`: MindSpore takes operations of one name and equal settings for one and the same."""
 
     def out_dtype(*dtypes: Any) -> Any:
         return mstype.float32 if outputs == 1 else (mstype.float32,) * outputs
 
-    return ops.Custom(f"{loaded()}:vpred_{name}", out_shape, out_dtype, func_type="aot", bprop=bprop)
+    custom = ops.Custom(f"{loaded()}:vpred_{name}", out_shape, out_dtype, func_type="aot", bprop=bprop)
+    for setting, value in settings.items():
+        custom.add_prim_attr(setting, value)
+    return custom
 
 
 def same_shape(x: Shape, *others: Shape) -> Shape:
     return x
 
 
-def convolution(weight_shape: Shape, stride: int, at_end: bool) -> Any:
+def convolution(kernel: int, stride: int, at_end: bool) -> Any:
     """x (B, C, H, W), weight, bias -> (B, out, H / stride, W / stride). Padding is kernel // 2 on all sides, or with
     `at_end` only below and on the right."""
     name = "convolution_at_end" if at_end else "convolution"
-    out_channels = weight_shape[0]
+    padding = kernel // 2 * (1 if at_end else 2)
 
     def y_shape(x: Shape, weight: Shape, bias: Shape) -> Shape:
-        return [x[0], out_channels, (x[2] - 1) // stride + 1, (x[3] - 1) // stride + 1]
+        return [x[0], weight[0], *((side + padding - kernel) // stride + 1 for side in x[2:])]
 
     def dx_shape(dy: Shape, weight: Shape, x: Shape) -> Shape:
         return x
 
-    def dweight_shape(dy: Shape, x: Shape) -> tuple[Shape, Shape]:
-        return weight_shape, [out_channels]
+    def dweight_shape(dy: Shape, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
+        return weight, weight[:1]
 
     backward_x = operation(f"{name}_backward_x", dx_shape, 1)
     backward_weight = operation(f"{name}_backward_weight", dweight_shape, 2)
 
     def bprop(x: Any, weight: Any, bias: Any, y: Any, dy: Any) -> tuple[Any, ...]:
-        dweight, dbias = backward_weight(dy, x)
+        dweight, dbias = backward_weight(dy, x, weight)
         return backward_x(dy, weight, x), dweight, dbias
 
-    return operation(name, y_shape, 1, bprop)
+    return operation(name, y_shape, 1, bprop, kernel=kernel, stride=stride)
 
 
 def group_norm(groups: int, silu: bool) -> Any:
@@ -65,7 +71,7 @@ def group_norm(groups: int, silu: bool) -> Any:
         dx, dweight, dbias = backward(dout[0], x, weight, bias, out[1], out[2])
         return dx, dweight.sum(0), dbias.sum(0), ops.zeros_like(eps)
 
-    return operation(name, shapes, 3, bprop)
+    return operation(name, shapes, 3, bprop, groups=groups)
 
 
 def layer_norm() -> Any:
@@ -117,4 +123,4 @@ def attention(heads: int) -> Any:
     def bprop(q: Any, k: Any, v: Any, out: Any, dout: Any) -> tuple[Any, ...]:
         return backward(dout[0], q, k, v, out[0], out[1])
 
-    return operation("attention", shapes, 2, bprop)
+    return operation("attention", shapes, 2, bprop, heads=heads)

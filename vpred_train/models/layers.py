@@ -82,7 +82,7 @@ class Conv2d(nn.Cell):
         self.bias = Parameter(uniform(rng, (out_channels,), fan_in), name="bias")
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
-            self.operation = operations.convolution(list(weight.shape), stride, pad_end)
+            self.operation = operations.convolution(kernel, stride, pad_end)
         else:
             before, after = (0 if pad_end else kernel // 2), kernel // 2
             self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes an element

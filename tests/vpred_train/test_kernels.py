@@ -1,0 +1,111 @@
+"""The compiled operations against MindSpore's own, forward and backward, at sizes that divide by nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from vpred_train.kernels import library
+from vpred_train.models.attention import GEGLU, Attention
+from vpred_train.models.layers import Conv2d, GroupNorm, LayerNorm
+
+Make = Callable[[np.random.Generator], nn.Cell]
+CASES: dict[str, tuple[Make, list[tuple[int, ...]]]] = {
+    "convolution": (lambda rng: Conv2d(rng, 5, 7, 3), [(3, 5, 9, 11)]),
+    "convolution of one pixel": (lambda rng: Conv2d(rng, 16, 16, 3), [(1, 16, 1, 1)]),
+    "convolution 1 x 1": (lambda rng: Conv2d(rng, 32, 48, 1), [(2, 32, 6, 5)]),
+    "convolution of stride 2": (lambda rng: Conv2d(rng, 8, 24, 3, stride=2), [(2, 8, 9, 10)]),
+    "convolution padded at the end": (lambda rng: Conv2d(rng, 8, 8, 3, stride=2, pad_end=True), [(2, 8, 8, 10)]),
+    "group norm": (lambda rng: GroupNorm(3, 21), [(2, 21, 5, 7)]),
+    "group norm and SiLU": (lambda rng: GroupNorm(4, 8, 1e-6, silu=True), [(3, 8, 70, 61)]),
+    "two strides": (
+        lambda rng: nn.SequentialCell(Conv2d(rng, 8, 8, 3), Conv2d(rng, 8, 8, 3, stride=2)),
+        [(1, 8, 8, 8)],
+    ),
+    "two numbers of groups": (lambda rng: nn.SequentialCell(GroupNorm(2, 8), GroupNorm(4, 8)), [(2, 8, 3, 3)]),
+    "layer norm": (lambda rng: LayerNorm(33), [(2, 7, 33)]),
+    "GEGLU": (lambda rng: GEGLU(rng, 6, 19), [(2, 5, 6)]),
+    "attention": (lambda rng: Attention(3, 5), [(2, 37, 15)] * 3),
+    "attention in parts": (lambda rng: Attention(2, 4), [(1, 130, 8), (1, 2500, 8), (1, 2500, 8)]),
+    "attention to a text": (lambda rng: Attention(2, 8), [(2, 50, 16), (2, 7, 16), (2, 7, 16)]),
+}
+
+
+def outputs(make: Make, inputs: list[Tensor], slope: float) -> list[Any]:
+    """The result of a layer with fixed weights, then the gradients of sum(sin(slope * result)) in all that it has."""
+    cell = make(np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    for parameter in cell.get_parameters():
+        parameter.set_data(Tensor(rng.normal(0.2, 0.5, parameter.shape).astype(np.float32)))
+
+    class Projected(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = cell
+
+        def construct(self, *args: Tensor) -> Tensor:
+            return ops.sin(slope * self.cell(*args)).sum()
+
+    weights = tuple(cell.get_parameters())
+    positions = tuple(range(len(inputs)))
+    gradients = ops.grad(Projected(), positions, weights or None)(*inputs)
+    found = gradients if weights else (gradients, ())
+    flat = [*(found[0] if isinstance(found[0], tuple) else found[:1]), *found[1]]
+    return [tensor.asnumpy() for tensor in (cell(*inputs), *flat)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_equals_plain(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shapes = CASES[name]
+    rng = np.random.default_rng(2)
+    inputs = [Tensor(rng.normal(0.1, 1.5, shape).astype(np.float32)) for shape in shapes]
+    before = library.loaded()
+    assert library.load(threads), f"not built: {library.BUILD_COMMAND} says why"
+    compiled = outputs(make, inputs, 0.7)
+    with monkeypatch.context() as patched:
+        patched.setattr(library, "_loaded", None)
+        plain = outputs(make, inputs, 0.7)
+    assert library.loaded() == before
+    for ours, right in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(ours, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    """Divergence must be seen: no operation may turn NaN or infinity into a number."""
+    for make, shapes in CASES.values():
+        arrays = [np.full(shape, 0.5, np.float32) for shape in shapes]
+        arrays[0].flat[3] = bad
+        result = make(np.random.default_rng(0))(*map(Tensor, arrays)).asnumpy()
+        assert not np.isfinite(result).all()
+
+
+def test_the_build_is_done_once_and_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    built = library.build()
+    assert built == library.library_path() and built.stat().st_mtime_ns == library.build().stat().st_mtime_ns
+    monkeypatch.setattr(library, "library_path", lambda: tmp_path / "none" / "operations.so")
+    monkeypatch.setattr(library, "_loaded", None)
+    assert not library.load(1) and library.loaded() is None
+    monkeypatch.setattr(library, "COMPILERS", ("no-such-compiler",))
+    with pytest.raises(library.BuildError, match=r"no C\+\+ compiler on PATH \(no-such-compiler\).*apt-get install"):
+        library.build()
+    monkeypatch.setattr(library, "COMPILERS", ("false",))
+    with pytest.raises(library.BuildError, match="false failed"):
+        library.build()
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_the_graph_is_differentiated_through_recompute() -> None:
+    """As in training with `recompute`: the same gradients."""
+    x = Tensor(np.random.default_rng(3).standard_normal((2, 8, 6, 6)).astype(np.float32))
+    gradients = []
+    for again in (False, True):
+        cell = Conv2d(np.random.default_rng(0), 8, 8, 3)
+        if again:
+            cell.recompute()
+        gradients.append(ms.grad(cell, 0)(x).asnumpy())
+    np.testing.assert_array_equal(*gradients)
