@@ -27,10 +27,18 @@ class DivergedError(Exception):
 class StopSignal:
     """Remembers that this rank was asked to stop; the ranks agree on it at the next step boundary."""
 
+    NUMBERS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
     def __init__(self) -> None:
         self.received = False
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        for number in self.NUMBERS:
             signal.signal(number, self._remember)
+
+    def close(self) -> None:
+        """Ignore what comes later: Python's end restores the defaults, which would kill a rank that is done while it
+        waits in MPI's finalisation for the others, and its exit code with it."""
+        for number in self.NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = True

@@ -80,6 +80,7 @@ def train_rank(
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints)
     with ExitStack() as resources:
+        resources.callback(stop.close)
         hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)
         if trainer.steps_done == 0:
             check_prediction(config, networks, source, collective)

@@ -67,6 +67,8 @@ def train(options: argparse.Namespace) -> int:
     for step in range(1, recipe["steps"] + 1):
         stopping = comm.allreduce(len(stop), op=MPI.MAX)
         if stopping:
+            # As the trainer does: the default, which Python restores at its end, would kill a rank that is done.
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             return ExitCode.PREEMPTED
         tell("training", step)
         if step == FAULT_STEP and faulty:
