@@ -12,6 +12,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 vpred
 
+# The compiled operations for CPU are left out: they are built for one processor, and the image runs on any.
 WORKDIR /opt/vpred
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock

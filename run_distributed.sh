@@ -7,8 +7,8 @@ set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 venv="$here/.venv"
 stamp="$venv/.set-up-for"
-wanted="$(cat -- "$here/requirements.lock" "$here/requirements-kernels.lock" "$here/pyproject.toml" \
-    "$here/vpred_train/kernels/operations.cpp" | sha256sum) $here"
+wanted="$(cat -- "$here/requirements.lock" "$here/pyproject.toml" "$here"/vpred_train/kernels/{requirements.lock,operations.cpp} \
+    | sha256sum) $here"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf 'run_distributed.sh: %s\n' "$*" >&2; }
@@ -52,7 +52,7 @@ set_up() (
         exit 1
     fi
     # Without a compiler, or on another processor than x86-64 (no headers on PyPI), MindSpore has to do alone.
-    { "$venv/bin/python" -m pip install --no-deps --require-hashes -r "$here/requirements-kernels.lock" \
+    { "$venv/bin/python" -m pip install --no-deps --require-hashes -r "$here/vpred_train/kernels/requirements.lock" \
         && "$venv/bin/python" -m vpred_train.kernels.library; } >&2 || say "going on without compiled operations"
     printf '%s\n' "$wanted" >"$stamp.new"
     mv -- "$stamp.new" "$stamp"

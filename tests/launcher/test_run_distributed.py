@@ -21,6 +21,7 @@ case "$1 $2" in
             printf '#!/usr/bin/env bash\\necho "launch:$*"\\n' >"${0%/*}/vpred-launch"
             chmod +x "${0%/*}/vpred-launch"
         fi ;;
+    "-m vpred_train.kernels.library") [[ ! -e "@ROOT@/no-compiler" ]] || exit 1 ;;
     "-c "*) exit @SUITABLE@ ;;
 esac
 """
@@ -36,6 +37,10 @@ class Checkout:
         shutil.copy(SCRIPT, self.root)
         (self.root / "requirements.lock").write_text("one==1\n")
         (self.root / "pyproject.toml").write_text("[project]\n")
+        kernels = self.root / "vpred_train" / "kernels"
+        kernels.mkdir(parents=True)
+        for name in ("requirements.lock", "operations.cpp"):
+            (kernels / name).write_text("one")
         for tool in TOOLS:
             found = shutil.which(tool)
             assert found is not None, tool
@@ -78,12 +83,19 @@ def test_the_first_start_sets_up_and_the_second_does_not(checkout):
     assert checkout.installs() == 0
 
 
+def test_without_a_compiler_the_set_up_goes_on(checkout):
+    (checkout.root.parent / "no-compiler").touch()
+    first = checkout.start()
+    assert (first.returncode, first.stdout) == (0, "launch:run\n"), first.stderr
+    assert first.stderr.splitlines()[-1] == "run_distributed.sh: going on without compiled operations"
+
+
 def test_a_command_as_first_word_is_passed_on(checkout):
     assert checkout.start("plan", "--json").stdout == "launch:plan --json\n"
     assert checkout.start("run").stdout == "launch:run\n"
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml", "vpred_train/kernels/operations.cpp"])
 def test_changed_requirements_are_installed(checkout, name):
     checkout.start()
     checkout.installs()
