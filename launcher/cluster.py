@@ -77,9 +77,14 @@ class LauncherSettings(Section):
 
 
 class Network(Section):
-    """`interface`: the NIC (or CIDR) for MPI between hosts; null lets MPI choose."""
+    """`interface`: the NIC (or CIDR) for MPI between hosts; null lets MPI choose.
+
+    A rank whose peers do not answer a collective within `collective_timeout_s` ends with an error. The time covers what
+    ranks do not do alike: one may compile, load or write for longer than another.
+    """
 
     interface: str | None = None
+    collective_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
 
 
 class Metrics(Section):

@@ -159,6 +159,7 @@ def _trainer_options(
     options = ["--run-dir", str(run.root), "--attempt", str(attempt), "--accelerator", cluster.accelerator]
     options += ["--metrics-address", cluster.metrics.address]
     options += ["--metrics-port-base", str(cluster.metrics.base_port)]
+    options += ["--collective-timeout-s", f"{cluster.network.collective_timeout_s:g}"]
     if cluster.accelerator == "ascend":
         options += ["--rank-table", str(run.rank_table_json)]
         options += ["--device-ids", ",".join(str(place.device_id) for place in ranks)]

@@ -9,6 +9,7 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError, dump_yaml, load_document, schema_json
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
+from vpred_train.collectives import TIMEOUT_S
 from vpred_train.config import TrainConfig
 from vpred_train.errors import USER_ERRORS
 from vpred_train.recipe import check_world_size, load_recipe, open_data, open_pretrained
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     rank.add_argument("--metrics-address", default="127.0.0.1", help="where to serve metrics")
     rank.add_argument("--metrics-port-base", type=int, help="port of local rank 0 (default: no metrics)")
+    rank.add_argument("--collective-timeout-s", type=float, default=TIMEOUT_S, help="end when peers do not answer")
     rank.add_argument("--rank-table", type=Path, help="HCCL rank table")
     rank.add_argument("--device-ids", help="physical device of each local rank: 0,1,2")
     return parser

@@ -1,21 +1,43 @@
 """How ranks talk: one protocol, one implementation for each world."""
 
+import faulthandler
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from launcher.contract.exit_codes import ExitCode
+from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.flat import FlatArrays, blocks
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 1800.0  # for jobs that no launcher tells another
 PIECE_ELEMENTS = 1 << 18  # 1 MiB of float32: pieces that fit the cache are reduced several times faster
 
 
 class Collective(Protocol):
-    """Every method but `abort` is called by all ranks in the same order."""
+    """Every method but `abort` and `close` is called by all ranks in the same order.
+
+    `bounds`: the ranks' ranges of a flat space, rank r's being [bounds[r], bounds[r + 1]).
+    """
 
     rank: int
     world_size: int
 
-    def mean_(self, values: NDArray[np.float32]) -> None:
+    def mean_(self, values: FloatArray) -> None:
         """Replace a contiguous 1-D float32 array by its mean over the ranks, in its own memory."""
+
+    def reduce_scatter_mean(self, values: FlatArrays, bounds: Sequence[int]) -> FloatArray:
+        """This rank's range of the mean over the ranks; `values` stay as they are."""
+
+    def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
+        """Fill the others' ranges of a contiguous 1-D float32 array, of which each rank has its own."""
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes; the same answer everywhere."""
@@ -32,6 +54,9 @@ class Collective(Protocol):
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank at once."""
 
+    def close(self) -> None:
+        """No call follows."""
+
 
 class SingleProcess:
     """A world of one rank."""
@@ -39,7 +64,13 @@ class SingleProcess:
     rank = 0
     world_size = 1
 
-    def mean_(self, values: NDArray[np.float32]) -> None:
+    def mean_(self, values: FloatArray) -> None:
+        pass
+
+    def reduce_scatter_mean(self, values: FlatArrays, bounds: Sequence[int]) -> FloatArray:
+        return values[bounds[0] : bounds[1]]
+
+    def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
         pass
 
     def any(self, flag: bool) -> bool:
@@ -57,45 +88,118 @@ class SingleProcess:
     def abort(self, exit_code: int) -> NoReturn:
         raise SystemExit(exit_code)
 
+    def close(self) -> None:
+        pass
+
+
+class Watchdog:
+    """Ends this process when a wait for the others outlasts `timeout_s`: a peer that hangs never answers."""
+
+    def __init__(self, rank: int, timeout_s: float) -> None:
+        self.rank, self.timeout_s = rank, timeout_s
+        self._deadline_s: float | None = None
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name="collective-watchdog").start()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The body must end in time."""
+        self._deadline_s = time.monotonic() + self.timeout_s
+        try:
+            yield
+        finally:
+            self._deadline_s = None
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self.timeout_s / 4)):
+            deadline_s = self._deadline_s
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                logger.critical(
+                    "rank %d: the other ranks did not answer within %.0f s; a rank is dead, stuck, or very slow",
+                    self.rank,
+                    self.timeout_s,
+                )
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(ExitCode.FAILED)
+
 
 class Mpi:
     """mpi4py over host memory; importing mpi4py.MPI initialises MPI, so it happens here and not at import."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
         from mpi4py import MPI
 
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD
         self.rank = self._comm.Get_rank()
         self.world_size = self._comm.Get_size()
+        self._watchdog = Watchdog(self.rank, timeout_s)
 
-    def mean_(self, values: NDArray[np.float32]) -> None:
+    def mean_(self, values: FloatArray) -> None:
         scale = np.float32(1 / self.world_size)
-        for start in range(0, values.size, PIECE_ELEMENTS):
-            piece = values[start : start + PIECE_ELEMENTS]
-            self._comm.Allreduce(self._mpi.IN_PLACE, piece, op=self._mpi.SUM)
-            piece *= scale
+        with self._watchdog.watching():
+            for block in blocks(0, values.size, PIECE_ELEMENTS):
+                piece = values[block]
+                self._comm.Allreduce(self._mpi.IN_PLACE, piece, op=self._mpi.SUM)
+                piece *= scale
+
+    def reduce_scatter_mean(self, values: FlatArrays, bounds: Sequence[int]) -> FloatArray:
+        scale = np.float32(1 / self.world_size)
+        length = PIECE_ELEMENTS // self.world_size
+        longest = int(np.diff(bounds).max())
+        sent = np.zeros((self.world_size, length), np.float32)
+        received = np.empty(length, np.float32)
+        reduced = np.empty(bounds[self.rank + 1] - bounds[self.rank], np.float32)
+        with self._watchdog.watching():
+            for block in blocks(0, longest, length):
+                for rank in range(self.world_size):
+                    start, stop = bounds[rank] + block.start, min(bounds[rank] + block.stop, bounds[rank + 1])
+                    if stop > start:
+                        sent[rank, : stop - start] = values[start:stop]
+                self._comm.Reduce_scatter_block(sent, received, op=self._mpi.SUM)
+                own = reduced[block]
+                np.multiply(received[: own.size], scale, out=own)
+        return reduced
+
+    def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
+        longest = int(np.diff(bounds).max())
+        starts, stops = np.array(bounds[:-1]), np.array(bounds[1:])
+        with self._watchdog.watching():
+            for block in blocks(0, longest, PIECE_ELEMENTS // self.world_size):
+                places = np.minimum(starts + block.start, stops)
+                counts = np.minimum(starts + block.stop, stops) - places
+                self._comm.Allgatherv(self._mpi.IN_PLACE, [values, (counts, places), self._mpi.FLOAT])
 
     def any(self, flag: bool) -> bool:
-        return bool(self._comm.allreduce(flag, op=self._mpi.LOR))
+        with self._watchdog.watching():
+            return bool(self._comm.allreduce(flag, op=self._mpi.LOR))
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        return self._comm.bcast(value, root=root)
+        with self._watchdog.watching():
+            return self._comm.bcast(value, root=root)
 
     def allgather_object(self, value: Any) -> list[Any]:
-        return list(self._comm.allgather(value))
+        with self._watchdog.watching():
+            return list(self._comm.allgather(value))
 
     def barrier(self) -> None:
-        self._comm.Barrier()
+        with self._watchdog.watching():
+            self._comm.Barrier()
 
     def abort(self, exit_code: int) -> NoReturn:
         self._comm.Abort(exit_code)
         raise SystemExit(exit_code)
 
+    def close(self) -> None:
+        self._watchdog.close()
 
-def make_collective(kind: str, world_size: int) -> Collective:
+
+def make_collective(kind: str, world_size: int, timeout_s: float = TIMEOUT_S) -> Collective:
     """The collective of an accelerator's `kind`. One process needs none of them."""
-    return SingleProcess() if world_size == 1 else COLLECTIVES[kind]()
+    return SingleProcess() if world_size == 1 else COLLECTIVES[kind](timeout_s)
 
 
 COLLECTIVES = {"mpi4py": Mpi}

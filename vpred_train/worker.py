@@ -37,9 +37,11 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
     adopt_run_dir(config, RunDir(arguments.run_dir), identity)
     device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
     runtime.start(accelerator, identity, device_id, arguments.rank_table)
-    collective = make_collective(accelerator.collective, identity.world_size)
+    collective = make_collective(accelerator.collective, identity.world_size, arguments.collective_timeout_s)
     try:
-        return train_rank(config, arguments, identity, collective)
+        outcome = train_rank(config, arguments, identity, collective)
+        collective.close()
+        return outcome
     except USER_ERRORS as error:
         print(error, file=sys.stderr)
         collective.abort(ExitCode.BAD_CONFIG)

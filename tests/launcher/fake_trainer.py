@@ -106,6 +106,7 @@ def main() -> int:
     parser.add_argument("--accelerator")
     parser.add_argument("--metrics-address")
     parser.add_argument("--metrics-port-base", type=int)
+    parser.add_argument("--collective-timeout-s", type=float)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     if options.check:

@@ -42,7 +42,9 @@ def build() -> Path:
         raise BuildError(f"found no C++ compiler on PATH ({', '.join(COMPILERS)}); on Debian: apt-get install g++")
     include = Path(sys.prefix) / "include"
     if not (include / "oneapi/dnnl/dnnl.hpp").exists():
-        raise BuildError(f"{include} has no oneDNN headers; pip install --no-deps -r {SOURCE.with_name('requirements.lock')}")
+        raise BuildError(
+            f"{include} has no oneDNN headers; pip install --no-deps -r {SOURCE.with_name('requirements.lock')}"
+        )
     onednn = _onednn()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}.new")

@@ -1,0 +1,69 @@
+"""One rank of the contract test: prints a line of JSON for each check that fails, and `done` at the end.
+
+Arguments: the kind of collective, or `hang` (rank 1 stops answering), and the timeout in seconds.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from vpred_train.collectives import Collective, make_collective
+from vpred_train.flat import FlatArrays, bounds_of
+
+
+def values_of(rank: int, size: int) -> np.ndarray:
+    return np.random.default_rng(100 + rank).standard_normal(size).astype(np.float32)
+
+
+def check(what: str, found: object, expected: object) -> None:
+    same = np.allclose(found, expected, rtol=1e-6, atol=1e-6) if isinstance(expected, np.ndarray) else found == expected
+    if not same:
+        print(json.dumps({"what": what, "found": str(found), "expected": str(expected)}), flush=True)
+
+
+def contract(collective: Collective) -> None:
+    rank, world_size = collective.rank, collective.world_size
+    ranks = range(world_size)
+    for size in (1, 2, 7, 1000, 300_001, 1_300_003):
+        mean = np.mean([values_of(each, size).astype(np.float64) for each in ranks], axis=0)
+        own = values_of(rank, size)
+        reduced = own.copy()
+        collective.mean_(reduced)
+        check(f"mean of {size}", reduced, mean)
+        bounds = bounds_of(size, world_size)
+        begin, end = bounds[rank], bounds[rank + 1]
+        parts = np.split(own, sorted({size // 3, size // 2, min(5, size)}))  # empty ones among them
+        before = own.copy()
+        check(f"share of {size}", collective.reduce_scatter_mean(FlatArrays(parts), bounds), mean[begin:end])
+        check(f"inputs of {size}", own, before)
+        gathered = np.full(size, np.nan, np.float32)
+        gathered[begin:end] = mean[begin:end]
+        collective.all_gather_(gathered, bounds)
+        check(f"gathered {size}", gathered, mean)
+    for yes in ranks:
+        check(f"rank {yes} says yes", collective.any(rank == yes), True)
+    check("nobody says yes", collective.any(False), False)
+    for root in ranks:
+        check(f"broadcast from {root}", collective.broadcast_object({"rank": rank}, root), {"rank": root})
+    check("gathered objects", collective.allgather_object((rank, "x" * rank)), [(each, "x" * each) for each in ranks])
+    collective.barrier()
+
+
+def main(kind: str, timeout_s: str) -> None:
+    if kind == "single":
+        contract(make_collective("none", 1))
+    else:
+        collective = make_collective("mpi4py", 2, float(timeout_s))
+        if kind == "hang":
+            if collective.rank == 1:
+                time.sleep(60)
+            collective.barrier()
+        contract(collective)
+        collective.close()
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

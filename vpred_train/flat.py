@@ -1,0 +1,48 @@
+"""Several 1-D arrays as one flat space, without copying them together; its division among ranks."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vpred_train.diffusion.schedule import FloatArray
+
+BLOCK_ELEMENTS = 1 << 15  # five float32 blocks of this size stay in a core's L2 cache
+
+
+class FlatArrays:
+    """The concatenation of `arrays` (1-D, float32) as one space of `size` elements. Slices with bounds can be read."""
+
+    def __init__(self, arrays: Sequence[FloatArray]) -> None:
+        self.arrays = arrays
+        self.starts = np.cumsum([0, *(array.size for array in arrays)]).tolist()
+        self.size = self.starts[-1]
+
+    def __getitem__(self, wanted: slice) -> FloatArray:
+        """Elements [start, stop): a view where they lie in one array, otherwise a copy."""
+        parts = list(self._parts(wanted.start, wanted.stop))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def add_(self, other: "FlatArrays") -> None:
+        """Add another space of the same arrays in place."""
+        for own, added in zip(self.arrays, other.arrays, strict=True):
+            own += added
+
+    def _parts(self, start: int, stop: int) -> Iterator[FloatArray]:
+        index = bisect_right(self.starts, start) - 1
+        while start < stop:
+            end = min(stop, self.starts[index + 1])
+            if end > start:
+                yield self.arrays[index][start - self.starts[index] : end - self.starts[index]]
+            start, index = end, index + 1
+
+
+def bounds_of(size: int, world_size: int) -> list[int]:
+    """Where each rank's range of `size` elements begins, and the end: contiguous, as equal as may be."""
+    return [size * rank // world_size for rank in range(world_size + 1)]
+
+
+def blocks(start: int, stop: int, length: int = BLOCK_ELEMENTS) -> Iterator[slice]:
+    """[start, stop) in slices of at most `length` elements."""
+    for first in range(start, stop, length):
+        yield slice(first, min(first + length, stop))
