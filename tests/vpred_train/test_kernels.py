@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from vpred_train.kernels import library
 from vpred_train.models.attention import GEGLU, Attention
-from vpred_train.models.layers import Conv2d, GroupNorm, LayerNorm
+from vpred_train.models.layers import Conv2d, Doubled, GroupNorm, LayerNorm
 
 Make = Callable[[np.random.Generator], nn.Cell]
 CASES: dict[str, tuple[Make, list[tuple[int, ...]]]] = {
@@ -28,6 +28,7 @@ CASES: dict[str, tuple[Make, list[tuple[int, ...]]]] = {
     "two numbers of groups": (lambda rng: nn.SequentialCell(GroupNorm(2, 8), GroupNorm(4, 8)), [(2, 8, 3, 3)]),
     "layer norm": (lambda rng: LayerNorm(33), [(2, 7, 33)]),
     "GEGLU": (lambda rng: GEGLU(rng, 6, 19), [(2, 5, 6)]),
+    "doubling": (lambda rng: Doubled(), [(2, 3, 5, 7)]),
     "attention": (lambda rng: Attention(3, 5), [(2, 37, 15)] * 3),
     "attention in parts": (lambda rng: Attention(2, 4), [(1, 130, 8), (1, 2500, 8), (1, 2500, 8)]),
     "attention to a text": (lambda rng: Attention(2, 8), [(2, 50, 16), (2, 7, 16), (2, 7, 16)]),

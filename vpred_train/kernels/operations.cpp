@@ -43,7 +43,7 @@ struct PoolInterface {
 
 thread_local bool in_parallel = false;
 
-// `threads` - 1 workers beside the caller. A worker looks for work for some microseconds, then sleeps.
+// `threads` - 1 workers beside the caller. They sleep between tasks: the cores are MindSpore's then.
 class Pool : public PoolInterface {
  public:
   explicit Pool(int threads) {
@@ -96,7 +96,6 @@ class Pool : public PoolInterface {
   }
   void work() {
     for (uint64_t seen = 0;;) {
-      for (int turn = 0; turn < 2000 && round_.load(std::memory_order_acquire) == seen; ++turn) pause();
       {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [&] { return round_.load() != seen; });
@@ -204,6 +203,18 @@ inline float total(const float *a, int64_t n) {
   float sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += a[i];
   return sum;
+}
+
+inline float largest(const float *a, int64_t n) {
+  constexpr int kLanes = 16;  // compared side by side, since no compiler reorders a maximum by itself
+  float lanes[kLanes], highest = a[0];
+  std::fill(lanes, lanes + kLanes, a[0]);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = a[i + lane] > lanes[lane] ? a[i + lane] : lanes[lane];
+  for (; i < n; ++i) highest = a[i] > highest ? a[i] : highest;
+  for (float lane : lanes) highest = lane > highest ? lane : highest;
+  return highest;
 }
 
 // The arguments of an operation: inputs, then outputs.
@@ -568,6 +579,37 @@ void geglu_backward(const Arguments &a) {
   });
 }
 
+// ---- doubling ------------------------------------------------------------------------------------------------------
+
+// x (B, C, H, W) -> y (B, C, 2 H, 2 W), each pixel four times
+void doubled(const Arguments &a) {
+  const int64_t width = a.last(0);
+  const float *x = a[0];
+  float *y = a[1];
+  share_out(a.size(0) / width, [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *in = x + row * width;
+      float *out = y + 4 * row * width;
+      for (int64_t i = 0; i < width; ++i) out[2 * i] = out[2 * i + 1] = in[i];
+      std::copy(out, out + 2 * width, out + 2 * width);
+    }
+  });
+}
+
+// dy -> dx
+void doubled_backward(const Arguments &a) {
+  const int64_t width = a.last(1);
+  const float *dy = a[0];
+  float *dx = a[1];
+  share_out(a.size(1) / width, [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *upper = dy + 4 * row * width, *lower = upper + 2 * width;
+      float *out = dx + row * width;
+      for (int64_t i = 0; i < width; ++i) out[i] = upper[2 * i] + upper[2 * i + 1] + lower[2 * i] + lower[2 * i + 1];
+    }
+  });
+}
+
 // ---- attention -----------------------------------------------------------------------------------------------------
 
 // C (m, n) = alpha A B + beta C, row-major; `a_turned`, `b_turned`: the operand is stored transposed.
@@ -603,6 +645,7 @@ void attention(const Arguments &a) {
   std::atomic<int> slots{0};
   share_out(tasks, [&](int64_t begin, int64_t end) {
     float *logits = scratch + each * slots.fetch_add(1);
+    std::vector<float> sums(h.block);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t sample = task / (h.heads * blocks), head = task / blocks % h.heads, first = task % blocks * h.block;
       const int64_t count = std::min(h.block, h.queries - first);
@@ -612,17 +655,20 @@ void attention(const Arguments &a) {
       float *log_sum = log_sums + (sample * h.heads + head) * h.queries + first;
       product(false, true, count, h.keys, h.head, h.scale, q + start, h.inner, keys, h.inner, 0, logits, h.keys);
       for (int64_t row = 0; row < count; ++row) {
-        float *line = logits + row * h.keys, highest = line[0], sum = 0;
-        for (int64_t i = 1; i < h.keys; ++i) highest = line[i] > highest ? line[i] : highest;
+        float *line = logits + row * h.keys, sum = 0;
+        const float highest = largest(line, h.keys);
         for (int64_t i = 0; i < h.keys; ++i) {
           line[i] = exp_32(line[i] - highest);
           sum += line[i];
         }
-        const float inverse = 1.0f / sum;
-        for (int64_t i = 0; i < h.keys; ++i) line[i] *= inverse;
         log_sum[row] = highest + std::log(sum);
+        sums[row] = sum;
       }
       product(false, false, count, h.head, h.keys, 1, logits, h.keys, values, h.inner, 0, y + start, h.inner);
+      for (int64_t row = 0; row < count; ++row) {
+        float *out = y + start + row * h.inner;
+        for (int64_t i = 0; i < h.head; ++i) out[i] /= sums[row];
+      }
     }
   });
 }
@@ -686,6 +732,8 @@ OPERATION(vpred_layer_norm, layer_norm(arguments))
 OPERATION(vpred_layer_norm_backward, layer_norm_backward(arguments))
 OPERATION(vpred_geglu, geglu(arguments))
 OPERATION(vpred_geglu_backward, geglu_backward(arguments))
+OPERATION(vpred_doubled, doubled(arguments))
+OPERATION(vpred_doubled_backward, doubled_backward(arguments))
 OPERATION(vpred_attention, attention(arguments))
 OPERATION(vpred_attention_backward, attention_backward(arguments))
 

@@ -26,10 +26,6 @@ def operation(
     return custom
 
 
-def same_shape(x: Shape, *others: Shape) -> Shape:
-    return x
-
-
 def convolution(kernel: int, stride: int, at_end: bool) -> Any:
     """x (B, C, H, W), weight, bias -> (B, out, H / stride, W / stride). Padding is kernel // 2 on all sides, or with
     `at_end` only below and on the right."""
@@ -107,6 +103,23 @@ def geglu() -> Any:
         return (backward(dy, x),)
 
     return operation("geglu", y_shape, 1, bprop)
+
+
+def doubled() -> Any:
+    """(B, C, H, W) -> (B, C, 2 H, 2 W), each pixel four times."""
+
+    def y_shape(x: Shape) -> Shape:
+        return [*x[:2], 2 * x[2], 2 * x[3]]
+
+    def dx_shape(dy: Shape) -> Shape:
+        return [*dy[:2], dy[2] // 2, dy[3] // 2]
+
+    backward = operation("doubled_backward", dx_shape, 1)
+
+    def bprop(x: Any, y: Any, dy: Any) -> tuple[Any, ...]:
+        return (backward(dy),)
+
+    return operation("doubled", y_shape, 1, bprop)
 
 
 def attention(heads: int) -> Any:

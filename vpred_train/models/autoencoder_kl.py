@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from vpred_train.config import VaeConfig
 from vpred_train.models.attention import Attention
-from vpred_train.models.layers import Conv2d, GroupNorm, doubled
+from vpred_train.models.layers import Conv2d, Doubled, GroupNorm
 
 EPS = 1e-6  # of every GroupNorm here
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -91,10 +91,11 @@ class Upsample(nn.Cell):
 
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
+        self.double = Doubled()
         self.conv = Conv2d(rng, channels, channels, 3)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.conv(doubled(x))
+        return self.conv(self.double(x))
 
 
 class EncoderLevel(nn.Cell):

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from vpred_train.config import UNetConfig
 from vpred_train.models.attention import SpatialTransformer
-from vpred_train.models.layers import Conv2d, GroupNorm, Linear, doubled, orthogonal
+from vpred_train.models.layers import Conv2d, Doubled, GroupNorm, Linear, orthogonal
 
 Size = tuple[int, ...]
 
@@ -71,10 +71,11 @@ class Upsample(nn.Cell):
 
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
+        self.double = Doubled()
         self.conv = Conv2d(rng, channels, channels, 3)
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
-        x = doubled(x)
+        x = self.double(x)
         if x.shape[2:] != size:  # an odd side was halved upwards
             x = x[:, :, : size[0], : size[1]]
         return self.conv(x)
