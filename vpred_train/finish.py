@@ -39,7 +39,7 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
 
 
 def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Sample]) -> FloatArray:
-    """One image of the average of `ema.use` for each sample's prompt, (n, 3, R, R), on every rank; the seeds count up."""
+    """An image of the average of `ema.use` for each sample's prompt, (n, 3, R, R), on all ranks; the seeds count up."""
     collective = trainer.collective
     trainer.state.space.write(trainer.state.averages[config.ema.used])
     resolution = config.data.resolution

@@ -35,7 +35,9 @@ model:
     context_channels: 16
     norm_groups: 4
   text_encoder: {width: 16, heads: 2, layers: 1, context_length: 8}
-optimizer: {learning_rate: 1e-3, warmup_samples: 40}
+optimizer: {learning_rate: 1e-3}
+schedule: {warmup_samples: 40}
+ema: {profiles: [constant, power], snapshot_every_samples: 40}
 checkpoint: {every_samples: 40}
 sampling: {steps: 3, batch_size: 3}
 """

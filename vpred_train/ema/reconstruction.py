@@ -1,8 +1,8 @@
 """An average of any width, made of snapshots of a few widths (Karras et al. 2024, arXiv 2312.02696, section 3.2).
 
-A power average at T samples is the integral of profile(t) weights(t), with profile(t) = (gamma + 1) t^gamma / T^(gamma +
-1) up to T and 0 after. It is linear in the profile: the combination of snapshots whose profile comes nearest to the wanted
-one, by least squares, comes as near to the wanted average.
+A power average at T samples is the integral of profile(t) weights(t), where profile(t) is (gamma + 1) / T (t / T)^gamma
+up to T and 0 after. It is linear in the profile: of all combinations of snapshots, the one whose profile is nearest to
+the wanted profile, by least squares, stands in for the wanted average.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> Float64
         np.array([(gamma_of(each.sigma_rel), each.samples_seen) for each in side]).T for side in (left, right)
     )
     a, s = a[:, None], s[:, None]
-    fall = np.where(s <= t, (s / t) ** b, (t / s) ** a)
+    fall = (np.minimum(s, t) / np.maximum(s, t)) ** np.where(s <= t, b, a)
     products: Float64 = (a + 1) * (b + 1) / (a + b + 1) * fall / np.maximum(s, t)
     return products
 

@@ -85,7 +85,7 @@ def write_snapshot(
 
 
 def find_snapshots(folder: Path) -> list[Snapshot]:
-    """All snapshots, by time and width. Raises ConfigError for none, and for one that is damaged or of other networks."""
+    """All snapshots, by time and width. Raises ConfigError for none, and for a damaged, foreign or doubled one."""
     snapshots = [_read(path) for path in sorted(folder.glob("*.safetensors"))]
     if not snapshots:
         raise ConfigError(
@@ -95,7 +95,12 @@ def find_snapshots(folder: Path) -> list[Snapshot]:
     for snapshot in snapshots[1:]:
         if (_timeless(snapshot.record), snapshot.shapes) != (_timeless(first.record), first.shapes):
             raise ConfigError(f"{snapshot.path}: of another training than {first.path.name}; remove one of them")
-    return sorted(snapshots, key=lambda each: (each.samples_seen, each.sigma_rel))
+    by_profile = {(snapshot.samples_seen, snapshot.sigma_rel): snapshot for snapshot in snapshots}
+    for snapshot in snapshots:
+        kept = by_profile[snapshot.samples_seen, snapshot.sigma_rel]
+        if kept is not snapshot:
+            raise ConfigError(f"{snapshot.path}: the same average as {kept.path.name}; remove one of them")
+    return [by_profile[key] for key in sorted(by_profile)]
 
 
 def digest_of(arrays: Iterable[Float32]) -> str:
