@@ -92,3 +92,7 @@ def usable_snapshots(run: RunDir, at_samples: int | None) -> list[Snapshot]:
     if len(widths) == 1:
         raise ConfigError(f"{run.snapshots}: snapshots of sigma_rel {widths.pop():g} alone; two widths are needed")
     return snapshots
+
+
+if __name__ == "__main__":
+    main()
