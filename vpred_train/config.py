@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from data import DataConfig
 from launcher.contract.config import Section
+from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
 
 Positive = Annotated[int, Field(gt=0)]
 PredictionType = Literal["v", "eps", "x0"]
@@ -147,25 +148,6 @@ class PretrainedConfig(Section):
     xxh3: str | None = None
 
 
-class OptimizerConfig(Section):
-    """AdamW (Loshchilov & Hutter 2019) with global-norm clipping, cosine decay and linear warm-up."""
-
-    learning_rate: Annotated[float, Field(gt=0)]
-    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    warmup_samples: Annotated[int, Field(ge=0)] = 0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-
-
-class EmaConfig(Section):
-    """Exponential moving average of the weights."""
-
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-
-
 class CheckpointConfig(Section):
     """When to save, and how many to keep."""
 
@@ -221,6 +203,7 @@ class TrainConfig(Section):
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     optimizer: OptimizerConfig
+    schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
     checkpoint: CheckpointConfig
     sampling: SamplingConfig = SamplingConfig()
@@ -240,11 +223,7 @@ class TrainConfig(Section):
             raise ValueError(
                 f"total_samples {self.total_samples} is not a multiple of global_batch {self.global_batch}"
             )
-        if self.optimizer.warmup_samples >= self.total_samples:
-            raise ValueError(
-                f"optimizer.warmup_samples {self.optimizer.warmup_samples} "
-                f"is not below total_samples {self.total_samples}"
-            )
+        self.schedule.check_lengths(self.global_batch, self.total_samples)
         if self.data.resolution % self.model.pixels_per_latent:
             raise ValueError(
                 f"data.resolution {self.data.resolution} is not divisible by {self.model.pixels_per_latent}, "

@@ -15,7 +15,7 @@ from vpred_train.diffusion.parameterization import record_of
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.gallery import nearest_real, write_grids
 from vpred_train.hooks import Hook
-from vpred_train.models.weights import get_weights, stability_name
+from vpred_train.models.weights import get_weights, views_to_export
 from vpred_train.report import write_report
 from vpred_train.sampling import TextToImage
 from vpred_train.trainer import Trainer
@@ -39,9 +39,9 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
 
 
 def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Sample]) -> FloatArray:
-    """One image of the EMA weights for each sample's prompt, (n, 3, R, R), on every rank; the seeds count up."""
+    """An image of the average of `ema.use` for each sample's prompt, (n, 3, R, R), on all ranks; the seeds count up."""
     collective = trainer.collective
-    trainer.state.space.write(trainer.state.ema)
+    trainer.state.space.write(trainer.state.averages[config.ema.used])
     resolution = config.data.resolution
     pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, resolution, resolution)
     mine = range(collective.rank, len(samples), collective.world_size)
@@ -88,13 +88,13 @@ def write_results(
 
 
 def export(config: TrainConfig, trainer: Trainer, folder: Path) -> Path:
-    """Write raw.safetensors and ema.safetensors, each the whole model in Stability's layout; returns the latter."""
+    """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors,
+    all of them the whole model in Stability's layout; returns the path of ema.safetensors."""
     state = trainer.state
-    for kind, values in (("raw", state.weights), ("ema", state.ema)):
-        record = record_of(config, "ema" if kind == "ema" else "raw", state.samples_seen)
-        trained = {
-            stability_name(name): partial(np.asarray, tensor) for name, tensor in state.space.views(values).items()
-        }
-        tensors = LazyTensors({**get_weights(trainer.networks).makers, **trained})  # the frozen networks are in both
-        write_weights(folder / f"{kind}.safetensors", tensors, "stability", record)
+    frozen = get_weights(trainer.networks).makers  # they are in every file
+    for average, values in ((None, state.weights), *state.averages.items()):
+        trained = {name: partial(np.asarray, tensor) for name, tensor in views_to_export(state.space, values).items()}
+        stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
+        record = record_of(config, average, state.samples_seen)
+        write_weights(folder / f"{stem}.safetensors", LazyTensors({**frozen, **trained}), "stability", record)
     return folder / "ema.safetensors"

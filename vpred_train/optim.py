@@ -1,24 +1,15 @@
-"""AdamW and the learning-rate schedule, on ranges of the flat parameter space in host memory."""
+"""Optimisers on a range of the flat parameter space, in host memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from vpred_train.config import OptimizerConfig
 from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.flat import FlatArrays, blocks
 from vpred_train.models.networks import Span
-
-BLOCK_ELEMENTS = 1 << 15  # five float32 blocks of this size stay in a core's L2 cache
-
-
-def learning_rate(config: OptimizerConfig, samples_seen: int, total_samples: int) -> float:
-    """Linear warm-up from 0, then half a cosine to `final_learning_rate` (Loshchilov & Hutter 2017, eq. 5)."""
-    if samples_seen < config.warmup_samples:
-        return config.learning_rate * samples_seen / config.warmup_samples
-    progress = (samples_seen - config.warmup_samples) / (total_samples - config.warmup_samples)
-    span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * progress))
+from vpred_train.optim_config import OptimizerConfig
 
 
 def clip_factor(grad_norm: float, max_grad_norm: float) -> float:
@@ -26,46 +17,101 @@ def clip_factor(grad_norm: float, max_grad_norm: float) -> float:
     return min(1.0, max_grad_norm / (grad_norm + 1e-6))
 
 
-class AdamW:
-    """Adam with bias correction and decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101, alg. 2).
+class Optimizer(Protocol):
+    """Built as `(config, spans, start, stop)` for elements [start, stop) of the flat space of `spans`.
 
-    `m` and `v` are (size,) float32 in the order of `spans`; spans that do not decay are left out of the decay.
+    `moments`: name -> (stop - start,) float32, all that must be kept from step to step.
     """
 
-    def __init__(self, config: OptimizerConfig, spans: Sequence[Span]) -> None:
-        self.config = config
-        self.spans = spans
-        self.m = np.zeros(spans[-1].stop, np.float32)
-        self.v = np.zeros(spans[-1].stop, np.float32)
+    moments: dict[str, FloatArray]
 
     def update_(
-        self,
-        weights: FloatArray,
-        gradient: Sequence[FloatArray],
-        step: int,
-        learning_rate: float,
-        scale: float,
+        self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
     ) -> None:
-        """One step in place on `weights` (size,). `gradient` has one 1-D array for each span and is multiplied by
-        `scale` (clipping); `step` counts from 1.
-        """
-        config = self.config
-        beta1, beta2 = np.float32(config.beta1), np.float32(config.beta2)
-        step_size = np.float32(learning_rate / (1 - config.beta1**step))
-        root_correction = np.float32(1 / math.sqrt(1 - config.beta2**step))
-        for span, whole in zip(self.spans, gradient, strict=True):
-            keep = np.float32(1 - learning_rate * config.weight_decay) if span.decays else None
-            for start in range(span.start, span.stop, BLOCK_ELEMENTS):
-                block = slice(start, min(start + BLOCK_ELEMENTS, span.stop))
-                g = whole[block.start - span.start : block.stop - span.start] * np.float32(scale)
-                m, v, w = self.m[block], self.v[block], weights[block]
-                m *= beta1
-                m += (1 - beta1) * g
-                v *= beta2
-                v += (1 - beta2) * (g * g)
-                denominator = np.sqrt(v)
-                denominator *= root_correction
-                denominator += np.float32(config.epsilon)
-                if keep is not None:
-                    w *= keep
-                w -= step_size * (m / denominator)
+        """One step in place on `weights`. Both are the range's own (stop - start,) float32; the gradient is multiplied
+        by `scale` (clipping); `step` counts from 1."""
+
+
+class AdamW:
+    """Adam with bias correction and decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101, alg. 2)."""
+
+    bias_correction = True
+
+    def __init__(self, config: OptimizerConfig, spans: Sequence[Span], start: int, stop: int) -> None:
+        self.config = config
+        self.stretches = stretches(spans, start, stop)
+        self.moments = {name: np.zeros(stop - start, np.float32) for name in ("adam_m", "adam_v")}
+
+    def update_(
+        self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
+    ) -> None:
+        beta1, beta2 = self.config.betas
+        corrections = (1 - beta1**step, math.sqrt(1 - beta2**step)) if self.bias_correction else (1.0, 1.0)
+        step_size, root_correction = np.float32(learning_rate / corrections[0]), np.float32(1 / corrections[1])
+        keep = np.float32(1 - learning_rate * self.config.weight_decay)
+        for block, decays in decaying_blocks(self.stretches):
+            g = gradient[block] * np.float32(scale)
+            m, v, w = self.moments["adam_m"][block], self.moments["adam_v"][block], weights[block]
+            m *= np.float32(beta1)
+            m += np.float32(1 - beta1) * g
+            v *= np.float32(beta2)
+            g *= g
+            g *= np.float32(1 - beta2)
+            v += g
+            denominator = np.sqrt(v)
+            denominator *= root_correction
+            denominator += np.float32(self.config.epsilon)
+            if decays:
+                w *= keep
+            np.divide(m, denominator, out=denominator)
+            denominator *= step_size
+            w -= denominator
+
+
+class AdamWeightDecay(AdamW):
+    """MindSpore's nn.AdamWeightDecay, MindONE's "adamw": w <- w - lr (m / (sqrt(v) + epsilon) + weight_decay w), which
+    is AdamW without bias correction."""
+
+    bias_correction = False
+
+
+class Sgd:
+    """SGD with momentum, u <- momentum u + g and w <- w - lr u, where g includes weight_decay w (torch.optim.SGD)."""
+
+    def __init__(self, config: OptimizerConfig, spans: Sequence[Span], start: int, stop: int) -> None:
+        self.config = config
+        self.stretches = stretches(spans, start, stop)
+        self.moments = {"sgd_momentum": np.zeros(stop - start, np.float32)} if config.momentum else {}
+
+    def update_(
+        self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
+    ) -> None:
+        for block, decays in decaying_blocks(self.stretches):
+            g, w = gradient[block] * np.float32(scale), weights[block]
+            if decays:
+                g += np.float32(self.config.weight_decay) * w
+            for u in self.moments.values():
+                u[block] *= np.float32(self.config.momentum)
+                u[block] += g
+                g = u[block]
+            w -= np.float32(learning_rate) * g
+
+
+def stretches(spans: Sequence[Span], start: int, stop: int) -> list[tuple[int, int, bool]]:
+    """(first, end, decays) of each span's part in [start, stop), counted from `start`."""
+    parts = [(max(span.start, start) - start, min(span.stop, stop) - start, span.decays) for span in spans]
+    return [part for part in parts if part[0] < part[1]]
+
+
+def decaying_blocks(parts: Sequence[tuple[int, int, bool]]) -> Iterator[tuple[slice, bool]]:
+    """The stretches in blocks that fit the cache."""
+    for first, end, decays in parts:
+        for block in blocks(first, end):
+            yield block, decays
+
+
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Sequence[Span], int, int], Optimizer]] = {
+    "adamw": AdamW,
+    "adam_weight_decay": AdamWeightDecay,
+    "sgd": Sgd,
+}

@@ -11,12 +11,13 @@ from data import Batch, sample_generator
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.objective import DiffusionLoss, draw, network_inputs
-from vpred_train.diffusion.schedule import FloatArray, make_schedule
-from vpred_train.ema import ema_decay, ema_update_
+from vpred_train.diffusion.schedule import make_schedule
+from vpred_train.flat import FlatArrays
+from vpred_train.learning_rate import learning_rate
 from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.tokenizer import Tokenizer
-from vpred_train.optim import clip_factor, learning_rate
+from vpred_train.optim import clip_factor
 from vpred_train.state import TrainState
 
 
@@ -48,7 +49,7 @@ class LossAndGradients(nn.Cell):
 
 
 class TrainStep:
-    """Forward, backward, one collective, clip, AdamW, EMA."""
+    """Forward, backward, one collective, clip, optimiser, moving averages."""
 
     def __init__(self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective) -> None:
         self.config, self.networks, self.state, self.collective = config, networks, state, collective
@@ -72,11 +73,11 @@ class TrainStep:
         loss, gradient = float(reduced[0][0]), reduced[1:]
         grad_norm = math.sqrt(sum(float(np.dot(values, values)) for values in gradient))
         finite = math.isfinite(grad_norm) and math.isfinite(loss)
-        state, optimizer_config = self.state, self.config.optimizer
+        state = self.state
         state.samples_seen = batch.samples_seen
-        rate = learning_rate(optimizer_config, state.samples_seen, self.config.total_samples)
+        rate = learning_rate(self.config, state.samples_seen)
         if finite:
-            self._update(gradient, rate, clip_factor(grad_norm, optimizer_config.max_grad_norm))
+            state.update_(FlatArrays(gradient), rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm))
         return StepResult(
             step=state.samples_seen // self.config.global_batch,
             samples_seen=state.samples_seen,
@@ -94,10 +95,3 @@ class TrainStep:
             sample_generator(self.config.seed, "posterior", int(epoch), int(sample_id))
             for epoch, sample_id in zip(batch.epochs, batch.sample_ids, strict=True)
         ]
-
-    def _update(self, gradient: list[FloatArray], rate: float, scale: float) -> None:
-        state = self.state
-        state.optimizer_steps += 1
-        state.optimizer.update_(state.weights, gradient, state.optimizer_steps, rate, scale)
-        ema_update_(state.ema, state.weights, ema_decay(self.config.ema, state.optimizer_steps))
-        state.space.write(state.weights)

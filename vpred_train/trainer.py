@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from checkpoints_mgr import CheckpointManager
@@ -10,8 +11,12 @@ from data import Loader, Source
 from launcher.contract.run_dir import Phase
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
+from vpred_train.diffusion.parameterization import record_of
+from vpred_train.ema.snapshots import write_snapshot
 from vpred_train.hooks import Hook
 from vpred_train.models.networks import FlatSpace, Networks
+from vpred_train.models.weights import views_to_export
+from vpred_train.optim_config import power_name
 from vpred_train.state import TrainState
 from vpred_train.step import StepResult, TrainStep
 
@@ -54,9 +59,10 @@ class Trainer:
         source: Source,
         collective: Collective,
         checkpoints: CheckpointManager,
+        snapshots: Path,
     ) -> None:
         self.config, self.networks, self.source = config, networks, source
-        self.collective, self.checkpoints = collective, checkpoints
+        self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
         self.state = TrainState(config, FlatSpace(networks, config.trainable))
         self.step = TrainStep(config, networks, self.state, collective)
         self.nonfinite_in_a_row = 0
@@ -76,6 +82,7 @@ class Trainer:
 
     def run(self, hooks: Sequence[Hook], stop: StopSignal) -> bool:
         """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint."""
+        config = self.config
         self._announce(hooks, "compiling")
         with self._loader() as batches:
             while not self.finished:
@@ -84,7 +91,9 @@ class Trainer:
                     hook.on_step(result)
                 self._stop_if_diverged(result)
                 stopping = self.collective.any(stop.received)
-                if stopping or self._checkpoint_is_due():
+                if config.ema.snapshot_every_samples and self._is_due(config.ema.snapshot_every_samples):
+                    self._keep_snapshots()
+                if stopping or self._is_due(config.checkpoint.every_samples):
                     self._save(hooks)
                 if stopping:
                     break
@@ -115,9 +124,20 @@ class Trainer:
                 f"loss or gradient not finite in {MAX_NONFINITE_STEPS} steps in a row, the last is {result.step}"
             )
 
-    def _checkpoint_is_due(self) -> bool:
-        every, seen = self.config.checkpoint.every_samples, self.state.samples_seen
-        return self.finished or seen // every > (seen - self.config.global_batch) // every
+    def _is_due(self, every_samples: int) -> bool:
+        """Whether this step has passed a multiple of `every_samples`, or is the last."""
+        seen = self.state.samples_seen
+        return self.finished or seen // every_samples > (seen - self.config.global_batch) // every_samples
+
+    def _keep_snapshots(self) -> None:
+        # Before the checkpoint, so that a run that goes on from it lacks none; one that begins earlier writes the same.
+        if self.collective.rank == 0:
+            state, ema = self.state, self.config.ema
+            for sigma_rel in ema.sigma_rel:
+                name = power_name(sigma_rel)
+                tensors = views_to_export(state.space, state.averages[name])
+                record = record_of(self.config, name, state.samples_seen)
+                write_snapshot(self.snapshots, sigma_rel, tensors, ema.snapshot_dtype, record)
 
     def _save(self, hooks: Sequence[Hook]) -> None:
         self._announce(hooks, "checkpointing")

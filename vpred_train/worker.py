@@ -80,7 +80,7 @@ def train_rank(
     source = open_data(config)
     checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
     networks = build_networks(config)
-    trainer = Trainer(config, networks, source, collective, checkpoints)
+    trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
     with ExitStack() as resources:
         resources.callback(stop.close)
         hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)

@@ -25,8 +25,9 @@ import numpy as np
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import DiffusionConfig, ModelConfig, OptimizerConfig
+from vpred_train.config import DiffusionConfig, ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.optim_config import OptimizerConfig
 
 THREADS = 2
 LEARNING_RATE = 1e-4
@@ -100,30 +101,31 @@ class Ours:
 
         from vpred_train.diffusion.objective import DiffusionLoss
         from vpred_train.models.networks import FlatSpace
-        from vpred_train.optim import AdamW
+        from vpred_train.optim import OPTIMIZERS
         from vpred_train.step import LossAndGradients
 
         self.space = FlatSpace(networks, ("unet",))
         self.weights = self.space.read()
         self.ema = self.weights.copy()
         config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=0.0)
-        self.optimizer = AdamW(config, self.space.spans)
+        self.optimizer = OPTIMIZERS[config.name](config, self.space.spans, 0, self.space.size)
         self.steps = 0
         self.graph = LossAndGradients(DiffusionLoss(networks.unet, "v"), self.space.parameters)
         names = ("z", "noise", "alpha", "sigma", "timesteps", "context")
         self.inputs = [Tensor(np.ascontiguousarray(batch[name])) for name in names]
 
     def train(self, steps: int) -> dict[str, Any]:
-        from vpred_train.ema import ema_update_
+        from vpred_train.ema.profiles import average_
+        from vpred_train.flat import FlatArrays
 
         losses = []
         started = time.perf_counter()
         for _ in range(steps):
             loss, gradients = self.graph(*self.inputs)
             self.steps += 1
-            flat = [tensor.asnumpy().reshape(-1) for tensor in gradients]
+            flat = FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
             self.optimizer.update_(self.weights, flat, self.steps, LEARNING_RATE, 1.0)
-            ema_update_(self.ema, self.weights, 0.9999)
+            average_(self.ema, self.weights, 0.9999)
             self.space.write(self.weights)
             losses.append(float(loss.asnumpy()))
         seconds = time.perf_counter() - started

@@ -61,7 +61,7 @@ def test_only_what_is_trainable_changes(run: RunDir) -> None:
     assert any(not np.array_equal(raw[name], ema[name]) for name in changed)
     record = open_source(run.weights / "ema.safetensors").record
     rescaled = TINY_RECORD.diffusion.model_copy(update={"zero_terminal_snr": True})
-    expected = TINY_RECORD.model_copy(update={"samples_seen": 12, "diffusion": rescaled})
+    expected = TINY_RECORD.model_copy(update={"average": "constant", "samples_seen": 12, "diffusion": rescaled})
     assert record == expected
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from safetensors import safe_open
 
 from data import read_csv_folder
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from vpred_train.weights.layouts import read_weights
 
 STEPS = 20
 RECIPE = """
@@ -35,7 +38,9 @@ model:
     context_channels: 16
     norm_groups: 4
   text_encoder: {width: 16, heads: 2, layers: 1, context_length: 8}
-optimizer: {learning_rate: 1e-3, warmup_samples: 40}
+optimizer: {learning_rate: 1e-3}
+schedule: {warmup_samples: 40}
+ema: {profiles: [constant, power], snapshot_every_samples: 40}
 checkpoint: {every_samples: 40}
 sampling: {steps: 3, batch_size: 3}
 """
@@ -109,10 +114,11 @@ def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     code, output = end(start(recipe, run_dir, 2))
     assert code == 0, output
     assert losses(run_dir) == losses(undisturbed)
-    for name in ("ema", "raw"):
-        assert (run.weights / f"{name}.safetensors").read_bytes() == (
-            RunDir(undisturbed).weights / f"{name}.safetensors"
-        ).read_bytes()
+    for folder in ("weights", "snapshots"):
+        files = sorted((undisturbed / folder).iterdir())
+        assert [path.name for path in sorted((run_dir / folder).iterdir())] == [path.name for path in files]
+        for path in files:
+            assert (run_dir / folder / path.name).read_bytes() == path.read_bytes()
 
 
 def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
@@ -128,12 +134,32 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
     with safe_open(run.weights / "ema.safetensors", framework="np") as file:
         record = json.loads(file.metadata()["parameterization"])
     assert (record["weights"], record["samples_seen"], record["diffusion"]["prediction_type"]) == ("ema", 160, "v")
+    assert record["average"] == "constant"
+    exported = {path.name for path in run.weights.iterdir()}
+    assert exported == {f"{name}.safetensors" for name in ("raw", "ema", "ema_power_0.05", "ema_power_0.1")}
+    assert len(list(run.snapshots.iterdir())) == 2 * 4
     targets = json.loads(run.targets_json.read_text())
     assert sum(len(group["targets"]) for group in targets) == 2
     code, output = end(start(recipe, undisturbed, 2))
     assert code == 0
     assert "complete" in output
     assert len(read_csv_folder(recipe.parent / "images")) == 6
+
+
+def test_an_average_of_another_width_is_made_afterwards(undisturbed: Path, tmp_path: Path) -> None:
+    """And a tracked width comes back as the run exported it, up to the rounding of its float16 snapshots."""
+    for sigma_rel in ("0.07", "0.1"):
+        argv = [sys.executable, "-P", "-m", "vpred_train.ema.cli", str(undisturbed), "--sigma-rel", sigma_rel]
+        answer = subprocess.run([*argv, "--output", str(tmp_path / f"{sigma_rel}.safetensors")], capture_output=True)
+        assert answer.returncode == 0, answer.stderr
+    made, exported = (
+        read_weights(path)
+        for path in (tmp_path / "0.1.safetensors", RunDir(undisturbed).weights / "ema_power_0.1.safetensors")
+    )
+    for name, tensor in exported.items():
+        np.testing.assert_allclose(made[name], tensor, rtol=2**-11, atol=2**-24)
+    options = ["--ckpt", str(tmp_path / "0.07.safetensors"), "--prompt", "picture number 1"]
+    assert pixels(*sample(*options, "--output", str(tmp_path))).shape == (16, 16, 3)
 
 
 def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def train_config() -> TrainConfig:
             "trainable": ["unet", "text_encoder"],
             "data": {"path": ".", "resolution": 8},
             "model": MODEL,
-            "optimizer": {"learning_rate": 1e-3, "warmup_samples": 8},
+            "optimizer": {"learning_rate": 1e-3},
+            "schedule": {"warmup_samples": 8},
+            "ema": {"profiles": ["constant", "mindone", "power"]},
             "checkpoint": {"every_samples": 40},
         }
     )

@@ -19,7 +19,7 @@ from vpred_train.weights.sources import weights_digest
 @pytest.fixture
 def weights(tmp_path: Path, train_config: TrainConfig) -> Path:
     path = tmp_path / "ema.safetensors"
-    record = record_of(train_config, "ema", 80)
+    record = record_of(train_config, "constant", 80)
     tensors = {name: np.zeros(shape, np.float32) for name, shape in stability_shapes(record.model).items()}
     write_weights(path, tensors, "stability", record)
     return path

@@ -31,9 +31,11 @@ def step(compiled: tuple[Any, np.ndarray]) -> Any:
     """The step with a fresh state."""
     train_step, start = compiled
     state = train_step.state
-    for values, fresh in ((state.weights, start), (state.ema, start), (state.optimizer.m, 0), (state.optimizer.v, 0)):
-        values[:] = fresh
-    state.samples_seen = state.optimizer_steps = 0
+    for values in (state.weights, *state.averages.values()):
+        values[:] = start
+    for moment in state.optimizer.moments.values():
+        moment[:] = 0
+    state.samples_seen = state.optimizer_steps = state.updated_at_samples = 0
     state.space.write(state.weights)
     return train_step
 
@@ -111,11 +113,13 @@ def test_training_lowers_the_loss_and_a_restored_state_goes_on_alike(train_confi
     copy = State(whole={name: value.copy() for name, value in saved.whole.items()}, progress=dict(saved.progress))
     following = [step(batch(train_config, number)).loss for number in (1, 2, 3)]
 
-    ema = state.ema.copy()
+    averages = {name: values.copy() for name, values in state.averages.items()}
+    assert set(averages) == {"constant", "mindone", "power_0.05", "power_0.1"}
     state.from_checkpoint(copy)
     state.space.write(state.weights)
     assert [step(batch(train_config, number)).loss for number in (1, 2, 3)] == following
-    np.testing.assert_array_equal(state.ema, ema)
+    for name, values in averages.items():
+        np.testing.assert_array_equal(state.averages[name], values)
 
 
 def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_config: TrainConfig, step: Any) -> None:
@@ -144,17 +148,20 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
 def test_a_checkpoint_of_another_network_is_refused(train_config: TrainConfig, step: Any) -> None:
     state = step.state
     whole = dict(state.to_checkpoint().whole)
-    whole["ema/unet.out.2.bias"] = np.zeros(5, np.float32)
-    with pytest.raises(ValueError, match=r"ema/unet\.out\.2\.bias"):
+    whole["ema_power_0_05/unet.out.2.bias"] = np.zeros(5, np.float32)
+    with pytest.raises(ValueError, match=r"ema_power_0_05/unet\.out\.2\.bias"):
         state.from_checkpoint(State(whole=whole, progress={"samples_seen": 0, "optimizer_steps": 0}))
 
 
 def test_a_non_finite_gradient_changes_nothing(train_config: TrainConfig, step: Any) -> None:
     state = step.state
     before = state.weights.copy()
+    averages = {name: values.copy() for name, values in state.averages.items()}
     data = batch(train_config, 0)
     data.images[0, 0, 0, 0] = np.nan
     result = step(data)
     assert not result.finite
     np.testing.assert_array_equal(state.weights, before)
-    assert (state.optimizer_steps, state.samples_seen) == (0, 4)
+    for name, values in averages.items():
+        np.testing.assert_array_equal(state.averages[name], values)
+    assert (state.optimizer_steps, state.samples_seen, state.updated_at_samples) == (0, 4, 0)

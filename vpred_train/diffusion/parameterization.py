@@ -63,20 +63,25 @@ X_FROM_PREDICTION: dict[PredictionType, Callable[[Any, Any, Any, Any], Any]] = {
 
 
 class ParameterizationRecord(Section):
-    """All that a reader of the weights must know to use them; the only place where the prediction type is told."""
+    """All that a reader of the weights must know to use them; the only place where the prediction type is told.
+
+    `average`: the profile of our moving averages, such as power_0.07; None for raw weights and for those of others.
+    """
 
     format: Literal["vpred-parameterization-1"] = "vpred-parameterization-1"
     weights: Literal["raw", "ema"]
+    average: str | None = None
     samples_seen: int
     resolution: int
     diffusion: DiffusionConfig
     model: ModelConfig
 
 
-def record_of(config: TrainConfig, weights: Literal["raw", "ema"], samples_seen: int) -> ParameterizationRecord:
-    """The record of a run's weights."""
+def record_of(config: TrainConfig, average: str | None, samples_seen: int) -> ParameterizationRecord:
+    """The record of a run's raw weights, or of their moving average of that name."""
     return ParameterizationRecord(
-        weights=weights,
+        weights="raw" if average is None else "ema",
+        average=average,
         samples_seen=samples_seen,
         resolution=config.data.resolution,
         diffusion=config.diffusion,

@@ -5,7 +5,8 @@ from functools import partial
 
 from mindspore import Tensor
 
-from vpred_train.models.networks import Networks
+from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.models.networks import FlatSpace, Networks
 from vpred_train.weights.shapes import COMPONENTS
 from vpred_train.weights.stored import Float32, LazyTensors
 
@@ -14,6 +15,11 @@ def stability_name(name: str) -> str:
     """The name in Stability's files of a parameter of `Networks`."""
     network, _, rest = name.partition(".")
     return f"{COMPONENTS[network]}{rest}"
+
+
+def views_to_export(space: FlatSpace, values: FloatArray) -> dict[str, Float32]:
+    """`values` (space.size,) as tensors under Stability's names that share its memory."""
+    return {stability_name(name): tensor for name, tensor in space.views(values).items()}
 
 
 def set_weights(networks: Networks, tensors: Mapping[str, Float32], parts: Sequence[str] = tuple(COMPONENTS)) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,20 +49,22 @@ def write_safetensors(
     shapes: Mapping[str, tuple[int, ...]],
     tensors: Mapping[str, NDArray[np.float32]],
     texts: Mapping[str, str],
+    dtype: Literal["F32", "F16"] = "F32",
 ) -> None:
-    """Write `tensors`, whose shapes are told beforehand, atomically as float32; they are asked for one at a time."""
+    """Write `tensors`, whose shapes are told beforehand, atomically as `dtype`; they are asked for one at a time."""
     header: dict[str, Any] = {METADATA: dict(texts)}
+    numpy_dtype = np.dtype(TYPES[dtype])
     at = 0
     for name, shape in shapes.items():
-        stop = at + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, stop]}
+        stop = at + numpy_dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
         at = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that values are aligned when mapped
     with open_atomic(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
-            array = np.asarray(tensors[name], np.float32, order="C")
+            array = np.asarray(tensors[name], numpy_dtype, order="C")
             if array.shape != shape:
                 raise ValueError(f"{name} is {array.shape}, announced as {shape}")
             file.write(array.reshape(-1).view(np.uint8).data)

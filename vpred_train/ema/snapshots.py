@@ -1,0 +1,133 @@
+"""Power-function averages kept on disk while training goes on, one file for each width and time.
+
+RUN/snapshots/power_0.05-0000013600.safetensors holds the trained networks' tensors under Stability's names; its texts
+are the parameterization record, and width and digest of the values.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from launcher.contract.config import ConfigError, Section
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.optim_config import power_name
+from vpred_train.weights.records import RECORD_KEY, parsed_record
+from vpred_train.weights.safetensors_file import read_safetensors, write_safetensors
+from vpred_train.weights.stored import Float32, LazyTensors, StoredTensor
+
+SNAPSHOT_KEY = "ema_snapshot"
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+class SnapshotText(Section):
+    """`xxh3`: xxh3-128 of the values in the file's order, as float32."""
+
+    sigma_rel: float
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One average at one time; the tensors are read when asked for."""
+
+    path: Path
+    sigma_rel: float
+    xxh3: str
+    record: ParameterizationRecord
+    stored: dict[str, StoredTensor]
+
+    @property
+    def samples_seen(self) -> int:
+        """The time of the snapshot."""
+        return self.record.samples_seen
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+        return {name: tensor.shape for name, tensor in self.stored.items()}
+
+    def verify(self) -> None:
+        """Raise ConfigError when the values are not those that were written."""
+        found = digest_of(tensor.float32() for tensor in self.stored.values())
+        if found != self.xxh3:
+            raise ConfigError(
+                f"{self.path}: digest mismatch: xxh3 of the values is {found}, {self.xxh3} was written; "
+                "copy it again, or remove it to go without"
+            )
+
+
+def write_snapshot(
+    folder: Path,
+    sigma_rel: float,
+    tensors: Mapping[str, Float32],
+    dtype: Literal["float16", "float32"],
+    record: ParameterizationRecord,
+) -> Path:
+    """Write one average atomically, over the same one of an earlier attempt; returns its path.
+
+    Raises ValueError for values that float16 cannot hold.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{power_name(sigma_rel)}-{record.samples_seen:010d}.safetensors"
+    rounded = LazyTensors({name: partial(_rounded, tensors, name, dtype) for name in tensors})
+    text = SnapshotText(sigma_rel=sigma_rel, xxh3=digest_of(rounded.values()))
+    texts = {RECORD_KEY: record.model_dump_json(), SNAPSHOT_KEY: text.model_dump_json()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    write_safetensors(path, shapes, rounded, texts, "F16" if dtype == "float16" else "F32")
+    return path
+
+
+def find_snapshots(folder: Path) -> list[Snapshot]:
+    """All snapshots, by time and width. Raises ConfigError for none, and for a damaged, foreign or doubled one."""
+    snapshots = [_read(path) for path in sorted(folder.glob("*.safetensors"))]
+    if not snapshots:
+        raise ConfigError(
+            f"{folder}: no snapshots; they are kept by a run with ema.profiles=[power] and ema.snapshot_every_samples"
+        )
+    first = snapshots[0]
+    for snapshot in snapshots[1:]:
+        if (_timeless(snapshot.record), snapshot.shapes) != (_timeless(first.record), first.shapes):
+            raise ConfigError(f"{snapshot.path}: of another training than {first.path.name}; remove one of them")
+    by_profile = {(snapshot.samples_seen, snapshot.sigma_rel): snapshot for snapshot in snapshots}
+    for snapshot in snapshots:
+        kept = by_profile[snapshot.samples_seen, snapshot.sigma_rel]
+        if kept is not snapshot:
+            raise ConfigError(f"{snapshot.path}: the same average as {kept.path.name}; remove one of them")
+    return [by_profile[key] for key in sorted(by_profile)]
+
+
+def digest_of(arrays: Iterable[Float32]) -> str:
+    """xxh3-128, hexadecimal, of float32 arrays one after the other."""
+    digest = xxhash.xxh3_128()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _rounded(tensors: Mapping[str, Float32], name: str, dtype: str) -> Float32:
+    """The tensor as the file will give it back."""
+    tensor: NDArray[Any] = tensors[name]
+    if dtype == "float16" and np.abs(tensor).max(initial=0) > HALF_MAX:
+        raise ValueError(f"{name} is too large for float16; set ema.snapshot_dtype to float32")
+    return tensor.astype(dtype).astype(np.float32)
+
+
+def _read(path: Path) -> Snapshot:
+    contents = read_safetensors(path)
+    try:
+        text = SnapshotText.model_validate_json(contents.texts[SNAPSHOT_KEY])
+        record = parsed_record(path, contents.texts[RECORD_KEY])
+    except (KeyError, ValidationError):
+        raise ConfigError(f"{path}: no snapshot of an average; remove it from this folder") from None
+    return Snapshot(path, text.sigma_rel, text.xxh3, record, contents.tensors)
+
+
+def _timeless(record: ParameterizationRecord) -> ParameterizationRecord:
+    return record.model_copy(update={"samples_seen": 0, "average": None})
