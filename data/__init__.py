@@ -3,7 +3,7 @@
 from data.config import DataConfig
 from data.csv_source import Sample, Source, read_csv_folder
 from data.errors import DataError
-from data.keyed_random import sample_generator
+from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader
 from data.order import Order
 from data.transforms import load_centred, load_image
@@ -16,6 +16,7 @@ __all__ = [
     "Order",
     "Sample",
     "Source",
+    "batch_generator",
     "load_centred",
     "load_image",
     "read_csv_folder",

@@ -3,7 +3,7 @@
 import numpy as np
 
 # A stream never changes its number: it would change every run.
-STREAMS = {"shuffle": 0, "augment": 1, "caption_drop": 2, "diffusion": 3, "posterior": 4}
+STREAMS = {"shuffle": 0, "augment": 1, "caption_drop": 2, "diffusion": 3, "posterior": 4, "strata": 5}
 
 
 def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.random.Generator:
@@ -17,3 +17,8 @@ def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.r
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
     """The generator of an epoch's shuffle."""
     return sample_generator(seed, "shuffle", epoch, 0)
+
+
+def batch_generator(seed: int, samples_seen: int) -> np.random.Generator:
+    """The generator of what the samples of one global batch share out among them; keyed by the clock after it."""
+    return sample_generator(seed, "strata", 0, samples_seen)

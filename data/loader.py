@@ -25,13 +25,15 @@ class Batch:
     """One rank's share of a global batch.
 
     images (b, 3, R, R) float32 in [-1, 1]; captions, "" where dropped; epochs and sample_ids (b,) int64;
-    samples_seen: the run's clock after this global batch; wait_s: how long the trainer waited for it.
+    places (b,) int64, which of the global batch's samples these are; samples_seen: the run's clock after this global
+    batch; wait_s: how long the trainer waited for it.
     """
 
     images: NDArray[np.float32]
     captions: tuple[str, ...]
     epochs: NDArray[np.int64]
     sample_ids: NDArray[np.int64]
+    places: NDArray[np.int64]
     samples_seen: int
     wait_s: float
 
@@ -67,12 +69,14 @@ class Loader(Iterator[Batch]):
 
     def make(self, samples_seen: int) -> Batch:
         """The batch that follows `samples_seen`: a pure function of it, the seed and the data."""
-        epochs, ids = self.order.slice(samples_seen + self.rank * self.share, self.share)
+        first = self.rank * self.share
+        epochs, ids = self.order.slice(samples_seen + first, self.share)
         return Batch(
             images=np.stack([self._image(*place) for place in zip(epochs, ids, strict=True)]),
             captions=tuple(self._caption(*place) for place in zip(epochs, ids, strict=True)),
             epochs=epochs,
             sample_ids=ids,
+            places=np.arange(first, first + self.share),
             samples_seen=samples_seen + self.global_batch,
             wait_s=0.0,
         )

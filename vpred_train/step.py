@@ -10,8 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from data import Batch, sample_generator
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import DiffusionLoss, draw, network_inputs
-from vpred_train.diffusion.schedule import make_schedule
+from vpred_train.diffusion.objective import DiffusionLoss, Objective
 from vpred_train.flat import FlatArrays
 from vpred_train.learning_rate import learning_rate
 from vpred_train.models.latents import make_latents
@@ -43,9 +42,9 @@ class LossAndGradients(nn.Cell):
         self.loss_and_gradients = ops.value_and_grad(loss, None, ParameterTuple(parameters))
 
     def construct(
-        self, z_0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, timesteps: Tensor, tokens: Tensor
+        self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, tokens: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return self.loss_and_gradients(z_0, noise, alpha, sigma, timesteps, tokens)
+        return self.loss_and_gradients(z_t, target, weight, timesteps, tokens)
 
 
 class TrainStep:
@@ -53,18 +52,16 @@ class TrainStep:
 
     def __init__(self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective) -> None:
         self.config, self.networks, self.state, self.collective = config, networks, state, collective
-        self.schedule = make_schedule(config.diffusion)
+        self.objective = Objective(config)
         self.latents = make_latents(config.model, networks.vae)
         self.tokenizer = Tokenizer(config.model.text_encoder.context_length, config.model.text_encoder.padding)
-        self.loss_and_gradients = LossAndGradients(
-            DiffusionLoss(networks, config.diffusion.prediction_type), state.space.parameters
-        )
+        self.loss_and_gradients = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
 
     def __call__(self, batch: Batch) -> StepResult:
         started = time.perf_counter()
         z_0 = self.latents.encode(batch.images, self._generators(batch))
-        draws = draw(self.config.seed, batch.epochs, batch.sample_ids, z_0.shape[1:], self.config.diffusion.timesteps)
-        inputs = network_inputs(z_0, draws, self.tokenizer(batch.captions), self.schedule)
+        draws = self.objective.draw(batch, z_0.shape[1:])
+        inputs = self.objective.network_inputs(z_0, draws, self.tokenizer(batch.captions))
         local_loss, gradients = self.loss_and_gradients(*inputs)
         # asnumpy shares the tensor's memory: what the graph left there is reduced in place.
         reduced = [tensor.asnumpy().reshape(-1) for tensor in (local_loss, *gradients)]

@@ -81,6 +81,9 @@ def train_rank(
     checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
+    if identity.rank == 0:
+        mass = ", ".join(map(str, trainer.step.objective.weight_mass))
+        logger.info("objective %s: weight on v (samples) by log SNR: %s", config.objective.weight, mass)
     with ExitStack() as resources:
         resources.callback(stop.close)
         hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)

@@ -100,6 +100,7 @@ class Ours:
         from mindspore import Tensor
 
         from vpred_train.diffusion.objective import DiffusionLoss
+        from vpred_train.diffusion.parameterization import v_target
         from vpred_train.models.networks import FlatSpace
         from vpred_train.optim import OPTIMIZERS
         from vpred_train.step import LossAndGradients
@@ -110,9 +111,11 @@ class Ours:
         config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=0.0)
         self.optimizer = OPTIMIZERS[config.name](config, self.space.spans, 0, self.space.size)
         self.steps = 0
-        self.graph = LossAndGradients(DiffusionLoss(networks.unet, "v"), self.space.parameters)
-        names = ("z", "noise", "alpha", "sigma", "timesteps", "context")
-        self.inputs = [Tensor(np.ascontiguousarray(batch[name])) for name in names]
+        self.graph = LossAndGradients(DiffusionLoss(networks.unet), self.space.parameters)
+        z_t = batch["alpha"] * batch["z"] + batch["sigma"] * batch["noise"]
+        target = v_target(batch["z"], batch["noise"], batch["alpha"], batch["sigma"])
+        weight = np.ones(len(z_t), np.float32)
+        self.inputs = [Tensor(each) for each in (z_t, target, weight, batch["timesteps"], batch["context"])]
 
     def train(self, steps: int) -> dict[str, Any]:
         from vpred_train.ema.profiles import average_

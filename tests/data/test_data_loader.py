@@ -28,6 +28,7 @@ def test_two_ranks_see_the_halves_of_what_one_sees(folder: Path) -> None:
     for one, left, right in zip(whole, batches(folder, 6, 0, 2), batches(folder, 6, 1, 2), strict=True):
         np.testing.assert_array_equal(one.images, np.concatenate((left.images, right.images)))
         np.testing.assert_array_equal(one.sample_ids, np.concatenate((left.sample_ids, right.sample_ids)))
+        assert [*one.places] == [*left.places, *right.places] == [0, 1, 2, 3]
         assert one.captions == left.captions + right.captions
         assert one.samples_seen == left.samples_seen == right.samples_seen
 

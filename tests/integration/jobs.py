@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +32,15 @@ def free_ports() -> int:
     raise AssertionError("no free ports")
 
 
-def start(recipe: Path, run_dir: Path, workers: int, port: int | None = None) -> subprocess.Popen[str]:
+def start(
+    recipe: Path, run_dir: Path, workers: int, port: int | None = None, overrides: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """`vpred-launch run`, in the folder of the recipe, where a folder called data must not get in the way."""
     (recipe.parent / "data").mkdir(exist_ok=True)
     (recipe.parent / "data" / "__init__.py").write_text("raise ImportError('the wrong data package')\n")
     argv = [sys.executable, "-P", "-m", "launcher.cli", "run", "--recipe", str(recipe), "--run-dir", str(run_dir)]
     argv += [f"cluster.workers_per_host={workers}"]
-    argv += [f"cluster.metrics.base_port={port or free_ports()}"]
+    argv += [f"cluster.metrics.base_port={port or free_ports()}", *overrides]
     return subprocess.Popen(
         argv, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -81,6 +81,25 @@ def test_one_rank_and_two_ranks_have_the_same_losses(recipe: Path, undisturbed: 
     assert difference.max() < 1e-5
 
 
+def test_an_objective_with_everything_on_is_the_same_for_one_rank_and_two(recipe: Path, tmp_path: Path) -> None:
+    overrides = [
+        "total_samples=16",
+        "optimizer.warmup_samples=0",
+        "final_samples=1",
+        "diffusion.zero_terminal_snr=true",
+        "objective={weight: min_snr, terminal_floor: 0.1, offset_noise: 0.1, input_perturbation: 0.1, "
+        "timestep_distribution: logit_normal, logit_mean: 0.2, stratified_timesteps: true}",
+    ]
+    for ranks in (1, 2):
+        code, output = end(start(recipe, tmp_path / str(ranks), ranks, overrides=overrides))
+        assert code == 0, output
+    one, two = (losses(tmp_path / str(ranks)) for ranks in (1, 2))
+    assert len(two) == 2
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    logs = [RunDir(tmp_path / "2").attempt(1).log(rank).read_text() for rank in (0, 1)]
+    assert ["objective min_snr: weight on v (samples) by log SNR: [-inf, -4) " in log for log in logs] == [True, False]
+
+
 def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from checkpoints_mgr import State
 from data import Batch
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import DiffusionLoss, draw, network_inputs
+from vpred_train.diffusion.objective import DiffusionLoss
 from vpred_train.diffusion.schedule import make_schedule
 
 
@@ -48,40 +48,42 @@ def batch(config: TrainConfig, number: int) -> Batch:
         captions=tuple(f"caption {index}" for index in range(size)),
         epochs=np.full(size, number),
         sample_ids=np.arange(size),
+        places=np.arange(size),
         samples_seen=(number + 1) * size,
         wait_s=0.0,
     )
 
 
-def test_draws_belong_to_the_sample() -> None:
-    epochs, ids = np.array([0, 0, 1, 1]), np.array([4, 9, 4, 2])
-    whole = draw(7, epochs, ids, (12, 4, 4), 1000)
-    part = draw(7, epochs[2:], ids[2:], (12, 4, 4), 1000)
-    np.testing.assert_array_equal(whole.noise[2:], part.noise)
-    np.testing.assert_array_equal(whole.timesteps[2:], part.timesteps)
-    assert len({*whole.timesteps.tolist()}) > 1
-    many = draw(7, np.zeros(4000, int), np.arange(4000), (1,), 10)
-    np.testing.assert_allclose(np.bincount(many.timesteps) / 4000, 0.1, atol=0.02)
-    assert abs(many.noise.mean()) < 0.06
-    assert many.noise.std() == pytest.approx(1, abs=0.05)
+def inputs_of(step: Any, data: Batch) -> tuple[Any, ...]:
+    """The arguments of the loss for a batch."""
+    z_0 = step.latents.encode(data.images)
+    inputs: tuple[Any, ...] = step.objective.network_inputs(
+        z_0, step.objective.draw(data, z_0.shape[1:]), step.tokenizer(data.captions)
+    )
+    return inputs
 
 
 def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig, step: Any) -> None:
     state = step.state
     data = batch(train_config, 0)
     z_0 = step.latents.encode(data.images)
-    draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
+    draws = step.objective.draw(data, z_0.shape[1:])
     schedule = make_schedule(train_config.diffusion)
-    inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), schedule)
+    inputs = inputs_of(step, data)
     alpha, sigma = (
         table[draws.timesteps].astype(np.float64).reshape(-1, 1, 1, 1) for table in (schedule.alpha, schedule.sigma)
     )
     z_t = alpha * z_0 + sigma * draws.noise
     from mindspore import Tensor
 
-    prediction = step.networks(Tensor(z_t.astype(np.float32)), inputs[4], inputs[5]).asnumpy()
-    expected = np.mean((prediction.astype(np.float64) - (alpha * draws.noise - sigma * z_0)) ** 2)
-    assert float(DiffusionLoss(step.networks, "v")(*inputs)) == pytest.approx(expected, rel=1e-5)
+    prediction = step.networks(Tensor(z_t.astype(np.float32)), inputs[3], inputs[4]).asnumpy()
+    error = (prediction.astype(np.float64) - (alpha * draws.noise - sigma * z_0)) ** 2
+    expected = np.mean(error)
+    loss = DiffusionLoss(step.networks)
+    assert float(loss(*inputs)) == pytest.approx(expected, rel=1e-5)
+    weight = np.array([0.0, 0.5, 1.0, 3.0])
+    weighted = np.mean(weight * error.mean((1, 2, 3)))
+    assert float(loss(*inputs[:2], Tensor(weight.astype(np.float32)), *inputs[3:])) == pytest.approx(weighted, rel=1e-5)
     assert step(data).loss == pytest.approx(expected, rel=1e-5)
     assert state.samples_seen == 4
 
@@ -89,12 +91,10 @@ def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig
 def test_gradient_is_the_slope_of_the_loss(train_config: TrainConfig, step: Any) -> None:
     state = step.state
     data = batch(train_config, 0)
-    z_0 = step.latents.encode(data.images)
-    draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
-    inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
+    inputs = inputs_of(step, data)
     _, gradients = step.loss_and_gradients(*inputs)
     gradient = np.concatenate([tensor.asnumpy().reshape(-1) for tensor in gradients])
-    loss = DiffusionLoss(step.networks, "v")
+    loss = DiffusionLoss(step.networks)
     start = state.weights.copy()
     direction = gradient / np.linalg.norm(gradient)
     losses = []
@@ -127,9 +127,7 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
     from vpred_train.step import LossAndGradients
 
     data = batch(train_config, 0)
-    z_0 = step.latents.encode(data.images)
-    draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
-    inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
+    inputs = inputs_of(step, data)
     loss, gradients = step.loss_and_gradients(*inputs)
 
     networks = Networks(train_config.model, 0)
@@ -137,7 +135,7 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
     FlatSpace(networks).write(step.state.weights)
     unet = FlatSpace(networks, ("unet",))
     assert all(span.name.startswith("unet.") for span in unet.spans)
-    same_loss, unet_gradients = LossAndGradients(DiffusionLoss(networks, "v"), unet.parameters)(*inputs)
+    same_loss, unet_gradients = LossAndGradients(DiffusionLoss(networks), unet.parameters)(*inputs)
     assert float(same_loss) == pytest.approx(float(loss), rel=1e-6)
     expected = dict(zip((span.name for span in step.state.space.spans), gradients, strict=True))
     for span, gradient in zip(unet.spans, unet_gradients, strict=True):

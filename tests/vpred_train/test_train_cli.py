@@ -48,7 +48,7 @@ def test_an_overriding_path_counts_from_here(
 
 def test_the_schema_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:
     ends_with(0, "--print-schema")
-    assert {"data", "model", "optimizer", "ema", "checkpoint", "sampling"} <= set(
+    assert {"data", "model", "objective", "optimizer", "ema", "checkpoint", "sampling"} <= set(
         json.loads(capsys.readouterr().out)["properties"]
     )
 
@@ -85,6 +85,16 @@ def test_the_schema_names_every_section(capsys: pytest.CaptureFixture[str]) -> N
         ("model.vae={}", ("space_to_depth is 4, but there is a vae",)),
         ("trainable=[unet]", ("the text_encoder would stay random", "add it to trainable")),
         ("diffusion.prediction_type=eps", ("prediction_type is 'eps' with zero_terminal_snr",)),
+        ("objective.weight=minsnr", ("objective.weight", "minsnr", "did you mean 'min_snr'")),
+        ("objective.gamma=5", ("gamma is 5.0, but weight uniform has none", "min_snr, soft_min_snr, p2")),
+        ("objective={weight: min_snr, gamma: 0}", ("objective.gamma", "greater than 0")),
+        ("objective.weight=min_snr", ("objective.weight min_snr is 0", "set objective.terminal_floor")),
+        ("objective={weight: snr_trunc, terminal_floor: 0.5}", ("terminal_floor is 0.5, but weight snr_trunc",)),
+        ("objective={weight: min_snr, terminal_floor: 2}", ("objective.terminal_floor", "less than or equal to 1")),
+        ("objective.offset_noise=-0.1", ("objective.offset_noise", "-0.1")),
+        ("objective.input_perturbation=.inf", ("objective.input_perturbation", "finite")),
+        ("objective.logit_mean=0.5", ("logit_mean is 0.5, but timestep_distribution is uniform", "logit_normal")),
+        ("objective.timestep_distribution=lognormal", ("timestep_distribution", "lognormal", "logit_normal")),
         ("pretrained.path=none.safetensors", ("none.safetensors: cannot be read", "set pretrained.path")),
         ("data=5", ("data", "5")),
         ("nonsense", ("nonsense", "section.key=value")),

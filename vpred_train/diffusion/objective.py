@@ -6,58 +6,89 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from data import sample_generator
-from vpred_train.config import PredictionType
+from data import Batch, batch_generator, sample_generator
+from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import TARGETS
-from vpred_train.diffusion.schedule import FloatArray, Schedule
+from vpred_train.diffusion.schedule import FloatArray, make_schedule
+from vpred_train.diffusion.timesteps import timestep_cdf, timesteps_at
+from vpred_train.diffusion.weighting import image_weights, loss_weights, weight_mass
 from vpred_train.models.networks import Networks
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Per-sample randomness of one batch: timesteps (B,) int64, noise (B, C, H, W) float32."""
+    """Per-sample randomness of one batch: timesteps (B,) int64; noise (B, C, H, W) float32 of the target, and
+    input_noise alike, which the network's input is mixed with."""
 
     timesteps: NDArray[np.int64]
     noise: FloatArray
+    input_noise: FloatArray
 
 
-def draw(
-    seed: int, epochs: NDArray[np.int64], sample_ids: NDArray[np.int64], shape: tuple[int, ...], timesteps: int
-) -> Draws:
-    """Draw t ~ U{0 .. T-1} and noise ~ N(0, I), keyed by (seed, epoch, sample id): the same on any number of ranks."""
-    chosen = np.empty(len(sample_ids), np.int64)
-    noise = np.empty((len(sample_ids), *shape), np.float32)
-    for row, (epoch, sample_id) in enumerate(zip(epochs, sample_ids, strict=True)):
-        generator = sample_generator(seed, "diffusion", int(epoch), int(sample_id))
-        chosen[row] = generator.integers(timesteps)
-        noise[row] = generator.standard_normal(shape, np.float32)
-    return Draws(chosen, noise)
+class Objective:
+    """What is fixed before the first step: the schedule, how timesteps are drawn, and their weights (T,) float32.
+
+    `weight_mass`: how the weight lies over log SNR.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.schedule = make_schedule(config.diffusion)
+        self.cdf = timestep_cdf(config.objective, config.diffusion.timesteps)
+        snr, prediction_type = self.schedule.snr, config.diffusion.prediction_type
+        self.weights = loss_weights(config.objective, prediction_type, snr).astype(np.float32)
+        self.weight_mass = weight_mass(image_weights(config.objective, prediction_type, snr), np.diff(self.cdf), snr)
+
+    def draw(self, batch: Batch, shape: tuple[int, ...]) -> Draws:
+        """Draw timesteps and noise for latents (C, H, W), keyed by (seed, epoch, sample id): the same on any number of
+        ranks. Strata are those of the global batch.
+
+        offset noise: noise + s n_c, n_c ~ N(0, 1) for each channel (Guttenberg 2023), in target and input;
+        input perturbation: noise + s n in the input alone (Ning et al. 2023, arXiv 2301.11706).
+        """
+        objective, size = self.config.objective, len(batch.sample_ids)
+        timesteps, uniform = np.empty(size, np.int64), np.empty(size)
+        noise, perturbation = (np.zeros((size, *shape), np.float32) for _ in range(2))
+        offset = np.empty((size, shape[0], 1, 1), np.float32)
+        for row, (epoch, sample_id) in enumerate(zip(batch.epochs, batch.sample_ids, strict=True)):
+            generator = sample_generator(self.config.seed, "diffusion", int(epoch), int(sample_id))
+            # Each is drawn whether used or not, in an order that stays: turning one on changes no other.
+            timesteps[row] = generator.integers(self.config.diffusion.timesteps)
+            noise[row] = generator.standard_normal(shape, np.float32)
+            uniform[row] = generator.random()
+            offset[row] = generator.standard_normal(offset.shape[1:], np.float32)
+            if objective.input_perturbation:
+                perturbation[row] = generator.standard_normal(shape, np.float32)
+        if objective.stratified_timesteps:
+            strata = batch_generator(self.config.seed, batch.samples_seen).permutation(self.config.global_batch)
+            uniform = (strata[batch.places] + uniform) / self.config.global_batch
+        if objective.stratified_timesteps or objective.timestep_distribution != "uniform":
+            timesteps = timesteps_at(uniform, self.cdf)
+        if objective.offset_noise:
+            noise += np.float32(objective.offset_noise) * offset
+        return Draws(timesteps, noise, noise + np.float32(objective.input_perturbation) * perturbation)
+
+    def network_inputs(self, z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32]) -> tuple[Tensor, ...]:
+        """The arguments of `DiffusionLoss` for one batch; z_t and target are made here, in float32 on the host."""
+        alpha = self.schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
+        sigma = self.schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)
+        z_t = alpha * z_0 + sigma * draws.input_noise
+        target = TARGETS[self.config.diffusion.prediction_type](z_0, draws.noise, alpha, sigma)
+        arrays = (z_t, target, self.weights[draws.timesteps], draws.timesteps.astype(np.float32), tokens)
+        return tuple(Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)
 
 
 class DiffusionLoss(nn.Cell):
-    """mean over the batch of |net(z_t, t, text) - target|^2, averaged over channels and pixels; the target is v, the
-    noise or the image.
+    """mean over the batch of weight |net(z_t, t, text) - target|^2, averaged over channels and pixels.
 
-    Inputs: z_0 and noise (B, C, H, W) float32, alpha and sigma (B, 1, 1, 1) float32, timesteps (B,) float32, tokens
-    (B, context_length) int32. Returns a float32 scalar.
+    Inputs: z_t and target (B, C, H, W) float32, weight and timesteps (B,) float32, tokens (B, context_length) int32.
+    Returns a float32 scalar.
     """
 
-    def __init__(self, networks: Networks, prediction_type: PredictionType) -> None:
+    def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.networks = networks
-        self.target = TARGETS[prediction_type]
 
-    def construct(
-        self, z_0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, timesteps: Tensor, tokens: Tensor
-    ) -> Tensor:
-        z_t = alpha * z_0 + sigma * noise
-        prediction = self.networks(z_t, timesteps, tokens)
-        return ((prediction - self.target(z_0, noise, alpha, sigma)) ** 2).mean()
-
-
-def network_inputs(z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32], schedule: Schedule) -> tuple[Tensor, ...]:
-    """The arguments of `DiffusionLoss` for one batch."""
-    alpha = schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
-    sigma = schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)
-    arrays = (z_0, draws.noise, alpha, sigma, draws.timesteps.astype(np.float32), tokens)
-    return tuple(Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    def construct(self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        error = self.networks(z_t, timesteps, tokens) - target
+        return (weight * (error**2).mean((1, 2, 3))).mean()
