@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from vpred_train.kernels import library
 from vpred_train.models.attention import GEGLU, Attention
-from vpred_train.models.layers import Conv2d, Doubled, GroupNorm, LayerNorm
+from vpred_train.models.layers import Conv2d, Doubled, GroupNorm, LayerNorm, Linear
 
 Make = Callable[[np.random.Generator], nn.Cell]
 CASES: dict[str, tuple[Make, list[tuple[int, ...]]]] = {
@@ -19,6 +19,9 @@ CASES: dict[str, tuple[Make, list[tuple[int, ...]]]] = {
     "convolution 1 x 1": (lambda rng: Conv2d(rng, 32, 48, 1), [(2, 32, 6, 5)]),
     "convolution of stride 2": (lambda rng: Conv2d(rng, 8, 24, 3, stride=2), [(2, 8, 9, 10)]),
     "convolution padded at the end": (lambda rng: Conv2d(rng, 8, 8, 3, stride=2, pad_end=True), [(2, 8, 8, 10)]),
+    "linear": (lambda rng: Linear(rng, 13, 21), [(3, 5, 13)]),
+    "linear without bias": (lambda rng: Linear(rng, 32, 9, bias=False), [(17, 32)]),
+    "two linear maps of one row": (lambda rng: nn.SequentialCell(Linear(rng, 8, 40), Linear(rng, 40, 8)), [(1, 8)]),
     "group norm": (lambda rng: GroupNorm(3, 21), [(2, 21, 5, 7)]),
     "group norm and SiLU": (lambda rng: GroupNorm(4, 8, 1e-6, silu=True), [(3, 8, 70, 61)]),
     "two strides": (

@@ -1,4 +1,5 @@
-// The networks' slow operations on CPU, for ops.Custom(func_type="aot"): convolution, normalisation, GEGLU, attention.
+// The slow operations on CPU. The networks', for ops.Custom(func_type="aot"): convolution, linear maps, normalisation,
+// GEGLU, attention. The trainer's, for ctypes: AdamW and the moving average.
 //
 // All tensors are float32 and dense. Convolution runs in the oneDNN that MindSpore brings along, in that library's own
 // blocked layouts; the rest is written so that the compiler vectorises it. One operation runs at a time.
@@ -219,10 +220,12 @@ inline float largest(const float *a, int64_t n) {
 
 // The arguments of an operation: inputs, then outputs.
 struct Arguments {
+  int count;
   void **pointers;
   int *ndims;
   int64_t **shapes;
 
+  std::vector<void *> all() const { return std::vector<void *>(pointers, pointers + count); }
   float *operator[](int index) const { return static_cast<float *>(pointers[index]); }
   Shape shape(int index) const { return Shape(shapes[index], shapes[index] + ndims[index]); }
   int64_t size(int index) const {
@@ -231,7 +234,7 @@ struct Arguments {
     return product;
   }
   int64_t last(int index) const { return shapes[index][ndims[index] - 1]; }
-  std::string text(int count) const {
+  std::string text() const {
     std::string text;
     for (int index = 0; index < count; ++index) {
       text += " (";
@@ -273,7 +276,9 @@ struct Prepared {
 
   void add(int kind, int argument, bool output, const Shape &shape, const dnnl::memory::desc &used) {
     static const dnnl::memory::format_tag tags[] = {dnnl::memory::format_tag::a, dnnl::memory::format_tag::abcd};
-    const dnnl::memory::desc plain(shape, dnnl::memory::data_type::f32, tags[shape.size() == 4]);
+    add(kind, argument, output, dnnl::memory::desc(shape, dnnl::memory::data_type::f32, tags[shape.size() == 4]), used);
+  }
+  void add(int kind, int argument, bool output, const dnnl::memory::desc &plain, const dnnl::memory::desc &used) {
     Operand operand{kind, argument, output, plain, used, {}, 0};
     if (plain != used) {
       auto &engine = shared().engine;
@@ -288,7 +293,7 @@ struct Prepared {
     scratch_bytes += (bytes + 63) / 64 * 64;
     return offset;
   }
-  void run(const Arguments &arguments) {
+  void run(const std::vector<void *> &arguments) {
     auto &[mutex, pool, engine, stream, memory, bytes] = shared();
     char *scratch = shared().scratch(scratch_bytes + workspace.get_size());
     std::unordered_map<int, dnnl::memory> bound;
@@ -367,7 +372,7 @@ void convolution_forward(const Arguments &a, bool at_end) {
     fresh.add(DNNL_ARG_WEIGHTS, 1, false, g.weight, description.weights_desc());
     fresh.add(DNNL_ARG_BIAS, 2, false, g.bias, description.bias_desc());
     fresh.add(DNNL_ARG_DST, 3, true, g.y, description.dst_desc());
-  }).run(a);
+  }).run(a.all());
 }
 
 // dy, weight, x (for its shape) -> dx
@@ -382,7 +387,7 @@ void convolution_backward_x(const Arguments &a, bool at_end) {
     fresh.add(DNNL_ARG_DIFF_DST, 0, false, g.y, description.diff_dst_desc());
     fresh.add(DNNL_ARG_WEIGHTS, 1, false, g.weight, description.weights_desc());
     fresh.add(DNNL_ARG_DIFF_SRC, 3, true, g.x, description.diff_src_desc());
-  }).run(a);
+  }).run(a.all());
 }
 
 // dy, x, weight (for its shape) -> dweight, dbias
@@ -398,7 +403,65 @@ void convolution_backward_weight(const Arguments &a, bool at_end) {
     fresh.add(DNNL_ARG_SRC, 1, false, g.x, description.src_desc());
     fresh.add(DNNL_ARG_DIFF_WEIGHTS, 3, true, g.weight, description.diff_weights_desc());
     fresh.add(DNNL_ARG_DIFF_BIAS, 4, true, g.bias, description.diff_bias_desc());
-  }).run(a);
+  }).run(a.all());
+}
+
+// ---- linear maps ---------------------------------------------------------------------------------------------------
+
+// C (m, n) = A B, with a bias (n) added to each row if there is one. A `turned` operand is stored transposed.
+struct Product {
+  int64_t m, n, k;
+  bool a_turned, b_turned;
+
+  static dnnl::memory::desc matrix(int64_t rows, int64_t columns, bool turned) {
+    return {{rows, columns}, dnnl::memory::data_type::f32, turned ? Shape{1, rows} : Shape{columns, 1}};
+  }
+  void run(const float *a, const float *b, const float *bias, float *c) const {
+    const std::string key = "product," + std::to_string(m) + "," + std::to_string(n) + "," + std::to_string(k) +
+                            (a_turned ? "t" : "") + (b_turned ? ",t" : ",") + (bias ? "+" : "");
+    Prepared &product = prepared(key, [&](Prepared &fresh, const dnnl::primitive_attr &attr) {
+      const auto left = matrix(m, k, a_turned), right = matrix(k, n, b_turned), result = matrix(m, n, false);
+      auto &engine = shared().engine;
+      const dnnl::matmul::primitive_desc description =
+          bias ? dnnl::matmul::primitive_desc(engine, left, right, matrix(1, n, false), result, attr)
+               : dnnl::matmul::primitive_desc(engine, left, right, result, attr);
+      fresh.primitive = dnnl::matmul(description);
+      fresh.workspace = description.scratchpad_desc();
+      fresh.add(DNNL_ARG_SRC, 0, false, left, left);
+      fresh.add(DNNL_ARG_WEIGHTS, 1, false, right, right);
+      if (bias) fresh.add(DNNL_ARG_BIAS, 2, false, matrix(1, n, false), matrix(1, n, false));
+      fresh.add(DNNL_ARG_DST, 3, true, result, result);
+    });
+    product.run({const_cast<float *>(a), const_cast<float *>(b), const_cast<float *>(bias), c});
+  }
+};
+
+// x (..., in), weight (out, in), and with a bias that (out,) -> y (..., out)
+void linear(const Arguments &a, bool biased) {
+  const int64_t rows = a.size(0) / a.last(0);
+  Product{rows, a.shape(1)[0], a.last(0), false, true}.run(a[0], a[1], biased ? a[2] : nullptr, a[biased ? 3 : 2]);
+}
+
+// dy (..., out), weight -> dx
+void linear_backward_x(const Arguments &a) {
+  Product{a.size(0) / a.last(0), a.last(1), a.last(0), false, false}.run(a[0], a[1], nullptr, a[2]);
+}
+
+// dy, x -> dweight
+void linear_backward_weight(const Arguments &a) {
+  Product{a.last(0), a.last(1), a.size(0) / a.last(0), true, false}.run(a[0], a[1], nullptr, a[2]);
+}
+
+// dy (..., out) -> dbias (out,)
+void linear_backward_bias(const Arguments &a) {
+  const int64_t width = a.last(0), rows = a.size(0) / width;
+  const float *dy = a[0];
+  float *dbias = a[1];
+  share_out(width, [=](int64_t begin, int64_t end) {
+    std::fill(dbias + begin, dbias + end, 0.0f);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = begin; i < end; ++i) dbias[i] += dy[row * width + i];
+  });
 }
 
 // ---- normalisation -------------------------------------------------------------------------------------------------
@@ -709,13 +772,30 @@ void attention_backward(const Arguments &a) {
   });
 }
 
+// ---- the update ----------------------------------------------------------------------------------------------------
+
+// Loshchilov & Hutter 2019, alg. 2, on [0, n). `scale` multiplies the gradient, `keep` the weights: the decay.
+struct AdamW {
+  float beta1, beta2, step_size, root_correction, epsilon, keep, scale;
+
+  void step(float *weights, const float *gradient, float *m, float *v, int64_t n) const {
+    const float share1 = 1.0f - beta1, share2 = 1.0f - beta2;
+    for (int64_t i = 0; i < n; ++i) {
+      const float g = gradient[i] * scale;
+      m[i] = beta1 * m[i] + share1 * g;
+      v[i] = beta2 * v[i] + share2 * (g * g);
+      weights[i] = keep * weights[i] - step_size * (m[i] / (std::sqrt(v[i]) * root_correction + epsilon));
+    }
+  }
+};
+
 }  // namespace
 
 // MindSpore's interface of a compiled operation.
 #define OPERATION(NAME, CALL)                                                                                \
   extern "C" int NAME(int count, void **pointers, int *ndims, int64_t **shapes, const char **, void *, void *) {   \
-    const Arguments arguments{pointers, ndims, shapes};                                                      \
-    return guarded(#NAME, arguments.text(count), [&] { CALL; });                                             \
+    const Arguments arguments{count, pointers, ndims, shapes};                                               \
+    return guarded(#NAME, arguments.text(), [&] { CALL; });                                                  \
   }
 
 OPERATION(vpred_convolution, convolution_forward(arguments, false))
@@ -724,6 +804,11 @@ OPERATION(vpred_convolution_backward_weight, convolution_backward_weight(argumen
 OPERATION(vpred_convolution_at_end, convolution_forward(arguments, true))
 OPERATION(vpred_convolution_at_end_backward_x, convolution_backward_x(arguments, true))
 OPERATION(vpred_convolution_at_end_backward_weight, convolution_backward_weight(arguments, true))
+OPERATION(vpred_linear, linear(arguments, false))
+OPERATION(vpred_linear_biased, linear(arguments, true))
+OPERATION(vpred_linear_backward_x, linear_backward_x(arguments))
+OPERATION(vpred_linear_backward_weight, linear_backward_weight(arguments))
+OPERATION(vpred_linear_backward_bias, linear_backward_bias(arguments))
 OPERATION(vpred_group_norm, group_norm<false>(arguments))
 OPERATION(vpred_group_norm_backward, group_norm_backward<false>(arguments))
 OPERATION(vpred_group_norm_silu, group_norm<true>(arguments))
@@ -740,4 +825,25 @@ OPERATION(vpred_attention_backward, attention_backward(arguments))
 // Compute on so many threads from now on. Call it while no operation runs.
 extern "C" int vpred_use_threads(int threads) {
   return guarded("vpred_use_threads", "", [&] { shared().use(threads); });
+}
+
+// AdamW on ranges of n elements, in place.
+extern "C" int vpred_adamw(float *weights, const float *gradient, float *m, float *v, int64_t n, float beta1,
+                           float beta2, float step_size, float root_correction, float epsilon, float keep,
+                           float scale) {
+  return guarded("vpred_adamw", "", [&] {
+    const AdamW update{beta1, beta2, step_size, root_correction, epsilon, keep, scale};
+    share_out(n, [&](int64_t begin, int64_t end) {
+      update.step(weights + begin, gradient + begin, m + begin, v + begin, end - begin);
+    });
+  });
+}
+
+// average += share (values - average) on ranges of n elements.
+extern "C" int vpred_average(float *average, const float *values, int64_t n, float share) {
+  return guarded("vpred_average", "", [&] {
+    share_out(n, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) average[i] += share * (values[i] - average[i]);
+    });
+  });
 }

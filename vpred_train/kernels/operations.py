@@ -51,6 +51,36 @@ def convolution(kernel: int, stride: int, at_end: bool) -> Any:
     return operation(name, y_shape, 1, bprop, kernel=kernel, stride=stride)
 
 
+def linear(biased: bool) -> Any:
+    """x (..., in), weight (out, in), and if `biased` bias (out,) -> x weight^T + bias, (..., out)."""
+
+    def y_shape(x: Shape, weight: Shape, *bias: Shape) -> Shape:
+        return [*x[:-1], weight[0]]
+
+    def dx_shape(dy: Shape, weight: Shape) -> Shape:
+        return [*dy[:-1], weight[1]]
+
+    def dweight_shape(dy: Shape, x: Shape) -> Shape:
+        return [dy[-1], x[-1]]
+
+    def dbias_shape(dy: Shape) -> Shape:
+        return dy[-1:]
+
+    backward_x = operation("linear_backward_x", dx_shape, 1)
+    backward_weight = operation("linear_backward_weight", dweight_shape, 1)
+    backward_bias = operation("linear_backward_bias", dbias_shape, 1)
+
+    def bprop(x: Any, weight: Any, y: Any, dy: Any) -> tuple[Any, ...]:
+        return backward_x(dy, weight), backward_weight(dy, x)
+
+    def biased_bprop(x: Any, weight: Any, bias: Any, y: Any, dy: Any) -> tuple[Any, ...]:
+        return backward_x(dy, weight), backward_weight(dy, x), backward_bias(dy)
+
+    if biased:
+        return operation("linear_biased", y_shape, 1, biased_bprop)
+    return operation("linear", y_shape, 1, bprop)
+
+
 def group_norm(groups: int, silu: bool) -> Any:
     """x (B, C, H, W), weight (C,), bias (C,), eps (1,) -> y, mean (B, groups), 1 / deviation (B, groups)."""
     name = "group_norm_silu" if silu else "group_norm"

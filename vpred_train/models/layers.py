@@ -46,8 +46,13 @@ class Linear(nn.Cell):
             self.bias = Parameter(uniform(rng, (out_features,), in_features), name="bias")
             self.add = ops.BiasAdd()
         self.product = ops.MatMul(transpose_b=True)
+        self.use_compiled = library.loaded() is not None
+        if self.use_compiled:
+            self.operation = operations.linear(bias)
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.use_compiled:
+            return self.operation(x, self.weight, self.bias) if self.has_bias else self.operation(x, self.weight)
         shape = x.shape
         y = self.product(x.reshape(-1, shape[-1]), self.weight)
         if self.has_bias:
