@@ -15,11 +15,13 @@ from vpred_train.diffusion.parameterization import record_of
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.gallery import nearest_real, write_grids
 from vpred_train.hooks import Hook
+from vpred_train.models.lora import factors_of
 from vpred_train.models.weights import get_weights, stability_name
 from vpred_train.report import write_report
 from vpred_train.sampling import TextToImage
 from vpred_train.trainer import Trainer
 from vpred_train.weights.layouts import write_weights
+from vpred_train.weights.lora_files import write_lora
 from vpred_train.weights.stored import LazyTensors
 
 logger = logging.getLogger(__name__)
@@ -88,13 +90,17 @@ def write_results(
 
 
 def export(config: TrainConfig, trainer: Trainer, folder: Path) -> Path:
-    """Write raw.safetensors and ema.safetensors, each the whole model in Stability's layout; returns the latter."""
+    """Write raw.safetensors and ema.safetensors under Stability's names, each the whole model, or with `lora` the
+    factors; returns the latter."""
     state = trainer.state
     for kind, values in (("raw", state.weights), ("ema", state.ema)):
+        path = folder / f"{kind}.safetensors"
         record = record_of(config, "ema" if kind == "ema" else "raw", state.samples_seen)
-        trained = {
-            stability_name(name): partial(np.asarray, tensor) for name, tensor in state.space.views(values).items()
-        }
+        learnt = state.space.views(values)
+        if config.lora is not None:
+            write_lora(path, factors_of(learnt, config.lora), "stability", record)
+            continue
+        trained = {stability_name(name): partial(np.asarray, tensor) for name, tensor in learnt.items()}
         tensors = LazyTensors({**get_weights(trainer.networks).makers, **trained})  # the frozen networks are in both
-        write_weights(folder / f"{kind}.safetensors", tensors, "stability", record)
+        write_weights(path, tensors, "stability", record)
     return folder / "ema.safetensors"
