@@ -85,7 +85,7 @@ def check_lora(config: TrainConfig) -> None:
     largest = min(min(shape) for shape in targets.values())
     if config.lora.rank > largest:
         raise ConfigError(
-            f"lora.rank: found {config.lora.rank}, but the smallest adapted matrix has rank {largest}; give that at most"
+            f"lora.rank: found {config.lora.rank}, but an adapted matrix has only {largest}; give at most that"
         )
 
 

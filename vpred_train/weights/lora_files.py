@@ -12,12 +12,14 @@ from launcher.contract.config import ConfigError
 from vpred_train.config import ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.containers import open_contents
+from vpred_train.weights.layouts import Which, weights_of
 from vpred_train.weights.lora import (
     Factors,
     Target,
     attention_targets,
     joined,
     linear_targets,
+    merged,
     packed,
     separated,
 )
@@ -27,7 +29,8 @@ from vpred_train.weights.recognition import LAYOUTS, LORA_NAME
 from vpred_train.weights.records import RECORD_KEY, parsed_record
 from vpred_train.weights.safetensors_file import write_safetensors
 from vpred_train.weights.shapes import COMPONENTS
-from vpred_train.weights.stored import Float32, StoredTensor
+from vpred_train.weights.sources import Source, open_source
+from vpred_train.weights.stored import Float32, LazyTensors, StoredTensor
 
 FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers calls it in a folder
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers since 0.34 tells peft's settings
@@ -194,3 +197,16 @@ def _write_mindone(path: Path, factors: Mapping[Target, Factors], model: ModelCo
 
 def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
+
+
+def open_base(path: Path, lora: LoraSource | None) -> Source:
+    """`open_source` of the weights that `lora` is for, which tells their model when they do not."""
+    return open_source(path, lora.record.model if lora and lora.record else None)
+
+
+def with_lora(base: Source, which: Which, lora: LoraSource | None, strength: float) -> LazyTensors:
+    """The tensors of `base` with `strength` times LoRA's change. Raises ConfigError when one does not fit."""
+    if lora is None:
+        return weights_of(base, which)
+    model = base.record.model if base.record else lora.model
+    return merged(weights_of(base, which, model), read_factors(lora, model), strength)
