@@ -75,14 +75,10 @@ def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConf
 
 
 def check_lora(config: TrainConfig) -> None:
-    """Raise ConfigError when LoRA has nothing to adapt, or a rank above that of a matrix that it adapts."""
+    """Raise ConfigError when LoRA's rank is above that of a matrix that it adapts."""
     if config.lora is None:
         return
-    targets = attention_targets(config.model, config.trainable)
-    for network in config.trainable:
-        if not attention_targets(config.model, (network,)):
-            raise ConfigError(f"lora: the {network} has no attention to adapt; leave it out of trainable")
-    largest = min(min(shape) for shape in targets.values())
+    largest = min(min(shape) for shape in attention_targets(config.model, config.trainable).values())
     if config.lora.rank > largest:
         raise ConfigError(
             f"lora.rank: found {config.lora.rank}, but an adapted matrix has only {largest}; give at most that"

@@ -9,8 +9,8 @@ from typing import NoReturn
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from vpred_train import sample
-from vpred_train.weights.sources import open_source
-from vpred_train.weights.told import record_for
+from vpred_train.weights.lora_files import open_base, open_lora
+from vpred_train.weights.told import record_with
 
 GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
 # Version -> what the network predicts and the side of its images; and the configurations of inference for each kind.
@@ -121,7 +121,8 @@ def told(arguments: argparse.Namespace) -> list[str]:
                 f"--config: found {arguments.config} (known: {', '.join(CONFIGS)}); give --version instead"
             )
     if version is None:
-        if record_for(open_source(arguments.ckpt_path), "auto", None) is not None:
+        lora_source = open_lora(arguments.lora_ckpt_path) if lora(arguments) else None
+        if record_with(open_base(arguments.ckpt_path, lora_source), "auto", None, lora_source) is not None:
             return []
         version = DEFAULT_VERSION
         print(f"note: the weights do not tell their version; {version} is taken, see --version", file=sys.stderr)

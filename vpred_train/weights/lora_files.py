@@ -104,9 +104,7 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
         faults += _misfits(source, names, shapes[target])
     if faults:
         shown = "; ".join(faults[:SHOWN]) + (" ..." if len(faults) > SHOWN else "")
-        raise ConfigError(
-            f"{source.path}: {len(faults)} faults for this model: {shown}; give LoRA weights of its layers"
-        )
+        raise ConfigError(f"{source.path}: does not fit the model ({len(faults)}): {shown}; give LoRA weights of it")
     return joined({target: _factors(source, target, names) for target, names in by_target.items()})
 
 
