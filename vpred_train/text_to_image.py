@@ -30,7 +30,6 @@ WITHOUT_EFFECT = {
     "skip_grid": "the grid costs nothing",
     "fixed_code": "every image has a seed of its own",
     "lora_rank": "the LoRA file tells it",
-    "lora_fp16": "the networks run in float32",
     "lora_ft_unet": "the LoRA file tells which networks it adapts",
     "lora_ft_text_encoder": "the LoRA file tells which networks it adapts",
 }

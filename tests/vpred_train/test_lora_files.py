@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 from safetensors.numpy import load_file, save_file
-from weights_files import DIFFUSERS, MINDONE, MODEL, RECORD, SHAPES, Arrays, random_tensors
+from weights_files import DIFFUSERS, MINDONE, MODEL, RECORD, SHAPES, TINY, Arrays, random_tensors
 
 from launcher.contract.config import ConfigError
 from vpred_train.config import ModelConfig
 from vpred_train.weights.lora import Factors, Target, attention_targets, linear_targets, merged, packed, separated
 from vpred_train.weights.lora_files import is_lora, open_lora, read_factors, write_lora
+from vpred_train.weights.names import diffusers_names
 from vpred_train.weights.stored import LazyTensors
 
 RANK = 4
@@ -222,6 +223,7 @@ def zeros(*shape: int) -> Any:
 
 
 TO_Q = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+IN_PROJ = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj"
 GOOD = {f"{TO_Q}.lora_down.weight": zeros(4, 32), f"{TO_Q}.lora_up.weight": zeros(32, 4)}
 
 
@@ -237,6 +239,11 @@ GOOD = {f"{TO_Q}.lora_down.weight": zeros(4, 32), f"{TO_Q}.lora_up.weight": zero
         (
             GOOD | {"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": zeros(4, 32)},
             "is there twice, also as",
+        ),
+        (
+            {f"{IN_PROJ}.lora_down.weight": zeros(2, 8), f"{IN_PROJ}.lora_up.weight": zeros(24, 2)}
+            | {f"{IN_PROJ}.q.lora_down.weight": zeros(2, 8), f"{IN_PROJ}.q.lora_up.weight": zeros(8, 2)},
+            r"in_proj\.q\.lora_down\.weight is a part of what is there whole",
         ),
         ({"a": zeros(1)}, r"holds no LoRA weights \(found 1 tensors: a\)"),
     ],
@@ -256,3 +263,19 @@ def test_mindone_cannot_hold_other_layers(tmp_path: Path) -> None:
     write_lora(tmp_path / "x", factors, "diffusers", RECORD)
     assert_same(read_factors(open_lora(tmp_path / "x")), factors)
     assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_a_file_of_diffusers_and_peft() -> None:
+    """Golden (tests/golden/make_lora.py): its alpha is in the metadata, and q, k and v have factors of their own."""
+    golden = Path(__file__).parents[1] / "golden" / "lora"
+    source = open_lora(golden.with_suffix(".safetensors"))
+    found, seen = read_factors(source, TINY), 0
+    with np.load(golden.with_suffix(".npz")) as expected:
+        for target, each in found.items():
+            names = diffusers_names(target.weight, TINY)
+            (name,) = [each for each in names if f".{target.part}_proj." in each] if target.part else names
+            module = name.removesuffix(".weight").replace("/", ".").replace(".text_model.", ".")
+            change = each.scale * each.up.astype(np.float64) @ each.down
+            np.testing.assert_allclose(change, expected[module], rtol=0, atol=1e-6 * np.abs(change).max())
+            seen += 1
+        assert seen == len(expected) == 36

@@ -66,7 +66,7 @@ class LoraSource:
 def is_lora(path: Path) -> bool:
     """Does `path` hold factors of weights rather than weights? Raises ConfigError for an unknown file."""
     if path.is_dir():
-        return (path / FOLDER_FILE).is_file()
+        return (path / FOLDER_FILE).is_file() and not (path / "unet").is_dir()
     return any(LORA_NAME.search(name) for name in open_contents(path).tensors)
 
 
@@ -101,6 +101,9 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
         if by_target.setdefault(place.target, {}).setdefault(place.role, name) != name:
             faults.append(f"{name} is there twice, also as {by_target[place.target][place.role]}")
     for target, names in by_target.items():
+        if target.part and Target(target.weight) in by_target:
+            faults.append(f"{next(iter(names.values()))} is a part of what is there whole")
+            continue
         faults += _misfits(source, names, shapes[target])
     if faults:
         shown = "; ".join(faults[:SHOWN]) + (" ..." if len(faults) > SHOWN else "")
