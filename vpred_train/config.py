@@ -194,6 +194,20 @@ class PretrainedConfig(Section):
     xxh3: str | None = None
 
 
+class LoraConfig(Section):
+    """Low-rank adaptation of the attention projections of the `trainable` networks: W + alpha / rank * up @ down
+    (Hu et al. 2021, arXiv 2106.09685, section 4.1). Only up and down learn; `alpha` is `rank` unless told.
+    """
+
+    rank: Positive = 4
+    alpha: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
 class CheckpointConfig(Section):
     """When to save, and how many to keep."""
 
@@ -233,8 +247,9 @@ class SamplingConfig(Section):
 class TrainConfig(Section):
     """One training setup. The global batch is configured; the size per rank is derived from the world size.
 
-    `recompute` trades time for memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how
-    many training prompts to sample at the end, evenly spread over the data.
+    `trainable`: the networks that learn, whole, or with `lora` through its factors alone. `recompute` trades time for
+    memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how many training prompts to
+    sample at the end, evenly spread over the data.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -243,6 +258,7 @@ class TrainConfig(Section):
     log_every_steps: Positive = 1
     final_samples: Positive = 16
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
+    lora: LoraConfig | None = None
     recompute: bool = False
     data: DataConfig
     pretrained: PretrainedConfig | None = None
@@ -258,9 +274,12 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def every_network_learns_or_is_given(self) -> Self:
         given = self.pretrained.networks if self.pretrained else ()
+        learning = () if self.lora else self.trainable
         for network in self.model.networks:
-            if network not in given and network not in self.trainable:
+            if network not in given and network not in learning:
                 remedy = "set model.vae: null to work on pixels" if network == "vae" else "add it to trainable"
+                if self.lora and network != "vae":
+                    remedy = "leave lora out: its factors only adapt weights"
                 raise ValueError(f"the {network} would stay random: give pretrained weights for it, or {remedy}")
         return self
 

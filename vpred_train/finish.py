@@ -15,11 +15,13 @@ from vpred_train.diffusion.parameterization import record_of
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.gallery import nearest_real, write_grids
 from vpred_train.hooks import Hook
+from vpred_train.models.lora import factors_of
 from vpred_train.models.weights import get_weights, views_to_export
 from vpred_train.report import write_report
 from vpred_train.sampling import TextToImage
 from vpred_train.trainer import Trainer
 from vpred_train.weights.layouts import write_weights
+from vpred_train.weights.lora_files import write_lora
 from vpred_train.weights.stored import LazyTensors
 
 logger = logging.getLogger(__name__)
@@ -88,13 +90,17 @@ def write_results(
 
 
 def export(config: TrainConfig, trainer: Trainer, folder: Path) -> Path:
-    """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors,
-    all of them the whole model in Stability's layout; returns the path of ema.safetensors."""
+    """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors
+    under Stability's names, each the whole model, or with `lora` the factors; returns the path of ema.safetensors."""
     state = trainer.state
     frozen = get_weights(trainer.networks).makers  # they are in every file
     for average, values in ((None, state.weights), *state.averages.items()):
-        trained = {name: partial(np.asarray, tensor) for name, tensor in views_to_export(state.space, values).items()}
         stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
+        path = folder / f"{stem}.safetensors"
         record = record_of(config, average, state.samples_seen)
-        write_weights(folder / f"{stem}.safetensors", LazyTensors({**frozen, **trained}), "stability", record)
+        if config.lora is not None:
+            write_lora(path, factors_of(state.space.views(values), config.lora), "stability", record)
+            continue
+        trained = {name: partial(np.asarray, tensor) for name, tensor in views_to_export(state.space, values).items()}
+        write_weights(path, LazyTensors({**frozen, **trained}), "stability", record)
     return folder / "ema.safetensors"

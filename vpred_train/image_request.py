@@ -13,6 +13,14 @@ from vpred_train.diffusion.parameterization import ParameterizationRecord
 TEXT_KEY = "vpred"
 
 
+class LoraRequest(Section):
+    """LoRA weights and how strongly they are added to the others; `xxh3` is the digest of `path`."""
+
+    path: Path
+    xxh3: str
+    scale: float = 1.0
+
+
 class ImageRequest(Section):
     """One image. `sampling.seed` is its own. The compiled batch `sampling.batch_size` and the `row` of the image in it
     decide its last bits, since matrix products round a row by its place.
@@ -30,6 +38,7 @@ class ImageRequest(Section):
     row: Annotated[int, Field(ge=0)] = 0
     weights: Path
     weights_xxh3: str
+    lora: LoraRequest | None = None
     record: ParameterizationRecord
 
     def png_text(self) -> PngImagePlugin.PngInfo:

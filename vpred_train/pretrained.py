@@ -6,6 +6,7 @@ from data import Source
 from launcher.contract.config import ConfigError
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
+from vpred_train.models.lora import add_lora
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import set_weights
 from vpred_train.probe import probe
@@ -19,6 +20,8 @@ def build_networks(config: TrainConfig) -> Networks:
     networks = Networks(config.model, config.seed)
     if config.pretrained is not None:
         set_weights(networks, open_pretrained(config), config.pretrained.networks)
+    if config.lora is not None:
+        add_lora(networks, config.lora, config.model, config.trainable, config.seed)
     if config.recompute:
         networks.recompute_blocks()
     return networks

@@ -11,6 +11,7 @@ from launcher.contract.config import ConfigError, load_document
 from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.layouts import weights_of
+from vpred_train.weights.lora import attention_targets
 from vpred_train.weights.sources import open_source, weights_digest
 from vpred_train.weights.stored import Float32
 from vpred_train.weights.told import record_for
@@ -30,7 +31,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     if config.pretrained is None:
         return config
     weights = absolute("pretrained.path", config.pretrained.path)
-    return adopt_record(config, pinned(config.pretrained.model_copy(update={"path": weights})))
+    config = adopt_record(config, pinned(config.pretrained.model_copy(update={"path": weights})))
+    check_lora(config)
+    return config
 
 
 def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
@@ -69,6 +72,17 @@ def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConf
         raise ConfigError(f"{pretrained.path}: with the recipe: {message}") from None
     check_parameterization(config, pretrained.path, record)
     return config
+
+
+def check_lora(config: TrainConfig) -> None:
+    """Raise ConfigError when LoRA's rank is above that of a matrix that it adapts."""
+    if config.lora is None:
+        return
+    largest = min(min(shape) for shape in attention_targets(config.model, config.trainable).values())
+    if config.lora.rank > largest:
+        raise ConfigError(
+            f"lora.rank: found {config.lora.rank}, but an adapted matrix has only {largest}; give at most that"
+        )
 
 
 def check_parameterization(config: TrainConfig, path: Path, record: ParameterizationRecord) -> None:

@@ -10,30 +10,26 @@ import numpy as np
 from pydantic import ValidationError
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
-from launcher.contract.config import ConfigError, load_document
+from launcher.contract.config import ConfigError
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.identity import read_identity
 from launcher.contract.run_dir import RunDir
 from vpred_train import runtime
+from vpred_train.chosen_weights import add_weights_options, choose, named, same_weights
 from vpred_train.collectives import Collective, make_collective
-from vpred_train.config import SamplingConfig, TrainConfig
+from vpred_train.config import SamplingConfig
 from vpred_train.image_request import ImageRequest, read_request
 from vpred_train.prompts import read_negative_prompts, read_prompts, warn_of_long_prompts
-from vpred_train.weights.layouts import read_weights, weights_of
-from vpred_train.weights.sources import open_source, weights_digest
-from vpred_train.weights.told import add_options, needed_record, told_by
+from vpred_train.weights.lora_files import open_lora, with_lora
+from vpred_train.weights.sources import open_source
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; what is not given is None and comes from the recipe, or from --like's image."""
     parser = argparse.ArgumentParser(prog="vpred-sample", description=__doc__)
-    source = parser.add_argument_group("weights (one of them; --like alone uses the file that made its image)")
-    source.add_argument("--run", type=Path, help="run directory of a finished training")
-    source.add_argument("--ckpt", type=Path, help="file of ours, MindONE's or Stability's, or a diffusers folder")
-    source.add_argument("--weights", choices=("ema", "raw"), help="which of them (default: ema where there is one)")
-    add_options(parser)
+    add_weights_options(parser)
     what = parser.add_argument_group("images")
     what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
     what.add_argument("--prompts-file", type=Path, help="a text file with one prompt on each line")
@@ -113,17 +109,10 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
     """All images that are asked for, in order. Raises ConfigError for what the user got wrong."""
     if arguments.like is not None:
         return [like(arguments)]
-    weights = weights_path(arguments)
-    if weights is None:
-        raise ConfigError("no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE")
-    source = open_source(weights)
-    record = needed_record(source, arguments.weights or "auto", told_by(arguments))
-    weights_of(source, record.weights)  # proves that they fit
-    recipe = (
-        SamplingConfig()
-        if arguments.run is None
-        else load_document(TrainConfig, RunDir(arguments.run).train_yaml).sampling
-    )
+    found = named(arguments)
+    chosen = choose(arguments, found)
+    record = chosen.record
+    recipe = SamplingConfig() if found.recipe is None else found.recipe.sampling
     count = 1 if arguments.images_per_prompt is None else arguments.images_per_prompt
     if count < 1:
         raise ConfigError(f"--images-per-prompt: found {count} (must be at least 1)")
@@ -139,8 +128,9 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
             height=record.resolution if arguments.height is None else arguments.height,
             width=record.resolution if arguments.width is None else arguments.width,
             sampling=sampling,
-            weights=weights.resolve(),
-            weights_xxh3=weights_digest(weights),
+            weights=chosen.path,
+            weights_xxh3=chosen.xxh3,
+            lora=chosen.lora,
             record=record,
         )
     except ValidationError as error:
@@ -171,38 +161,11 @@ def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str
 
 def like(arguments: argparse.Namespace) -> ImageRequest:
     """The request inside --like's image, with the weights that made it. Raises ConfigError."""
-    taken = (*REQUESTED, *SETTINGS)
+    taken = (*REQUESTED, *SETTINGS, "lora_scale")
     extra = [f"--{name.replace('_', '-')}" for name in taken if getattr(arguments, name) is not None]
     if extra:
         raise ConfigError(f"--like: takes all settings from its image; leave out {', '.join(extra)}")
-    request = read_request(arguments.like)
-    weights = weights_path(arguments) or request.weights
-    try:
-        digest = weights_digest(weights)
-    except OSError as error:
-        raise ConfigError(
-            f"{weights}: cannot be read ({error.strerror}); name the weights with --run or --ckpt"
-        ) from None
-    if digest != request.weights_xxh3:
-        raise ConfigError(
-            f"{weights}: xxh3 is {digest}, but {arguments.like} was made with {request.weights_xxh3}; "
-            "name the right weights with --run or --ckpt"
-        )
-    return request.model_copy(update={"weights": weights.resolve()})
-
-
-def weights_path(arguments: argparse.Namespace) -> Path | None:
-    """The file or folder named by --run or --ckpt. Raises ConfigError when it is missing or both are given."""
-    if arguments.run is not None and arguments.ckpt is not None:
-        raise ConfigError("--run and --ckpt: both name weights; give one of them")
-    if arguments.run is None:
-        path, remedy = arguments.ckpt, "give a file of weights or a diffusers folder"
-    else:
-        path = RunDir(arguments.run).weights / f"{arguments.weights or 'ema'}.safetensors"
-        remedy = "finish the run first (start the same command again)"
-    if path is not None and not path.exists():
-        raise ConfigError(f"{path}: no such file or folder; {remedy}")
-    return path
+    return same_weights(read_request(arguments.like), named(arguments), arguments.like)
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
@@ -272,7 +235,9 @@ def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
 
     record = request.record
     networks = Networks(record.model, 0)
-    set_weights(networks, read_weights(request.weights, record.weights, record.model))
+    lora = None if request.lora is None else open_lora(request.lora.path)
+    source = open_source(request.weights, record.model)
+    set_weights(networks, with_lora(source, record.weights, lora, request.lora.scale if request.lora else 1.0))
     return TextToImage(networks, record.model, record.diffusion, request.sampling, request.height, request.width)
 
 

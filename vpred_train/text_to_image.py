@@ -9,8 +9,8 @@ from typing import NoReturn
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from vpred_train import sample
-from vpred_train.weights.sources import open_source
-from vpred_train.weights.told import record_for
+from vpred_train.weights.lora_files import open_base, open_lora
+from vpred_train.weights.told import record_with
 
 GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
 # Version -> what the network predicts and the side of its images; and the configurations of inference for each kind.
@@ -29,11 +29,12 @@ WITHOUT_EFFECT = {
     "n_rows": "the grid is as square as can be",
     "skip_grid": "the grid costs nothing",
     "fixed_code": "every image has a seed of its own",
+    "lora_rank": "the LoRA file tells it",
+    "lora_ft_unet": "the LoRA file tells which networks it adapts",
+    "lora_ft_text_encoder": "the LoRA file tells which networks it adapts",
 }
 # Flags that would change the picture: going on without them would be a lie.
 REFUSED = {
-    "use_lora": "LoRA weights",
-    "lora_ckpt_path": "LoRA weights",
     "ti_ckpt_path": "textual inversion",
     "support_long_prompts": "prompts in several pieces",
     "add_watermark": "watermarks",
@@ -64,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--H", type=int, help="pixels (default: the weights' own)")
     parser.add_argument("--W", type=int, help="pixels (default: the weights' own)")
     parser.add_argument("--ddim_eta", type=float, default=0.0)
+    parser.add_argument("--use_lora", nargs="?", const="True", default="False", help="add --lora_ckpt_path's weights")
+    parser.add_argument("--lora_ckpt_path", type=Path, help="LoRA of ours, MindONE's or diffusers'")
+    parser.add_argument("--lora_scale", type=float, default=1.0, help="how strongly LoRA is added")
     for flag in SAMPLERS:
         parser.add_argument(f"--{flag}", action="store_true")
     for flag, reason in WITHOUT_EFFECT.items():
@@ -77,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; never returns."""
     arguments = build_parser().parse_args(argv)
     for flag, what in REFUSED.items():
-        if getattr(arguments, flag) not in (None, "", "False", "false"):
+        if is_given(getattr(arguments, flag)):
             end(f"--{flag}: there is no support for {what} here; leave it out")
     chosen = [flag for flag in SAMPLERS if getattr(arguments, flag)]
     if len(chosen) > 1:
@@ -86,10 +90,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(arguments, flag) is not None:
             print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
     try:
-        words = translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m") + told(arguments)
+        words = translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m") + lora(arguments) + told(arguments)
     except ConfigError as error:
         end(str(error))
     sample.main(words)
+
+
+def is_given(value: str | None) -> bool:
+    """Is a flag that MindONE reads as a boolean or a path set?"""
+    return value not in (None, "", "False", "false")
+
+
+def lora(arguments: argparse.Namespace) -> list[str]:
+    """The LoRA weights to add; MindONE reads --lora_ckpt_path only with --use_lora True. Raises ConfigError."""
+    if not is_given(arguments.use_lora):
+        return []
+    if arguments.lora_ckpt_path is None:
+        raise ConfigError("--use_lora: goes with --lora_ckpt_path; give the file of LoRA weights")
+    return ["--lora", str(arguments.lora_ckpt_path), f"--lora-scale={arguments.lora_scale}"]
 
 
 def told(arguments: argparse.Namespace) -> list[str]:
@@ -102,7 +120,8 @@ def told(arguments: argparse.Namespace) -> list[str]:
                 f"--config: found {arguments.config} (known: {', '.join(CONFIGS)}); give --version instead"
             )
     if version is None:
-        if record_for(open_source(arguments.ckpt_path), "auto", None) is not None:
+        lora_source = open_lora(arguments.lora_ckpt_path) if lora(arguments) else None
+        if record_with(open_base(arguments.ckpt_path, lora_source), "auto", None, lora_source) is not None:
             return []
         version = DEFAULT_VERSION
         print(f"note: the weights do not tell their version; {version} is taken, see --version", file=sys.stderr)

@@ -30,10 +30,8 @@ sampling: {steps: 2, batch_size: 1}
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A finished run that began with a diffusers folder beside its recipe."""
-    root = tmp_path_factory.mktemp("finetune")
+def prepare(root: Path) -> None:
+    """A diffusers folder, `published`, and four captioned images."""
     rng = np.random.default_rng(0)
     shapes = stability_shapes(TINY_RECORD.model)
     tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
@@ -44,6 +42,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(root / "images" / f"{number}.png")
         rows.append(f"{number}.png,picture {number}")
     (root / "images" / "img_txt.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A finished run that began with a diffusers folder beside its recipe."""
+    root = tmp_path_factory.mktemp("finetune")
+    prepare(root)
     (root / "recipe.yaml").write_text(RECIPE)
     code, output = end(start(root / "recipe.yaml", root / "run", 2))
     assert code == 0, output

@@ -54,7 +54,7 @@ def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--use_lora", "True"], "--use_lora: there is no support for LoRA weights here; leave it out"),
+        (["--use_lora", "True"], "--use_lora: goes with --lora_ckpt_path; give the file of LoRA weights"),
         (["--check_safety"], "--check_safety: there is no support for the safety checker here; leave it out"),
         (["--version", "1.5"], "error: argument -v/--version: invalid choice: '1.5'"),
         (["--config", "my.yaml"], "--config: found my.yaml (known: v2-inference.yaml, v2-vpred-inference.yaml)"),
@@ -83,7 +83,7 @@ def test_weights_that_tell_nothing_are_mindones_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     source = Source(tmp_path, "stability", "safetensors", {}, None)
-    monkeypatch.setattr(text_to_image, "open_source", lambda path: source)
+    monkeypatch.setattr(text_to_image, "open_base", lambda path, lora: source)
     words = run(monkeypatch, "--negative_data_path", "no.txt", version=())
     arguments = sample.build_parser().parse_args(words)
     assert (arguments.prediction_type, arguments.resolution) == ("eps", 512)
@@ -91,5 +91,9 @@ def test_weights_that_tell_nothing_are_mindones_default(
     assert "2.1 is taken" in capsys.readouterr().err
 
 
-def test_lora_switched_off_is_no_lora(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, "--use_lora", "False")
+def test_lora_is_added_when_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ("--lora_ckpt_path", "sd-72.ckpt", "--lora_scale", "0.7", "--lora_rank", "128")
+    arguments = sample.build_parser().parse_args(run(monkeypatch, "--use_lora", "True", *file))
+    assert (arguments.lora, arguments.lora_scale) == (Path("sd-72.ckpt"), 0.7)
+    arguments = sample.build_parser().parse_args(run(monkeypatch, "--use_lora", "False", *file))
+    assert (arguments.lora, arguments.lora_scale) == (None, None)

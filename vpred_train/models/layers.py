@@ -29,8 +29,26 @@ def at_centre(matrix: FloatArray, kernel: int) -> FloatArray:
     return weight
 
 
+class LowRank(nn.Cell):
+    """y = scale * x down^T up^T (Hu et al. 2021, arXiv 2106.09685, eq. 3) of (n, in). down (rank, in), up (out, rank).
+
+    `up` begins as 0, so that a fresh one changes nothing.
+    """
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, int], rank: int, scale: float) -> None:
+        super().__init__()
+        out_features, in_features = shape
+        self.down = Parameter(uniform(rng, (rank, in_features), in_features), name="down")
+        self.up = Parameter(Tensor(np.zeros((out_features, rank), np.float32)), name="up")
+        self.scale = scale
+        self.product = ops.MatMul(transpose_b=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.product(self.scale * self.product(x, self.down), self.up)
+
+
 class Linear(nn.Cell):
-    """y = x W^T + b over the last axis. weight (out, in), bias (out,)."""
+    """y = x W^T + b over the last axis. weight (out, in), bias (out,). `lora`, when set, adds its low-rank product."""
 
     def __init__(
         self,
@@ -49,15 +67,22 @@ class Linear(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.linear(bias)
+        self.lora: LowRank | None = None
 
     def construct(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        x = x.reshape(-1, shape[-1])
+        y = self.mapped(x)
+        if self.lora is not None:
+            y = y + self.lora(x)
+        return y.reshape((*shape[:-1], -1))
+
+    def mapped(self, x: Tensor) -> Tensor:
+        """(n, in) -> (n, out)."""
         if self.use_compiled:
             return self.operation(x, self.weight, self.bias) if self.has_bias else self.operation(x, self.weight)
-        shape = x.shape
-        y = self.product(x.reshape(-1, shape[-1]), self.weight)
-        if self.has_bias:
-            y = self.add(y, self.bias)
-        return y.reshape((*shape[:-1], -1))
+        y = self.product(x, self.weight)
+        return self.add(y, self.bias) if self.has_bias else y
 
 
 class Conv2d(nn.Cell):

@@ -56,14 +56,18 @@ class Span:
 
 
 class FlatSpace:
-    """The parameters of a network, in a fixed order, as one 1-D float32 space.
+    """The trainable parameters of a network, in a fixed order, as one 1-D float32 space.
 
-    `parts`: take only the parameters below these members of the network, e.g. ("unet",); all when empty.
+    `parts`: take only those below these members of the network, e.g. ("unet",); all when empty.
     """
 
     def __init__(self, network: nn.Cell, parts: Sequence[str] = ()) -> None:
         prefixes = tuple(f"{part}." for part in parts) or ("",)
-        named = [(name, item) for name, item in network.parameters_and_names() if name.startswith(prefixes)]
+        named = [
+            (name, item)
+            for name, item in network.parameters_and_names()
+            if item.requires_grad and name.startswith(prefixes)
+        ]
         self.parameters = [parameter for _, parameter in named]
         stops = np.cumsum([parameter.size for parameter in self.parameters]).tolist()
         self.spans = tuple(

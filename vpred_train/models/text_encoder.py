@@ -5,11 +5,14 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from vpred_train.config import TextEncoderConfig
 from vpred_train.models.attention import Attention
-from vpred_train.models.layers import GELU, LayerNorm, Linear, uniform
+from vpred_train.models.layers import GELU, LayerNorm, Linear, LowRank, uniform
 
 
 class SelfAttention(nn.Cell):
-    """Causal self-attention with one packed projection: in_proj_weight (3 width, width), in_proj_bias (3 width,)."""
+    """Causal self-attention with one packed projection: in_proj_weight (3 width, width), in_proj_bias (3 width,).
+
+    `in_proj_lora`, when set, adds its low-rank product to the projection.
+    """
 
     def __init__(self, rng: np.random.Generator, width: int, heads: int) -> None:
         super().__init__()
@@ -17,11 +20,15 @@ class SelfAttention(nn.Cell):
         self.in_proj_bias = Parameter(Tensor(np.zeros(3 * width, np.float32)), name="in_proj_bias")
         self.out_proj = Linear(rng, width, width)
         self.product = ops.MatMul(transpose_b=True)
+        self.in_proj_lora: LowRank | None = None
         self.attend = Attention(heads, width // heads)
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, tokens, width = x.shape
-        packed = self.product(x.reshape(-1, width), self.in_proj_weight) + self.in_proj_bias
+        x = x.reshape(-1, width)
+        packed = self.product(x, self.in_proj_weight) + self.in_proj_bias
+        if self.in_proj_lora is not None:
+            packed = packed + self.in_proj_lora(x)
         q, k, v = ops.chunk(packed.reshape(batch, tokens, 3 * width), 3, -1)
         return self.out_proj(self.attend(q, k, v, mask))
 

@@ -20,10 +20,19 @@ from vpred_train import runtime
 from vpred_train.config import DiffusionConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.layouts import read_weights, sets_of, weights_of, write_weights
+from vpred_train.weights.lora_files import (
+    LoraSource,
+    is_lora,
+    open_base,
+    open_lora,
+    read_factors,
+    with_lora,
+    write_lora,
+)
 from vpred_train.weights.recognition import LAYOUTS, is_unused
 from vpred_train.weights.shapes import COMPONENTS, stability_shapes
 from vpred_train.weights.sources import Source, open_source
-from vpred_train.weights.told import add_options, record_for, told_by
+from vpred_train.weights.told import add_options, record_for, record_with, told_by
 
 EQUAL, DIFFERENT = 0, 1
 UNCLEAR = 1
@@ -59,13 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--tolerance", type=float, default=0.0, help="largest absolute difference that counts as equal"
     )
-    convert = commands.add_parser("convert", parents=[which], help="write the same weights in another layout")
+    convert = commands.add_parser("convert", parents=[which], help="write the same weights, or LoRA, in another layout")
     convert.add_argument("source", type=Path)
     convert.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
     convert.add_argument(
         "--to", choices=LAYOUTS, required=True, help="mindone .ckpt, stability safetensors or diffusers"
     )
     add_options(convert)
+    merge = commands.add_parser("merge", parents=[which], help="add LoRA weights to full ones")
+    merge.add_argument("base", type=Path, help="full SD 2.x weights in any layout")
+    merge.add_argument("lora", type=Path, help="LoRA of ours, MindONE's or diffusers'")
+    merge.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
+    merge.add_argument("--to", choices=LAYOUTS, required=True, help="as of convert")
+    merge.add_argument("--scale", type=float, default=1.0, help="how strongly LoRA is added (default 1)")
+    add_options(merge)
     probe = commands.add_parser("probe", parents=[which, as_json], help="what does the network really predict?")
     probe.add_argument("path", type=Path)
     probe.add_argument("--data", type=Path, required=True, help="folder of captioned images; the first few are used")
@@ -75,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    if is_lora(arguments.path):
+        return _inspect_lora(arguments)
     source = open_source(arguments.path)
     report = inspection(source)
     if arguments.json:
@@ -87,10 +105,49 @@ def _inspect(arguments: argparse.Namespace) -> int:
         print(f"   {network}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
     print(f"   types: {', '.join(f'{count} {dtype}' for dtype, count in report['dtypes'].items())}")
     print(f"   {report['bytes']:,} bytes in {report['tensors']} tensors, {report['unused']} of them not used")
-    record: ParameterizationRecord | None = source.record
-    told = f"{record.diffusion.prediction_type}-prediction, {record.samples_seen} samples seen" if record else "none"
-    print(f"   record: {told}\n   {'fits the model' if not report['fault'] else report['fault']}")
+    print(f"   record: {_told(source.record)}\n   {'fits the model' if not report['fault'] else report['fault']}")
     return ExitCode.OK
+
+
+def _told(record: ParameterizationRecord | None) -> str:
+    return f"{record.diffusion.prediction_type}-prediction, {record.samples_seen} samples seen" if record else "none"
+
+
+def _inspect_lora(arguments: argparse.Namespace) -> int:
+    source = open_lora(arguments.path)
+    report = lora_inspection(source)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return ExitCode.OK
+    print(f"{report['path']}: LoRA, {report['layout']} layout in {report['container']}")
+    for network, count in report["matrices"].items():
+        print(f"   {network}: {count} matrices adapted")
+    print(f"   ranks {report['ranks']}, scales {report['scales']}, {report['parameters']:,} parameters")
+    print(f"   record: {_told(source.record)}\n   {report['fault'] or 'fits the model'}")
+    return ExitCode.OK
+
+
+def lora_inspection(source: LoraSource) -> dict[str, Any]:
+    """What `inspect` tells of LoRA; `fault` is empty when the factors fit the model."""
+    fault, factors = "", {}
+    try:
+        factors = read_factors(source)
+    except ConfigError as error:
+        fault = str(error)
+    networks = {
+        network: sum(target.weight.startswith(prefix) for target in factors) for network, prefix in COMPONENTS.items()
+    }
+    return {
+        "path": str(source.path),
+        "layout": source.layout,
+        "container": source.container,
+        "matrices": {network: count for network, count in networks.items() if count},
+        "ranks": sorted({each.rank for each in factors.values()}),
+        "scales": sorted({each.scale for each in factors.values()}),
+        "parameters": sum(each.down.size + each.up.size for each in factors.values()),
+        "record": source.record.model_dump(mode="json") if source.record else None,
+        "fault": fault,
+    }
 
 
 def inspection(source: Source) -> dict[str, Any]:
@@ -146,14 +203,41 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    if arguments.target.exists():
-        raise ConfigError(f"{arguments.target}: exists already; give a new path")
+    _require_new(arguments.target)
+    if is_lora(arguments.source):
+        return _convert_lora(arguments)
     source = open_source(arguments.source)
     record = record_for(source, arguments.weights, told_by(arguments))
     tensors = weights_of(source, arguments.weights)
     write_weights(arguments.target, tensors, arguments.to, record)
     print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, from {source.layout} of {source.path}")
     return ExitCode.OK
+
+
+def _convert_lora(arguments: argparse.Namespace) -> int:
+    if told_by(arguments) or arguments.weights != "auto":
+        raise ConfigError(f"{arguments.source}: holds LoRA weights; leave out --prediction-type and --weights")
+    source = open_lora(arguments.source)
+    factors = read_factors(source)
+    write_lora(arguments.target, factors, arguments.to, source.record)
+    print(f"{arguments.target}: LoRA, {arguments.to} layout, from {source.layout} of {source.path}")
+    return ExitCode.OK
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    _require_new(arguments.target)
+    lora = open_lora(arguments.lora)
+    base = open_base(arguments.base, lora)
+    record = record_with(base, arguments.weights, told_by(arguments), lora)
+    tensors = with_lora(base, arguments.weights, lora, arguments.scale)
+    write_weights(arguments.target, tensors, arguments.to, record)
+    print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, {lora.path} added to {base.path}")
+    return ExitCode.OK
+
+
+def _require_new(target: Path) -> None:
+    if target.exists():
+        raise ConfigError(f"{target}: exists already; give a new path")
 
 
 def _probe(arguments: argparse.Namespace) -> int:
@@ -194,6 +278,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "compare": _compare,
     "convert": _convert,
+    "merge": _merge,
     "probe": _probe,
 }
 

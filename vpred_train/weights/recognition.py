@@ -20,8 +20,9 @@ UNUSED = re.compile(
     r"|cur_step|loss_scale|beta[12]_power|current_iterator_step|last_overflow_iterator_step|current_step|\w*good_step\w*"
 )
 TEXT_BLOCK = re.compile(r"(?:cond_stage_model\..*\.resblocks|text_encoder/.*encoder\.layers)\.(\d+)\.")
+LORA_NAME = re.compile(r"(^|[._])lora([._]|_(up|down|[AB])\b)")
 FOREIGN_NAMES = (
-    (r"(^|[._])lora([._]|_(up|down|[AB])\b)", "LoRA", "merge it into full SD 2.x weights first"),
+    (LORA_NAME, "LoRA", "give full weights here, and this file with --lora or to `vpred-weights merge`"),
     (r"^control_model\.|controlnet_|(^|\.)input_hint_block\.|^zero_convs\.", "ControlNet", "give the SD 2.x weights"),
     (r"^conditioner\.embedders\.|^text_encoder_2/|add_embedding\.", "SDXL", "give SD 2.x weights"),
     (r"label_emb\.|class_embedding\.", "unCLIP", "give plain SD 2.x weights"),

@@ -1,5 +1,6 @@
 """A tensor's place in a file, read only when asked for."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,12 @@ class StoredTensor:
         if self.dtype == "bfloat16":  # the upper half of a float32
             return (stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(np.float32, order="C", copy=self.strides is not None)
+
+    def number(self) -> float:
+        """The one element of a tensor of any type. Raises ConfigError for more or less of them."""
+        if math.prod(self.shape) != 1:
+            raise ConfigError(f"{self.path}: holds {self.shape} where one number should be; copy it again")
+        return float((self.float32() if self.dtype in FLOATS else self._elements()).item())
 
     def _elements(self) -> NDArray[Any]:
         """The tensor in the numpy type that holds its bits."""

@@ -7,6 +7,7 @@ from launcher.contract.config import ConfigError
 from vpred_train.config import DiffusionConfig, PredictionType
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.layouts import Which, settled
+from vpred_train.weights.lora_files import LoraSource
 from vpred_train.weights.records import PREDICTION_TYPES, record_of_folder, sd2_record
 from vpred_train.weights.sources import Source
 
@@ -60,9 +61,30 @@ def record_for(source: Source, which: Which, told: Told | None) -> Parameterizat
     return record
 
 
-def needed_record(source: Source, which: Which, told: Told | None) -> ParameterizationRecord:
-    """`record_for`, where there must be one. Raises ConfigError."""
+def record_with(
+    source: Source, which: Which, told: Told | None, lora: LoraSource | None
+) -> ParameterizationRecord | None:
+    """The record of the source's weights with LoRA's added: LoRA's own where it has one, else the source's.
+
+    Raises ConfigError when LoRA was trained on weights that predict something else.
+    """
     record = record_for(source, which, told)
+    if lora is None or lora.record is None:
+        return record
+    own = lora.record.diffusion.prediction_type
+    if record is not None and record.diffusion.prediction_type != own:
+        raise ConfigError(
+            f"{lora.path}: was trained on weights that predict {own}, but {source.path} predicts "
+            f"{record.diffusion.prediction_type}; give the weights that it was trained on"
+        )
+    return lora.record
+
+
+def needed_record(
+    source: Source, which: Which, told: Told | None, lora: LoraSource | None = None
+) -> ParameterizationRecord:
+    """`record_with`, where there must be one. Raises ConfigError."""
+    record = record_with(source, which, told, lora)
     if record is None:
         raise ConfigError(
             f"{source.path}: does not tell what the network predicts; give --prediction-type v "

@@ -1,0 +1,44 @@
+"""Low-rank factors beside the attention projections of networks whose own weights stay as they are."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vpred_train.config import LoraConfig, ModelConfig
+from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.models.layers import LowRank
+from vpred_train.models.networks import Networks
+from vpred_train.models.weights import stability_name
+from vpred_train.weights.lora import Factors, Target, attention_targets
+
+SEED = 1  # beside the run's own: the factors start from other draws than the networks
+
+
+def add_lora(networks: Networks, config: LoraConfig, model: ModelConfig, parts: Sequence[str], seed: int) -> None:
+    """Freeze `networks`, and add fresh factors to each attention projection of `parts`, which alone are trainable.
+
+    The factors of a weight `a.b.weight` become the parameters `a.b.lora.down` (rank, in) and `a.b.lora.up` (out, rank).
+    """
+    rng = np.random.default_rng([seed, SEED])
+    targets = attention_targets(model, parts)
+    cells = dict(networks.cells_and_names())
+    for name, parameter in list(networks.parameters_and_names()):
+        parameter.requires_grad = False
+        shape = targets.get(Target(stability_name(name)))
+        if shape is not None:
+            cell, _, attribute = f"{name.removesuffix('weight')}lora".rpartition(".")
+            setattr(cells[cell], attribute, LowRank(rng, shape, config.rank, config.scale))
+    for name, parameter in networks.parameters_and_names():
+        parameter.name = name  # MindSpore tells parameters apart by it, and does not prefix what comes late
+
+
+def factors_of(tensors: Mapping[str, FloatArray], config: LoraConfig) -> dict[Target, Factors]:
+    """The factors among the trainable parameters `tensors`, by the weight that they adapt."""
+    alpha = config.rank * config.scale
+    return {
+        Target(stability_name(name.removesuffix("lora.up") + "weight")): Factors(
+            tensors[name.removesuffix("up") + "down"], up, alpha
+        )
+        for name, up in tensors.items()
+        if name.endswith("lora.up")
+    }
