@@ -136,16 +136,17 @@ def test_three_steps_change_the_factors_alone_and_a_restored_state_goes_on_alike
     assert all(name.rsplit(".", 1)[0].endswith("lora") for name in changed)
 
     saved = state.to_checkpoint()
-    names = {f"{part}/{name}" for part in ("model", "ema", "adam_m", "adam_v") for name in changed}
-    assert set(saved.whole) == names
+    parts = ("model", "ema_constant", "ema_mindone", "ema_power_0_05", "ema_power_0_1", "adam_m", "adam_v")
+    assert set(saved.whole) == {f"{part}/{name}" for part in parts for name in changed}
     copy = State(whole={name: value.copy() for name, value in saved.whole.items()}, progress=dict(saved.progress))
     following = [step(batch(config, number)).loss for number in (3, 4)]
-    weights, ema = state.weights.copy(), state.ema.copy()
+    weights, averages = state.weights.copy(), {name: each.copy() for name, each in state.averages.items()}
     state.from_checkpoint(copy)
     state.space.write(state.weights)
     assert [step(batch(config, number)).loss for number in (3, 4)] == following
     np.testing.assert_array_equal(state.weights, weights)
-    np.testing.assert_array_equal(state.ema, ema)
+    for name, average in averages.items():
+        np.testing.assert_array_equal(state.averages[name], average)
     assert len({*losses, *following}) == 5
 
     factors = factors_of(state.space.views(state.weights), LORA)
@@ -158,18 +159,18 @@ def test_three_steps_change_the_factors_alone_and_a_restored_state_goes_on_alike
 
 
 def test_gradients_are_the_slope_of_the_loss(config: TrainConfig, step: TrainStep) -> None:
-    from vpred_train.diffusion.objective import DiffusionLoss, draw, network_inputs
+    from vpred_train.diffusion.objective import DiffusionLoss
 
     space = step.state.space
     start = np.random.default_rng(3).normal(0, 0.2, space.size).astype(np.float32)
     space.write(start)
     data = batch(config, 0)
     z_0 = step.latents.encode(data.images, [])
-    draws = draw(0, data.epochs, data.sample_ids, z_0.shape[1:], 1000)
-    inputs = network_inputs(z_0, draws, step.tokenizer(data.captions), step.schedule)
+    draws = step.objective.draw(data, z_0.shape[1:])
+    inputs = step.objective.network_inputs(z_0, draws, step.tokenizer(data.captions))
     _, gradients = step.loss_and_gradients(*inputs)
     gradient = np.concatenate([tensor.asnumpy().reshape(-1) for tensor in gradients])
-    loss = DiffusionLoss(step.networks, "v")
+    loss = DiffusionLoss(step.networks)
     direction = gradient / np.linalg.norm(gradient)
     losses = []
     for sign in (1, -1):
