@@ -8,6 +8,7 @@ import numpy as np
 
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.flat import FlatArrays, blocks
+from vpred_train.kernels import library, update
 from vpred_train.models.networks import Span
 from vpred_train.optim_config import OptimizerConfig
 
@@ -47,8 +48,25 @@ class AdamW:
     ) -> None:
         beta1, beta2 = self.config.betas
         corrections = (1 - beta1**step, math.sqrt(1 - beta2**step)) if self.bias_correction else (1.0, 1.0)
-        step_size, root_correction = np.float32(learning_rate / corrections[0]), np.float32(1 / corrections[1])
-        keep = np.float32(1 - learning_rate * self.config.weight_decay)
+        step_size, root_correction = learning_rate / corrections[0], 1 / corrections[1]
+        keep = 1 - learning_rate * self.config.weight_decay
+        if library.loaded():
+            for first, end, decays in self.stretches:
+                part = slice(first, end)
+                update.adamw_(
+                    weights[part],
+                    gradient[part],
+                    self.moments["adam_m"][part],
+                    self.moments["adam_v"][part],
+                    beta1=beta1,
+                    beta2=beta2,
+                    step_size=step_size,
+                    root_correction=root_correction,
+                    epsilon=self.config.epsilon,
+                    keep=keep if decays else 1.0,
+                    scale=scale,
+                )
+            return
         for block, decays in decaying_blocks(self.stretches):
             g = gradient[block] * np.float32(scale)
             m, v, w = self.moments["adam_m"][block], self.moments["adam_v"][block], weights[block]
@@ -59,12 +77,12 @@ class AdamW:
             g *= np.float32(1 - beta2)
             v += g
             denominator = np.sqrt(v)
-            denominator *= root_correction
+            denominator *= np.float32(root_correction)
             denominator += np.float32(self.config.epsilon)
             if decays:
-                w *= keep
+                w *= np.float32(keep)
             np.divide(m, denominator, out=denominator)
-            denominator *= step_size
+            denominator *= np.float32(step_size)
             w -= denominator
 
 

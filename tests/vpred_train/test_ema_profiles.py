@@ -46,7 +46,7 @@ def test_an_average_equals_its_recursion_in_float64_and_by_ranges() -> None:
     np.testing.assert_array_equal(parts, average)
 
 
-def test_power_averages_are_sums_weighted_by_powers_of_time() -> None:
+def test_power_averages_are_sums_weighted_by_powers_of_time(operations: str) -> None:
     """Each step's weights count with the integral of t^gamma over its samples (midpoints), also after skipped steps."""
     config = EmaConfig(profiles=("power",), sigma_rel=(0.05, 0.1, 0.25))
     rng = np.random.default_rng(2)

@@ -28,7 +28,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_fifty_steps_equal_torch(name: str) -> None:
+def test_fifty_steps_equal_torch(name: str, operations: str) -> None:
     optimizer = OPTIMIZERS[name](CONFIGS[name], GOLDEN_SPANS, 0, 229)
     weights = GOLDEN["start"].copy()
     for step, (gradient, rate) in enumerate(zip(GOLDEN["gradients"], GOLDEN["learning_rates"], strict=True), start=1):
@@ -36,7 +36,7 @@ def test_fifty_steps_equal_torch(name: str) -> None:
     np.testing.assert_allclose(weights, GOLDEN[name], rtol=0, atol=1e-6)
 
 
-def test_adam_weight_decay_equals_its_published_formula() -> None:
+def test_adam_weight_decay_equals_its_published_formula(operations: str) -> None:
     optimizer = OPTIMIZERS["adam_weight_decay"](CONFIGS["adam_weight_decay"], SPANS, 0, SIZE)
     rng = np.random.default_rng(0)
     weights = rng.normal(0, 0.1, SIZE).astype(np.float32)
@@ -54,7 +54,7 @@ def test_adam_weight_decay_equals_its_published_formula() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("cut", [0, 100, SPANS[0].stop, SPANS[1].start + 2, SIZE])
-def test_two_ranges_make_the_whole_bit_for_bit(name: str, cut: int) -> None:
+def test_two_ranges_make_the_whole_bit_for_bit(name: str, cut: int, operations: str) -> None:
     """Also when the gradient lies in one array for each parameter."""
     rng = np.random.default_rng(1)
     start = rng.normal(0, 0.1, SIZE).astype(np.float32)

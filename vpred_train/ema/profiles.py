@@ -7,6 +7,7 @@ import numpy as np
 
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.flat import blocks
+from vpred_train.kernels import library, update
 from vpred_train.optim_config import EmaConfig, power_name
 
 
@@ -53,9 +54,11 @@ def gamma_of(sigma_rel: float) -> float:
 
 def average_(average: FloatArray, weights: FloatArray, decay: float) -> None:
     """average <- decay average + (1 - decay) weights, in place, on the same range of each, (n,) float32."""
-    share = np.float32(1 - decay)
+    if library.loaded():
+        update.average_(average, weights, 1 - decay)
+        return
     for block in blocks(0, average.size):
-        average[block] += share * (weights[block] - average[block])
+        average[block] += np.float32(1 - decay) * (weights[block] - average[block])
 
 
 BY_UPDATES = {"constant": constant_decay, "mindone": mindone_decay}

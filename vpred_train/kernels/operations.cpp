@@ -154,11 +154,11 @@ Shared &shared() {
 
 // ---- helpers -------------------------------------------------------------------------------------------------------
 
-// task(begin, end) on shares of [0, n), one for each thread.
+// task(begin, end) on shares of [0, n), one for each thread, of at least `smallest`.
 template <typename Task>
-void share_out(int64_t n, const Task &task) {
+void share_out(int64_t n, const Task &task, int64_t smallest = 1) {
   Pool &pool = *shared().pool;
-  const int64_t parts = std::min<int64_t>(n, pool.get_num_threads());
+  const int64_t parts = std::clamp<int64_t>(n / smallest, 1, pool.get_num_threads());
   pool.parallel_for(static_cast<int>(parts),
                     [&](int part, int) { task(n * part / parts, n * (part + 1) / parts); });
 }
@@ -827,23 +827,30 @@ extern "C" int vpred_use_threads(int threads) {
   return guarded("vpred_use_threads", "", [&] { shared().use(threads); });
 }
 
+// The update's ranges: less is done sooner than a thread wakes.
+constexpr int64_t kWorthAThread = 1 << 14;
+
 // AdamW on ranges of n elements, in place.
-extern "C" int vpred_adamw(float *weights, const float *gradient, float *m, float *v, int64_t n, float beta1,
-                           float beta2, float step_size, float root_correction, float epsilon, float keep,
-                           float scale) {
-  return guarded("vpred_adamw", "", [&] {
-    const AdamW update{beta1, beta2, step_size, root_correction, epsilon, keep, scale};
-    share_out(n, [&](int64_t begin, int64_t end) {
-      update.step(weights + begin, gradient + begin, m + begin, v + begin, end - begin);
-    });
-  });
+extern "C" void vpred_adamw(float *weights, const float *gradient, float *m, float *v, int64_t n, float beta1,
+                            float beta2, float step_size, float root_correction, float epsilon, float keep,
+                            float scale) {
+  std::lock_guard<std::mutex> guard(shared().one_at_a_time);
+  const AdamW update{beta1, beta2, step_size, root_correction, epsilon, keep, scale};
+  share_out(
+      n,
+      [&](int64_t begin, int64_t end) {
+        update.step(weights + begin, gradient + begin, m + begin, v + begin, end - begin);
+      },
+      kWorthAThread);
 }
 
 // average += share (values - average) on ranges of n elements.
-extern "C" int vpred_average(float *average, const float *values, int64_t n, float share) {
-  return guarded("vpred_average", "", [&] {
-    share_out(n, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) average[i] += share * (values[i] - average[i]);
-    });
-  });
+extern "C" void vpred_average(float *average, const float *values, int64_t n, float share) {
+  std::lock_guard<std::mutex> guard(shared().one_at_a_time);
+  share_out(
+      n,
+      [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) average[i] += share * (values[i] - average[i]);
+      },
+      kWorthAThread);
 }
