@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +36,13 @@ class Batch:
     places: NDArray[np.int64]
     samples_seen: int
     wait_s: float
+
+    def part(self, index: int, count: int) -> "Batch":
+        """Micro-batch `index` of `count` equal ones."""
+        size = len(self.captions) // count
+        own = slice(index * size, (index + 1) * size)
+        shares = ("images", "captions", "epochs", "sample_ids", "places")
+        return replace(self, **{name: getattr(self, name)[own] for name in shares})
 
 
 class Loader(Iterator[Batch]):

@@ -247,18 +247,22 @@ class SamplingConfig(Section):
 class TrainConfig(Section):
     """One training setup. The global batch is configured; the size per rank is derived from the world size.
 
-    `trainable`: the networks that learn, whole, or with `lora` through its factors alone. `recompute` trades time for
-    memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how many training prompts to
-    sample at the end, evenly spread over the data.
+    `gradient_accumulation_steps`: each rank takes its share in so many micro-batches, with one collective for all.
+    `trainable`: the networks that learn, whole, or with `lora` through its factors alone. `zero_stage` 1: the
+    optimiser's moments and the averages are sharded over the ranks; 0: each rank keeps all. `recompute` trades time
+    for memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how many training prompts
+    to sample at the end, evenly spread over the data.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     total_samples: Positive
     global_batch: Positive
+    gradient_accumulation_steps: Positive = 1
     log_every_steps: Positive = 1
     final_samples: Positive = 16
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     lora: LoraConfig | None = None
+    zero_stage: Literal[0, 1] = 1
     recompute: bool = False
     data: DataConfig
     pretrained: PretrainedConfig | None = None

@@ -33,8 +33,9 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
         hook.on_phase("sampling", trainer.steps_done, trainer.state.samples_seen)
     samples = evenly_spread(trainer.source, config.final_samples)
     sampled = sample_prompts(config, trainer, samples)
+    ema_path = export(config, trainer, run.weights)
     if trainer.collective.rank == 0:
-        write_results(config, trainer, run, samples, sampled)
+        write_results(config, trainer, run, samples, sampled, ema_path)
     trainer.collective.barrier()
     for hook in hooks:
         hook.on_phase("done", trainer.steps_done, trainer.state.samples_seen)
@@ -43,7 +44,7 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
 def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Sample]) -> FloatArray:
     """An image of the average of `ema.use` for each sample's prompt, (n, 3, R, R), on all ranks; the seeds count up."""
     collective = trainer.collective
-    trainer.state.space.write(trainer.state.averages[config.ema.used])
+    trainer.state.space.write(trainer.state.whole_average(config.ema.used))
     resolution = config.data.resolution
     pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, resolution, resolution)
     mine = range(collective.rank, len(samples), collective.world_size)
@@ -63,16 +64,19 @@ def evenly_spread(source: Source, count: int) -> list[Sample]:
 
 
 def write_results(
-    config: TrainConfig, trainer: Trainer, run: RunDir, samples: Sequence[Sample], sampled: FloatArray
+    config: TrainConfig,
+    trainer: Trainer,
+    run: RunDir,
+    samples: Sequence[Sample],
+    sampled: FloatArray,
+    ema_path: Path,
 ) -> None:
-    """Grids, weights, report, summary."""
+    """Grids, report, summary."""
     real = load_centred([sample.image for sample in samples], config.data)
     nearest = nearest_real(sampled, real)
     retrieval = float(np.mean(nearest == np.arange(len(samples))))
     run.samples.mkdir(exist_ok=True)
-    run.weights.mkdir(exist_ok=True)
     grids = write_grids(run.samples, [sample.text for sample in samples], real, sampled, nearest)
-    ema_path = export(config, trainer, run.weights)
     history = History(run.metrics_jsonl).read()
     summary = Summary(
         steps=trainer.steps_done,
@@ -91,10 +95,16 @@ def write_results(
 
 def export(config: TrainConfig, trainer: Trainer, folder: Path) -> Path:
     """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors
-    under Stability's names, each the whole model, or with `lora` the factors; returns the path of ema.safetensors."""
+    under Stability's names, each the whole model, or with `lora` the factors; returns the path of ema.safetensors.
+
+    Called by all ranks, since each has a part of the averages; rank 0 writes."""
     state = trainer.state
     frozen = get_weights(trainer.networks).makers  # they are in every file
-    for average, values in ((None, state.weights), *state.averages.items()):
+    for average in (None, *state.averages):
+        values = state.weights if average is None else state.whole_average(average)
+        if trainer.collective.rank != 0:
+            continue
+        folder.mkdir(exist_ok=True)
         stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
         path = folder / f"{stem}.safetensors"
         record = record_of(config, average, state.samples_seen)

@@ -28,6 +28,11 @@ class FlatArrays:
         for own, added in zip(self.arrays, other.arrays, strict=True):
             own += added
 
+    def scale_(self, factor: float) -> None:
+        """Multiply by `factor` in place."""
+        for own in self.arrays:
+            own *= np.float32(factor)
+
     def _parts(self, start: int, stop: int) -> Iterator[FloatArray]:
         index = bisect_right(self.starts, start) - 1
         while start < stop:

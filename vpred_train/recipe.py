@@ -122,12 +122,15 @@ def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str) ->
 
 def check_world_size(config: TrainConfig, world_size: int) -> None:
     """Raise ConfigError when the global batch cannot be shared out evenly."""
-    if config.global_batch % world_size:
-        below = config.global_batch // world_size * world_size
-        near = " or ".join(str(size) for size in (below, below + world_size) if size)
+    micro = config.gradient_accumulation_steps
+    parts = world_size * micro
+    if config.global_batch % parts:
+        below = config.global_batch // parts * parts
+        near = " or ".join(str(size) for size in (below, below + parts) if size)
+        batches = f" of {micro} micro-batches" if micro > 1 else ""
         raise ConfigError(
-            f"global_batch: found {config.global_batch} for {world_size} ranks "
-            f"(must be a multiple of the ranks); give {near}, or another number of ranks"
+            f"global_batch: found {config.global_batch} for {world_size} ranks{batches} "
+            f"(must be a multiple of {parts}); give {near}, or another number of ranks"
         )
 
 

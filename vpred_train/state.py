@@ -1,48 +1,66 @@
 """Everything that a run is, between two steps; what a checkpoint holds."""
 
-from typing import Any
-
 import numpy as np
 
 from checkpoints_mgr import State
+from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.ema.profiles import average_, decays
 from vpred_train.flat import FlatArrays
 from vpred_train.models.networks import FlatSpace
 from vpred_train.optim import OPTIMIZERS
+from vpred_train.sharding import make_sharding
 
 
 class TrainState:
     """Weights, optimiser moments and moving averages as flat float32 arrays, and the clock `samples_seen`.
 
-    `averages`: by name. `updated_at_samples`: the clock at the last real update, from which the averages go on.
+    `weights` is whole on each rank. `averages`, by name, and the moments are the range that this rank owns, as
+    `sharding` says. `updated_at_samples`: the clock at the last real update, from which the averages go on.
     """
 
-    def __init__(self, config: TrainConfig, space: FlatSpace) -> None:
+    def __init__(self, config: TrainConfig, space: FlatSpace, collective: Collective) -> None:
         self.space, self.config = space, config
+        self.sharding = make_sharding(config, space.size, collective)
         self.weights = space.read()
-        self.averages = {name: self.weights.copy() for name in config.ema.names}
-        self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, space.spans, 0, space.size)
+        self.averages = {name: self.own_weights.copy() for name in config.ema.names}
+        start, stop = self.sharding.start, self.sharding.stop
+        self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, space.spans, start, stop)
         self.samples_seen = 0
         self.optimizer_steps = 0
         self.updated_at_samples = 0
 
+    @property
+    def own_weights(self) -> FloatArray:
+        """The range of the weights that this rank updates, a view."""
+        return self.weights[self.sharding.start : self.sharding.stop]
+
+    def whole_average(self, name: str) -> FloatArray:
+        """A moving average, (size,) float32, not to be written to; called by all ranks."""
+        return self.sharding.whole(self.averages[name])
+
     def update_(self, gradient: FloatArray | FlatArrays, learning_rate: float, scale: float) -> None:
-        """One real step of the optimiser and of every average, at `samples_seen`; `scale` multiplies the gradient."""
+        """One real step of the optimiser and of every average, at `samples_seen`; called by all ranks.
+
+        `gradient` is that of the own range and is multiplied by `scale`.
+        """
         self.optimizer_steps += 1
-        self.optimizer.update_(self.weights, gradient, self.optimizer_steps, learning_rate, scale)
+        self.optimizer.update_(self.own_weights, gradient, self.optimizer_steps, learning_rate, scale)
         decay_of = decays(self.config.ema, self.optimizer_steps, self.updated_at_samples, self.samples_seen)
         for name, average in self.averages.items():
-            average_(average, self.weights, decay_of[name])
+            average_(average, self.own_weights, decay_of[name])
         self.updated_at_samples = self.samples_seen
+        self.sharding.gather_(self.weights)
         self.space.write(self.weights)
 
     def to_checkpoint(self) -> State:
-        """Named tensors that share this state's memory, and the progress."""
+        """Named tensors, which may share this state's memory, and the progress; called by all ranks."""
+        components = {"model": self.weights}
+        components |= {component: self.sharding.whole(own) for component, own in self._shards().items()}
         whole = {
             f"{component}/{name}": tensor
-            for component, values in self._components().items()
+            for component, values in components.items()
             for name, tensor in self.space.views(values).items()
         }
         progress = {
@@ -54,18 +72,25 @@ class TrainState:
 
     def from_checkpoint(self, state: State) -> None:
         """Take over a checkpoint of the same networks. Raises ValueError naming what is missing or misshapen."""
-        for component, values in self._components().items():
-            for name, tensor in self.space.views(values).items():
-                found = state.whole.get(f"{component}/{name}")
-                if found is None or found.shape != tensor.shape:
-                    shape = "nothing" if found is None else found.shape
-                    raise ValueError(f"checkpoint holds {shape} for {component}/{name}, needed {tensor.shape}")
-                np.copyto(tensor, found)
+        np.copyto(self.weights, self._read(state, "model"))
+        for component, own in self._shards().items():
+            np.copyto(own, self._read(state, component)[self.sharding.start : self.sharding.stop])
         self.samples_seen = int(state.progress["samples_seen"])
         self.optimizer_steps = int(state.progress["optimizer_steps"])
         self.updated_at_samples = int(state.progress["updated_at_samples"])
 
-    def _components(self) -> dict[str, np.ndarray[Any, Any]]:
+    def _shards(self) -> dict[str, FloatArray]:
         # The name of a component has no dots.
         averages = {f"ema_{name.replace('.', '_')}": values for name, values in self.averages.items()}
-        return {"model": self.weights, **averages, **self.optimizer.moments}
+        return {**averages, **self.optimizer.moments}
+
+    def _read(self, state: State, component: str) -> FloatArray:
+        """A component of a checkpoint, (size,)."""
+        values = np.empty(self.space.size, np.float32)
+        for name, tensor in self.space.views(values).items():
+            found = state.whole.get(f"{component}/{name}")
+            if found is None or found.shape != tensor.shape:
+                shape = "nothing" if found is None else found.shape
+                raise ValueError(f"checkpoint holds {shape} for {component}/{name}, needed {tensor.shape}")
+            np.copyto(tensor, found)
+        return values

@@ -59,22 +59,16 @@ class TrainStep:
 
     def __call__(self, batch: Batch) -> StepResult:
         started = time.perf_counter()
-        z_0 = self.latents.encode(batch.images, self._generators(batch))
-        draws = self.objective.draw(batch, z_0.shape[1:])
-        inputs = self.objective.network_inputs(z_0, draws, self.tokenizer(batch.captions))
-        local_loss, gradients = self.loss_and_gradients(*inputs)
-        # asnumpy shares the tensor's memory: what the graph left there is reduced in place.
-        reduced = [tensor.asnumpy().reshape(-1) for tensor in (local_loss, *gradients)]
-        for values in reduced:
-            self.collective.mean_(values)
-        loss, gradient = float(reduced[0][0]), reduced[1:]
-        grad_norm = math.sqrt(sum(float(np.dot(values, values)) for values in gradient))
-        finite = math.isfinite(grad_norm) and math.isfinite(loss)
         state = self.state
+        local_loss, local_gradient = self._accumulate(batch)
+        gradient = state.sharding.reduce(local_gradient)
+        loss = sum(self.collective.allgather_object(local_loss)) / self.collective.world_size
+        grad_norm = math.sqrt(state.sharding.square_sum(gradient))
+        finite = math.isfinite(grad_norm) and math.isfinite(loss)
         state.samples_seen = batch.samples_seen
         rate = learning_rate(self.config, state.samples_seen)
         if finite:
-            state.update_(FlatArrays(gradient), rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm))
+            state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm))
         return StepResult(
             step=state.samples_seen // self.config.global_batch,
             samples_seen=state.samples_seen,
@@ -85,6 +79,26 @@ class TrainStep:
             step_seconds=time.perf_counter() - started + batch.wait_s,
             data_wait_seconds=batch.wait_s,
         )
+
+    def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:
+        """The loss and the gradient of this rank's share, the means over its micro-batches."""
+        parts = self.config.gradient_accumulation_steps
+        loss, gradient = self._differentiate(batch.part(0, parts))
+        for index in range(1, parts):
+            more_loss, more_gradient = self._differentiate(batch.part(index, parts))
+            loss += more_loss
+            gradient.add_(more_gradient)
+        if parts > 1:
+            gradient.scale_(1 / parts)
+        return loss / parts, gradient
+
+    def _differentiate(self, batch: Batch) -> tuple[float, FlatArrays]:
+        z_0 = self.latents.encode(batch.images, self._generators(batch))
+        draws = self.objective.draw(batch, z_0.shape[1:])
+        inputs = self.objective.network_inputs(z_0, draws, self.tokenizer(batch.captions))
+        loss, gradients = self.loss_and_gradients(*inputs)
+        # asnumpy shares the tensor's memory: what the graph left there is added up and reduced in place.
+        return float(loss.asnumpy()), FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
 
     def _generators(self, batch: Batch) -> list[np.random.Generator]:
         """Each image's own for its draw from the autoencoder's posterior, so that it is the same on any rank."""

@@ -63,7 +63,7 @@ class Trainer:
     ) -> None:
         self.config, self.networks, self.source = config, networks, source
         self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
-        self.state = TrainState(config, FlatSpace(networks, config.trainable))
+        self.state = TrainState(config, FlatSpace(networks, config.trainable), collective)
         self.step = TrainStep(config, networks, self.state, collective)
         self.nonfinite_in_a_row = 0
 
@@ -131,12 +131,12 @@ class Trainer:
 
     def _keep_snapshots(self) -> None:
         # Before the checkpoint, so that a run that goes on from it lacks none; one that begins earlier writes the same.
-        if self.collective.rank == 0:
-            state, ema = self.state, self.config.ema
-            for sigma_rel in ema.sigma_rel:
-                name = power_name(sigma_rel)
-                tensors = views_to_export(state.space, state.averages[name])
-                record = record_of(self.config, name, state.samples_seen)
+        state, ema = self.state, self.config.ema
+        for sigma_rel in ema.sigma_rel:
+            name = power_name(sigma_rel)
+            tensors = views_to_export(state.space, state.whole_average(name))
+            record = record_of(self.config, name, state.samples_seen)
+            if self.collective.rank == 0:
                 write_snapshot(self.snapshots, sigma_rel, tensors, ema.snapshot_dtype, record)
 
     def _save(self, hooks: Sequence[Hook]) -> None:

@@ -14,6 +14,7 @@ from jobs import end, free_ports, losses, pixels, sample, start, wait_until
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from data import read_csv_folder
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
@@ -84,7 +85,7 @@ def test_one_rank_and_two_ranks_have_the_same_losses(recipe: Path, undisturbed: 
 def test_an_objective_with_everything_on_is_the_same_for_one_rank_and_two(recipe: Path, tmp_path: Path) -> None:
     overrides = [
         "total_samples=16",
-        "optimizer.warmup_samples=0",
+        "schedule.warmup_samples=0",
         "final_samples=1",
         "diffusion.zero_terminal_snr=true",
         "objective={weight: min_snr, terminal_floor: 0.1, offset_noise: 0.1, input_perturbation: 0.1, "
@@ -98,6 +99,36 @@ def test_an_objective_with_everything_on_is_the_same_for_one_rank_and_two(recipe
     np.testing.assert_allclose(one, two, rtol=1e-5)
     logs = [RunDir(tmp_path / "2").attempt(1).log(rank).read_text() for rank in (0, 1)]
     assert ["objective min_snr: weight on v (samples) by log SNR: [-inf, -4) " in log for log in logs] == [True, False]
+
+
+def exported(run_dir: Path) -> dict[str, np.ndarray]:
+    """All tensors of all the weights that a run has left, by file and name."""
+    return {
+        f"{path.name}/{name}": tensor
+        for path in RunDir(run_dir).weights.iterdir()
+        for name, tensor in load_file(path).items()
+    }
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sharded_moments_and_micro_batches_change_no_result(recipe: Path, ranks: int, tmp_path: Path) -> None:
+    """ZeRO against every rank keeping everything; on two ranks also in micro-batches."""
+    common = ["total_samples=96", "global_batch=24", "schedule.warmup_samples=0", "final_samples=1"]
+    variants = {"sharded": [], "whole": ["zero_stage=0"]}
+    if ranks == 2:
+        variants["micro"] = ["gradient_accumulation_steps=3"]
+    for name, overrides in variants.items():
+        code, output = end(start(recipe, tmp_path / name, ranks, overrides=[*common, *overrides]))
+        assert code == 0, output
+    expected, weights = losses(tmp_path / "whole"), exported(tmp_path / "whole")
+    assert len(expected) == 4
+    for name in variants:
+        np.testing.assert_allclose(losses(tmp_path / name), expected, rtol=1e-6)
+    found = exported(tmp_path / "sharded")
+    assert found.keys() == weights.keys()
+    furthest = max(float(np.abs(found[key] - weights[key]).max()) for key in weights)
+    print(f"{ranks} ranks: weights and averages within {furthest:.1e} of those of replicated moments")
+    assert furthest < 1e-6
 
 
 def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(

@@ -120,7 +120,7 @@ def test_the_trainable_parameters_are_the_factors(model_config: ModelConfig) -> 
 def step(config: TrainConfig) -> TrainStep:
     networks = Networks(config.model, 0)
     add_lora(networks, LORA, config.model, config.trainable, 0)
-    state = TrainState(config, FlatSpace(networks, config.trainable))
+    state = TrainState(config, FlatSpace(networks, config.trainable), SingleProcess())
     return TrainStep(config, networks, state, SingleProcess())
 
 

@@ -21,7 +21,7 @@ def compiled(train_config: TrainConfig) -> tuple[Any, np.ndarray]:
     from vpred_train.step import TrainStep
 
     networks = Networks(train_config.model, train_config.seed)
-    state = TrainState(train_config, FlatSpace(networks))
+    state = TrainState(train_config, FlatSpace(networks), SingleProcess())
     start = state.weights + np.random.default_rng(5).normal(0, 0.05, state.space.size).astype(np.float32)
     return TrainStep(train_config, networks, state, SingleProcess()), start
 
@@ -29,7 +29,12 @@ def compiled(train_config: TrainConfig) -> tuple[Any, np.ndarray]:
 @pytest.fixture
 def step(compiled: tuple[Any, np.ndarray]) -> Any:
     """The step with a fresh state."""
-    train_step, start = compiled
+    reset(*compiled)
+    return compiled[0]
+
+
+def reset(train_step: Any, start: np.ndarray) -> None:
+    """A state that has not begun, with these weights."""
     state = train_step.state
     for values in (state.weights, *state.averages.values()):
         values[:] = start
@@ -37,7 +42,6 @@ def step(compiled: tuple[Any, np.ndarray]) -> Any:
         moment[:] = 0
     state.samples_seen = state.optimizer_steps = state.updated_at_samples = 0
     state.space.write(state.weights)
-    return train_step
 
 
 def batch(config: TrainConfig, number: int) -> Batch:
@@ -141,6 +145,24 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
     for span, gradient in zip(unet.spans, unet_gradients, strict=True):
         right = expected[span.name].asnumpy()
         np.testing.assert_allclose(gradient.asnumpy(), right, rtol=1e-4, atol=1e-5 * np.abs(right).max() + 1e-9)
+
+
+def test_micro_batches_add_up_to_the_batch(train_config: TrainConfig, step: Any) -> None:
+    """One step of the optimiser with the same loss, gradient and clock."""
+    start = step.state.weights.copy()
+    whole = step(batch(train_config, 0))
+    moment = step.state.optimizer.moments["adam_m"].copy()  # of one step: the clipped gradient
+    reset(step, start)
+    step.config = train_config.model_copy(update={"gradient_accumulation_steps": 2})
+    parts = step(batch(train_config, 0))
+    step.config = train_config
+    assert step.state.optimizer_steps == 1
+    assert (parts.samples_seen, parts.step) == (whole.samples_seen, whole.step)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert parts.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+    np.testing.assert_allclose(
+        step.state.optimizer.moments["adam_m"], moment, rtol=1e-5, atol=1e-6 * np.abs(moment).max()
+    )
 
 
 def test_a_checkpoint_of_another_network_is_refused(train_config: TrainConfig, step: Any) -> None:

@@ -110,7 +110,7 @@ def test_mistakes_in_a_recipe(override: str, fragments: tuple[str, ...], capsys:
 
 def test_a_batch_that_cannot_be_shared_out(capsys: pytest.CaptureFixture[str]) -> None:
     ends_with(2, "--check", "--recipe", str(DEMO), "--world-size", "3", "global_batch=16", "total_samples=16000")
-    assert "found 16 for 3 ranks (must be a multiple of the ranks); give 15 or 18" in capsys.readouterr().err
+    assert "found 16 for 3 ranks (must be a multiple of 3); give 15 or 18" in capsys.readouterr().err
 
 
 def test_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
