@@ -118,21 +118,21 @@ class Ours:
         self.inputs = [Tensor(each) for each in (z_t, target, weight, batch["timesteps"], batch["context"])]
 
     def train(self, steps: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        losses = [self.step() for _ in range(steps)]
+        return {"seconds": time.perf_counter() - started, "losses": losses}
+
+    def step(self) -> float:
         from vpred_train.ema.profiles import average_
         from vpred_train.flat import FlatArrays
 
-        losses = []
-        started = time.perf_counter()
-        for _ in range(steps):
-            loss, gradients = self.graph(*self.inputs)
-            self.steps += 1
-            flat = FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
-            self.optimizer.update_(self.weights, flat, self.steps, LEARNING_RATE, 1.0)
-            average_(self.ema, self.weights, 0.9999)
-            self.space.write(self.weights)
-            losses.append(float(loss.asnumpy()))
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, "losses": losses}
+        loss, gradients = self.graph(*self.inputs)
+        self.steps += 1
+        flat = FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
+        self.optimizer.update_(self.weights, flat, self.steps, LEARNING_RATE, 1.0)
+        average_(self.ema, self.weights, 0.9999)
+        self.space.write(self.weights)
+        return float(loss.asnumpy())
 
 
 def compare(name: str, diffusers_python: Path, pairs: int, steps: int) -> float:
