@@ -1,0 +1,71 @@
+"""A run's weights as files: at its end under Stability's names, and on the way in MindONE's layout."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from launcher.contract.run_dir import Phase
+from vpred_train.config import TrainConfig
+from vpred_train.diffusion.parameterization import record_of
+from vpred_train.models.lora import factors_of
+from vpred_train.models.networks import Networks
+from vpred_train.models.weights import get_weights, views_to_export
+from vpred_train.state import TrainState
+from vpred_train.step import StepResult
+from vpred_train.weights.layouts import write_weights
+from vpred_train.weights.lora_files import write_lora
+from vpred_train.weights.stored import LazyTensors
+
+MINDONE_KEPT = 10  # as MindONE's own training keeps
+
+
+def export(config: TrainConfig, networks: Networks, state: TrainState, folder: Path) -> Path:
+    """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors
+    under Stability's names, each the whole model, or with `lora` the factors; returns the path of ema.safetensors."""
+    for average in (None, *state.averages):
+        stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
+        write_average(folder / f"{stem}.safetensors", "stability", config, networks, state, average)
+    return folder / "ema.safetensors"
+
+
+def write_average(
+    path: Path, layout: str, config: TrainConfig, networks: Networks, state: TrainState, average: str | None
+) -> None:
+    """Write the average of that name, None being the weights themselves, as `layout`: the whole model, or with `lora`
+    the factors."""
+    values = state.weights if average is None else state.averages[average]
+    record = record_of(config, average, state.samples_seen)
+    if config.lora is not None:
+        write_lora(path, factors_of(state.space.views(values), config.lora), layout, record)
+        return
+    frozen = get_weights(networks).makers
+    trained = {name: partial(np.asarray, tensor) for name, tensor in views_to_export(state.space, values).items()}
+    write_weights(path, LazyTensors({**frozen, **trained}), layout, record)
+
+
+class MindoneCkptHook:
+    """Writes sd-N.ckpt beside each checkpoint, and removes all but the newest ten. For rank 0."""
+
+    def __init__(
+        self, config: TrainConfig, networks: Networks, state: TrainState, folder: Path, unit_samples: int
+    ) -> None:
+        self.config, self.networks, self.state = config, networks, state
+        self.folder, self.unit_samples = folder, unit_samples
+
+    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
+        pass
+
+    def on_step(self, result: StepResult) -> None:
+        pass
+
+    def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
+        whole, rest = divmod(self.state.samples_seen, self.unit_samples)
+        if rest:
+            return  # a run that was stopped within an epoch goes on from its own checkpoint
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"sd-{whole}.ckpt"
+        write_average(path, "mindone", self.config, self.networks, self.state, self.config.ema.used)
+        mine = {int(number): each for each in self.folder.glob("sd-*.ckpt") if (number := each.stem[3:]).isdigit()}
+        for number in sorted(mine)[:-MINDONE_KEPT]:
+            mine[number].unlink()
