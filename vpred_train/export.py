@@ -66,6 +66,6 @@ class MindoneCkptHook:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"sd-{whole}.ckpt"
         write_average(path, "mindone", self.config, self.networks, self.state, self.config.ema.used)
-        mine = {int(number): each for each in self.folder.glob("sd-*.ckpt") if (number := each.stem[3:]).isdigit()}
-        for number in sorted(mine)[:-MINDONE_KEPT]:
-            mine[number].unlink()
+        numbers = sorted(int(each.stem[3:]) for each in self.folder.glob("sd-*.ckpt") if each.stem[3:].isdecimal())
+        for number in numbers[:-MINDONE_KEPT]:
+            (self.folder / f"sd-{number}.ckpt").unlink()
