@@ -212,7 +212,7 @@ class CheckpointConfig(Section):
     """When to save, and how many to keep.
 
     `mindone_unit_samples`: with each checkpoint, also write the average of `ema.use` as RUN/ckpt/sd-N.ckpt in MindONE's
-    layout, where N counts units of so many samples (those of an epoch, or of a step); the newest ten stay.
+    layout, where N counts units of so many samples (those of an epoch, or of a step); ten of them stay.
     """
 
     every_samples: Positive

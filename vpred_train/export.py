@@ -1,5 +1,6 @@
 """A run's weights as files: at its end under Stability's names, and on the way in MindONE's layout."""
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def write_average(
 
 
 class MindoneCkptHook:
-    """Writes sd-N.ckpt beside each checkpoint, and removes all but the newest ten. For rank 0."""
+    """Writes sd-N.ckpt with each checkpoint, and removes the one of ten checkpoints ago; other files named so may be
+    another run's, and stay. For rank 0."""
 
     def __init__(
         self, config: TrainConfig, networks: Networks, state: TrainState, folder: Path, unit_samples: int
@@ -60,12 +62,14 @@ class MindoneCkptHook:
         pass
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
-        whole, rest = divmod(self.state.samples_seen, self.unit_samples)
-        if rest:
+        seen, every = self.state.samples_seen, self.config.checkpoint.every_samples
+        if seen % self.unit_samples:
             return  # a run that was stopped within an epoch goes on from its own checkpoint
         self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"sd-{whole}.ckpt"
-        write_average(path, "mindone", self.config, self.networks, self.state, self.config.ema.used)
-        numbers = sorted(int(each.stem[3:]) for each in self.folder.glob("sd-*.ckpt") if each.stem[3:].isdecimal())
-        for number in numbers[:-MINDONE_KEPT]:
-            (self.folder / f"sd-{number}.ckpt").unlink()
+        write_average(self._path(seen), "mindone", self.config, self.networks, self.state, self.config.ema.used)
+        expired = (math.ceil(seen / every) - MINDONE_KEPT) * every
+        if expired > 0:
+            self._path(expired).unlink(missing_ok=True)
+
+    def _path(self, samples_seen: int) -> Path:
+        return self.folder / f"sd-{samples_seen // self.unit_samples}.ckpt"

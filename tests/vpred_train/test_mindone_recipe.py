@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launcher.contract.config import ConfigError, build_document
+from launcher.contract.config import ConfigError, build_document, dump_yaml, load_document
 from vpred_train.cli import build_parser
 from vpred_train.config import TrainConfig
 from vpred_train.mindone_keys import Flag, MindoneRecipe, read_mindone
@@ -71,6 +71,12 @@ def test_the_vanilla_recipe_on_eight_cards(tmp_path: Path) -> None:
     assert (schedule.name, schedule.warmup_steps, schedule.final_learning_rate) == ("cosine", 1000, 1e-7)
     assert (config.ema.profiles, config.ema.decay) == (("mindone",), 0.9999)
     assert (config.trainable, config.lora) == (("unet",), None)
+
+
+def test_the_printed_document_loads_back_equal(tmp_path: Path) -> None:
+    config = translated(tmp_path)
+    (tmp_path / "ours.yaml").write_text(dump_yaml(config))
+    assert load_document(TrainConfig, tmp_path / "ours.yaml") == config
 
 
 def test_flags_win_over_the_file_and_steps_over_epochs(tmp_path: Path) -> None:

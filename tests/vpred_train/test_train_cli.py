@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from weights_files import TINY_RECORD
+from weights_files import write_tiny
 
 from launcher.contract.config import load_document
 from vpred_train.cli import main
 from vpred_train.config import TrainConfig
 from vpred_train.learning_rate import learning_rate
-from vpred_train.weights.layouts import write_weights
-from vpred_train.weights.shapes import stability_shapes
 
 DEMO = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 
@@ -30,10 +28,7 @@ def test_the_demonstration_is_valid_and_its_data_is_good() -> None:
 
 
 def test_every_other_recipe_is_valid_with_weights_and_data(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    shapes = stability_shapes(TINY_RECORD.model)
-    tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    write_weights(tmp_path / "published", tensors, "diffusers", TINY_RECORD)
+    write_tiny(tmp_path / "published", "diffusers")
     given = [f"pretrained.path={tmp_path / 'published'}", f"data.path={DEMO.parents[2] / 'data' / 'fluent_emoji'}"]
     recipes = {recipe.stem: recipe for recipe in DEMO.parent.glob("*.yaml") if recipe != DEMO}
     assert set(recipes) == {"mlperf_sd2", "sd2_512_v", "sd2_768_v", "sd2_768_v_lora"}
