@@ -1,7 +1,7 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
 from data.config import DataConfig
-from data.csv_source import Sample, Source, read_csv_folder
+from data.csv_source import Sample, Source, count_small, read_csv_folder
 from data.errors import DataError
 from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader
@@ -17,6 +17,7 @@ __all__ = [
     "Sample",
     "Source",
     "batch_generator",
+    "count_small",
     "load_centred",
     "load_image",
     "read_csv_folder",

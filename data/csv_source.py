@@ -64,6 +64,15 @@ def read_csv_folder(path: Path) -> Source:
     return Source(path, samples)
 
 
+def count_small(source: Source, side: int) -> int:
+    """How many images have a side below `side` pixels; only their headers are read."""
+    small = 0
+    for sample in source.samples if side else ():
+        with Image.open(sample.image) as image:
+            small += min(image.size) < side
+    return small
+
+
 def read_table(table: Path, faults: list[str]) -> list[Sample]:
     """The rows of one file, image paths as written; those that cannot be taken apart are added to `faults`.
 

@@ -3,16 +3,21 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError, dump_yaml, load_document, schema_json
+from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
+from launcher.contract.identity import read_identity
 from launcher.contract.run_dir import RunDir
 from vpred_train.collectives import TIMEOUT_S
 from vpred_train.config import TrainConfig
 from vpred_train.errors import USER_ERRORS
-from vpred_train.recipe import check_world_size, load_recipe, open_data, open_pretrained
+from vpred_train.mindone_keys import read_mindone
+from vpred_train.mindone_recipe import TABLE, notes
+from vpred_train.recipe import check_world_size, from_mindone, load_recipe, open_data, open_pretrained
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +29,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="check recipe and data, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML, then stop")
     parser.add_argument("--print-schema", action="store_true", help="print the recipe's JSON Schema, then stop")
+    mindone = parser.add_argument_group("MindONE's train_text_to_image (instead of --recipe)")
+    mindone.add_argument("--train_config", type=Path, metavar="FILE", help="MindONE's YAML; the flags are its keys")
+    for key, rule in TABLE.items():
+        # As pairs in one list, so that no key of MindONE's can meet an option of ours.
+        pair = partial(lambda name, text: (name, text), key)
+        mindone.add_argument(
+            f"--{key}", type=pair, action="append", dest="flags", default=[], metavar="VALUE", help=str(rule)
+        )
     rank = parser.add_argument_group("one rank of a run (written by vpred-launch)")
     rank.add_argument("--run-dir", type=Path, help="run directory; without --recipe its train.yaml is used")
     rank.add_argument("--attempt", type=int, help="number of this start (default: a new one)")
@@ -51,7 +64,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.print_schema:
         print(schema_json(TrainConfig))
         return ExitCode.OK
-    config = resolve(arguments)
+    of_mindone = arguments.flags or arguments.train_config
+    config = resolve_mindone(arguments) if of_mindone else resolve(arguments)
     if arguments.check or arguments.print_config:
         check_world_size(config, arguments.world_size)
         if arguments.check:
@@ -74,3 +88,18 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
     if arguments.run_dir is None:
         raise ConfigError("--recipe is missing: give a recipe file, such as vpred_train/recipes/tiny_emoji.yaml")
     return load_document(TrainConfig, RunDir(arguments.run_dir).train_yaml, arguments.overrides)
+
+
+def resolve_mindone(arguments: argparse.Namespace) -> TrainConfig:
+    """MindONE's recipe in our words, for the ranks that there are; its output_path becomes the run directory."""
+    if arguments.recipe is not None:
+        raise ConfigError("--recipe: does not go with MindONE's flags; give section.key=value, or leave it out")
+    recipe = read_mindone(arguments.train_config, arguments.flags)
+    identity = read_identity(environment())
+    if identity.rank == 0:
+        for note in notes(recipe):
+            print(f"note: {note}", file=sys.stderr)
+    if arguments.run_dir is None:
+        arguments.run_dir = Path(recipe.output_path)
+    world_size = arguments.world_size if identity.launcher == "none" else identity.world_size
+    return from_mindone(recipe, arguments.train_config, arguments.overrides, world_size)

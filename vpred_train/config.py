@@ -209,10 +209,15 @@ class LoraConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When to save, and how many to keep."""
+    """When to save, and how many to keep.
+
+    `mindone_unit_samples`: with each checkpoint, also write the average of `ema.use` as RUN/ckpt/sd-N.ckpt in MindONE's
+    layout, where N counts units of so many samples (those of an epoch, or of a step); ten of them stay.
+    """
 
     every_samples: Positive
     keep_last: Positive = 2
+    mindone_unit_samples: Positive | None = None
 
 
 class SamplingConfig(Section):

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,13 @@ from data import Sample, Source, load_centred
 from launcher.contract.run_dir import RunDir, Summary
 from monitoring import History
 from vpred_train.config import TrainConfig
-from vpred_train.diffusion.parameterization import record_of
 from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.export import export
 from vpred_train.gallery import nearest_real, write_grids
 from vpred_train.hooks import Hook
-from vpred_train.models.lora import factors_of
-from vpred_train.models.weights import get_weights, views_to_export
 from vpred_train.report import write_report
 from vpred_train.sampling import TextToImage
 from vpred_train.trainer import Trainer
-from vpred_train.weights.layouts import write_weights
-from vpred_train.weights.lora_files import write_lora
-from vpred_train.weights.stored import LazyTensors
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +27,8 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
         hook.on_phase("sampling", trainer.steps_done, trainer.state.samples_seen)
     samples = evenly_spread(trainer.source, config.final_samples)
     sampled = sample_prompts(config, trainer, samples)
-    ema_path = export(config, trainer, run.weights)
+    writes = trainer.collective.rank == 0
+    ema_path = export(config, trainer.networks, trainer.state, run.weights, writes)
     if trainer.collective.rank == 0:
         write_results(config, trainer, run, samples, sampled, ema_path)
     trainer.collective.barrier()
@@ -91,26 +86,3 @@ def write_results(
     write_report(config, run, summary, history, grids, trainer.collective.world_size)
     summary.write(run.summary_json)
     logger.info("retrieval: %.1f %% of %d prompts", 100 * retrieval, len(samples))
-
-
-def export(config: TrainConfig, trainer: Trainer, folder: Path) -> Path:
-    """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors
-    under Stability's names, each the whole model, or with `lora` the factors; returns the path of ema.safetensors.
-
-    Called by all ranks, since each has a part of the averages; rank 0 writes."""
-    state = trainer.state
-    frozen = get_weights(trainer.networks).makers  # they are in every file
-    for average in (None, *state.averages):
-        values = state.weights if average is None else state.whole_average(average)
-        if trainer.collective.rank != 0:
-            continue
-        folder.mkdir(exist_ok=True)
-        stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
-        path = folder / f"{stem}.safetensors"
-        record = record_of(config, average, state.samples_seen)
-        if config.lora is not None:
-            write_lora(path, factors_of(state.space.views(values), config.lora), "stability", record)
-            continue
-        trained = {name: partial(np.asarray, tensor) for name, tensor in views_to_export(state.space, values).items()}
-        write_weights(path, LazyTensors({**frozen, **trained}), "stability", record)
-    return folder / "ema.safetensors"

@@ -1,15 +1,17 @@
 """A recipe file plus overrides, resolved and checked against its data and weights; without MindSpore."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from data import Source, read_csv_folder
-from launcher.contract.config import ConfigError, load_document
+from data import Source, count_small, read_csv_folder
+from launcher.contract.config import ConfigError, build_document, load_document
 from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.mindone_keys import COMMAND_LINE, MindoneRecipe
+from vpred_train.mindone_recipe import Setting, translate
 from vpred_train.weights.layouts import weights_of
 from vpred_train.weights.lora import attention_targets
 from vpred_train.weights.sources import open_source, weights_digest
@@ -26,6 +28,26 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     def absolute(key: str, given: Path) -> Path:
         return ((Path.cwd() if key in overridden else path.resolve().parent) / given).resolve()
 
+    return placed(config, absolute)
+
+
+def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[str], world_size: int) -> TrainConfig:
+    """MindONE's `recipe`, read from `path` and flags, on its data and `world_size` ranks, with overrides of ours on
+    top; relative paths count from here. Raises ConfigError and DataError."""
+    origin = path or COMMAND_LINE
+    source = read_csv_folder(Path(recipe.data_path))
+    setting = Setting(len(source), count_small(source, recipe.smallest_side), world_size)
+    try:
+        raw = translate(recipe, setting)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    config = build_document(TrainConfig, raw, origin, overrides)
+    return placed(config, lambda _, given: given.resolve())
+
+
+def placed(config: TrainConfig, absolute: Callable[[str, Path], Path]) -> TrainConfig:
+    """The recipe with `absolute` (key, path) paths, its weights pinned and the model that they tell of. Raises
+    ConfigError."""
     data = config.data.model_copy(update={"path": absolute("data.path", config.data.path)})
     config = config.model_copy(update={"data": data})
     if config.pretrained is None:

@@ -111,6 +111,7 @@ def make_hooks(
     resources: ExitStack,
 ) -> list[Any]:
     """Resume the trainer and attach what watches it; rank 0 alone keeps the history."""
+    from vpred_train.export import MindoneCkptHook
     from vpred_train.hooks import HistoryHook, Hook, LogHook, MetricsHook, StatusHook
 
     hooks: list[Hook] = [LogHook(config), StatusHook(identity, os.getpid(), config, attempt)]
@@ -127,4 +128,7 @@ def make_hooks(
         history = History(run.metrics_jsonl)
         history.truncate_after(step)
         hooks.append(HistoryHook(history))
+    unit_samples, writes = config.checkpoint.mindone_unit_samples, identity.rank == 0
+    if unit_samples is not None:
+        hooks.append(MindoneCkptHook(config, trainer.networks, trainer.state, run.mindone_ckpt, unit_samples, writes))
     return hooks

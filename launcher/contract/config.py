@@ -26,12 +26,16 @@ Document = TypeVar("Document", bound=BaseModel)
 
 
 def load_document(model: type[Document], path: Path, overrides: Sequence[str] = ()) -> Document:
-    """Read `path` as YAML, apply `overrides` (`section.key=value`, value in YAML) and validate as `model`.
+    """Read `path` as YAML and build `model` of it; raises ConfigError."""
+    return build_document(model, _read(path), path, overrides)
+
+
+def build_document(model: type[Document], raw: dict[str, Any], path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Apply `overrides` (`section.key=value`, value in YAML) to `raw`, which came from `path`, and validate as `model`.
 
     Strict: "2" is no int and true is no int, but 1 is a float. Raises ConfigError naming the file (or the
     command line), key, what was found and the known choices.
     """
-    raw = _read(path)
     overridden = [_apply(raw, override) for override in overrides]
     try:
         text = json.dumps(raw)

@@ -2,7 +2,7 @@
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
-RUN/checkpoints/ snapshots/ samples/ weights/ metrics.jsonl report.html summary.json
+RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ metrics.jsonl report.html summary.json
 """
 
 from dataclasses import dataclass
@@ -144,6 +144,10 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def mindone_ckpt(self) -> Path:
+        return self.root / "ckpt"
 
     @property
     def snapshots(self) -> Path:

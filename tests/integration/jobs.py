@@ -84,3 +84,14 @@ def sample(*arguments: str, ranks: int = 1) -> list[Path]:
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """A new folder of random captioned images, 16 pixels square."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    rows = ["dir,text"]
+    for number in range(count):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,picture {number}")
+    (folder / "img_txt.csv").write_text("\n".join(rows) + "\n")

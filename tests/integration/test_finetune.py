@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import DEADLINE_S, end, losses, pixels, sample, start
+from jobs import DEADLINE_S, end, losses, pixels, sample, start, write_images
 from PIL import Image
-from weights_files import TINY_RECORD
+from weights_files import TINY_RECORD, write_tiny
 
 from launcher.contract.run_dir import RunDir
-from vpred_train.weights.layouts import read_weights, write_weights
-from vpred_train.weights.shapes import UNET, stability_shapes
+from vpred_train.weights.layouts import read_weights
+from vpred_train.weights.shapes import UNET
 from vpred_train.weights.sources import open_source
 
 RECIPE = """
@@ -32,16 +32,8 @@ sampling: {steps: 2, batch_size: 1}
 
 def prepare(root: Path) -> None:
     """A diffusers folder, `published`, and four captioned images."""
-    rng = np.random.default_rng(0)
-    shapes = stability_shapes(TINY_RECORD.model)
-    tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    write_weights(root / "published", tensors, "diffusers", TINY_RECORD)
-    (root / "images").mkdir()
-    rows = ["dir,text"]
-    for number in range(4):
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(root / "images" / f"{number}.png")
-        rows.append(f"{number}.png,picture {number}")
-    (root / "images" / "img_txt.csv").write_text("\n".join(rows) + "\n")
+    write_tiny(root / "published", "diffusers")
+    write_images(root / "images", 4)
 
 
 @pytest.fixture(scope="module")

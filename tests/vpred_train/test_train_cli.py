@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from weights_files import write_tiny
 
 from launcher.contract.config import load_document
 from vpred_train.cli import main
 from vpred_train.config import TrainConfig
+from vpred_train.learning_rate import learning_rate
 
 DEMO = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 
@@ -21,11 +23,43 @@ def ends_with(code: int, *arguments: str) -> None:
     assert caught.value.code == code
 
 
-def test_every_recipe_is_valid_and_its_data_is_good() -> None:
-    recipes = sorted(DEMO.parent.glob("*.yaml"))
-    assert DEMO in recipes
-    for recipe in recipes:
-        ends_with(0, "--check", "--recipe", str(recipe), "--world-size", "2")
+def test_the_demonstration_is_valid_and_its_data_is_good() -> None:
+    ends_with(0, "--check", "--recipe", str(DEMO), "--world-size", "2")
+
+
+def test_every_other_recipe_is_valid_with_weights_and_data(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "published", "diffusers")
+    given = [f"pretrained.path={tmp_path / 'published'}", f"data.path={DEMO.parents[2] / 'data' / 'fluent_emoji'}"]
+    recipes = {recipe.stem: recipe for recipe in DEMO.parent.glob("*.yaml") if recipe != DEMO}
+    assert set(recipes) == {"mlperf_sd2", "sd2_512_v", "sd2_768_v", "sd2_768_v_lora"}
+    for name, recipe in recipes.items():
+        narrow = ["lora.rank=2"] if name.endswith("lora") else []
+        ends_with(0, "--check", "--recipe", str(recipe), "--world-size", "8", *given, *narrow)
+
+
+def test_a_recipe_for_published_weights_asks_for_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(2, "--check", "--recipe", str(DEMO.with_name("sd2_768_v.yaml")))
+    asked = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert asked == ["data.path", "pretrained.path"]
+
+
+def test_the_benchmarks_learning_rate_follows_the_batch() -> None:
+    paths = ["data.path=.", "pretrained.path=."]
+    config = load_document(TrainConfig, DEMO.with_name("mlperf_sd2.yaml"), paths)
+    assert learning_rate(config, 1000 * 2048) == pytest.approx(1.25e-7 * 2048, rel=1e-12)
+    assert learning_rate(config, config.total_samples) == pytest.approx(2.56e-4, rel=1e-12)
+    assert config.total_steps == 2250
+
+
+def test_mindones_flags_do_not_go_with_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends_with(2, "--check", "--recipe", str(DEMO), "--epochs", "3")
+    assert "--recipe: does not go with MindONE's flags" in capsys.readouterr().err
+    (tmp_path / "theirs.yaml").write_text("epochs: 2000\n")
+    data = ["--data_path", str(DEMO.parents[2] / "data" / "fluent_emoji"), "--pretrained_model_path", "none.ckpt"]
+    ends_with(2, "--check", "--train_config", str(tmp_path / "theirs.yaml"), *data)
+    assert "theirs.yaml: image_filter_size: 48 of 48 images" in capsys.readouterr().err
+    ends_with(2, "--check", "--train_config", str(tmp_path / "theirs.yaml"), *data, "--filter_small_size", "False")
+    assert "none.ckpt: cannot be read" in capsys.readouterr().err
 
 
 def test_the_printed_recipe_loads_back_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from vpred_train.config import DiffusionConfig, ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.weights.layouts import write_weights
 from vpred_train.weights.shapes import stability_shapes
 
 Arrays = dict[str, NDArray[Any]]
@@ -84,3 +85,11 @@ def write_diffusers(path: Path, folders: dict[str, Arrays], variant: str = "") -
         (path / folder).mkdir(parents=True)
         stem = "model" if folder == "text_encoder" else "diffusion_pytorch_model"
         save_file(arrays, path / folder / f"{stem}{variant}.safetensors")
+
+
+def write_tiny(path: Path, layout: str) -> None:
+    """Random weights of `TINY` with their record."""
+    rng = np.random.default_rng(0)
+    shapes = stability_shapes(TINY)
+    tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    write_weights(path, tensors, layout, TINY_RECORD)
