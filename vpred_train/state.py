@@ -38,6 +38,10 @@ class TrainState:
         self.updated_at_samples = self.samples_seen
         self.space.write(self.weights)
 
+    def whole_average(self, name: str) -> FloatArray:
+        """The average of that name, (size,) float32, not to be written to. Called by all ranks."""
+        return self.averages[name]
+
     def to_checkpoint(self) -> State:
         """Named tensors that share this state's memory, and the progress."""
         whole = {
