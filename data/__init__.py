@@ -6,6 +6,7 @@ from data.errors import DataError
 from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader
 from data.order import Order
+from data.split import hold_out
 from data.transforms import load_centred, load_image
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Source",
     "batch_generator",
     "count_small",
+    "hold_out",
     "load_centred",
     "load_image",
     "read_csv_folder",

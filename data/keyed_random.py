@@ -3,7 +3,16 @@
 import numpy as np
 
 # A stream never changes its number: it would change every run.
-STREAMS = {"shuffle": 0, "augment": 1, "caption_drop": 2, "diffusion": 3, "posterior": 4, "strata": 5}
+STREAMS = {
+    "shuffle": 0,
+    "augment": 1,
+    "caption_drop": 2,
+    "diffusion": 3,
+    "posterior": 4,
+    "strata": 5,
+    "hold_out": 6,
+    "validation": 7,
+}
 
 
 def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.random.Generator:

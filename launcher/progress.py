@@ -15,6 +15,7 @@ _WORDS: dict[Phase, str] = {
     "starting": "starting",
     "compiling": "compiling the step",
     "training": "training",
+    "validating": "validating",
     "checkpointing": "saving a checkpoint",
     "sampling": "sampling",
     "done": "done",

@@ -44,6 +44,19 @@ class WorkerMetrics:
         self._last_checkpoint = self._gauge(
             "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
         )
+        labels = (*LABELS, "weights", "timesteps")
+        self._validation_loss = Gauge(
+            "vpred_validation_loss",
+            "Held-out loss of v by range of timesteps, mean over images.",
+            labels,
+            registry=self.registry,
+        )
+        self._validation_error = Gauge(
+            "vpred_validation_loss_standard_error",
+            "Standard error of vpred_validation_loss over its images.",
+            labels,
+            registry=self.registry,
+        )
         self._add_readings()
 
     def observe_step(
@@ -75,6 +88,11 @@ class WorkerMetrics:
         self._set(self._last_checkpoint, self._checkpoint_unix_s)
         self._set(self._size, size_bytes)
         self._save_seconds.labels(*self._values).observe(seconds)
+
+    def observe_validation(self, weights: str, timesteps: str, loss: float, standard_error: float) -> None:
+        """Take over a held-out loss: of `weights` (raw or an average), over a range of timesteps such as 0-499."""
+        self._validation_loss.labels(*self._values, weights, timesteps).set(loss)
+        self._validation_error.labels(*self._values, weights, timesteps).set(standard_error)
 
     def _add_readings(self) -> None:
         """What is read at the moment of a scrape, and the one info series."""

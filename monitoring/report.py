@@ -26,6 +26,8 @@ LOSS = Curve("Loss", LOSS_NOTE, SEEN, "loss (MSE of v)", "loss", "log", mean, wi
 THROUGHPUT_NOTE = "all ranks; faint: every step, line: running median"
 THROUGHPUT = Curve("Throughput", THROUGHPUT_NOTE, SEEN, "images/s", "throughput", "linear", median)
 LEARNING_RATE = Curve("Learning rate", "of every step", SEEN, "learning rate", "rate", "linear", None)
+VALIDATION_NOTE = "log scale; of the averaged weights, on images that are never trained on"
+VALIDATION = Curve("Held-out loss", VALIDATION_NOTE, SEEN, "loss (MSE of v)", "loss", "log", None)
 
 IMAGE_SIGNATURES: dict[bytes, str] = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -41,17 +43,19 @@ def render_report(
     images_per_step: int,
     images: Sequence[tuple[str, bytes]],
     documents: Sequence[tuple[str, str]],
+    validations: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page as HTML.
 
     facts: (name, value) pairs for the summary. history: records of `History.read` with step, samples_seen, loss,
     learning_rate and step_seconds. images: (caption, PNG or JPEG file) pairs. documents: (name, text) pairs,
-    shown folded. All text is escaped. Raises ValueError for another image format.
+    shown folded. validations: held-out losses with samples_seen and loss. All text is escaped. Raises ValueError for
+    another image format.
     """
     body = [
         f"<header><h1>{escape(title)}</h1>{_subtitle(history)}</header>",
         _section("Summary", _facts(facts)),
-        _section("Curves", _curves(history, images_per_step)),
+        _section("Curves", _curves(history, images_per_step, validations)),
         *([_section("Samples", "".join(_figure(caption, image) for caption, image in images))] if images else []),
         *([_section("Configuration", "".join(_folded(*document) for document in documents))] if documents else []),
     ]
@@ -88,7 +92,9 @@ def _fact(name: str, value: str) -> str:
     return f'<tr><th scope="row">{escape(name)}</th><td>{escape(figure if small else value)}{small}</td></tr>'
 
 
-def _curves(history: Sequence[Mapping[str, Any]], images_per_step: int) -> str:
+def _curves(
+    history: Sequence[Mapping[str, Any]], images_per_step: int, validations: Sequence[Mapping[str, Any]]
+) -> str:
     if not history:
         return '<p class="none">No step was recorded.</p>'
     series = (
@@ -98,6 +104,9 @@ def _curves(history: Sequence[Mapping[str, Any]], images_per_step: int) -> str:
     )
     seen = [record["samples_seen"] for record in history]
     charts = "".join(_chart(curve, seen, values) for curve, values in series)
+    if validations:
+        places = [record["samples_seen"] for record in validations]
+        charts += _chart(VALIDATION, places, [record["loss"] for record in validations])
     return f'<div class="charts">{charts}</div>'
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from data import DataConfig
 from launcher.contract.config import Section
 from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
+from vpred_train.validation_config import PreviewsConfig, ValidationConfig
 
 Positive = Annotated[int, Field(gt=0)]
 PredictionType = Literal["v", "eps", "x0"]
@@ -279,6 +280,8 @@ class TrainConfig(Section):
     ema: EmaConfig = EmaConfig()
     checkpoint: CheckpointConfig
     sampling: SamplingConfig = SamplingConfig()
+    validation: ValidationConfig | None = None
+    previews: PreviewsConfig | None = None
 
     @model_validator(mode="after")
     def every_network_learns_or_is_given(self) -> Self:
@@ -300,6 +303,15 @@ class TrainConfig(Section):
             raise ValueError(
                 f"objective.weight {objective.weight} is 0 where diffusion.zero_terminal_snr takes the SNR; "
                 "set objective.terminal_floor (1: as uniform_v there, 0: none), or use another weight"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def every_bin_has_a_timestep(self) -> Self:
+        if self.validation and self.validation.bins > self.diffusion.timesteps:
+            raise ValueError(
+                f"validation.bins {self.validation.bins} is above diffusion.timesteps {self.diffusion.timesteps}; "
+                "give at most that"
             )
         return self
 

@@ -1,6 +1,7 @@
 """A run's weights as files: at its end under Stability's names, and on the way in MindONE's layout."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from launcher.contract.run_dir import Phase
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
+from vpred_train.hooks import ValidationLoss
 from vpred_train.models.lora import factors_of
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import get_weights, views_to_export
@@ -76,6 +78,9 @@ class MindoneCkptHook:
         pass
 
     def on_step(self, result: StepResult) -> None:
+        pass
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         pass
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:

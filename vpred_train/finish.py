@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data import Sample, Source, load_centred
+from data import Sample, load_centred
 from launcher.contract.run_dir import RunDir, Summary
 from monitoring import History
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.export import export
-from vpred_train.gallery import nearest_real, write_grids
+from vpred_train.gallery import evenly_spread, nearest_real, write_grids
 from vpred_train.hooks import Hook
 from vpred_train.report import write_report
-from vpred_train.sampling import TextToImage
+from vpred_train.sampling import TextToImage, generate_shared
 from vpred_train.trainer import Trainer
+from vpred_train.validation import average_in_use
 
 logger = logging.getLogger(__name__)
 
@@ -38,24 +39,11 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
 
 def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Sample]) -> FloatArray:
     """An image of the average of `ema.use` for each sample's prompt, (n, 3, R, R), on all ranks; the seeds count up."""
-    collective = trainer.collective
-    trainer.state.space.write(trainer.state.whole_average(config.ema.used))
     resolution = config.data.resolution
     pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, resolution, resolution)
-    mine = range(collective.rank, len(samples), collective.world_size)
-    images = pipeline.generate(
-        [samples[index].text for index in mine], [config.sampling.seed + index for index in mine]
-    )
-    sampled = np.empty((len(samples), 3, resolution, resolution), np.float32)
-    for rank, share in enumerate(collective.allgather_object(images)):
-        sampled[rank :: collective.world_size] = share
-    return sampled
-
-
-def evenly_spread(source: Source, count: int) -> list[Sample]:
-    """At most `count` samples, evenly spread over the source."""
-    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    return [source.sample(int(index)) for index in chosen]
+    seeds = range(config.sampling.seed, config.sampling.seed + len(samples))
+    with average_in_use(trainer.state, config.ema.used):
+        return generate_shared(pipeline, [sample.text for sample in samples], seeds, trainer.collective)
 
 
 def write_results(

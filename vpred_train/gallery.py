@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from data import Sample, Source
 from launcher.contract.files import write_atomic
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.sampling import to_uint8
@@ -20,6 +21,12 @@ FONT_SIZE = 11
 MARGIN = 10
 PAIRS_PER_ROW = 6
 ROWS_PER_GRID = 8
+
+
+def evenly_spread(source: Source, count: int) -> list[Sample]:
+    """At most `count` samples, evenly spread over the source."""
+    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    return [source.sample(int(index)) for index in chosen]
 
 
 def nearest_real(sampled: FloatArray, real: FloatArray) -> NDArray[np.intp]:

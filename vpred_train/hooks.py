@@ -2,7 +2,8 @@
 
 import logging
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from launcher.contract.identity import Identity
@@ -16,6 +17,27 @@ logger = logging.getLogger(__name__)
 STATUS_INTERVAL_S = 1.0
 
 
+@dataclass(frozen=True)
+class ValidationLoss:
+    """|v - prediction|^2, unweighted, mean over `images`, of timesteps `first_timestep` to `last_timestep`.
+
+    `log_snr_high` and `log_snr_low` are theirs, the low one -inf at zero terminal SNR. `weights`: raw, or the name of
+    an average. `standard_error`: of the mean over images; it holds for other images, not between two models on these.
+    """
+
+    weights: str
+    first_timestep: int
+    last_timestep: int
+    log_snr_high: float
+    log_snr_low: float
+    loss: float
+    standard_error: float
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.loss:.4f} +- {self.standard_error:.4f}"
+
+
 class Hook(Protocol):
     """Called by the trainer on every rank."""
 
@@ -27,6 +49,9 @@ class Hook(Protocol):
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
         """A checkpoint is committed."""
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        """Held-out losses after `step`: for each kind of weights over all timesteps, then of each bin."""
 
 
 class StatusHook:
@@ -50,6 +75,9 @@ class StatusHook:
             self._write(result.step, result.samples_seen, result.loss, rate)
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
+        pass
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         pass
 
     def _write(self, step: int, samples_seen: int, loss: float | None, rate: float | None) -> None:
@@ -93,6 +121,12 @@ class LogHook:
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
         logger.info("checkpoint of step %d: %.1f MB in %.2f s", step, size_bytes / 1e6, seconds)
 
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        for weights in dict.fromkeys(each.weights for each in losses):
+            whole, *bins = (each for each in losses if each.weights == weights)
+            by_bin = ", ".join(f"[{each.log_snr_high:.1f}, {each.log_snr_low:.1f}] {each}" for each in bins)
+            logger.info("validation of step %d, %s weights: loss %s; by log SNR: %s", step, weights, whole, by_bin)
+
 
 class MetricsHook:
     """Feeds this rank's Prometheus metrics."""
@@ -118,12 +152,18 @@ class MetricsHook:
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
         self.metrics.observe_checkpoint(size_bytes=size_bytes, seconds=seconds)
 
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        for each in losses:
+            timesteps = f"{each.first_timestep}-{each.last_timestep}"
+            self.metrics.observe_validation(each.weights, timesteps, each.loss, each.standard_error)
+
 
 class HistoryHook:
-    """Appends every step to metrics.jsonl, from which the report draws its curves. On one rank."""
+    """Appends every step to metrics.jsonl, from which the report draws its curves, and every held-out loss to
+    validation.jsonl. On one rank."""
 
-    def __init__(self, history: History) -> None:
-        self.history = history
+    def __init__(self, history: History, validations: History) -> None:
+        self.history, self.validations = history, validations
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
         pass
@@ -133,3 +173,7 @@ class HistoryHook:
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
         pass
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        for each in losses:
+            self.validations.append({"step": step, "samples_seen": samples_seen, **asdict(each)})

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data import Source, count_small, read_csv_folder
+from data import DataError, Source, count_small, hold_out, read_csv_folder
 from launcher.contract.config import ConfigError, build_document, load_document
 from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
@@ -23,10 +23,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read and resolve: relative paths count from the recipe's folder, overriding ones from here; what the recipe
     leaves open about its model is taken from the pretrained weights."""
     config = load_document(TrainConfig, path, overrides)
-    overridden = {override.split("=")[0] for override in overrides}
+    overridden = tuple(f"{override.split('=')[0]}." for override in overrides)
 
     def absolute(key: str, given: Path) -> Path:
-        return ((Path.cwd() if key in overridden else path.resolve().parent) / given).resolve()
+        return ((Path.cwd() if f"{key}.".startswith(overridden) else path.resolve().parent) / given).resolve()
 
     return placed(config, absolute)
 
@@ -50,6 +50,9 @@ def placed(config: TrainConfig, absolute: Callable[[str, Path], Path]) -> TrainC
     ConfigError."""
     data = config.data.model_copy(update={"path": absolute("data.path", config.data.path)})
     config = config.model_copy(update={"data": data})
+    if config.validation is not None and config.validation.path is not None:
+        path_given = absolute("validation.path", config.validation.path)
+        config = config.model_copy(update={"validation": config.validation.model_copy(update={"path": path_given})})
     if config.pretrained is None:
         return config
     weights = absolute("pretrained.path", config.pretrained.path)
@@ -156,9 +159,22 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
         )
 
 
-def open_data(config: TrainConfig) -> Source:
-    """The training samples; all bad rows are found now. Raises DataError."""
-    return read_csv_folder(config.data.path)
+def open_data(config: TrainConfig) -> tuple[Source, Source | None]:
+    """The training samples, and with `validation` the held-out ones; all bad rows are found now. Raises DataError."""
+    source, validation = read_csv_folder(config.data.path), config.validation
+    if validation is None:
+        return source, None
+    if validation.path is None:
+        training, held_out = hold_out(source, validation.seed, share=validation.share, count=validation.count)
+    else:
+        training, held_out = source, read_csv_folder(validation.path)
+        trained_on = {sample.image.resolve() for sample in training.samples}
+        both = [sample.origin for sample in held_out.samples if sample.image.resolve() in trained_on]
+        if both:
+            raise DataError(f"{validation.path}: {len(both)} images are trained on, first {both[0]}; give others")
+    if len(held_out) < 2:
+        raise DataError(f"{held_out.path}: 1 image is held out, which has no standard error; give 2 or more")
+    return training, held_out
 
 
 def open_pretrained(config: TrainConfig) -> Mapping[str, Float32]:

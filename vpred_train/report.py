@@ -1,13 +1,13 @@
 """The facts of a finished run, for `monitoring.render_report`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
-from monitoring import render_report
+from monitoring import History, render_report
 from vpred_train.config import TrainConfig
 
 
@@ -43,6 +43,8 @@ def write_report(
             f"{config.sampling.sampler}, {config.sampling.steps} steps, guidance {config.sampling.guidance_scale}",
         ),
     ]
+    validations = History(run.validation_jsonl).read()
+    facts += validation_facts(validations)
     documents = [
         (path.name, path.read_text(encoding="utf-8")) for path in (run.train_yaml, run.cluster_yaml) if path.exists()
     ]
@@ -55,5 +57,23 @@ def write_report(
             ("Training prompts: real image, then the sample of the EMA weights", path.read_bytes()) for path in grids
         ],
         documents=documents,
+        validations=[each for each in validations if each["weights"] == config.ema.used and covers_all(each, config)],
     )
     write_atomic(run.report_html, html)
+
+
+def covers_all(record: Mapping[str, Any], config: TrainConfig) -> bool:
+    """Whether a held-out loss is that over all timesteps."""
+    return bool(record["last_timestep"] - record["first_timestep"] + 1 == config.diffusion.timesteps)
+
+
+def validation_facts(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Name and value of each held-out loss after the last step."""
+    return [
+        (
+            f"held-out loss, {each['weights']} weights, timesteps {each['first_timestep']} to {each['last_timestep']}",
+            f"{each['loss']:.4f} +- {each['standard_error']:.4f} (standard error over {each['images']} images)",
+        )
+        for each in records
+        if each["step"] == records[-1]["step"]
+    ]

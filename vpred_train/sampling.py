@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
+from vpred_train.collectives import Collective
 from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
 from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC, guided, rescale_guidance
 from vpred_train.diffusion.samplers_spacing import spaced_timesteps
@@ -98,6 +99,18 @@ class TextToImage:
 
     def _noise(self, seed: int) -> FloatArray:
         return np.random.default_rng(seed).standard_normal(self.latent_shape, np.float32)
+
+
+def generate_shared(
+    pipeline: TextToImage, prompts: Sequence[str], seeds: Sequence[int], collective: Collective
+) -> FloatArray:
+    """An image for each prompt and seed, (n, 3, H, W): each rank makes its share, and all ranks get all."""
+    world_size = collective.world_size
+    mine = slice(collective.rank, None, world_size)
+    images = np.empty((len(prompts), 3, pipeline.height, pipeline.width), np.float32)
+    for rank, share in enumerate(collective.allgather_object(pipeline.generate(prompts[mine], seeds[mine]))):
+        images[rank::world_size] = share
+    return images
 
 
 def step_noise(seeds: Sequence[int], shape: tuple[int, ...], step: int) -> FloatArray:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from checkpoints_mgr import CheckpointManager
 from data import Loader, Source
@@ -49,6 +50,15 @@ class StopSignal:
         self.received = True
 
 
+class Observer(Protocol):
+    """Looks at the run on all ranks together: before the first step, at intervals and at the end."""
+
+    every_samples: int
+
+    def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
+        """Look, tell the hooks, and leave the state as it was."""
+
+
 class Trainer:
     """Owns the networks, their state and the step; `run` trains until the end or until asked to stop."""
 
@@ -63,6 +73,7 @@ class Trainer:
     ) -> None:
         self.config, self.networks, self.source = config, networks, source
         self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
+        self.observers: list[Observer] = []
         self.state = TrainState(config, FlatSpace(networks, config.trainable), collective)
         self.step = TrainStep(config, networks, self.state, collective)
         self.nonfinite_in_a_row = 0
@@ -83,6 +94,8 @@ class Trainer:
     def run(self, hooks: Sequence[Hook], stop: StopSignal) -> bool:
         """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint."""
         config = self.config
+        if self.state.samples_seen == 0:
+            self._observe(hooks, self.observers)
         self._announce(hooks, "compiling")
         with self._loader() as batches:
             while not self.finished:
@@ -93,6 +106,8 @@ class Trainer:
                 stopping = self.collective.any(stop.received)
                 if config.ema.snapshot_every_samples and self._is_due(config.ema.snapshot_every_samples):
                     self._keep_snapshots()
+                if not stopping:  # someone waits for the checkpoint
+                    self._observe(hooks, [each for each in self.observers if self._is_due(each.every_samples)])
                 if stopping or self._is_due(config.checkpoint.every_samples):
                     self._save(hooks)
                 if stopping:
@@ -128,6 +143,12 @@ class Trainer:
         """Whether this step has passed a multiple of `every_samples`, or is the last."""
         seen = self.state.samples_seen
         return self.finished or seen // every_samples > (seen - self.config.global_batch) // every_samples
+
+    def _observe(self, hooks: Sequence[Hook], observers: Sequence[Observer]) -> None:
+        if observers:
+            self._announce(hooks, "validating")
+        for observer in observers:
+            observer.observe(hooks, self.steps_done, self.state.samples_seen)
 
     def _keep_snapshots(self) -> None:
         # Before the checkpoint, so that a run that goes on from it lacks none; one that begins earlier writes the same.

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from checkpoints_mgr import CheckpointManager
+from data import Source
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError, dump_yaml, load_document
 from launcher.contract.environment import environment
@@ -77,10 +78,11 @@ def train_rank(
         arguments.attempt or collective.broadcast_object(run.next_attempt() if identity.rank == 0 else None)
     )
     attempt.root.mkdir(parents=True, exist_ok=True)
-    source = open_data(config)
+    source, held_out = open_data(config)
     checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
+    trainer.observers += make_observers(config, trainer, held_out, run)
     if identity.rank == 0:
         mass = ", ".join(map(str, trainer.step.objective.weight_mass))
         logger.info("objective %s: weight on v (samples) by log SNR: %s", config.objective.weight, mass)
@@ -99,6 +101,22 @@ def train_rank(
             return ExitCode.PREEMPTED
         finish(config, trainer, run, hooks)
     return ExitCode.OK
+
+
+def make_observers(config: TrainConfig, trainer: Any, held_out: Source | None, run: RunDir) -> list[Any]:
+    """What looks at the run at intervals."""
+    from vpred_train.previews import Previews
+    from vpred_train.trainer import Observer
+    from vpred_train.validation import Validation
+
+    networks, state, collective = trainer.networks, trainer.state, trainer.collective
+    observers: list[Observer] = []
+    if held_out is not None:
+        observers.append(Validation(config, networks, state, held_out, collective))
+    if config.previews is not None:
+        captioned = held_out or trainer.source
+        observers.append(Previews(config, networks, state, captioned, collective, run.samples))
+    return observers
 
 
 def make_hooks(
@@ -125,9 +143,10 @@ def make_hooks(
         resources.callback(exporter.close)
         hooks.append(MetricsHook(metrics, config))
     if identity.rank == 0:
-        history = History(run.metrics_jsonl)
+        history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
         history.truncate_after(step)
-        hooks.append(HistoryHook(history))
+        validations.truncate_after(step or -1)  # a run that begins anew looks before its first step again
+        hooks.append(HistoryHook(history, validations))
     unit_samples, writes = config.checkpoint.mindone_unit_samples, identity.rank == 0
     if unit_samples is not None:
         hooks.append(MindoneCkptHook(config, trainer.networks, trainer.state, run.mindone_ckpt, unit_samples, writes))

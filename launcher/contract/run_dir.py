@@ -2,7 +2,7 @@
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
-RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ metrics.jsonl report.html summary.json
+RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ metrics.jsonl validation.jsonl report.html summary.json
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from launcher.contract.config import Section
 from launcher.contract.files import write_atomic
 
-Phase = Literal["starting", "compiling", "training", "checkpointing", "sampling", "done"]
+Phase = Literal["starting", "compiling", "training", "validating", "checkpointing", "sampling", "done"]
 
 
 class Record(Section):
@@ -164,6 +164,10 @@ class RunDir:
     @property
     def metrics_jsonl(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def validation_jsonl(self) -> Path:
+        return self.root / "validation.jsonl"
 
     @property
     def report_html(self) -> Path:

@@ -1,0 +1,56 @@
+"""The sections of a training document that look at the run while it trains."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from launcher.contract.config import Section
+
+
+class ValidationConfig(Section):
+    """The loss on images that are never trained on, of the raw weights and of the average of `ema.use`.
+
+    Of `share` of the images, `count` of them or `path`, another folder, one is given. The timesteps are cut into `bins`
+    equal parts, ranges of log SNR; each image has `draws` timesteps and noises in each of them, the same every time.
+    `seed`: that of the choice and of the noise, apart from the run's own, so that runs with other seeds compare.
+    `batch_size`: images that go through the networks at once, on one rank.
+    """
+
+    every_samples: PositiveInt
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    count: Annotated[int, Field(ge=2)] | None = None
+    path: Path | None = None
+    bins: Annotated[int, Field(ge=2)] = 6
+    draws: PositiveInt = 1
+    batch_size: PositiveInt = 16
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def one_choice_of_images(self) -> Self:
+        given = [key for key in ("share", "count", "path") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"validation has {' and '.join(given) or 'no images'}; give one of share, count and path")
+        return self
+
+
+class PreviewsConfig(Section):
+    """Grids of samples while the run trains, as at its end by `sampling` with the average of `ema.use`, in RUN/samples.
+
+    `prompts`: fixed ones; without them `count` captions, of held-out images where there are any. `seed`: that of the
+    first image; the others count up.
+    """
+
+    every_samples: PositiveInt
+    prompts: tuple[str, ...] = ()
+    count: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0)] = 42
+
+    @model_validator(mode="after")
+    def one_choice_of_prompts(self) -> Self:
+        if bool(self.prompts) == (self.count is not None):
+            found = (
+                f"{len(self.prompts)} prompts and count {self.count}" if self.prompts else "neither prompts nor count"
+            )
+            raise ValueError(f"previews has {found}; give one of them")
+        return self
