@@ -49,7 +49,8 @@ def render_report(
 
     facts: (name, value) pairs for the summary. history: records of `History.read` with step, samples_seen, loss,
     learning_rate and step_seconds. images: (caption, PNG or JPEG file) pairs. documents: (name, text) pairs,
-    shown folded. validations: held-out losses with samples_seen and loss. All text is escaped. Raises ValueError for another image format.
+    shown folded. validations: held-out losses with samples_seen and loss. All text is escaped. Raises ValueError for
+    another image format.
     """
     body = [
         f"<header><h1>{escape(title)}</h1>{_subtitle(history)}</header>",

@@ -43,9 +43,25 @@ def scrape(metrics: WorkerMetrics) -> dict[str, dict[str, float]]:
     return found
 
 
+def by_labels(series: dict[str, float]) -> dict[frozenset[str], float]:
+    """The same whatever the order of the labels."""
+    return {frozenset(labels.strip("{}").split(", ")): value for labels, value in series.items()}
+
+
 @pytest.fixture
 def metrics() -> WorkerMetrics:
     return WorkerMetrics(rank=3, local_rank=1, hostname="node-a")
+
+
+def test_held_out_losses_are_told_apart_by_weights_and_timesteps(metrics: WorkerMetrics) -> None:
+    assert "vpred_validation_loss" not in scrape(metrics)
+    metrics.observe_validation("raw", "0-499", 0.5, 0.01)
+    metrics.observe_validation("constant", "0-499", 0.4, 0.02)
+    metrics.observe_validation("raw", "0-499", 0.3, 0.03)
+    found = scrape(metrics)
+    raw, averaged = (str({"weights": weights, "timesteps": "0-499"}) for weights in ("raw", "constant"))
+    assert by_labels(found["vpred_validation_loss"]) == by_labels({raw: 0.3, averaged: 0.4})
+    assert by_labels(found["vpred_validation_loss_standard_error"]) == by_labels({raw: 0.03, averaged: 0.02})
 
 
 def test_step_values_arrive_with_their_labels(metrics: WorkerMetrics) -> None:

@@ -29,6 +29,16 @@ def test_curves_run_over_samples_not_steps() -> None:
     assert [re.findall(r"at ([\d,]*\d)", label) for label in labels] == [["1,000", "3,000"]] * 3
 
 
+def test_held_out_losses_have_a_curve_of_their_own() -> None:
+    history = [{"step": 1, "samples_seen": 16, "loss": 1.0, "learning_rate": 1e-4, "step_seconds": 0.2}]
+    validations = [{"samples_seen": 0, "loss": 0.75}, {"samples_seen": 160, "loss": 0.5}]
+    html = render_report(
+        title="a", facts=[], history=history, images_per_step=16, images=[], documents=[], validations=validations
+    )
+    assert 'aria-label="Held-out loss: 0.75 at 0, 0.5 at 160 samples seen"' in html
+    assert "Held-out" not in page()
+
+
 def test_facts_are_a_table() -> None:
     assert '<tr><th scope="row">ranks</th><td>2</td></tr>' in page()
 
