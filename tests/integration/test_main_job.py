@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,8 @@ schedule: {warmup_samples: 40}
 ema: {profiles: [constant, power], snapshot_every_samples: 40}
 checkpoint: {every_samples: 40}
 sampling: {steps: 3, batch_size: 3}
+validation: {every_samples: 40, count: 3, bins: 2, batch_size: 1}
+previews: {every_samples: 80, count: 2}
 """
 
 
@@ -63,6 +66,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.yaml"
 
 
+def held_out_losses(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RunDir(run_dir).validation_jsonl.read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two ranks."""
@@ -80,6 +87,12 @@ def test_one_rank_and_two_ranks_have_the_same_losses(recipe: Path, undisturbed: 
     difference = np.abs(np.array(losses(tmp_path / "one")) / two - 1)
     print(f"largest relative difference of the losses of 1 and 2 ranks: {difference.max():.1e}")
     assert difference.max() < 1e-5
+    of_one, of_two = held_out_losses(tmp_path / "one"), held_out_losses(undisturbed)
+    assert of_one[:6] == of_two[:6]  # before the first step: the same noise, the same weights
+    for record, other in zip(of_one, of_two, strict=True):
+        for key in ("loss", "standard_error"):
+            assert record.pop(key) == pytest.approx(other.pop(key), rel=1e-4)
+        assert record == other
 
 
 def test_an_objective_with_everything_on_is_the_same_for_one_rank_and_two(recipe: Path, tmp_path: Path) -> None:
@@ -164,6 +177,9 @@ def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     code, output = end(start(recipe, run_dir, 2))
     assert code == 0, output
     assert losses(run_dir) == losses(undisturbed)
+    # Someone who stops a run gets its checkpoint at once, and no look at it first.
+    expected = [record for record in held_out_losses(undisturbed) if record["step"] != stopped_at]
+    assert held_out_losses(run_dir) == expected
     for folder in ("weights", "snapshots"):
         files = sorted((undisturbed / folder).iterdir())
         assert [path.name for path in sorted((run_dir / folder).iterdir())] == [path.name for path in files]
@@ -181,6 +197,10 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
         assert grid.size[0] > 500
     report = run.report_html.read_text()
     assert report.count("data:image/png;base64,") == 1
+    assert "Held-out loss" in report and "held-out loss, raw weights, timesteps 500 to 999" in report
+    assert [record["step"] for record in held_out_losses(undisturbed)[::6]] == [0, 5, 10, 15, 20]
+    for step in (0, 10, 20):
+        assert pixels(run.samples / f"step-{step}.png").shape == (16, 32, 3)
     with safe_open(run.weights / "ema.safetensors", framework="np") as file:
         record = json.loads(file.metadata()["parameterization"])
     assert (record["weights"], record["samples_seen"], record["diffusion"]["prediction_type"]) == ("ema", 160, "v")

@@ -117,8 +117,8 @@ def test_means_standard_errors_and_ranges(config: TrainConfig, step: Any, valida
     assert validation.losses() == losses  # the same noise every time
 
 
-class GatheredError(Exception):
-    """Stands for waiting for the other ranks."""
+class WaitingError(Exception):
+    """A rank waits for the others."""
 
 
 class Rank:
@@ -130,7 +130,7 @@ class Rank:
     def allgather_object(self, value: Any) -> list[Any]:
         self.answers[self.rank] = value
         if self.rank + 1 < self.world_size:
-            raise GatheredError
+            raise WaitingError
         return self.answers
 
 
@@ -143,7 +143,7 @@ def test_any_number_of_ranks_has_the_same_errors(
         collective: Any = Rank(rank, answers)
         share = Validation(config, step.networks, step.state, parts[1], collective)
         share.squared_error = validation.squared_error  # compiled once
-        with contextlib.suppress(GatheredError):
+        with contextlib.suppress(WaitingError):
             whole = share.image_errors()
     assert [len(each) for each in answers] == [(4 - rank + ranks - 1) // ranks for rank in range(ranks)]
     np.testing.assert_array_equal(whole, validation.image_errors())
