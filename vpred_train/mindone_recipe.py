@@ -50,7 +50,7 @@ class Within:
     reader: str
 
     def __str__(self) -> str:
-        return f"read with {self.reader}"
+        return f"honoured by {self.reader}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import DataError, read_csv_folder
+from data import DataError, count_small, read_csv_folder
 from data.cli import main
 
 
@@ -124,3 +124,11 @@ def test_a_quote_left_open_is_found_where_it_opens(folder: Path) -> None:
     (folder / "img_txt.csv").write_text('dir,text\n0.png,fine\n1.png,"open\n2.png,x\n')
     with pytest.raises(DataError, match=r"img_txt\.csv:3: a quote \(\"\) opened here is never closed"):
         read_csv_folder(folder)
+
+
+def test_images_with_a_small_side_are_counted(tmp_path: Path) -> None:
+    for name, size in (("wide", (30, 10)), ("tall", (10, 30)), ("large", (11, 11))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    (tmp_path / "img_txt.csv").write_text("dir,text\nwide.png,a\ntall.png,b\nlarge.png,c\n")
+    source = read_csv_folder(tmp_path)
+    assert [count_small(source, side) for side in (0, 10, 11, 12)] == [0, 0, 2, 3]
