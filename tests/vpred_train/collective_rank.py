@@ -1,6 +1,6 @@
 """One rank of the contract test: prints a line of JSON for each check that fails, and `done` at the end.
 
-Arguments: the kind of collective, or `hang` (rank 1 stops answering), and the timeout in seconds.
+Arguments: what to do, `contract` or `hang` (rank 1 stops answering), and the timeout in seconds.
 """
 
 import json
@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 
+from launcher.contract.accelerators import ACCELERATORS
+from vpred_train import runtime
 from vpred_train.collectives import Collective, make_collective
 from vpred_train.flat import FlatArrays, bounds_of
 
@@ -47,22 +49,30 @@ def contract(collective: Collective) -> None:
     check("nobody says yes", collective.any(False), False)
     for root in ranks:
         check(f"broadcast from {root}", collective.broadcast_object({"rank": rank}, root), {"rank": root})
-    check("gathered objects", collective.allgather_object((rank, "x" * rank)), [(each, "x" * each) for each in ranks])
+        check(f"nothing from {root}", collective.broadcast_object(None if rank == root else "ignored", root), None)
+    check("gathered objects", collective.allgather_object([rank, "x" * rank]), [[each, "x" * each] for each in ranks])
+    lengths = (0, 70_001 * rank)  # from rank to rank different, and more than one piece
+    for gathered, each in zip(collective.allgather_object([values_of(rank, size) for size in lengths]), ranks):
+        check(f"empty array of {each}", gathered[0].shape, (0,))
+        check(f"array of {each}", gathered[1], values_of(each, 70_001 * each).astype(np.float64))
     collective.barrier()
 
 
-def main(kind: str, timeout_s: str) -> None:
-    if kind == "single":
-        contract(make_collective("none", 1))
-    else:
-        collective = make_collective("mpi4py", 2, float(timeout_s))
-        if kind == "hang":
-            if collective.rank == 1:
-                time.sleep(60)
-            collective.barrier()
-        contract(collective)
-        collective.close()
-    print("done", flush=True)
+def main(what: str, timeout_s: str) -> None:
+    identity = runtime.identify()
+    accelerator = ACCELERATORS["cpu"]
+    kind = accelerator.collective_under(identity.launcher)
+    if kind == "mccl":
+        runtime.start(accelerator, identity, identity.local_rank, None)
+    collective = make_collective(kind, identity.world_size, float(timeout_s))
+    check("rank", (collective.rank, collective.world_size), (identity.rank, identity.world_size))
+    if what == "hang":
+        if collective.rank == 1:
+            time.sleep(60)
+        collective.barrier()
+    contract(collective)
+    collective.close()
+    print(type(collective).__name__, "done", flush=True)
 
 
 if __name__ == "__main__":
