@@ -4,14 +4,16 @@ Arguments: what to do, `contract` or `hang` (rank 1 stops answering), and the ti
 """
 
 import json
+import os
 import sys
 import time
 
 import numpy as np
 
 from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.process import die_with_parent
 from vpred_train import runtime
-from vpred_train.collectives import Collective, make_collective
+from vpred_train.collectives import COLLECTIVES, Collective, make_collective
 from vpred_train.flat import FlatArrays, bounds_of
 
 
@@ -51,10 +53,10 @@ def contract(collective: Collective) -> None:
         check(f"broadcast from {root}", collective.broadcast_object({"rank": rank}, root), {"rank": root})
         check(f"nothing from {root}", collective.broadcast_object(None if rank == root else "ignored", root), None)
     check("gathered objects", collective.allgather_object([rank, "x" * rank]), [[each, "x" * each] for each in ranks])
-    lengths = (0, 70_001 * rank)  # from rank to rank different, and more than one piece
-    for gathered, each in zip(collective.allgather_object([values_of(rank, size) for size in lengths]), ranks):
-        check(f"empty array of {each}", gathered[0].shape, (0,))
-        check(f"array of {each}", gathered[1], values_of(each, 70_001 * each).astype(np.float64))
+    objects = collective.allgather_object([values_of(rank, 0), values_of(rank, 300_001 * rank)])
+    for each, (empty, long) in zip(ranks, objects, strict=True):  # lengths differ; some need several pieces
+        check(f"empty array of {each}", empty.shape, (0,))
+        check(f"array of {each}", long, values_of(each, 300_001 * each))
     collective.barrier()
 
 
@@ -63,8 +65,12 @@ def main(what: str, timeout_s: str) -> None:
     accelerator = ACCELERATORS["cpu"]
     kind = accelerator.collective_under(identity.launcher)
     if kind == "mccl":
+        die_with_parent(os.getppid())
         runtime.start(accelerator, identity, identity.local_rank, None)
-    collective = make_collective(kind, identity.world_size, float(timeout_s))
+    if identity.launcher == "none":
+        collective = make_collective(kind, identity.world_size)
+    else:
+        collective = COLLECTIVES[kind](float(timeout_s))  # also for a single rank
     check("rank", (collective.rank, collective.world_size), (identity.rank, identity.world_size))
     if what == "hang":
         if collective.rank == 1:
