@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 
 class Communicator(Protocol):
-    """Collectives over all ranks. Values are plain Python objects (dicts, lists, strings, numbers, bytes)."""
+    """Collectives over all ranks. Values are what JSON holds; a tuple may arrive as a list."""
 
     @property
     def rank(self) -> int:

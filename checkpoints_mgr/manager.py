@@ -11,9 +11,9 @@ from checkpoints_mgr.communicator import Communicator, SingleProcess
 from checkpoints_mgr.digests import document_digest
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import QUARANTINE, TMP_PREFIX, step_name, steps_in
-from checkpoints_mgr.manifest import Manifest
+from checkpoints_mgr.manifest import Manifest, from_bytes, to_bytes
 from checkpoints_mgr.reading import open_step, quarantine, read_state
-from checkpoints_mgr.state import Restored, SaveResult, State, TensorSpec, check_progress, tensor_specs
+from checkpoints_mgr.state import JSON, Restored, SaveResult, State, TensorSpec, check_progress, tensor_specs
 from checkpoints_mgr.votes import on_root, together
 from checkpoints_mgr.writing import commit, discard, merge, prepare, retain, write_share
 
@@ -50,13 +50,17 @@ class CheckpointManager:
         try:
             specs = self._agree(what, own_step, state)
             on_root(comm, what, lambda: prepare(self._root, target, tmp))
-            votes = together(comm, what, lambda: write_share(tmp, state, specs, comm.rank, comm.world_size))
 
-            def finish() -> SaveResult:
+            def write() -> list[dict[str, JSON]]:
+                return [written.to_row() for written in write_share(tmp, state, specs, comm.rank, comm.world_size)]
+
+            votes = together(comm, what, write)
+
+            def finish() -> tuple[int, float]:
                 size_bytes = commit(self._root, tmp, target, merge(save_id, step, state, specs, votes))
-                return SaveResult(step, target, size_bytes, time.perf_counter() - started_s)
+                return size_bytes, time.perf_counter() - started_s
 
-            result = on_root(comm, what, finish)
+            size_bytes, seconds = on_root(comm, what, finish)
         except CheckpointError:
             if comm.rank == 0:
                 discard(tmp)
@@ -64,7 +68,7 @@ class CheckpointManager:
             raise
         if comm.rank == 0:
             retain(self._root, self._keep_last, step, save_id)
-        return result
+        return SaveResult(step, target, size_bytes, seconds)
 
     def latest(self) -> int | None:
         """The newest step whose manifest and file sizes are right, as rank 0 sees it; None when there is none."""
@@ -140,8 +144,9 @@ class CheckpointManager:
     def _restore_step(self, step: int) -> tuple[Restored | None, str]:
         """The step, or the fault for which rank 0 has put it into quarantine."""
         comm, what, directory = self._comm, f"cannot restore step {step}", self._root / step_name(step)
-        manifest, fault = on_root(comm, what, lambda: _open(directory))
-        if manifest is not None:
+        text, fault = on_root(comm, what, lambda: _open(directory))
+        if text:
+            manifest = from_bytes(text.encode(), str(directory))
             states: list[State] = []
             faults = together(comm, what, lambda: _read(directory, manifest, states))
             if not any(faults):
@@ -157,12 +162,12 @@ class CheckpointManager:
         return None, fault
 
 
-def _open(directory: Path) -> tuple[Manifest | None, str]:
-    """The manifest for all ranks, or what is corrupt about the step."""
+def _open(directory: Path) -> tuple[str, str]:
+    """The manifest's text for all ranks, or what is corrupt about the step."""
     try:
-        return open_step(directory), ""
+        return to_bytes(open_step(directory)).decode(), ""
     except CorruptCheckpointError as error:
-        return None, str(error)
+        return "", str(error)
 
 
 def _read(directory: Path, manifest: Manifest, states: list[State]) -> str:

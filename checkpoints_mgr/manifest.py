@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from checkpoints_mgr.digests import canonical_json, document_digest
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
@@ -23,6 +23,22 @@ class FileEntry:
     data_offset: int
     chunk_bytes: int
     digests: tuple[str, ...]
+
+    def to_row(self) -> dict[str, JSON]:
+        """The entry as the manifest holds it."""
+        return {
+            "name": self.name,
+            "size": self.size_bytes,
+            "rank": self.rank,
+            "data_off": self.data_offset,
+            "chunk": self.chunk_bytes,
+            "xxh3": list(self.digests),
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, JSON]) -> Self:
+        """The inverse of to_row. KeyError when something is missing."""
+        return cls(row["name"], row["size"], row["rank"], row["data_off"], row["chunk"], tuple(row["xxh3"]))
 
 
 @dataclass(frozen=True)
@@ -68,17 +84,7 @@ def to_bytes(manifest: Manifest) -> bytes:
         "world_size": manifest.world_size,
         "progress": manifest.progress,
         "components": {component: {"kind": "whole"} for component in manifest.components},
-        "files": [
-            {
-                "name": entry.name,
-                "size": entry.size_bytes,
-                "rank": entry.rank,
-                "data_off": entry.data_offset,
-                "chunk": entry.chunk_bytes,
-                "xxh3": list(entry.digests),
-            }
-            for entry in manifest.files
-        ],
+        "files": [entry.to_row() for entry in manifest.files],
         "tensors": {
             placement.spec.name: {
                 "dtype": placement.spec.dtype,
@@ -120,10 +126,7 @@ def from_bytes(content: bytes, where: str) -> Manifest:
 
 
 def _parse(document: Mapping[str, Any]) -> Manifest:
-    files = tuple(
-        FileEntry(entry["name"], entry["size"], entry["rank"], entry["data_off"], entry["chunk"], tuple(entry["xxh3"]))
-        for entry in document["files"]
-    )
+    files = tuple(FileEntry.from_row(row) for row in document["files"])
     tensors = []
     for name, row in document["tensors"].items():
         spec = TensorSpec(name, row["dtype"], tuple(row["shape"]))

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.digests import CHUNK_BYTES, ChunkHasher, canonical_json
@@ -20,7 +21,7 @@ from checkpoints_mgr.layout import (
     steps_in,
 )
 from checkpoints_mgr.manifest import FileEntry, Manifest, Placement, from_bytes, to_bytes
-from checkpoints_mgr.state import State, TensorSpec
+from checkpoints_mgr.state import JSON, State, TensorSpec
 from checkpoints_mgr.tensor_file import TensorFile
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,14 @@ class WrittenFile:
 
     entry: FileEntry
     offsets: dict[str, int]
+
+    def to_row(self) -> dict[str, JSON]:
+        """What this rank tells the others."""
+        return {"entry": self.entry.to_row(), "offsets": self.offsets}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, JSON]) -> Self:
+        return cls(FileEntry.from_row(row["entry"]), row["offsets"])
 
 
 def prepare(root: Path, target: Path, tmp: Path) -> None:
@@ -95,10 +104,10 @@ def _write_model_index(tmp: Path, all_shares: Sequence[Sequence[TensorSpec]]) ->
 
 
 def merge(
-    save_id: str, step: int, state: State, specs: Sequence[TensorSpec], votes: Sequence[Sequence[WrittenFile]]
+    save_id: str, step: int, state: State, specs: Sequence[TensorSpec], votes: Sequence[Sequence[Mapping[str, JSON]]]
 ) -> Manifest:
-    """The manifest of what all ranks say they wrote. votes: by rank."""
-    files = [written for vote in votes for written in vote]
+    """The manifest of what all ranks say they wrote. votes: by rank, the rows of their files."""
+    files = [WrittenFile.from_row(row) for vote in votes for row in vote]
     spec_of = {spec.name: spec for spec in specs}
     placements = [
         Placement(spec_of[name], index, offset)

@@ -5,15 +5,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from launcher.contract.exit_codes import ExitCode
+from vpred_train import runtime
 from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.flat import FlatArrays, blocks
+from vpred_train.flat import FlatArrays, blocks, longest_range, rank_pieces
+from vpred_train.plain_values import pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ PIECE_ELEMENTS = 1 << 18  # 1 MiB of float32: pieces that fit the cache are redu
 class Collective(Protocol):
     """Every method but `abort` and `close` is called by all ranks in the same order.
 
+    Objects are small: what JSON holds, and numpy arrays at any depth. Tuples arrive as lists.
     `bounds`: the ranks' ranges of a flat space, rank r's being [bounds[r], bounds[r + 1]).
     """
 
@@ -43,7 +47,7 @@ class Collective(Protocol):
         """Whether any rank says yes; the same answer everywhere."""
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        """The root's picklable value on every rank."""
+        """The root's value on every rank; that of the others is ignored."""
 
     def allgather_object(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""
@@ -149,23 +153,17 @@ class Mpi:
     def reduce_scatter_mean(self, values: FlatArrays, bounds: Sequence[int]) -> FloatArray:
         scale = np.float32(1 / self.world_size)
         length = PIECE_ELEMENTS // self.world_size
-        longest = int(np.diff(bounds).max())
-        sent = np.zeros((self.world_size, length), np.float32)
         received = np.empty(length, np.float32)
         reduced = np.empty(bounds[self.rank + 1] - bounds[self.rank], np.float32)
         with self._watchdog.watching():
-            for block in blocks(0, longest, length):
-                for rank in range(self.world_size):
-                    start, stop = bounds[rank] + block.start, min(bounds[rank] + block.stop, bounds[rank + 1])
-                    if stop > start:
-                        sent[rank, : stop - start] = values[start:stop]
-                self._comm.Reduce_scatter_block(sent, received, op=self._mpi.SUM)
+            for block, pieces in rank_pieces(values, bounds, length):
+                self._comm.Reduce_scatter_block(pieces, received, op=self._mpi.SUM)
                 own = reduced[block]
                 np.multiply(received[: own.size], scale, out=own)
         return reduced
 
     def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
-        longest = int(np.diff(bounds).max())
+        longest = longest_range(bounds)
         starts, stops = np.array(bounds[:-1]), np.array(bounds[1:])
         with self._watchdog.watching():
             for block in blocks(0, longest, PIECE_ELEMENTS // self.world_size):
@@ -179,11 +177,13 @@ class Mpi:
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         with self._watchdog.watching():
-            return self._comm.bcast(value, root=root)
+            packed = self._comm.bcast(pack(value) if self.rank == root else None, root=root)
+        return unpack(packed)
 
     def allgather_object(self, value: Any) -> list[Any]:
         with self._watchdog.watching():
-            return list(self._comm.allgather(value))
+            received = self._comm.allgather(pack(value))
+        return [unpack(packed) for packed in received]
 
     def barrier(self) -> None:
         with self._watchdog.watching():
@@ -202,4 +202,16 @@ def make_collective(kind: str, world_size: int, timeout_s: float = TIMEOUT_S) ->
     return SingleProcess() if world_size == 1 else COLLECTIVES[kind](timeout_s)
 
 
-COLLECTIVES = {"mpi4py": Mpi}
+def _device(backend: str, timeout_s: float) -> Collective:
+    """MindSpore's communication; how long it may take to come up is MindSpore's (MS_TOPO_TIMEOUT) or HCCL's to say."""
+    runtime.init_communication()
+    from vpred_train.device_collective import Device
+
+    return Device(backend, timeout_s)
+
+
+COLLECTIVES: dict[str, Callable[[float], Collective]] = {
+    "mpi4py": Mpi,
+    "mccl": partial(_device, "mccl"),
+    "hccl": partial(_device, "hccl"),
+}

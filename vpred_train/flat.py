@@ -42,9 +42,28 @@ class FlatArrays:
             start, index = end, index + 1
 
 
+def rank_pieces(values: FlatArrays, bounds: Sequence[int], length: int) -> Iterator[tuple[slice, FloatArray]]:
+    """All ranks' ranges of `values`, piece by piece: the place in the longest range, and (ranks, length) elements.
+
+    The array is the same each time; what it holds behind the end of a rank's range means nothing.
+    """
+    pieces = np.zeros((len(bounds) - 1, length), np.float32)
+    for block in blocks(0, longest_range(bounds), length):
+        for rank, piece in enumerate(pieces):
+            start, stop = bounds[rank] + block.start, min(bounds[rank] + block.stop, bounds[rank + 1])
+            if stop > start:
+                piece[: stop - start] = values[start:stop]
+        yield block, pieces
+
+
 def bounds_of(size: int, world_size: int) -> list[int]:
     """Where each rank's range of `size` elements begins, and the end: contiguous, as equal as may be."""
     return [size * rank // world_size for rank in range(world_size + 1)]
+
+
+def longest_range(bounds: Sequence[int]) -> int:
+    """The elements of the rank that has most."""
+    return int(np.diff(bounds).max())
 
 
 def blocks(start: int, stop: int, length: int = BLOCK_ELEMENTS) -> Iterator[slice]:

@@ -31,16 +31,17 @@ def check_prediction(config: TrainConfig, networks: Networks, source: Source, co
     """Raise ConfigError on every rank when the pretrained UNet predicts something else than the recipe says."""
     if config.pretrained is None or "unet" not in config.pretrained.networks:
         return
-    found = None
+    verdict, residuals = None, ""
     if collective.rank == 0:
         found = probe(networks, config.model, config.diffusion, source, config.data)
-        logger.info("probe of the pretrained weights: residuals %s", found)
-    found = collective.broadcast_object(found)
+        verdict, residuals = found.verdict, str(found)
+        logger.info("probe of the pretrained weights: residuals %s", residuals)
+    verdict, residuals = collective.broadcast_object((verdict, residuals))
     wanted = config.diffusion.prediction_type
-    if found.verdict not in (None, wanted):
+    if verdict not in (None, wanted):
         raise ConfigError(
-            f"{config.pretrained.path}: predicts {found.verdict} (residuals {found}), but diffusion.prediction_type "
-            f"is {wanted}; set it to {found.verdict}"
+            f"{config.pretrained.path}: predicts {verdict} (residuals {residuals}), but diffusion.prediction_type "
+            f"is {wanted}; set it to {verdict}"
         )
-    if found.verdict is None:
-        logger.warning("the pretrained weights predict neither v nor eps nor x0 clearly (residuals %s)", found)
+    if verdict is None:
+        logger.warning("the pretrained weights predict neither v nor eps nor x0 clearly (residuals %s)", residuals)

@@ -1,15 +1,32 @@
-"""MindSpore's process-wide settings: the only caller of set_context and set_device."""
+"""MindSpore's process-wide settings: the only caller of set_context, set_device and init."""
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 from launcher.contract.accelerators import Accelerator
-from launcher.contract.environment import export
-from launcher.contract.identity import Identity
+from launcher.contract.environment import environment, export
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.identity import Identity, is_scheduler, read_identity
+from launcher.contract.process import die_with_parent
 from vpred_train.kernels import library
 
 logger = logging.getLogger(__name__)
+
+
+def identify() -> Identity:
+    """Who this process is among the ranks. Raises ConfigError.
+
+    msrun runs the ranks' command once more for a process that is no rank: that one schedules here until the last rank
+    has left, and ends.
+    """
+    env = environment()
+    if is_scheduler(env):
+        die_with_parent(os.getppid())
+        init_communication()  # MindSpore ends the process in it, with its own exit code
+        sys.exit(ExitCode.OK)
+    return read_identity(env)
 
 
 def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_table: Path | None) -> None:
@@ -29,6 +46,13 @@ def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_tab
     if accelerator.device_target == "CPU":
         # One actor thread: ranks, not threads, fill the cores.
         mindspore.set_context(runtime_num_threads=1)
+
+
+def init_communication() -> None:
+    """Meet the other ranks by way of MindSpore: HCCL on Ascend, MCCL on CPU, which needs msrun's environment."""
+    from mindspore.communication import init
+
+    init()
 
 
 def _threads(identity: Identity) -> int:

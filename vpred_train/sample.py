@@ -1,4 +1,4 @@
-"""`vpred-sample`: images from trained weights; under mpirun the ranks share them out."""
+"""`vpred-sample`: images from trained weights; under mpirun or msrun the ranks share them out."""
 
 import argparse
 import sys
@@ -11,10 +11,8 @@ from pydantic import ValidationError
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
 from launcher.contract.config import ConfigError
-from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.contract.identity import read_identity
 from launcher.contract.run_dir import RunDir
 from vpred_train import runtime
 from vpred_train.chosen_weights import add_weights_options, choose, named, same_weights
@@ -80,21 +78,22 @@ SETTINGS = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; never returns."""
     arguments = build_parser().parse_args(argv)
-    identity = read_identity(environment())
+    identity = runtime.identify()
+    accelerator = ACCELERATORS[arguments.accelerator]
     try:
         requests = plan(arguments)
         if identity.rank == 0:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
         folder = output_folder(arguments)
-        runtime.start(ACCELERATORS[arguments.accelerator], identity, identity.local_rank, None)
-        collective = make_collective(ACCELERATORS[arguments.accelerator].collective, identity.world_size)
+        runtime.start(accelerator, identity, identity.local_rank, None)
+        collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
     except ConfigError as error:  # every rank finds the same
         if identity.rank == 0:
             print(error, file=sys.stderr)
         sys.exit(ExitCode.BAD_CONFIG)
     try:
-        for path in make_images(requests, folder, ACCELERATORS[arguments.accelerator], collective):
+        for path in make_images(requests, folder, accelerator, collective):
             print(path)
     except ConfigError as error:
         print(error, file=sys.stderr)

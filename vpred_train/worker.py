@@ -11,10 +11,9 @@ from checkpoints_mgr import CheckpointManager
 from data import Source
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError, dump_yaml, load_document
-from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.contract.identity import Identity, read_identity
+from launcher.contract.identity import Identity
 from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import AttemptDir, RunDir
 from monitoring import History, WorkerMetrics, configure_logging, start_exporter
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
     """Train as the rank that the environment says this process is. Any failure ends all ranks."""
-    identity = read_identity(environment())
+    identity = runtime.identify()
     if identity.launcher != "none":
         die_with_parent(os.getppid())
     configure_logging(identity.rank, logging.INFO)
@@ -38,7 +37,8 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
     adopt_run_dir(config, RunDir(arguments.run_dir), identity)
     device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
     runtime.start(accelerator, identity, device_id, arguments.rank_table)
-    collective = make_collective(accelerator.collective, identity.world_size, arguments.collective_timeout_s)
+    kind = accelerator.collective_under(identity.launcher)
+    collective = make_collective(kind, identity.world_size, arguments.collective_timeout_s)
     try:
         outcome = train_rank(config, arguments, identity, collective)
         collective.close()

@@ -13,20 +13,26 @@ from launcher.contract.identity import Identity
 class Accelerator:
     """One kind of device.
 
-    device_target: MindSpore's name of it. collective: how ranks reduce. process_variables: fixed
-    settings that must be in the environment before mindspore is imported. compiled_operations: our own
-    are used where they have been built; plain_variables: settings for when they are not.
+    device_target: MindSpore's name of it. collective: how ranks reduce, msrun_collective: how when msrun
+    started them. process_variables: fixed settings that must be in the environment before mindspore is
+    imported. compiled_operations: our own are used where they have been built; plain_variables: settings
+    for when they are not.
     hidden_variables: mpirun's variables the trainer must not see.
     """
 
     name: str
     device_target: Literal["CPU", "Ascend"]
     collective: Literal["mpi4py", "hccl"]
+    msrun_collective: Literal["mccl", "hccl"]
     process_variables: Mapping[str, str]
     compiled_operations: bool
     plain_variables: Mapping[str, str]
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
     hidden_variables: tuple[str, ...]
+
+    def collective_under(self, launcher: str) -> str:
+        """How ranks reduce that this row of the identity table started."""
+        return self.msrun_collective if launcher == "msrun" else self.collective
 
     def environment(self, identity: Identity, device_id: int, rank_table: Path | None) -> dict[str, str]:
         """Variables to export before mindspore is imported; `device_id` is the physical id."""
@@ -52,7 +58,8 @@ ACCELERATORS: dict[str, Accelerator] = {
     "cpu": Accelerator(
         name="cpu",
         device_target="CPU",
-        collective="mpi4py",
+        collective="mpi4py",  # several times faster than MCCL, which MindSpore cannot set up under mpirun
+        msrun_collective="mccl",
         # One thread per rank: ranks, not threads, fill the cores.
         process_variables=MappingProxyType(
             {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -67,6 +74,7 @@ ACCELERATORS: dict[str, Accelerator] = {
         name="ascend",
         device_target="Ascend",
         collective="hccl",
+        msrun_collective="hccl",
         process_variables=MappingProxyType({"GLOG_v": "3"}),
         compiled_operations=False,
         plain_variables=MappingProxyType({}),

@@ -36,10 +36,19 @@ class _Row:
     local_size: tuple[str, ...]
 
 
-# Order matters: mpirun inside a Slurm job sets its own variables beside Slurm's, and srun --mpi=pmix sets
-# PMIX_RANK beside SLURM_PROCID. Bare PMIx (prun) tells only the rank (open-mpi/ompi#9167): whoever starts us
-# so must tell the rest.
+# Order matters: msrun inside a Slurm job is what started us last; mpirun inside one sets its own variables
+# beside Slurm's, and srun --mpi=pmix sets PMIX_RANK beside SLURM_PROCID. Bare PMIx (prun) tells only the rank
+# (open-mpi/ompi#9167): whoever starts us so must tell the rest. msrun tells no local size, AscendJob does;
+# without it all ranks count as local.
 _ROWS = (
+    _Row(
+        "msrun",
+        ("MS_ROLE",),
+        ("RANK_ID",),
+        ("MS_WORKER_NUM",),
+        ("DEVICE_ID",),
+        ("MS_LOCAL_WORKER", "MS_WORKER_NUM"),
+    ),
     _Row(
         "openmpi",
         ("OMPI_COMM_WORLD_RANK",),
@@ -75,9 +84,15 @@ _ROWS = (
 )
 
 
+def is_scheduler(env: Mapping[str, str]) -> bool:
+    """Whether this is the process beside the ranks through which those that msrun started find each other."""
+    return env.get("MS_ROLE") == "MS_SCHED"
+
+
 def read_identity(env: Mapping[str, str]) -> Identity:
     """The identity `env` gives this process; rank 0 of 1 with launcher "none" outside any launch environment.
 
+    Not for msrun's scheduler (see is_scheduler), which is no rank, although its environment names one.
     Raises ConfigError when a variable is missing, not a number or out of range.
     """
     hostname = socket.gethostname()

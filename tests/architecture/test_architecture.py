@@ -32,6 +32,7 @@ OWNERS = {
     "os.putenv": "launcher.contract.environment",
     "mindspore.set_context": "vpred_train.runtime",
     "mindspore.set_device": "vpred_train.runtime",
+    "mindspore.communication.init": "vpred_train.runtime",
     "mpi4py": "vpred_train.collectives",
     "yaml.load": "launcher.contract.yaml_dialect",  # with a SafeLoader, see below
     "yaml.full_load": None,
@@ -220,6 +221,7 @@ def test_the_import_rule_bites(module: str, text: str, fault: str) -> None:
         ("from os import getenv as g", "uses os.getenv"), ("ms.set_context(mode=0)", "uses mindspore.set_context"),
         ("context.set_context(mode=0)", "uses mindspore.set_context"),
         ("from mindspore import set_device", "uses mindspore.set_device"),
+        ("ms.communication.init()", "uses mindspore.communication.init"),
         ("def f():\n    from mpi4py import MPI", "uses mpi4py"), ("sys.path.append('x')", "uses sys.path"),
         ("from sys import path", "uses sys.path"), ("pickle.loads(x)", "uses pickle"),
         ("from pickle import loads", "uses pickle"), ("eval(x)", "uses eval"), ("os.system(x)", "uses os.system"),

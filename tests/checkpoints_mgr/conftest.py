@@ -1,5 +1,6 @@
 """Ranks as threads, a small state of many shapes, and bit flips: fixtures, as tests cannot import each other."""
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ DEADLINE_S = 10
 
 
 class ThreadRank:
-    """A Communicator among threads; a rank that dies breaks the barrier for the others."""
+    """A Communicator among threads, strict about values; a rank that dies breaks the barrier for the others."""
 
     def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, slots: list[Any]) -> None:
         self.rank = rank
@@ -28,9 +29,9 @@ class ThreadRank:
         self._barrier.wait(DEADLINE_S)
 
     def allgather_object(self, value: Any) -> list[Any]:
-        self._slots[self.rank] = value
+        self._slots[self.rank] = json.dumps(value)
         self.barrier()
-        values = list(self._slots)
+        values = [json.loads(slot) for slot in self._slots]
         self.barrier()
         return values
 

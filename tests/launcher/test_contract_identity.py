@@ -6,7 +6,7 @@ import pytest
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
-from launcher.contract.identity import Identity, read_identity
+from launcher.contract.identity import Identity, is_scheduler, read_identity
 
 OPENMPI = {
     "OMPI_COMM_WORLD_RANK": "3",
@@ -31,6 +31,17 @@ BATCH_SHELL = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8", "
 INTERACTIVE_SHELL = BATCH_SHELL | {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}
 PRUN = {"PMIX_RANK": "1", "VPRED_WORLD_SIZE": "2", "VPRED_LOCAL_RANK": "1", "VPRED_LOCAL_SIZE": "2"}
 
+MSRUN = {
+    "MS_ROLE": "MS_WORKER",
+    "MS_WORKER_NUM": "4",
+    "MS_NODE_ID": "3",
+    "MS_SCHED_HOST": "10.0.0.1",
+    "MS_SCHED_PORT": "8118",
+    "RANK_ID": "3",
+    "RANK_SIZE": "4",
+    "DEVICE_ID": "1",
+}
+
 
 @pytest.mark.parametrize(
     ("env", "expected"),
@@ -45,6 +56,9 @@ PRUN = {"PMIX_RANK": "1", "VPRED_WORLD_SIZE": "2", "VPRED_LOCAL_RANK": "1", "VPR
         (BATCH_SHELL, ("none", 0, 1, 0, 1)),
         (INTERACTIVE_SHELL, ("none", 0, 1, 0, 1)),
         (PRUN, ("pmix", 1, 2, 1, 2)),
+        (MSRUN, ("msrun", 3, 4, 1, 4)),
+        (MSRUN | {"MS_LOCAL_WORKER": "2"}, ("msrun", 3, 4, 1, 2)),
+        (SRUN | MSRUN, ("msrun", 3, 4, 1, 4)),
     ],
 )
 def test_each_launch_environment(env, expected):
@@ -55,6 +69,7 @@ def test_each_launch_environment(env, expected):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
+        ({"MS_ROLE": "MS_WORKER"}, "msrun environment: MS_ROLE is set but RANK_ID is not"),
         ({"PMIX_RANK": "1"}, "pmix environment: PMIX_RANK is set but VPRED_WORLD_SIZE is not"),
         (OPENMPI | {"OMPI_COMM_WORLD_SIZE": "many"}, "OMPI_COMM_WORLD_SIZE is 'many', not a number"),
         (OPENMPI | {"OMPI_COMM_WORLD_RANK": "4"}, "contradict each other"),
@@ -66,6 +81,12 @@ def test_incomplete_environments_are_refused(env, message):
     with pytest.raises(ConfigError) as caught:
         read_identity(env)
     assert message in str(caught.value)
+
+
+def test_only_msruns_extra_process_is_a_scheduler():
+    assert is_scheduler(MSRUN | {"MS_ROLE": "MS_SCHED", "RANK_ID": "0"})
+    assert not is_scheduler(MSRUN)
+    assert not is_scheduler({})
 
 
 def test_accelerators(tmp_path):
@@ -80,7 +101,9 @@ def test_accelerators(tmp_path):
         "RANK_TABLE_FILE": str(table),
     }
     assert "RANK_TABLE_FILE" not in ascend.environment(identity, 5, None)
-    assert (ascend.device_target, ascend.collective) == ("Ascend", "hccl")
+    assert ascend.device_target == "Ascend"
+    assert {ascend.collective_under(launcher) for launcher in ("openmpi", "slurm", "msrun")} == {"hccl"}
     cpu = ACCELERATORS["cpu"]
     assert cpu.environment(identity, 0, None)["OMP_NUM_THREADS"] == "1"
-    assert (cpu.device_target, cpu.collective) == ("CPU", "mpi4py")
+    assert cpu.device_target == "CPU"
+    assert (cpu.collective_under("openmpi"), cpu.collective_under("msrun")) == ("mpi4py", "mccl")

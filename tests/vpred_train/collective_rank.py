@@ -1,15 +1,19 @@
 """One rank of the contract test: prints a line of JSON for each check that fails, and `done` at the end.
 
-Arguments: the kind of collective, or `hang` (rank 1 stops answering), and the timeout in seconds.
+Arguments: what to do, `contract` or `hang` (rank 1 stops answering), and the timeout in seconds.
 """
 
 import json
+import os
 import sys
 import time
 
 import numpy as np
 
-from vpred_train.collectives import Collective, make_collective
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.process import die_with_parent
+from vpred_train import runtime
+from vpred_train.collectives import COLLECTIVES, Collective, make_collective
 from vpred_train.flat import FlatArrays, bounds_of
 
 
@@ -47,22 +51,34 @@ def contract(collective: Collective) -> None:
     check("nobody says yes", collective.any(False), False)
     for root in ranks:
         check(f"broadcast from {root}", collective.broadcast_object({"rank": rank}, root), {"rank": root})
-    check("gathered objects", collective.allgather_object((rank, "x" * rank)), [(each, "x" * each) for each in ranks])
+        check(f"nothing from {root}", collective.broadcast_object(None if rank == root else "ignored", root), None)
+    check("gathered objects", collective.allgather_object([rank, "x" * rank]), [[each, "x" * each] for each in ranks])
+    objects = collective.allgather_object([values_of(rank, 0), values_of(rank, 300_001 * rank)])
+    for each, (empty, long) in zip(ranks, objects, strict=True):  # lengths differ; some need several pieces
+        check(f"empty array of {each}", empty.shape, (0,))
+        check(f"array of {each}", long, values_of(each, 300_001 * each))
     collective.barrier()
 
 
-def main(kind: str, timeout_s: str) -> None:
-    if kind == "single":
-        contract(make_collective("none", 1))
+def main(what: str, timeout_s: str) -> None:
+    identity = runtime.identify()
+    accelerator = ACCELERATORS["cpu"]
+    kind = accelerator.collective_under(identity.launcher)
+    if kind == "mccl":
+        die_with_parent(os.getppid())
+        runtime.start(accelerator, identity, identity.local_rank, None)
+    if identity.launcher == "none":
+        collective = make_collective(kind, identity.world_size)
     else:
-        collective = make_collective("mpi4py", 2, float(timeout_s))
-        if kind == "hang":
-            if collective.rank == 1:
-                time.sleep(60)
-            collective.barrier()
-        contract(collective)
-        collective.close()
-    print("done", flush=True)
+        collective = COLLECTIVES[kind](float(timeout_s))  # also for a single rank
+    check("rank", (collective.rank, collective.world_size), (identity.rank, identity.world_size))
+    if what == "hang":
+        if collective.rank == 1:
+            time.sleep(60)
+        collective.barrier()
+    contract(collective)
+    collective.close()
+    print(type(collective).__name__, "done", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,44 +3,54 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msrun_job import msrun
 
 from launcher.mpirun import ROOT_VARIABLES, find_mpirun
 from vpred_train.flat import FlatArrays, bounds_of
 
 RANK = Path(__file__).with_name("collective_rank.py")
+LAUNCHES = ("launch", "ranks", "collective"), [
+    ("alone", 1, "SingleProcess"),
+    ("mpirun", 1, "Mpi"),
+    ("mpirun", 2, "Mpi"),
+    ("mpirun", 3, "Mpi"),
+    ("msrun", 2, "Device"),
+]  # fmt: skip
 
 
-def job(ranks: int, kind: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-    mpirun = find_mpirun(None, os.environ)
-    argv = [str(mpirun.path), "-np", str(ranks), *mpirun.dialect.oversubscribe, "--bind-to", "none"]
+def job(launch: str, ranks: int, what: str, folder: Path, timeout_s: float = 60.0) -> tuple[int, str]:
+    """Exit code and output of all ranks."""
+    arguments = [str(RANK), what, str(timeout_s)]
+    if launch == "msrun":
+        code, logs = msrun(ranks, arguments, folder)
+        return code, "".join(logs)
+    argv = [sys.executable, *arguments]
+    if launch == "mpirun":
+        mpirun = find_mpirun(None, os.environ)
+        argv = [str(mpirun.path), "-np", str(ranks), *mpirun.dialect.oversubscribe, "--bind-to", "none", *argv]
     env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
-    argv += [sys.executable, str(RANK), kind, str(timeout_s)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=90, env=env)
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=90, env=env)
+    return answer.returncode, answer.stdout + answer.stderr
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_the_contract_holds_over_mpi(ranks: int) -> None:
-    answer = job(ranks, "mpi4py")
-    assert (answer.returncode, answer.stdout.split()) == (0, ["done"] * ranks), answer.stdout + answer.stderr
+@pytest.mark.parametrize(*LAUNCHES)
+def test_the_contract_holds(launch: str, ranks: int, collective: str, tmp_path: Path) -> None:
+    code, output = job(launch, ranks, "contract", tmp_path)
+    assert (code, output.count(f"{collective} done")) == (0, ranks), output
+    assert '"what"' not in output, output
 
 
-def test_the_contract_holds_in_a_single_process() -> None:
-    answer = subprocess.run([sys.executable, str(RANK), "single", "1"], capture_output=True, text=True, timeout=90)
-    assert (answer.returncode, answer.stdout) == (0, "done\n"), answer.stdout + answer.stderr
-
-
-def test_a_peer_that_does_not_answer_ends_the_job() -> None:
-    started = time.monotonic()
-    answer = job(2, "hang", timeout_s=2.0)
-    assert answer.returncode != 0
-    assert time.monotonic() - started < 30  # not the 60 s that the other rank sleeps
-    assert "rank 0: the other ranks did not answer within 2 s" in answer.stderr
-    assert "in barrier" in answer.stderr  # where it waited
+@pytest.mark.parametrize("launch", ["mpirun", "msrun"])
+def test_a_peer_that_does_not_answer_ends_the_job(launch: str, tmp_path: Path) -> None:
+    code, output = job(launch, 2, "hang", tmp_path, timeout_s=2.0)
+    assert code != 0
+    assert "done" not in output
+    assert "rank 0: the other ranks did not answer within 2 s" in output
+    assert "in barrier" in output  # where it waited
 
 
 def test_flat_arrays_are_read_across_their_parts() -> None:
