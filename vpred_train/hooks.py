@@ -21,8 +21,9 @@ STATUS_INTERVAL_S = 1.0
 class ValidationLoss:
     """|v - prediction|^2, unweighted, mean over `images`, of timesteps `first_timestep` to `last_timestep`.
 
-    `log_snr_high` and `log_snr_low` are theirs, the low one -inf at zero terminal SNR (null in validation.jsonl). `weights`: raw, or the name of
-    an average. `standard_error`: of the mean over images; it holds for other images, not between two models on these.
+    `log_snr_high` and `log_snr_low` are theirs, the low one -inf at zero terminal SNR (null in validation.jsonl).
+    `weights`: raw, or the name of an average. `standard_error`: of the mean over images; it holds for other images, not
+    between two models on these.
     """
 
     weights: str
