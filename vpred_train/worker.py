@@ -33,13 +33,14 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         die_with_parent(os.getppid())
     configure_logging(identity.rank, logging.INFO)
     accelerator = ACCELERATORS[arguments.accelerator]
-    check_world_size(config, identity.world_size)
-    adopt_run_dir(config, RunDir(arguments.run_dir), identity)
     device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
     runtime.start(accelerator, identity, device_id, arguments.rank_table)
     kind = accelerator.collective_under(identity.launcher)
     collective = make_collective(kind, identity.world_size, arguments.collective_timeout_s)
     try:
+        # Not earlier: msrun's scheduler waits long for ranks that left before they met.
+        check_world_size(config, identity.world_size)
+        adopt_run_dir(config, RunDir(arguments.run_dir), identity)
         outcome = train_rank(config, arguments, identity, collective)
         collective.close()
         return outcome
