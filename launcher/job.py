@@ -45,7 +45,7 @@ def load_job(cluster_file: Path, recipe: Path, run_dir: Path | None, overrides: 
     ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
     theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
     cluster = load_cluster(cluster_file, ours)
-    train_yaml = resolve_recipe(trainer, recipe, cluster.world_size, theirs)
+    train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, theirs)
     run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
     require_same_recipe(run, train_yaml)
     return Job(cluster, train_yaml, run, trainer)

@@ -42,13 +42,13 @@ class RecipeError(Exception):
         self.exit_code = exit_code
 
 
-def resolve_recipe(trainer: Trainer, recipe: Path, world_size: int, overrides: Sequence[str]) -> str:
+def resolve_recipe(trainer: Trainer, recipe: Path, accelerator: str, world_size: int, overrides: Sequence[str]) -> str:
     """The resolved recipe as YAML text, from the trainer; its stderr goes to ours.
 
     Raises RecipeError: BAD_CONFIG when the trainer calls it the user's mistake, FAILED for anything else.
     """
     argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
-    argv += ["--world-size", str(world_size), *overrides]
+    argv += ["--accelerator", accelerator, "--world-size", str(world_size), *overrides]
     answer = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
     if answer.returncode == ExitCode.BAD_CONFIG:
         raise RecipeError(ExitCode.BAD_CONFIG)

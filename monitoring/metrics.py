@@ -33,6 +33,8 @@ class WorkerMetrics:
         self._last_step = self._gauge("vpred_last_step_timestamp_seconds", "When the last step ended, unix time.")
         self._steps = self._counter("vpred_optimizer_steps", "Updates made by this process.")
         self._nonfinite = self._counter("vpred_nonfinite_steps", "Steps skipped for a loss or gradient not finite.")
+        self._overflow = self._counter("vpred_overflow_steps", "Steps skipped to lower the loss scale.")
+        self._loss_scale = self._gauge("vpred_loss_scale", "Loss scale of the last step; 1 is none.")
         self._step_seconds = self._histogram("vpred_step_seconds", "Duration of a step.", STEP_BUCKETS_S)
         self._wait_seconds = self._histogram(
             "vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S
@@ -70,15 +72,20 @@ class WorkerMetrics:
         data_wait_seconds: float,
         images_per_second: float,
         finite: bool,
+        overflow: bool,
+        loss_scale: float,
     ) -> None:
-        """Take over one step; a step that is not finite made no update and keeps its NaN visible."""
+        """Take over one step; a step that is not finite made no update and keeps its NaN visible. `overflow`: the loss
+        scale is to blame, which is no fault of the run."""
         self._set(self._loss, loss)
         self._set(self._grad_norm, grad_norm)
         self._set(self._learning_rate, learning_rate)
         self._set(self._samples_seen, samples_seen)
         self._set(self._images_per_second, images_per_second)
         self._set(self._last_step, time.time())
-        (self._steps if finite else self._nonfinite).labels(*self._values).inc()
+        self._set(self._loss_scale, loss_scale)
+        outcome = self._steps if finite else self._overflow if overflow else self._nonfinite
+        outcome.labels(*self._values).inc()
         self._step_seconds.labels(*self._values).observe(step_seconds)
         self._wait_seconds.labels(*self._values).observe(data_wait_seconds)
 

@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     rank = parser.add_argument_group("one rank of a run (written by vpred-launch)")
     rank.add_argument("--run-dir", type=Path, help="run directory; without --recipe its train.yaml is used")
     rank.add_argument("--attempt", type=int, help="number of this start (default: a new one)")
-    rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
+    rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), help="(default: cpu; also checked for)")
     rank.add_argument("--metrics-address", default="127.0.0.1", help="where to serve metrics")
     rank.add_argument("--metrics-port-base", type=int, help="port of local rank 0 (default: no metrics)")
     rank.add_argument("--collective-timeout-s", type=float, default=TIMEOUT_S, help="end when peers do not answer")
@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     config = resolve_mindone(arguments) if of_mindone else resolve(arguments)
     if arguments.check or arguments.print_config:
         check_world_size(config, arguments.world_size)
+        if arguments.accelerator is not None:
+            config.precision.on(ACCELERATORS[arguments.accelerator])
         if arguments.check:
             open_data(config)
             open_pretrained(config)

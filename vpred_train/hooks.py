@@ -148,6 +148,8 @@ class MetricsHook:
             data_wait_seconds=result.data_wait_seconds,
             images_per_second=self.config.global_batch / result.step_seconds,
             finite=result.finite,
+            overflow=result.overflow,
+            loss_scale=result.loss_scale,
         )
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 def build_networks(config: TrainConfig) -> Networks:
-    """The networks with the weights that training starts from."""
-    networks = Networks(config.model, config.seed)
+    """The networks with the weights that training starts from, computing in the dtype of a resolved `precision`."""
+    networks = Networks(config.model, config.seed, config.precision.dtype)
     if config.pretrained is not None:
         set_weights(networks, open_pretrained(config), config.pretrained.networks)
     if config.lora is not None:

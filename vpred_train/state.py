@@ -10,6 +10,7 @@ from vpred_train.ema.profiles import average_, decays
 from vpred_train.flat import FlatArrays
 from vpred_train.models.networks import FlatSpace
 from vpred_train.optim import OPTIMIZERS
+from vpred_train.precision import LossScale
 from vpred_train.sharding import make_sharding
 
 
@@ -30,6 +31,7 @@ class TrainState:
         self.samples_seen = 0
         self.optimizer_steps = 0
         self.updated_at_samples = 0
+        self.loss_scale = LossScale.fresh(config.precision)
 
     @property
     def own_weights(self) -> FloatArray:
@@ -67,6 +69,7 @@ class TrainState:
             "samples_seen": self.samples_seen,
             "optimizer_steps": self.optimizer_steps,
             "updated_at_samples": self.updated_at_samples,
+            "loss_scale": self.loss_scale.to_progress(),
         }
         return State(whole=whole, progress=progress)
 
@@ -78,6 +81,7 @@ class TrainState:
         self.samples_seen = int(state.progress["samples_seen"])
         self.optimizer_steps = int(state.progress["optimizer_steps"])
         self.updated_at_samples = int(state.progress["updated_at_samples"])
+        self.loss_scale = self.loss_scale.restored(state.progress["loss_scale"])
 
     def _shards(self) -> dict[str, FloatArray]:
         # The name of a component has no dots.

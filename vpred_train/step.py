@@ -22,7 +22,10 @@ from vpred_train.state import TrainState
 
 @dataclass(frozen=True)
 class StepResult:
-    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's."""
+    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's.
+
+    finite: an update was made. overflow: none was, because the gradient overflowed at `loss_scale`, which has fallen.
+    """
 
     step: int
     samples_seen: int
@@ -30,6 +33,8 @@ class StepResult:
     grad_norm: float
     learning_rate: float
     finite: bool
+    overflow: bool
+    loss_scale: float
     step_seconds: float
     data_wait_seconds: float
 
@@ -63,12 +68,18 @@ class TrainStep:
         local_loss, local_gradient = self._accumulate(batch)
         gradient = state.sharding.reduce(local_gradient)
         loss = sum(self.collective.allgather_object(local_loss)) / self.collective.world_size
-        grad_norm = math.sqrt(state.sharding.square_sum(gradient))
-        finite = math.isfinite(grad_norm) and math.isfinite(loss)
+        loss_scale = state.loss_scale.value
+        grad_norm = math.sqrt(state.sharding.square_sum(gradient)) / loss_scale
+        finite = not self.collective.any(not (math.isfinite(grad_norm) and math.isfinite(loss)))
+        overflow = not finite and math.isfinite(loss) and state.loss_scale.can_fall
         state.samples_seen = batch.samples_seen
         rate = learning_rate(self.config, state.samples_seen)
         if finite:
-            state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm))
+            # Clipping and un-scaling are one factor, so that the gradient is gone through once.
+            state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / loss_scale)
+            state.loss_scale = state.loss_scale.after_update()
+        elif overflow:
+            state.loss_scale = state.loss_scale.lowered()
         return StepResult(
             step=state.samples_seen // self.config.global_batch,
             samples_seen=state.samples_seen,
@@ -76,12 +87,15 @@ class TrainStep:
             grad_norm=grad_norm,
             learning_rate=rate,
             finite=finite,
+            overflow=overflow,
+            loss_scale=loss_scale,
             step_seconds=time.perf_counter() - started + batch.wait_s,
             data_wait_seconds=batch.wait_s,
         )
 
     def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:
-        """The loss and the gradient of this rank's share, the means over its micro-batches."""
+        """The loss and the gradient of this rank's share, the means over its micro-batches; the gradient is that of the
+        scaled loss."""
         parts = self.config.gradient_accumulation_steps
         loss, gradient = self._differentiate(batch.part(0, parts))
         for index in range(1, parts):
@@ -95,10 +109,11 @@ class TrainStep:
     def _differentiate(self, batch: Batch) -> tuple[float, FlatArrays]:
         z_0 = self.latents.encode(batch.images, self._generators(batch))
         draws = self.objective.draw(batch, z_0.shape[1:])
-        inputs = self.objective.network_inputs(z_0, draws, self.tokenizer(batch.captions))
+        loss_scale = self.state.loss_scale.value
+        inputs = self.objective.network_inputs(z_0, draws, self.tokenizer(batch.captions), loss_scale)
         loss, gradients = self.loss_and_gradients(*inputs)
         # asnumpy shares the tensor's memory: what the graph left there is added up and reduced in place.
-        return float(loss.asnumpy()), FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
+        return float(loss.asnumpy()) / loss_scale, FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
 
     def _generators(self, batch: Batch) -> list[np.random.Generator]:
         """Each image's own for its draw from the autoencoder's posterior, so that it is the same on any rank."""

@@ -131,6 +131,10 @@ class Trainer:
 
     def _stop_if_diverged(self, result: StepResult) -> None:
         # Every rank sees the same reduced numbers, so all count alike and stop together.
+        if result.overflow:  # neither healthy nor diverged: the next steps tell
+            scale = self.state.loss_scale.value
+            logger.warning("step %d: gradient overflow, update skipped; loss scale now %g", result.step, scale)
+            return
         self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
         if not result.finite:
             logger.error("step %d: loss %s, grad_norm %s; update skipped", result.step, result.loss, result.grad_norm)

@@ -32,7 +32,7 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
     if identity.launcher != "none":
         die_with_parent(os.getppid())
     configure_logging(identity.rank, logging.INFO)
-    accelerator = ACCELERATORS[arguments.accelerator]
+    accelerator = ACCELERATORS[arguments.accelerator or "cpu"]
     device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
     runtime.start(accelerator, identity, device_id, arguments.rank_table)
     kind = accelerator.collective_under(identity.launcher)
@@ -40,7 +40,9 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
     try:
         # Not earlier: msrun's scheduler waits long for ranks that left before they met.
         check_world_size(config, identity.world_size)
-        adopt_run_dir(config, RunDir(arguments.run_dir), identity)
+        precision = config.precision.on(accelerator)
+        adopt_run_dir(config, RunDir(arguments.run_dir), identity)  # as written: it may go on on another accelerator
+        config = config.model_copy(update={"precision": precision})
         outcome = train_rank(config, arguments, identity, collective)
         collective.close()
         return outcome
@@ -86,6 +88,7 @@ def train_rank(
     trainer.observers += make_observers(config, trainer, held_out, run)
     if identity.rank == 0:
         mass = ", ".join(map(str, trainer.step.objective.weight_mass))
+        logger.info("precision: %s", config.precision)
         logger.info("objective %s: weight on v (samples) by log SNR: %s", config.objective.weight, mass)
     with ExitStack() as resources:
         resources.callback(stop.close)

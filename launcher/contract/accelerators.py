@@ -8,6 +8,8 @@ from typing import Literal
 
 from launcher.contract.identity import Identity
 
+ComputeDtype = Literal["float32", "float16", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -17,6 +19,7 @@ class Accelerator:
     started them. process_variables: fixed settings that must be in the environment before mindspore is
     imported. compiled_operations: our own are used where they have been built; plain_variables: settings
     for when they are not.
+    compute_dtypes: those in which networks can compute, first the one that a recipe gets unless it asks for another.
     hidden_variables: mpirun's variables the trainer must not see.
     """
 
@@ -27,6 +30,7 @@ class Accelerator:
     process_variables: Mapping[str, str]
     compiled_operations: bool
     plain_variables: Mapping[str, str]
+    compute_dtypes: tuple[ComputeDtype, ...]
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
     hidden_variables: tuple[str, ...]
 
@@ -67,6 +71,7 @@ ACCELERATORS: dict[str, Accelerator] = {
         compiled_operations=True,
         # With AVX-512 oneDNN takes a loop a hundred times slower for MindSpore's convolutions.
         plain_variables=MappingProxyType({"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+        compute_dtypes=("float32", "float16"),  # MindSpore has no bfloat16 matrix product for CPU
         rank_variables=_no_rank_variables,
         hidden_variables=(),
     ),
@@ -78,6 +83,7 @@ ACCELERATORS: dict[str, Accelerator] = {
         process_variables=MappingProxyType({"GLOG_v": "3"}),
         compiled_operations=False,
         plain_variables=MappingProxyType({}),
+        compute_dtypes=("bfloat16", "float16", "float32"),  # bfloat16 has float32's range: no loss scale to find
         rank_variables=_hccl_variables,
         # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores the rank table.
         hidden_variables=("OMPI_COMMAND",),

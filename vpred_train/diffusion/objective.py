@@ -68,13 +68,19 @@ class Objective:
             noise += np.float32(objective.offset_noise) * offset
         return Draws(timesteps, noise, noise + np.float32(objective.input_perturbation) * perturbation)
 
-    def network_inputs(self, z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32]) -> tuple[Tensor, ...]:
-        """The arguments of `DiffusionLoss` for one batch; z_t and target are made here, in float32 on the host."""
+    def network_inputs(
+        self, z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32], loss_scale: float = 1.0
+    ) -> tuple[Tensor, ...]:
+        """The arguments of `DiffusionLoss` for one batch; z_t and target are made here, in float32 on the host.
+
+        `loss_scale` goes into the weights, and with them into loss and gradient.
+        """
         alpha = self.schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
         sigma = self.schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)
         z_t = alpha * z_0 + sigma * draws.input_noise
         target = TARGETS[self.config.diffusion.prediction_type](z_0, draws.noise, alpha, sigma)
-        arrays = (z_t, target, self.weights[draws.timesteps], draws.timesteps.astype(np.float32), tokens)
+        weights = self.weights[draws.timesteps] * np.float32(loss_scale)
+        arrays = (z_t, target, weights, draws.timesteps.astype(np.float32), tokens)
         return tuple(Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)
 
 

@@ -41,7 +41,7 @@ class Attention(nn.Cell):
         return x.reshape(batch, tokens, self.heads, inner // self.heads).transpose(0, 2, 1, 3)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.use_compiled and mask is None:
+        if self.use_compiled and mask is None and q.dtype == mstype.float32:
             return self.operation(q, k, v)[0]
         y = self.in_turn(self.split(q), self.split(k), self.split(v), mask)
         return y.transpose(0, 2, 1, 3).reshape(q.shape)
@@ -88,11 +88,10 @@ class GEGLU(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.geglu()
-        else:
-            self.gelu = GELU()
+        self.gelu = GELU()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.use_compiled:
+        if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(self.proj(x))
         value, gate = ops.chunk(self.proj(x), 2, -1)
         return value * self.gelu(gate)

@@ -6,10 +6,12 @@ Module names are those of Stability's checkpoints below `first_stage_model.`.
 
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
 
+from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config import VaeConfig
 from vpred_train.models.attention import Attention
-from vpred_train.models.layers import Conv2d, Doubled, GroupNorm
+from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Doubled, GroupNorm
 
 EPS = 1e-6  # of every GroupNorm here
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -177,13 +179,15 @@ class Decoder(nn.Cell):
 
 
 class AutoencoderKL(nn.Cell):
-    """Images in [-1, 1] to the moments of a diagonal Gaussian over latents, and latents to images; all float32.
+    """Images in [-1, 1] to the moments of a diagonal Gaussian over latents, and latents to images; float32
+    in and out, and `compute_dtype` between.
 
     The latents here are those of the network itself, not yet multiplied by `config.scale`: `models.latents` does that.
     """
 
-    def __init__(self, config: VaeConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: VaeConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32") -> None:
         super().__init__()
+        self.dtype = COMPUTE_DTYPES[compute_dtype]
         latent = config.latent_channels
         self.encoder = Encoder(config, rng)
         self.decoder = Decoder(config, rng)
@@ -192,7 +196,7 @@ class AutoencoderKL(nn.Cell):
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> moments (B, 2 * latent_channels, H / f, W / f), f = `config.downsampling`."""
-        return self.quant_conv(self.encoder(images))
+        return self.quant_conv(self.encoder(images.astype(self.dtype))).astype(mstype.float32)
 
     def posterior(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Moments -> mean and logarithm of the variance, clipped to [-30, 20], each (B, latent_channels, h, w)."""
@@ -201,4 +205,4 @@ class AutoencoderKL(nn.Cell):
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, latent_channels, h, w) -> images (B, 3, f h, f w), not clipped."""
-        return self.decoder(self.post_quant_conv(latents))
+        return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(mstype.float32)

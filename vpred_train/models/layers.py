@@ -1,4 +1,8 @@
-"""Layers with PyTorch's parameter names and shapes, so that published weights need no renaming here."""
+"""Layers with PyTorch's parameter names and shapes, so that published weights need no renaming here.
+
+A layer computes in the dtype of its input, float32 or half precision. Its weights are float32 and are cast where they
+are used; norms, softmax and GELU are taken in float32. The compiled operations are float32 only.
+"""
 
 import math
 
@@ -8,6 +12,8 @@ from mindspore import dtype as mstype
 
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.kernels import library, operations
+
+COMPUTE_DTYPES = {"float32": mstype.float32, "float16": mstype.float16, "bfloat16": mstype.bfloat16}
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Tensor:
@@ -44,7 +50,8 @@ class LowRank(nn.Cell):
         self.product = ops.MatMul(transpose_b=True)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.product(self.scale * self.product(x, self.down), self.up)
+        low = self.scale * self.product(x, self.down.astype(x.dtype))
+        return self.product(low, self.up.astype(x.dtype))
 
 
 class Linear(nn.Cell):
@@ -79,10 +86,10 @@ class Linear(nn.Cell):
 
     def mapped(self, x: Tensor) -> Tensor:
         """(n, in) -> (n, out)."""
-        if self.use_compiled:
+        if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias) if self.has_bias else self.operation(x, self.weight)
-        y = self.product(x, self.weight)
-        return self.add(y, self.bias) if self.has_bias else y
+        y = self.product(x, self.weight.astype(x.dtype))
+        return self.add(y, self.bias.astype(x.dtype)) if self.has_bias else y
 
 
 class Conv2d(nn.Cell):
@@ -113,17 +120,16 @@ class Conv2d(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.convolution(kernel, stride, pad_end)
-        else:
-            before, after = (0 if pad_end else kernel // 2), kernel // 2
-            self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes an element
-            self.convolve = ops.Conv2D(
-                out_channels, kernel, pad_mode="pad", pad=(before, after, before, after), stride=stride
-            )
+        before, after = (0 if pad_end else kernel // 2), kernel // 2
+        self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes an element
+        self.convolve = ops.Conv2D(
+            out_channels, kernel, pad_mode="pad", pad=(before, after, before, after), stride=stride
+        )
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.use_compiled:
+        if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias)
-        return self.add(self.convolve(x, self.weight), self.bias)
+        return self.add(self.convolve(x, self.weight.astype(x.dtype)), self.bias.astype(x.dtype))
 
 
 class Doubled(nn.Cell):
@@ -136,7 +142,7 @@ class Doubled(nn.Cell):
             self.operation = operations.doubled()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.use_compiled:
+        if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x)
         batch, channels, height, width = x.shape
         x = ops.tile(x.reshape(batch, channels, height, 1, width, 1), (1, 1, 1, 2, 1, 2))
@@ -169,7 +175,7 @@ class GroupNorm(nn.Cell):
         self.scale = ops.BatchNorm(is_training=False, epsilon=1e-12)
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.use_compiled:
+        if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias, constant(1, self.eps))[0]
         x_32 = x.astype(mstype.float32)
         y = self.by_batch_norm(x_32) if self.on_cpu else self.by_group_norm(x_32)
@@ -200,18 +206,18 @@ class LayerNorm(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.layer_norm()
-        else:
-            self.normalise = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
+        self.normalise = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.use_compiled:
+        if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias, constant(1, self.eps))[0]
         y, _, _ = self.normalise(x.astype(mstype.float32), self.weight, self.bias)
         return y.astype(x.dtype)
 
 
 class GELU(nn.Cell):
-    """Exact GELU, x * Phi(x) (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    """Exact GELU, x * Phi(x) (Hendrycks & Gimpel 2016, arXiv 1606.08415), in float32: 1 + erf cancels."""
 
     def construct(self, x: Tensor) -> Tensor:
-        return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))
+        x_32 = x.astype(mstype.float32)
+        return (0.5 * x_32 * (1.0 + ops.erf(x_32 * 0.7071067811865476))).astype(x.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
+from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config import ModelConfig
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.autoencoder_kl import AutoencoderKL
@@ -19,15 +20,16 @@ NO_DECAY_NAMES = ("embedding",)
 class Networks(nn.Cell):
     """UNet, text encoder and, where the model has one, autoencoder, with fresh weights.
 
-    Parameter names start with `unet.`, `text_encoder.` and `vae.`, and go on with Stability's.
+    Parameter names start with `unet.`, `text_encoder.` and `vae.`, and go on with Stability's. Parameters are float32;
+    the networks compute in `compute_dtype` and take and give float32.
     """
 
-    def __init__(self, config: ModelConfig, seed: int) -> None:
+    def __init__(self, config: ModelConfig, seed: int, compute_dtype: ComputeDtype = "float32") -> None:
         super().__init__()
         rng = np.random.default_rng(seed)
-        self.unet = UNet(config.unet, rng)
-        self.text_encoder = TextEncoder(config.text_encoder, rng)
-        self.vae = AutoencoderKL(config.vae, rng) if config.vae else None
+        self.unet = UNet(config.unet, rng, compute_dtype)
+        self.text_encoder = TextEncoder(config.text_encoder, rng, compute_dtype)
+        self.vae = AutoencoderKL(config.vae, rng, compute_dtype) if config.vae else None
 
     def recompute_blocks(self) -> None:
         """Keep only the inputs of the UNet's blocks for the backward pass and compute the rest again (Chen et al. 2016,

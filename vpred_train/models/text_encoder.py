@@ -2,10 +2,12 @@
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore import dtype as mstype
 
+from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config import TextEncoderConfig
 from vpred_train.models.attention import Attention
-from vpred_train.models.layers import GELU, LayerNorm, Linear, LowRank, uniform
+from vpred_train.models.layers import COMPUTE_DTYPES, GELU, LayerNorm, Linear, LowRank, uniform
 
 
 class SelfAttention(nn.Cell):
@@ -26,7 +28,7 @@ class SelfAttention(nn.Cell):
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, tokens, width = x.shape
         x = x.reshape(-1, width)
-        packed = self.product(x, self.in_proj_weight) + self.in_proj_bias
+        packed = self.product(x, self.in_proj_weight.astype(x.dtype)) + self.in_proj_bias.astype(x.dtype)
         if self.in_proj_lora is not None:
             packed = packed + self.in_proj_lora(x)
         q, k, v = ops.chunk(packed.reshape(batch, tokens, 3 * width), 3, -1)
@@ -89,9 +91,12 @@ class Embedding(nn.Cell):
 
 
 class TextEncoder(nn.Cell):
-    """Token numbers (B, context_length) int32 -> features (B, context_length, width) after `ln_final`."""
+    """Token numbers (B, context_length) int32 -> features (B, context_length, width) after `ln_final`, float32; the
+    blocks compute in `compute_dtype`."""
 
-    def __init__(self, config: TextEncoderConfig, rng: np.random.Generator) -> None:
+    def __init__(
+        self, config: TextEncoderConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32"
+    ) -> None:
         super().__init__()
         width, length = config.width, config.context_length
         # Wider than CLIP's 0.02: a text encoder that starts here must tell words apart from the first step.
@@ -101,8 +106,9 @@ class TextEncoder(nn.Cell):
         self.positional_embedding = Parameter(Tensor(positions), name="positional_embedding")
         self.transformer = Transformer(rng, config)
         self.ln_final = LayerNorm(width)
+        self.dtype = COMPUTE_DTYPES[compute_dtype]
         self.mask = Tensor(np.triu(np.full((length, length), -np.inf, np.float32), 1))
 
     def construct(self, tokens: Tensor) -> Tensor:
         x = self.token_embedding(tokens) + self.positional_embedding
-        return self.ln_final(self.transformer(x, self.mask))
+        return self.ln_final(self.transformer(x.astype(self.dtype), self.mask).astype(mstype.float32))

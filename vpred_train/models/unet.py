@@ -7,10 +7,12 @@ import math
 
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
 
+from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config import UNetConfig
 from vpred_train.models.attention import SpatialTransformer
-from vpred_train.models.layers import Conv2d, Doubled, GroupNorm, Linear, orthogonal
+from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Doubled, GroupNorm, Linear, orthogonal
 
 Size = tuple[int, ...]
 
@@ -102,15 +104,16 @@ class Block(nn.SequentialCell):
 class UNet(nn.Cell):
     """z_t (B, C, H, W), timesteps (B,) float32, context (B, tokens, context_channels) -> prediction (B, C, H, W).
 
-    A fresh network lets z_t through: its first kernel is delta-orthogonal (Xiao et al. 2018, arXiv 1806.05393), its
-    last one the transpose of that. At low noise v is the noise in z_t, which a random start finds only slowly.
+    Input and output are float32, all between in `compute_dtype`. A fresh network lets z_t through: its first kernel is
+    delta-orthogonal (Xiao et al. 2018, arXiv 1806.05393), its last one the transpose of that. At low noise v is the noise
+    in z_t, which a random start finds only slowly.
     """
 
-    def __init__(self, config: UNetConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: UNetConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32") -> None:
         super().__init__()
         width = config.model_channels
         through = orthogonal(rng, width, config.in_channels)
-        self.width = width
+        self.width, self.dtype = width, COMPUTE_DTYPES[compute_dtype]
         self.time_embed = nn.SequentialCell(Linear(rng, width, 4 * width), nn.SiLU(), Linear(rng, 4 * width, 4 * width))
 
         def transformer(channels: int) -> SpatialTransformer:
@@ -155,9 +158,10 @@ class UNet(nn.Cell):
         )
 
     def construct(self, z: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        embedding = self.time_embed(timestep_embedding(timesteps, self.width))
+        embedding = self.time_embed(timestep_embedding(timesteps, self.width).astype(self.dtype))
+        context = context.astype(self.dtype)
         skips = ()
-        h = z
+        h = z.astype(self.dtype)
         for block in self.input_blocks:
             h = block(h, embedding, context, ())
             skips += (h,)  # type: ignore[assignment]  # an annotation would not pass the graph parser
@@ -165,4 +169,4 @@ class UNet(nn.Cell):
         for index, block in enumerate(self.output_blocks):
             following = skips[max(0, len(skips) - 2 - index)]  # type: ignore[var-annotated]
             h = block(ops.concat((h, skips[-1 - index]), 1), embedding, context, following.shape[2:])
-        return self.out(h)
+        return self.out(h).astype(mstype.float32)
