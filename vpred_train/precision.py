@@ -32,8 +32,8 @@ class PrecisionConfig(Section):
     `compute_dtype`: auto is the accelerator's default, so that a recipe moves between clusters as it is.
     `loss_scaling` multiplies the loss before the backward pass and divides the gradients after it: `static` always by
     `init_loss_scale`; `dynamic` divides the scale by `loss_scale_factor`, down to `min_loss_scale`, when a gradient
-    overflows, leaves out that step, and multiplies it after `loss_scale_window_steps` updates without; `auto` is dynamic
-    with float16 and otherwise off, as the others have float32's range. Scales and factor are powers of two.
+    overflows, leaves out that step, and multiplies it after `loss_scale_window_steps` updates without; `auto` is
+    dynamic with float16 and otherwise off, as the others have float32's range. Scales and factor are powers of two.
     """
 
     compute_dtype: Literal["auto", ComputeDtype] = "auto"

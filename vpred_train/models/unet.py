@@ -104,9 +104,9 @@ class Block(nn.SequentialCell):
 class UNet(nn.Cell):
     """z_t (B, C, H, W), timesteps (B,) float32, context (B, tokens, context_channels) -> prediction (B, C, H, W).
 
-    Input and output are float32, all between in `compute_dtype`. A fresh network lets z_t through: its first kernel is
-    delta-orthogonal (Xiao et al. 2018, arXiv 1806.05393), its last one the transpose of that. At low noise v is the noise
-    in z_t, which a random start finds only slowly.
+    Input and output are float32, all between is in `compute_dtype`. A fresh network lets z_t through: its first kernel
+    is delta-orthogonal (Xiao et al. 2018, arXiv 1806.05393), its last one the transpose of that. At low noise v is the
+    noise in z_t, which a random start finds only slowly.
     """
 
     def __init__(self, config: UNetConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32") -> None:
