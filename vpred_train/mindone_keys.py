@@ -56,8 +56,8 @@ class MindoneRecipe(Section):
     epochs: PositiveInt = 10
     init_loss_scale: float = 65536
     loss_scale_factor: float = 2
-    scale_window: float = 1000
-    loss_scaler_type: str = "dynamic"
+    scale_window: PositiveInt = 1000
+    loss_scaler_type: Literal["dynamic", "static"] = "dynamic"
     drop_overflow_update: bool = True
     gradient_accumulation_steps: PositiveInt = 1
     use_ema: bool = False

@@ -1,7 +1,8 @@
 """MindONE's recipes for train_text_to_image: one table of what each key becomes in a document of ours, or why not.
 
 What stays different whatever the recipe says: norms and biases do not decay, there is no dropout, captions are padded
-as SD2 was trained (model.text_encoder.padding), noise and timesteps differ between ranks, all is float32.
+as SD2 was trained (model.text_encoder.padding), noise and timesteps differ between ranks, and networks compute in the
+accelerator's dtype (precision.compute_dtype), where MindONE's take float16.
 """
 
 from collections.abc import Callable
@@ -170,6 +171,13 @@ def warmup(recipe: MindoneRecipe, setting: Setting) -> Settings:
     return {"schedule.warmup_steps": recipe.warmup_steps}
 
 
+def loss_scale(recipe: MindoneRecipe, _: Setting) -> Settings:
+    found: Settings = {"loss_scaling": recipe.loss_scaler_type, "init_loss_scale": recipe.init_loss_scale}
+    if recipe.loss_scaler_type == "dynamic":
+        found |= {"loss_scale_factor": recipe.loss_scale_factor, "loss_scale_window_steps": recipe.scale_window}
+    return {f"precision.{key}": value for key, value in found.items()}
+
+
 def all_images(recipe: MindoneRecipe, setting: Setting) -> Settings:
     """Images that MindONE would drop are for the user to remove: here every row of the table is trained on."""
     if setting.small:
@@ -181,7 +189,6 @@ def all_images(recipe: MindoneRecipe, setting: Setting) -> Settings:
     return {}
 
 
-NO_LOSS_SCALE = WithoutEffect("weights and gradients are float32, which needs no loss scale")
 NO_MODELARTS = WithoutEffect("it only goes with enable_modelarts")
 TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "mode": WithoutEffect("the networks always run in graph mode"),
@@ -202,7 +209,7 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "lora_ft_unet": Within("use_lora"),
     "lora_ft_text_encoder": Within("use_lora"),
     "lora_rank": Within("use_lora"),
-    "lora_fp16": WithoutEffect("the factors are float32"),
+    "lora_fp16": WithoutEffect("the factors are float32 and computed with in precision.compute_dtype"),
     "lora_scale": Within("use_lora"),
     "unet_initialize_random": Within("pretrained_model_path"),
     "dataset_sink_mode": WithoutEffect("batches are prefetched by a thread"),
@@ -220,11 +227,11 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "decay_steps": Within("scheduler"),
     "scheduler": Becomes("schedule", schedule),
     "epochs": Becomes("total_samples", total),
-    "init_loss_scale": NO_LOSS_SCALE,
-    "loss_scale_factor": NO_LOSS_SCALE,
-    "scale_window": NO_LOSS_SCALE,
-    "loss_scaler_type": NO_LOSS_SCALE,
-    "drop_overflow_update": WithoutEffect("a step that is not finite is always left out"),
+    "init_loss_scale": Within("loss_scaler_type"),
+    "loss_scale_factor": Within("loss_scaler_type"),
+    "scale_window": Within("loss_scaler_type"),
+    "loss_scaler_type": Becomes("precision.loss_scaling", loss_scale),
+    "drop_overflow_update": Refused((True,), "an update by what is not finite would leave no weights to go on with"),
     "gradient_accumulation_steps": Refused((1,), "gradients are not accumulated; give more ranks or recompute=true"),
     "use_ema": Becomes("ema.decay", lambda r, _: {"ema.decay": EMA_DECAY if r.use_ema else 0.0}),
     "clip_grad": Becomes(

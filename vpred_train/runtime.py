@@ -1,16 +1,19 @@
 """MindSpore's process-wide settings: the only caller of set_context, set_device and init."""
 
 import logging
+import math
 import os
 import sys
 from pathlib import Path
 
 from launcher.contract.accelerators import Accelerator
+from launcher.contract.config import ConfigError
 from launcher.contract.environment import environment, export
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity, is_scheduler, read_identity
 from launcher.contract.process import die_with_parent
 from vpred_train.kernels import library
+from vpred_train.precision import PrecisionConfig
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,24 @@ def init_communication() -> None:
     from mindspore.communication import init
 
     init()
+
+
+def require_overflow(precision: PrecisionConfig) -> None:
+    """Raise ConfigError where float16 should find its loss scale by overflows and the device has none: NPUs before
+    Atlas A2 saturate instead, which nobody would notice."""
+    if precision.dtype == "float16" and precision.loss_scaling == "dynamic" and float16_saturates():
+        raise ConfigError(
+            "precision.compute_dtype: found 'float16', which on this device saturates where it should overflow, so that "
+            "no loss scale can be found; give float32"
+        )
+
+
+def float16_saturates() -> bool:
+    """Whether the device's float16 stops at its largest number instead of becoming infinite."""
+    from mindspore import Tensor, float16
+
+    largest = Tensor([65504.0], float16)
+    return math.isfinite(float((largest + largest).asnumpy()[0]))
 
 
 def _threads(identity: Identity) -> int:

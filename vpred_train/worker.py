@@ -41,6 +41,7 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         # Not earlier: msrun's scheduler waits long for ranks that left before they met.
         check_world_size(config, identity.world_size)
         precision = config.precision.on(accelerator)
+        runtime.require_overflow(precision)
         adopt_run_dir(config, RunDir(arguments.run_dir), identity)  # as written: it may go on on another accelerator
         config = config.model_copy(update={"precision": precision})
         outcome = train_rank(config, arguments, identity, collective)

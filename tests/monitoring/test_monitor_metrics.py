@@ -23,6 +23,8 @@ STEP = {
     "data_wait_seconds": 0.003,
     "images_per_second": 40.0,
     "finite": True,
+    "overflow": False,
+    "loss_scale": 1024.0,
 }
 
 
@@ -75,6 +77,8 @@ def test_step_values_arrive_with_their_labels(metrics: WorkerMetrics) -> None:
     assert found["vpred_images_per_second"] == {"": 40.0}
     assert found["vpred_optimizer_steps_total"] == {"": 1}
     assert found["vpred_nonfinite_steps_total"] == {"": 0}
+    assert found["vpred_overflow_steps_total"] == {"": 0}
+    assert found["vpred_loss_scale"] == {"": 1024}
     assert before <= found["vpred_last_step_timestamp_seconds"][""] <= time.time()
 
 
@@ -98,6 +102,14 @@ def test_step_that_is_not_finite_is_counted_and_stays_visible(metrics: WorkerMet
     assert found["vpred_nonfinite_steps_total"] == {"": 1}
     assert found["vpred_optimizer_steps_total"] == {"": 1}
     assert math.isnan(found["vpred_loss"][""])
+
+
+def test_an_overflow_is_counted_apart(metrics: WorkerMetrics) -> None:
+    metrics.observe_step(**{**STEP, "grad_norm": math.inf, "finite": False, "overflow": True})
+    found = scrape(metrics)
+    assert found["vpred_overflow_steps_total"] == {"": 1}
+    assert found["vpred_nonfinite_steps_total"] == {"": 0}
+    assert found["vpred_optimizer_steps_total"] == {"": 0}
 
 
 def test_what_was_never_observed_is_absent_rather_than_zero(metrics: WorkerMetrics) -> None:

@@ -44,6 +44,19 @@ MODEL: dict[str, Any] = {
 }
 
 
+DOCUMENT: dict[str, Any] = {
+    "total_samples": 80,
+    "global_batch": 4,
+    "trainable": ["unet", "text_encoder"],
+    "data": {"path": ".", "resolution": 8},
+    "model": MODEL,
+    "optimizer": {"learning_rate": 1e-3},
+    "schedule": {"warmup_samples": 8},
+    "ema": {"profiles": ["constant", "mindone", "power"]},
+    "checkpoint": {"every_samples": 40},
+}
+
+
 @pytest.fixture(scope="session")
 def model_config() -> ModelConfig:
     return ModelConfig.model_validate(MODEL)
@@ -51,16 +64,4 @@ def model_config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def train_config() -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "total_samples": 80,
-            "global_batch": 4,
-            "trainable": ["unet", "text_encoder"],
-            "data": {"path": ".", "resolution": 8},
-            "model": MODEL,
-            "optimizer": {"learning_rate": 1e-3},
-            "schedule": {"warmup_samples": 8},
-            "ema": {"profiles": ["constant", "mindone", "power"]},
-            "checkpoint": {"every_samples": 40},
-        }
-    )
+    return TrainConfig.model_validate(DOCUMENT)

@@ -1,5 +1,6 @@
 """A training step against an independent computation, and the state's way through a checkpoint."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.objective import DiffusionLoss
 from vpred_train.diffusion.schedule import make_schedule
+from vpred_train.flat import FlatArrays
+from vpred_train.precision import LossScale, PrecisionConfig
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,7 @@ def reset(train_step: Any, start: np.ndarray) -> None:
     for moment in state.optimizer.moments.values():
         moment[:] = 0
     state.samples_seen = state.optimizer_steps = state.updated_at_samples = 0
+    state.loss_scale = LossScale.fresh(PrecisionConfig())
     state.space.write(state.weights)
 
 
@@ -185,3 +189,78 @@ def test_a_non_finite_gradient_changes_nothing(train_config: TrainConfig, step: 
     for name, values in averages.items():
         np.testing.assert_array_equal(state.averages[name], values)
     assert (state.optimizer_steps, state.samples_seen, state.updated_at_samples) == (0, 4, 0)
+
+
+def scaled(**keys: Any) -> LossScale:
+    return LossScale.fresh(PrecisionConfig(loss_scaling="dynamic", **keys))
+
+
+def with_infinity(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the loss is what it is, and one element of the gradient is infinite."""
+    differentiate = step._differentiate
+
+    def poisoned(data: Batch) -> tuple[float, FlatArrays]:
+        loss, gradient = differentiate(data)
+        gradient.arrays[3][0] = np.inf
+        return loss, gradient
+
+    monkeypatch.setattr(step, "_differentiate", poisoned)
+
+
+def test_a_loss_scale_changes_no_bit_in_float32(train_config: TrainConfig, step: Any) -> None:
+    """All scales that a run goes through are powers of two, and nothing is rounded on the way there and back."""
+    start = step.state.weights.copy()
+    seen = []
+    for scale in (LossScale.fresh(PrecisionConfig()), scaled(loss_scale_window_steps=1, init_loss_scale=2.0**14)):
+        reset(step, start)
+        step.state.loss_scale = scale
+        results = [step(batch(train_config, number)) for number in range(4)]
+        moments = [moment.copy() for moment in step.state.optimizer.moments.values()]
+        numbers = [(each.loss, each.grad_norm, each.finite) for each in results]
+        seen.append((numbers, [each.loss_scale for each in results], [step.state.weights.copy(), *moments]))
+    (plain, ones, arrays), (numbers, scales, scaled_arrays) = seen
+    assert (ones, scales) == ([1.0] * 4, [2.0**14, 2.0**15, 2.0**16, 2.0**17])
+    assert numbers == plain
+    assert max(norm for _, norm, _ in plain) > train_config.optimizer.max_grad_norm  # clipping took part
+    for found, expected in zip(scaled_arrays, arrays, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_overflow_skips_the_step_and_lowers_the_scale_down_to_the_least(
+    train_config: TrainConfig, step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = step.state
+    state.loss_scale = scaled(init_loss_scale=8.0, min_loss_scale=4.0)
+    before = state.weights.copy()
+    with_infinity(step, monkeypatch)
+    results = [step(batch(train_config, number)) for number in range(3)]
+    np.testing.assert_array_equal(state.weights, before)
+    assert state.optimizer_steps == 0
+    assert [each.loss_scale for each in results] == [8, 4, 4]
+    assert [(each.finite, each.overflow) for each in results] == [(False, True), (False, False), (False, False)]
+    assert [each.samples_seen for each in results] == [4, 8, 12]
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow(train_config: TrainConfig, step: Any) -> None:
+    """No scale would cure it."""
+    step.state.loss_scale = scaled()
+    data = batch(train_config, 0)
+    data.images[0, 0, 0, 0] = np.nan
+    result = step(data)
+    assert (result.finite, result.overflow) == (False, False)
+    assert step.state.loss_scale.value == result.loss_scale == 65536
+
+
+def test_a_checkpoint_brings_the_scale_back(train_config: TrainConfig, step: Any) -> None:
+    state = step.state
+    state.loss_scale = scaled(loss_scale_window_steps=3)
+    for number in range(4):
+        step(batch(train_config, number))
+    saved = state.to_checkpoint()
+    kept = State(whole=saved.whole, progress=json.loads(json.dumps(saved.progress)))
+    state.loss_scale = scaled(loss_scale_window_steps=3)
+    state.from_checkpoint(kept)
+    assert (state.loss_scale.value, state.loss_scale.updates) == (131072, 1)
+    state.loss_scale = LossScale.fresh(PrecisionConfig())  # goes on on an accelerator that needs none
+    state.from_checkpoint(kept)
+    assert state.loss_scale.value == 1
