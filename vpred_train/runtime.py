@@ -63,8 +63,8 @@ def require_overflow(precision: PrecisionConfig) -> None:
     Atlas A2 saturate instead, which nobody would notice."""
     if precision.dtype == "float16" and precision.loss_scaling == "dynamic" and float16_saturates():
         raise ConfigError(
-            "precision.compute_dtype: found 'float16', which on this device saturates where it should overflow, so that "
-            "no loss scale can be found; give float32"
+            "precision.compute_dtype: found 'float16', which on this device saturates where it should overflow, so "
+            "that no loss scale can be found; give float32"
         )
 
 
