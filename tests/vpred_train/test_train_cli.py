@@ -62,6 +62,17 @@ def test_mindones_flags_do_not_go_with_a_recipe(tmp_path: Path, capsys: pytest.C
     assert "none.ckpt: cannot be read" in capsys.readouterr().err
 
 
+def test_a_dtype_is_checked_for_the_accelerator_where_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--check", "--recipe", str(DEMO), "precision.compute_dtype=bfloat16")
+    ends_with(0, *given)
+    ends_with(0, *given, "--accelerator", "ascend")
+    capsys.readouterr()
+    ends_with(2, *given, "--accelerator", "cpu")
+    message = capsys.readouterr().err
+    assert message.startswith("precision.compute_dtype: found 'bfloat16', in which accelerator cpu does not compute")
+    assert message.count("\n") == 1
+
+
 def test_the_printed_recipe_loads_back_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ends_with(0, "--print-config", "--recipe", str(DEMO), "optimizer.learning_rate=5e-4")
     text = capsys.readouterr().out

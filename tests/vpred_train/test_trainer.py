@@ -1,0 +1,83 @@
+"""What ends a run and what does not: the loop with steps of which only the outcome counts."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import write_images
+
+from checkpoints_mgr import CheckpointManager
+from data import Batch, read_csv_folder
+from vpred_train.collectives import SingleProcess
+from vpred_train.config import TrainConfig
+
+GOOD = {"loss": 0.5, "grad_norm": 1.0, "finite": True, "overflow": False}
+BAD = GOOD | {"loss": math.nan, "grad_norm": math.nan, "finite": False}
+OVERFLOW = GOOD | {"grad_norm": math.inf, "finite": False, "overflow": True}
+
+
+class Steps:
+    """A hook that keeps what it is told of steps."""
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+
+    def on_phase(self, *_: Any) -> None:
+        pass
+
+    def on_step(self, result: Any) -> None:
+        self.results.append(result)
+
+    def on_checkpoint(self, *_: Any) -> None:
+        pass
+
+    def on_validation(self, *_: Any) -> None:
+        pass
+
+
+def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]) -> Any:
+    """A trainer whose steps end so, one after the other, and then well."""
+    from vpred_train.models.networks import Networks
+    from vpred_train.step import StepResult
+    from vpred_train.trainer import Trainer
+
+    write_images(folder / "images", 8)
+    data = config.data.model_copy(update={"path": folder / "images"})
+    config = config.model_copy(update={"data": data})
+    checkpoints = CheckpointManager(folder / "checkpoints")
+    source = read_csv_folder(data.path)
+    trainer: Any = Trainer(
+        config, Networks(config.model, 0), source, SingleProcess(), checkpoints, folder / "snapshots"
+    )
+    coming = iter(outcomes)
+
+    def step(batch: Batch) -> StepResult:
+        trainer.state.samples_seen = batch.samples_seen
+        number = batch.samples_seen // config.global_batch
+        clock = {"step": number, "samples_seen": batch.samples_seen, "step_seconds": 1.0, "data_wait_seconds": 0.0}
+        return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, **next(coming, GOOD))
+
+    trainer.step = step
+    return trainer
+
+
+class Never:
+    received = False
+
+
+def test_three_steps_in_a_row_that_are_not_finite_end_the_run(train_config: TrainConfig, tmp_path: Path) -> None:
+    from vpred_train.trainer import DivergedError
+
+    trainer = trainer_of(train_config, tmp_path, [BAD, BAD, GOOD, BAD, OVERFLOW, BAD, OVERFLOW, BAD, GOOD])
+    steps = Steps()
+    with pytest.raises(DivergedError, match="in 3 steps in a row, the last is 8"):
+        trainer.run([steps], Never())
+    assert len(steps.results) == 8  # an overflow in between neither counts nor forgives
+
+
+def test_overflows_alone_never_do(train_config: TrainConfig, tmp_path: Path) -> None:
+    trainer = trainer_of(train_config, tmp_path, [OVERFLOW] * 10)
+    steps = Steps()
+    assert trainer.run([steps], Never())
+    assert [result.overflow for result in steps.results] == [True] * 10 + [False] * 10
