@@ -98,7 +98,7 @@ class LossScale:
 
     @classmethod
     def fresh(cls, policy: PrecisionConfig) -> "LossScale":
-        """Of a run's first step."""
+        """Of a run's first step: 1 unless `policy`, as `on` returned it, asks for a scale."""
         return cls(policy, policy.init_loss_scale if policy.loss_scaling in ("static", "dynamic") else 1.0)
 
     @property

@@ -133,7 +133,7 @@ class Trainer:
         # Every rank sees the same reduced numbers, so all count alike and stop together.
         if result.overflow:  # neither healthy nor diverged: the next steps tell
             scale = self.state.loss_scale.value
-            logger.warning("step %d: gradient overflow, update skipped; loss scale now %g", result.step, scale)
+            logger.warning("step %d: the gradient overflowed, update skipped; loss scale now %.0f", result.step, scale)
             return
         self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
         if not result.finite:

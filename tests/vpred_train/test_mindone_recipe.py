@@ -105,6 +105,9 @@ def test_lora_and_what_comes_with_it(tmp_path: Path) -> None:
         (("unet_initialize_random", "True"), "pretrained", {"networks": ("text_encoder", "vae")}),
         (("data_path", "1"), "data", {"path": Path.cwd() / "1"}),
         (("resume", "True"), "data", {}),
+        (("epochs", "20"), "precision", {"loss_scaling": "dynamic", "init_loss_scale": 65536, "loss_scale_factor": 2}),
+        (("scale_window", "200"), "precision", {"loss_scale_window_steps": 200}),
+        (("loss_scaler_type", "static"), "precision", {"loss_scaling": "static", "init_loss_scale": 65536}),
     ],
 )
 def test_other_values(flag: Flag, place: str, expected: dict[str, Any], tmp_path: Path) -> None:
@@ -130,6 +133,9 @@ def test_other_values(flag: Flag, place: str, expected: dict[str, Any], tmp_path
         (("train_batch_size", "105"), ("found 105 for 8 ranks", "833 samples")),
         (("train_batch_size", "0"), ("found 0", "greater than 0")),
         (("use_ema", "1"), ("found 1", "boolean")),
+        (("init_loss_scale", "1000"), ("found 1000", "power of two", "give 1024")),
+        (("loss_scaler_type", "none"), ("'none'", "known: dynamic, static")),
+        (("drop_overflow_update", "False"), ("found False", "no weights to go on with")),
     ],
 )
 def test_what_there_is_not_is_told_in_one_line(flag: Flag, fragments: tuple[str, ...], tmp_path: Path) -> None:
