@@ -13,14 +13,24 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from make_unet import RES_BLOCKS, SMALL, stability_name
+from make_unet import RES_BLOCKS, stability_name
 from seeded import weights
 
 HERE = Path(__file__).parent
 STEPS, BATCH, SIDE, LENGTH = 10, 4, 8, 77
-WIDTH, HEADS = SMALL["cross_attention_dim"], 2
+WIDTH, HEADS = 24, 2
+UNET = dict(
+    in_channels=3,
+    out_channels=3,
+    block_out_channels=(32, 64),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    attention_head_dim=(2, 4),  # the number of heads
+    cross_attention_dim=WIDTH,
+    norm_num_groups=16,
+)
 RATE, WARMUP_STEPS, BETAS, EPSILON, WEIGHT_DECAY = 1e-3, 3, (0.9, 0.99), 1e-6, 0.1
-MAX_GRAD_NORM, EMA_DECAY = 1.5, 0.3  # the norm lies on both sides of it, and so does (1 + n) / (10 + n)
+MAX_GRAD_NORM, EMA_DECAY = 1.0, 0.3  # the norm lies on both sides of it, and so does (1 + n) / (10 + n)
 BLOCK = {
     "attn.in_proj_weight": "self_attn.in_proj_weight",
     "attn.in_proj_bias": "self_attn.in_proj_bias",
@@ -82,15 +92,8 @@ def digests(prefix: str, named: dict[str, torch.Tensor]) -> dict[str, np.ndarray
 
 
 def main() -> None:
-    unet = UNet2DConditionModel(
-        sample_size=SIDE,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=RES_BLOCKS,
-        use_linear_projection=True,
-        **SMALL,
-    )
-    tower, attended = Tower(), {1, 2}
+    unet = UNet2DConditionModel(sample_size=SIDE, layers_per_block=RES_BLOCKS, use_linear_projection=True, **UNET)
+    tower, attended = Tower(), {1}
     named = {f"unet.{stability_name(name, attended)}": each for name, each in unet.named_parameters()}
     named |= {f"text_encoder.{tower_name(name)}": each for name, each in tower.named_parameters()}
     for network in (unet, tower):

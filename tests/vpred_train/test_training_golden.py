@@ -31,21 +31,15 @@ CONFIG = TrainConfig.model_validate(
             "unet": {
                 "in_channels": 3,
                 "model_channels": 32,
-                "channel_multipliers": [1, 2, 2],
-                "attention_levels": [0, 1],
+                "channel_multipliers": [1, 2],
+                "attention_levels": [0],
                 "head_channels": 16,
                 "context_channels": 24,
                 "norm_groups": 16,
             },
             "text_encoder": {"width": 24, "heads": 2, "layers": 1},
         },
-        "optimizer": {
-            "learning_rate": 1e-3,
-            "betas": [0.9, 0.99],
-            "epsilon": 1e-6,
-            "weight_decay": 0.1,
-            "max_grad_norm": 1.5,
-        },
+        "optimizer": {"learning_rate": 1e-3, "betas": [0.9, 0.99], "epsilon": 1e-6, "weight_decay": 0.1},
         "schedule": {"name": "constant", "warmup_steps": 3},
         "ema": {"decay": 0.3},
         "checkpoint": {"every_samples": 40},
@@ -66,36 +60,33 @@ def batch(step: int) -> Batch:
 
 
 def draws(data: Batch, shape: tuple[int, ...]) -> Draws:
-    """The golden file's in place of the keyed ones: the one seam."""
+    """The golden file's in place of the keyed ones: the only thing replaced."""
     step = data.samples_seen // GLOBAL_BATCH - 1
-    rows = data.places  # of a micro-batch
-    noise = GOLDEN["noise"][step][rows]
-    assert noise.shape[1:] == shape
-    return Draws(GOLDEN["timesteps"][step][rows], noise, noise)
+    noise = GOLDEN["noise"][step]
+    assert noise.shape == (GLOBAL_BATCH, *shape)
+    return Draws(GOLDEN["timesteps"][step], noise, noise)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-def test_ten_steps_equal_torchs(micro_batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = CONFIG.model_copy(update={"gradient_accumulation_steps": micro_batches})
-    networks = Networks(config.model, 0)
-    space = FlatSpace(networks, config.trainable)
+def test_ten_steps_equal_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What differs is float32 here and float64 there."""
+    networks = Networks(CONFIG.model, 0)
+    space = FlatSpace(networks, CONFIG.trainable)
     assert sorted(span.name for span in space.spans) == GOLDEN["names"].tolist()
     for parameter, span in zip(space.parameters, space.spans, strict=True):
         parameter.set_data(Tensor(weights(span.name, span.shape)))
-    state = TrainState(config, space, SingleProcess())
-    step = TrainStep(config, networks, state, SingleProcess())
+    state = TrainState(CONFIG, space, SingleProcess())
+    step = TrainStep(CONFIG, networks, state, SingleProcess())
     monkeypatch.setattr(step.objective, "draw", draws)
+    clipped = GOLDEN["norms"] > CONFIG.optimizer.max_grad_norm
+    assert clipped.any() and not clipped.all()
     results = [step(batch(number)) for number in range(STEPS)]
-    norms = np.array([result.grad_norm for result in results])
-    losses = np.array([result.loss for result in results])
-    print("losses", np.abs(losses / GOLDEN["losses"] - 1).max(), "norms", np.abs(norms / GOLDEN["norms"] - 1).max())
+    np.testing.assert_allclose([result.loss for result in results], GOLDEN["losses"], rtol=2e-6)
+    np.testing.assert_allclose([result.grad_norm for result in results], GOLDEN["norms"], rtol=5e-5)
     for kind, values in (("weights", state.weights), ("average", state.averages["constant"])):
         named = space.views(values)
-        ways = {name: named[name].astype(np.float64) - weights(name, named[name].shape) for name in sorted(named)}
-        length = np.array([np.linalg.norm(way) for way in ways.values()])
-        along = np.array([np.sum(way * weights(f"direction.{name}", way.shape)) for name, way in ways.items()])
-        for what, a, b in (("length", length, GOLDEN[f"{kind}_length"]), ("along", along, GOLDEN[f"{kind}_along"])):
-            d = np.abs(a - b) / GOLDEN[f"{kind}_length"]
-            order = np.argsort(d)[::-1][:5]
-            print(kind, what, [(list(ways)[i], d[i], GOLDEN[f"{kind}_length"][i]) for i in order])
-        print(np.abs(named["unet.out.2.weight"] - GOLDEN[f"{kind}_out"]).max())
+        names, lengths = GOLDEN["names"].tolist(), GOLDEN[f"{kind}_length"]
+        ways = [named[name].astype(np.float64) - weights(name, named[name].shape) for name in names]
+        along = [np.sum(way * weights(f"direction.{name}", way.shape)) for name, way in zip(names, ways, strict=True)]
+        np.testing.assert_allclose([np.linalg.norm(way) for way in ways], lengths, rtol=1e-4)
+        assert np.all(np.abs(along - GOLDEN[f"{kind}_along"]) <= 3e-4 * lengths)
+        np.testing.assert_allclose(named["unet.out.2.weight"], GOLDEN[f"{kind}_out"], atol=3e-6)
