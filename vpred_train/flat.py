@@ -33,6 +33,10 @@ class FlatArrays:
         for own in self.arrays:
             own *= np.float32(factor)
 
+    def is_finite(self) -> bool:
+        """Whether no element is infinite or NaN."""
+        return all(np.isfinite(own[block]).all() for own in self.arrays for block in blocks(0, own.size))
+
     def _parts(self, start: int, stop: int) -> Iterator[FloatArray]:
         index = bisect_right(self.starts, start) - 1
         while start < stop:

@@ -22,7 +22,10 @@ from vpred_train.state import TrainState
 
 @dataclass(frozen=True)
 class StepResult:
-    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's."""
+    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's.
+
+    `nonfinite_samples`: rank -> its sample ids, of the ranks whose own loss or gradient was not finite.
+    """
 
     step: int
     samples_seen: int
@@ -30,6 +33,7 @@ class StepResult:
     grad_norm: float
     learning_rate: float
     finite: bool
+    nonfinite_samples: dict[int, list[int]]
     step_seconds: float
     data_wait_seconds: float
 
@@ -61,8 +65,11 @@ class TrainStep:
         started = time.perf_counter()
         state = self.state
         local_loss, local_gradient = self._accumulate(batch)
+        # Looked at before `reduce`, after which the ranks' gradients are one.
+        blamed = [] if math.isfinite(local_loss) and local_gradient.is_finite() else batch.sample_ids.tolist()
         gradient = state.sharding.reduce(local_gradient)
-        loss = sum(self.collective.allgather_object(local_loss)) / self.collective.world_size
+        votes = self.collective.allgather_object([local_loss, blamed])
+        loss = sum(rank_loss for rank_loss, _ in votes) / self.collective.world_size
         grad_norm = math.sqrt(state.sharding.square_sum(gradient))
         finite = math.isfinite(grad_norm) and math.isfinite(loss)
         state.samples_seen = batch.samples_seen
@@ -76,6 +83,7 @@ class TrainStep:
             grad_norm=grad_norm,
             learning_rate=rate,
             finite=finite,
+            nonfinite_samples={rank: sample_ids for rank, (_, sample_ids) in enumerate(votes) if sample_ids},
             step_seconds=time.perf_counter() - started + batch.wait_s,
             data_wait_seconds=batch.wait_s,
         )
