@@ -158,14 +158,9 @@ def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_images(tmp_path / "images", 5)
     decoded = []
     monkeypatch.setattr(csv_source, "decode", decoded.append)
-    flags = [("pretrained_model_path", str(tmp_path / "sd.ckpt")), ("data_path", str(tmp_path / "images"))]
-    flags += [
-        ("image_size", "16"),
-        ("train_batch_size", "3"),
-        ("image_filter_size", "16"),
-        ("model_config", "v2-vpred-train.yaml"),
-    ]
-    config = from_mindone(read_mindone(None, flags), None, [], 1)
+    given = {"pretrained_model_path": tmp_path / "sd.ckpt", "data_path": tmp_path / "images", "image_size": 16}
+    given |= {"model_config": "v2-vpred-train.yaml", "train_batch_size": 3, "image_filter_size": 16, "warmup_steps": 1}
+    config = from_mindone(read_mindone(None, [(key, str(value)) for key, value in given.items()]), None, [], 1)
     assert (config.global_batch, decoded) == (3, [])
     open_data(config)
     assert sorted(path.name for path in decoded) == [f"{number}.png" for number in range(5)]
