@@ -185,7 +185,7 @@ def test_a_run_that_diverges_names_ranks_and_rows_and_ends_with_76(recipe: Path,
 def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    run_dir, port = tmp_path / "disturbed", free_ports()
+    run_dir, port = tmp_path / "disturbed", free_ports(2)
     run = RunDir(run_dir)
 
     process = start(recipe, run_dir, 2, port)
