@@ -89,8 +89,9 @@ def choose(arguments: argparse.Namespace, found: Named) -> Chosen:
     with_lora(source, kind, lora, strength)
     request, xxh3 = None, weights_digest(found.weights)
     if lora is not None:
-        if found.recipe is not None and (fault := other_base(lora, found.weights, xxh3)):
-            raise ConfigError(fault)  # nobody chose this file: the run did
+        run_adapts = found.recipe is not None and found.recipe.lora is not None
+        if run_adapts and (fault := other_base(lora, found.weights, xxh3)):
+            raise ConfigError(fault)  # nobody named this file but the run
         request = LoraRequest(path=lora.path.resolve(), xxh3=weights_digest(lora.path), scale=strength)
     record = record.model_copy(update={"weights": kind})
     return Chosen(found.weights.resolve(), xxh3, request, record)

@@ -92,6 +92,8 @@ def test_another_base_is_told_and_the_runs_own_is_demanded(folder: Path, capsys:
     found = Named(folder / "base.ckpt", "auto", folder / "foreign", recipe)
     with pytest.raises(ConfigError, match=f"xxh3 {other}, but .*base.ckpt has {base}"):
         choose(build_parser().parse_args(["--prompt", "a cat"]), found)
+    trained_whole = Named(found.weights, "auto", found.lora, recipe.model_copy(update={"lora": None}))
+    assert choose(build_parser().parse_args(["--prompt", "a cat"]), trained_whole).xxh3 == base
 
 
 def test_convert_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
