@@ -1,5 +1,6 @@
 """MindONE's layout: a folder of images and any number of *.csv with the columns `dir,text`."""
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from data.transforms import decode
 COLUMNS = ("dir", "text")
 SHOWN_FAULTS = 20
 CHECK_THREADS = 4
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError)
 OVERLONG = "\0overlong"  # a NUL byte is refused, so no field can be this
 
 
@@ -43,8 +45,9 @@ class Source:
         return self.samples[sample_id]
 
 
-def read_csv_folder(path: Path) -> Source:
-    """Read every *.csv of `path` and look at every image. Raises DataError listing all faults, not just the first."""
+def read_csv_folder(path: Path, decode_images: bool = True) -> Source:
+    """Read every *.csv of `path` and, with `decode_images`, look at every image. Raises DataError listing all faults,
+    not just the first."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
     tables = sorted(path.glob("*.csv"))
@@ -56,7 +59,7 @@ def read_csv_folder(path: Path) -> Source:
     if not total:
         raise DataError(f"{path}: its .csv files have no rows; add one row for each image")
     samples = tuple(Sample(number, path / row.image, row.text, row.origin) for number, row in enumerate(rows))
-    faults += [*row_faults(path, rows), *image_faults(path, samples)]
+    faults += [*row_faults(path, rows), *(image_faults(path, samples) if decode_images else ())]
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
         more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
@@ -65,10 +68,10 @@ def read_csv_folder(path: Path) -> Source:
 
 
 def count_small(source: Source, side: int) -> int:
-    """How many images have a side below `side` pixels; only their headers are read."""
+    """How many images have a side below `side` pixels; only their headers are read. An unreadable one has none."""
     small = 0
     for sample in source.samples if side else ():
-        with Image.open(sample.image) as image:
+        with contextlib.suppress(*UNREADABLE), Image.open(sample.image) as image:
             small += min(image.size) < side
     return small
 
@@ -163,12 +166,6 @@ def image_fault(path: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             decode(path)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombWarning,
-        Image.DecompressionBombError,
-    ) as error:
+    except UNREADABLE as error:
         return f"{path.name} is no readable image ({' '.join(str(error).split())})"
     return None

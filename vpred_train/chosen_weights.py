@@ -1,6 +1,7 @@
 """Which weights the command line of `vpred-sample` names: full ones, and LoRA's that are added to them."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.image_request import ImageRequest, LoraRequest
 from vpred_train.weights.layouts import Which, settled
-from vpred_train.weights.lora_files import open_base, open_lora, with_lora
+from vpred_train.weights.lora_files import open_base, open_lora, other_base, with_lora
 from vpred_train.weights.sources import weights_digest
 from vpred_train.weights.told import add_options, needed_record, told_by
 
@@ -86,11 +87,22 @@ def choose(arguments: argparse.Namespace, found: Named) -> Chosen:
     kind = settled(source, found.which, record.model)
     strength = 1.0 if arguments.lora_scale is None else arguments.lora_scale
     with_lora(source, kind, lora, strength)
-    request = None
+    request, xxh3 = None, weights_digest(found.weights)
     if lora is not None:
+        run_adapts = found.recipe is not None and found.recipe.lora is not None
+        if run_adapts and (fault := other_base(lora, found.weights, xxh3)):
+            raise ConfigError(fault)  # nobody named this file but the run
         request = LoraRequest(path=lora.path.resolve(), xxh3=weights_digest(lora.path), scale=strength)
     record = record.model_copy(update={"weights": kind})
-    return Chosen(found.weights.resolve(), weights_digest(found.weights), request, record)
+    return Chosen(found.weights.resolve(), xxh3, request, record)
+
+
+def warn_of_other_base(request: ImageRequest) -> None:
+    """One line on standard error when LoRA was trained on other weights than those that it is added to."""
+    if request.lora is None:
+        return
+    if fault := other_base(open_lora(request.lora.path), request.weights, request.weights_xxh3):
+        print(f"warning: {fault}", file=sys.stderr)
 
 
 def same_weights(request: ImageRequest, found: Named, image: Path) -> ImageRequest:

@@ -212,7 +212,8 @@ class TrainConfig(Section):
     `trainable`: the networks that learn, whole, or with `lora` through its factors alone. `zero_stage` 1: the
     optimiser's moments and the averages are sharded over the ranks; 0: each rank keeps all. `recompute` trades time
     for memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how many training prompts
-    to sample at the end, evenly spread over the data.
+    to sample at the end, evenly spread over the data. `max_nonfinite_steps`: a step whose loss or gradient is not
+    finite changes nothing; after so many in a row the run ends with exit code 76.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -221,6 +222,7 @@ class TrainConfig(Section):
     gradient_accumulation_steps: Positive = 1
     log_every_steps: Positive = 1
     final_samples: Positive = 16
+    max_nonfinite_steps: Positive = 3
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     lora: LoraConfig | None = None
     zero_stage: Literal[0, 1] = 1

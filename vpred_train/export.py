@@ -11,12 +11,12 @@ from launcher.contract.run_dir import Phase
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.hooks import ValidationLoss
-from vpred_train.models.lora import factors_of
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import get_weights, views_to_export
 from vpred_train.state import TrainState
 from vpred_train.step import StepResult
 from vpred_train.weights.layouts import write_weights
+from vpred_train.weights.lora import factors_of
 from vpred_train.weights.lora_files import write_lora
 from vpred_train.weights.stored import LazyTensors
 
@@ -50,11 +50,12 @@ def write_average(
         return
     path.parent.mkdir(exist_ok=True)
     record = record_of(config, average, state.samples_seen)
+    named = views_to_export(state.space, values)
     if config.lora is not None:
-        write_lora(path, factors_of(state.space.views(values), config.lora), layout, record)
+        write_lora(path, factors_of(named, config.lora), layout, record)
         return
     frozen = get_weights(networks).makers
-    trained = {name: partial(np.asarray, tensor) for name, tensor in views_to_export(state.space, values).items()}
+    trained = {name: partial(np.asarray, tensor) for name, tensor in named.items()}
     write_weights(path, LazyTensors({**frozen, **trained}), layout, record)
 
 

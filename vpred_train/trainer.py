@@ -23,8 +23,6 @@ from vpred_train.step import StepResult, TrainStep
 
 logger = logging.getLogger(__name__)
 
-MAX_NONFINITE_STEPS = 3
-
 
 class DivergedError(Exception):
     """Loss or gradient were not finite several times in a row."""
@@ -137,11 +135,23 @@ class Trainer:
             return
         self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
         if not result.finite:
-            logger.error("step %d: loss %s, grad_norm %s; update skipped", result.step, result.loss, result.grad_norm)
-        if self.nonfinite_in_a_row == MAX_NONFINITE_STEPS:
+            numbers = f"loss {result.loss}, grad_norm {result.grad_norm}"
+            logger.error("step %d: %s; update skipped; not finite: %s", result.step, numbers, self._origins(result))
+        if self.nonfinite_in_a_row == self.config.max_nonfinite_steps:
             raise DivergedError(
-                f"loss or gradient not finite in {MAX_NONFINITE_STEPS} steps in a row, the last is {result.step}"
+                f"loss or gradient not finite in {self.nonfinite_in_a_row} steps in a row, the last is {result.step}"
             )
+
+    def _origins(self, result: StepResult) -> str:
+        """Whose own numbers were not finite, and the rows of the table that they come from."""
+        return (
+            "; ".join(
+                f"rank {rank}, samples "
+                + ", ".join(f"{each} ({self.source.sample(each).origin})" for each in sample_ids)
+                for rank, sample_ids in result.nonfinite_samples.items()
+            )
+            or "the sum alone, of finite losses and gradients of all ranks"
+        )
 
     def _is_due(self, every_samples: int) -> bool:
         """Whether this step has passed a multiple of `every_samples`, or is the last."""

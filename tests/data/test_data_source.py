@@ -132,3 +132,9 @@ def test_images_with_a_small_side_are_counted(tmp_path: Path) -> None:
     (tmp_path / "img_txt.csv").write_text("dir,text\nwide.png,a\ntall.png,b\nlarge.png,c\n")
     source = read_csv_folder(tmp_path)
     assert [count_small(source, side) for side in (0, 10, 11, 12)] == [0, 0, 2, 3]
+    (tmp_path / "tall.png").write_text("no image")
+    assert read_csv_folder(tmp_path, decode_images=False) == source
+    assert count_small(source, 11) == 1
+    (tmp_path / "img_txt.csv").write_text("dir,text\nwide.png,a\nwide.png,\n")
+    with pytest.raises(DataError, match="2 of 2 rows are bad"):
+        read_csv_folder(tmp_path, decode_images=False)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ from launcher.mpirun import ROOT_VARIABLES, find_mpirun
 DEADLINE_S = 240
 
 
-def free_ports() -> int:
-    """A port that is free now and whose successor is too."""
-    for base in range(21000, 29000, 2):
-        with socket.socket() as first, socket.socket() as second:
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that are free now, from a place of this process's own on."""
+    own = os.getpid() % 1000
+    for base in range(21000 + 8 * own, 31000, count):
+        with ExitStack() as sockets:
             try:
-                first.bind(("127.0.0.1", base))
-                second.bind(("127.0.0.1", base + 1))
+                for port in range(base, base + count):
+                    sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
             return base
@@ -40,7 +42,7 @@ def start(
     (recipe.parent / "data" / "__init__.py").write_text("raise ImportError('the wrong data package')\n")
     argv = [sys.executable, "-P", "-m", "launcher.cli", "run", "--recipe", str(recipe), "--run-dir", str(run_dir)]
     argv += [f"cluster.workers_per_host={workers}"]
-    argv += [f"cluster.metrics.base_port={port or free_ports()}", *overrides]
+    argv += [f"cluster.metrics.base_port={port or free_ports(workers)}", *overrides]
     return subprocess.Popen(
         argv, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -9,12 +9,18 @@ from test_finetune import RECIPE, prepare
 from weights_files import TINY, TINY_RECORD
 
 from launcher.contract.run_dir import RunDir, Summary
+from vpred_train.ema.cli import main as vpred_ema
 from vpred_train.weights.cli import main as vpred_weights
 from vpred_train.weights.layouts import read_weights
 from vpred_train.weights.lora import attention_targets
 from vpred_train.weights.lora_files import open_lora, read_factors
+from vpred_train.weights.sources import weights_digest
 
-LORA = "trainable: [unet, text_encoder]\nlora: {rank: 2, alpha: 4}\n"
+LORA = """
+trainable: [unet, text_encoder]
+lora: {rank: 2, alpha: 4}
+ema: {profiles: [constant, power], snapshot_every_samples: 4, snapshot_dtype: float32}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +42,35 @@ def test_a_run_leaves_factors(lora_run: RunDir) -> None:
     assert raw.record is not None and ema.record is not None
     assert (raw.record.weights, ema.record.weights, ema.record.samples_seen) == ("raw", "ema", 12)
     assert ema.record.model == TINY_RECORD.model
+    assert ema.record.base_xxh3 == weights_digest(lora_run.root.with_name("published"))
     factors = read_factors(raw)
     assert set(factors) == set(attention_targets(TINY))
     assert {(each.rank, each.scale) for each in factors.values()} == {(2, 2.0)}
     assert all(each.up.any() for each in factors.values())
     averaged = read_factors(ema)
     assert any(not np.array_equal(each.up, averaged[target].up) for target, each in factors.items())
+
+
+def test_averages_of_factors_are_made_afterwards(lora_run: RunDir, tmp_path: Path) -> None:
+    """A tracked width is the run's own export; another lies nearer to it than to the raw factors."""
+    made = {}
+    for sigma_rel in ("0.1", "0.09"):
+        path = tmp_path / sigma_rel
+        with pytest.raises(SystemExit) as done:
+            vpred_ema([str(lora_run.root), "--sigma-rel", sigma_rel, "--output", str(path)])
+        assert done.value.code == 0
+        made[sigma_rel] = open_lora(path)
+    exported = open_lora(lora_run.weights / "ema_power_0.1.safetensors")
+    assert made["0.1"].record == exported.record
+    assert made["0.09"].record is not None
+    assert (made["0.09"].record.average, made["0.09"].record.base_xxh3) == ("power_0.09", exported.record.base_xxh3)
+    same, near = (read_factors(made[sigma_rel]) for sigma_rel in ("0.1", "0.09"))
+    raw = read_factors(open_lora(lora_run.weights / "raw.safetensors"))
+    for target, each in read_factors(exported).items():
+        assert (same[target].alpha, near[target].alpha) == (each.alpha, each.alpha)
+        np.testing.assert_allclose(same[target].up, each.up, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(same[target].down, each.down, rtol=1e-6, atol=1e-9)
+        assert np.linalg.norm(near[target].up - each.up) < np.linalg.norm(raw[target].up - each.up)
 
 
 def test_one_rank_and_two_ranks_learn_alike(lora_run: RunDir, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +25,8 @@ from vpred_train.weights.layouts import read_weights
 
 STEPS = 20
 RECIPE = """
-total_samples: 160
-global_batch: 8
+total_samples: 120
+global_batch: 6
 trainable: [unet, text_encoder]
 data: {path: images, resolution: 16, crop: random, horizontal_flip: true, caption_drop: 0.2}
 model:
@@ -41,12 +43,12 @@ model:
     norm_groups: 4
   text_encoder: {width: 16, heads: 2, layers: 1, context_length: 8}
 optimizer: {learning_rate: 1e-3}
-schedule: {warmup_samples: 40}
-ema: {profiles: [constant, power], snapshot_every_samples: 40}
-checkpoint: {every_samples: 40}
+schedule: {warmup_samples: 30}
+ema: {profiles: [constant, power], snapshot_every_samples: 30}
+checkpoint: {every_samples: 30}
 sampling: {steps: 3, batch_size: 3}
-validation: {every_samples: 40, count: 3, bins: 2, batch_size: 1}
-previews: {every_samples: 80, count: 2}
+validation: {every_samples: 30, count: 3, bins: 2, batch_size: 1}
+previews: {every_samples: 60, count: 2}
 """
 
 
@@ -70,34 +72,43 @@ def held_out_losses(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in RunDir(run_dir).validation_jsonl.read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two ranks."""
-    run_dir = tmp_path_factory.mktemp("runs") / "two"
-    code, output = end(start(recipe, run_dir, 2))
+def finished(recipe: Path, run_dir: Path, ranks: int, *overrides: str) -> Path:
+    code, output = end(start(recipe, run_dir, ranks, overrides=overrides))
     assert code == 0, output
     return run_dir
 
 
-def test_one_rank_and_two_ranks_have_the_same_losses(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
-    code, output = end(start(recipe, tmp_path / "one", 1))
-    assert code == 0, output
-    two = losses(undisturbed)
-    assert len(two) == STEPS
-    difference = np.abs(np.array(losses(tmp_path / "one")) / two - 1)
-    print(f"largest relative difference of the losses of 1 and 2 ranks: {difference.max():.1e}")
-    assert difference.max() < 1e-5
-    of_one, of_two = held_out_losses(tmp_path / "one"), held_out_losses(undisturbed)
-    assert of_one[:6] == of_two[:6]  # before the first step: the same noise, the same weights
-    for record, other in zip(of_one, of_two, strict=True):
-        for key in ("loss", "standard_error"):
-            assert record.pop(key) == pytest.approx(other.pop(key), rel=1e-4)
-        assert record == other
+@pytest.fixture(scope="module")
+def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Finished runs of one recipe, by their number of ranks."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {ranks: finished(recipe, folder / str(ranks), ranks) for ranks in (1, 2, 3)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs: dict[int, Path]) -> Path:
+    """A finished run of two ranks."""
+    return runs[2]
+
+
+def test_one_two_and_three_ranks_have_the_same_losses(runs: dict[int, Path]) -> None:
+    one, of_one = np.array(losses(runs[1])), held_out_losses(runs[1])
+    assert len(one) == STEPS
+    for ranks in (2, 3):
+        difference = np.abs(losses(runs[ranks]) / one - 1).max()
+        print(f"largest relative difference of the losses of 1 and {ranks} ranks: {difference:.1e}")
+        assert difference < 1e-5
+        found = held_out_losses(runs[ranks])
+        assert found[:6] == of_one[:6]  # before the first step: the same noise, the same weights
+        for record, other in zip(found, of_one, strict=True):
+            numbers = ("loss", "standard_error")
+            assert [record[key] for key in numbers] == pytest.approx([other[key] for key in numbers], rel=1e-4)
+            assert record | dict.fromkeys(numbers) == other | dict.fromkeys(numbers)
 
 
 def test_an_objective_with_everything_on_is_the_same_for_one_rank_and_two(recipe: Path, tmp_path: Path) -> None:
     overrides = [
-        "total_samples=16",
+        "total_samples=12",
         "schedule.warmup_samples=0",
         "final_samples=1",
         "diffusion.zero_terminal_snr=true",
@@ -123,31 +134,58 @@ def exported(run_dir: Path) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_sharded_moments_and_micro_batches_change_no_result(recipe: Path, ranks: int, tmp_path: Path) -> None:
-    """ZeRO against every rank keeping everything; on two ranks also in micro-batches."""
-    common = ["total_samples=96", "global_batch=24", "schedule.warmup_samples=0", "final_samples=1"]
-    variants = {"sharded": [], "whole": ["zero_stage=0"]}
-    if ranks == 2:
-        variants["micro"] = ["gradient_accumulation_steps=3"]
-    for name, overrides in variants.items():
-        code, output = end(start(recipe, tmp_path / name, ranks, overrides=[*common, *overrides]))
-        assert code == 0, output
-    expected, weights = losses(tmp_path / "whole"), exported(tmp_path / "whole")
-    assert len(expected) == 4
-    for name in variants:
-        np.testing.assert_allclose(losses(tmp_path / name), expected, rtol=1e-6)
-    found = exported(tmp_path / "sharded")
-    assert found.keys() == weights.keys()
-    furthest = max(float(np.abs(found[key] - weights[key]).max()) for key in weights)
-    print(f"{ranks} ranks: weights and averages within {furthest:.1e} of those of replicated moments")
+@pytest.mark.parametrize(("ranks", "micro_batches"), [(2, 3), (3, 1)])
+def test_sharded_moments_and_micro_batches_change_no_result(
+    recipe: Path, runs: dict[int, Path], ranks: int, micro_batches: int, tmp_path: Path
+) -> None:
+    """ZeRO with whole shares against every rank keeping everything, on two ranks also in micro-batches."""
+    overrides = ["zero_stage=0", f"gradient_accumulation_steps={micro_batches}", "final_samples=1"]
+    finished(recipe, tmp_path / "run", ranks, *overrides, "previews=null", "validation.every_samples=120")
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(runs[ranks]), rtol=1e-6)
+    found, expected = exported(tmp_path / "run"), exported(runs[ranks])
+    assert found.keys() == expected.keys()
+    furthest = max(float(np.abs(found[key] - expected[key]).max()) for key in expected)
+    print(f"{ranks} ranks: weights and averages within {furthest:.1e} of those of sharded moments")
     assert furthest < 1e-6
+
+
+def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_the_same_batches(
+    recipe: Path, runs: dict[int, Path], tmp_path: Path
+) -> None:
+    killed, on_three = tmp_path / "killed", tmp_path / "three"
+    process = start(recipe, killed, 1)
+    wait_until(lambda: len(losses(killed)) >= 7, process)
+    rank = RankStatus.read(RunDir(killed).attempt(1).status(0))
+    assert rank is not None
+    os.kill(rank.pid, signal.SIGKILL)
+    code, output = end(process)
+    assert code == 1, output
+    shutil.copytree(killed, on_three)
+
+    finished(recipe, killed, 1)
+    assert losses(killed) == losses(runs[1])
+    for path in sorted(RunDir(runs[1]).weights.iterdir()):
+        assert (RunDir(killed).weights / path.name).read_bytes() == path.read_bytes()
+    finished(recipe, on_three, 3)
+    assert re.search(r"resumed from step (5|10|15), ", RunDir(on_three).attempt(2).log(2).read_text())
+    np.testing.assert_allclose(losses(on_three), losses(runs[1]), rtol=1e-5)
+
+
+def test_a_run_that_diverges_names_ranks_and_rows_and_ends_with_76(recipe: Path, tmp_path: Path) -> None:
+    overrides = ["optimizer.learning_rate=1e30", "schedule.warmup_samples=0", "max_nonfinite_steps=2"]
+    code, output = end(start(recipe, tmp_path / "run", 2, overrides=overrides))
+    assert code == 76, output
+    log = RunDir(tmp_path / "run").attempt(1).log(0).read_text()
+    rows = r"samples \d \(img_txt\.csv:\d\), \d \(img_txt\.csv:\d\), \d \(img_txt\.csv:\d\)"
+    for step in (2, 3):
+        assert re.search(rf"step {step}: loss nan, .*update skipped; not finite: rank 0, {rows}; rank 1, {rows}\n", log)
+    assert "diverged: loss or gradient not finite in 2 steps in a row, the last is 3" in log
 
 
 def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    run_dir, port = tmp_path / "disturbed", free_ports()
+    run_dir, port = tmp_path / "disturbed", free_ports(2)
     run = RunDir(run_dir)
 
     process = start(recipe, run_dir, 2, port)
@@ -191,7 +229,7 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
     run = RunDir(undisturbed)
     summary = Summary.read(run.summary_json)
     assert summary is not None
-    assert (summary.steps, summary.samples_seen) == (STEPS, 160)
+    assert (summary.steps, summary.samples_seen) == (STEPS, 120)
     assert summary.retrieval is not None
     with Image.open(run.samples / "grid_0.png") as grid:
         assert grid.size[0] > 500
@@ -203,7 +241,7 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
         assert pixels(run.samples / f"step-{step}.png").shape == (16, 32, 3)
     with safe_open(run.weights / "ema.safetensors", framework="np") as file:
         record = json.loads(file.metadata()["parameterization"])
-    assert (record["weights"], record["samples_seen"], record["diffusion"]["prediction_type"]) == ("ema", 160, "v")
+    assert (record["weights"], record["samples_seen"], record["diffusion"]["prediction_type"]) == ("ema", 120, "v")
     assert record["average"] == "constant"
     exported = {path.name for path in run.weights.iterdir()}
     assert exported == {f"{name}.safetensors" for name in ("raw", "ema", "ema_power_0.05", "ema_power_0.1")}

@@ -15,14 +15,14 @@ from vpred_train.collectives import SingleProcess
 from vpred_train.config import LoraConfig, ModelConfig, TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.layers import Linear, LowRank
-from vpred_train.models.lora import add_lora, factors_of
+from vpred_train.models.lora import add_lora
 from vpred_train.models.networks import FlatSpace, Networks
 from vpred_train.models.text_encoder import SelfAttention
-from vpred_train.models.weights import get_weights, set_weights
+from vpred_train.models.weights import get_weights, set_weights, views_to_export
 from vpred_train.recipe import check_lora
 from vpred_train.state import TrainState
 from vpred_train.step import TrainStep
-from vpred_train.weights.lora import attention_targets, merged
+from vpred_train.weights.lora import attention_targets, factors_of, merged
 from vpred_train.weights.lora_files import open_lora, read_factors, write_lora
 
 LORA = LoraConfig(rank=3, alpha=7.0)
@@ -94,7 +94,7 @@ def test_merged_weights_give_the_outputs_of_the_factors(operations: str, model_c
     found = outputs(networks, model_config)
     plain = Networks(model_config, 0)
     unchanged = outputs(plain, model_config)
-    set_weights(plain, merged(get_weights(plain), factors_of(space.views(space.read()), LORA)), BOTH)
+    set_weights(plain, merged(get_weights(plain), factors_of(views_to_export(space, space.read()), LORA)), BOTH)
     expected = outputs(plain, model_config)
     assert np.abs(expected - unchanged).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
@@ -103,7 +103,7 @@ def test_merged_weights_give_the_outputs_of_the_factors(operations: str, model_c
 def test_the_trainable_parameters_are_the_factors(model_config: ModelConfig) -> None:
     _, space = adapted(model_config)
     targets = attention_targets(model_config)
-    factors = factors_of(space.views(space.read()), LORA)
+    factors = factors_of(views_to_export(space, space.read()), LORA)
     assert {target: (len(each.up), each.down.shape[1]) for target, each in factors.items()} == targets
     assert {(each.rank, each.alpha) for each in factors.values()} == {(3, 7.0)}
     assert len(space.spans) == 2 * len(targets)
@@ -149,7 +149,7 @@ def test_three_steps_change_the_factors_alone_and_a_restored_state_goes_on_alike
         np.testing.assert_array_equal(state.averages[name], average)
     assert len({*losses, *following}) == 5
 
-    factors = factors_of(state.space.views(state.weights), LORA)
+    factors = factors_of(views_to_export(state.space, state.weights), LORA)
     write_lora(tmp_path / "raw", factors, "stability", None, config.model)
     read = read_factors(open_lora(tmp_path / "raw"), config.model)
     for target, each in factors.items():

@@ -11,6 +11,9 @@ from test_sample_cli import refused
 from test_weights_cli import run
 from weights_files import MODEL, RECORD, random_tensors
 
+from launcher.contract.config import ConfigError, build_document
+from vpred_train.chosen_weights import Named, choose, warn_of_other_base
+from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.sample import build_parser, plan
 from vpred_train.weights.layouts import read_weights, write_weights
@@ -21,6 +24,15 @@ from vpred_train.weights.stored import LazyTensors
 
 TENSORS = random_tensors()
 BASE = LazyTensors({name: tensor.copy for name, tensor in TENSORS.items()})
+RECIPE = {
+    "total_samples": 8,
+    "global_batch": 4,
+    "data": {"path": ".", "resolution": 512},
+    "pretrained": {"path": "base.ckpt"},
+    "lora": {"rank": 4},
+    "optimizer": {"learning_rate": 1e-3},
+    "checkpoint": {"every_samples": 8},
+}
 TRAINED = RECORD.model_copy(update={"samples_seen": 900, "resolution": 512})
 
 
@@ -54,6 +66,34 @@ def test_base_weights_that_tell_nothing_are_told_by_lora(folder: Path, capsys: p
     save_file(TENSORS, folder / "published")
     assert run(capsys, "merge", "published", "lora.safetensors", "merged", "--to", "stability")[0] == 0
     assert open_source(folder / "merged").record == TRAINED
+
+
+def test_another_base_is_told_and_the_runs_own_is_demanded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, other = weights_digest(folder / "base.ckpt"), "0" * 32
+    for name, digest in (("own", base), ("foreign", other)):
+        write_lora(folder / name, FACTORS, "stability", TRAINED.model_copy(update={"base_xxh3": digest}))
+    code, _, err = run(capsys, "merge", "base.ckpt", "own", "merged", "--to", "stability")
+    assert (code, err) == (0, "")
+    assert open_source(folder / "merged").record == TRAINED
+    assert run(capsys, "convert", "foreign", "foreign.ckpt", "--to", "mindone")[0] == 0
+    fault = f"was trained on weights with xxh3 {other}, but base.ckpt has {base}; give those weights"
+    code, _, err = run(capsys, "merge", "base.ckpt", "foreign.ckpt", "again", "--to", "stability")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("vpred-weights: warning: ")
+    assert fault in err
+
+    for lora, warnings in (("own", 0), ("foreign", 1), ("plain.safetensors", 0)):
+        words = ["--ckpt", "base.ckpt", "--lora", lora, "--prompt", "a cat"]
+        (request,) = plan(build_parser().parse_args(words))
+        warn_of_other_base(request)
+        assert capsys.readouterr().err.count("warning: ") == warnings
+        assert request.record.base_xxh3 is None
+    recipe = build_document(TrainConfig, {**RECIPE, "model": MODEL.model_dump()}, Path("recipe"))
+    found = Named(folder / "base.ckpt", "auto", folder / "foreign", recipe)
+    with pytest.raises(ConfigError, match=f"xxh3 {other}, but .*base.ckpt has {base}"):
+        choose(build_parser().parse_args(["--prompt", "a cat"]), found)
+    trained_whole = Named(found.weights, "auto", found.lora, recipe.model_copy(update={"lora": None}))
+    assert choose(build_parser().parse_args(["--prompt", "a cat"]), trained_whole).xxh3 == base
 
 
 def test_convert_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import write_images
+from weights_files import write_tiny
 
+from data import csv_source
 from launcher.contract.config import ConfigError, build_document, dump_yaml, load_document
 from vpred_train.cli import build_parser
 from vpred_train.config import TrainConfig
 from vpred_train.mindone_keys import Flag, MindoneRecipe, read_mindone
 from vpred_train.mindone_recipe import TABLE, Setting, Within, notes, translate
+from vpred_train.recipe import from_mindone, open_data
 
 POKEMON = Setting(samples=833, small=0, world_size=8)
 VANILLA = """
@@ -152,6 +156,20 @@ def test_lora_of_nothing_and_small_images_are_refused(tmp_path: Path) -> None:
         translated(tmp_path, ("use_lora", "True"), ("lora_ft_unet", "False"))
     with pytest.raises(ConfigError, match="image_filter_size: 3 of 833 images have a side below 256"):
         translated(tmp_path, setting=Setting(833, 3, 8))
+
+
+def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `open_data`, which each rank calls after the recipe is made."""
+    write_tiny(tmp_path / "sd.ckpt", "mindone")
+    write_images(tmp_path / "images", 5)
+    decoded = []
+    monkeypatch.setattr(csv_source, "decode", decoded.append)
+    given = {"pretrained_model_path": tmp_path / "sd.ckpt", "data_path": tmp_path / "images", "image_size": 16}
+    given |= {"model_config": "v2-vpred-train.yaml", "train_batch_size": 3, "image_filter_size": 16, "warmup_steps": 1}
+    config = from_mindone(read_mindone(None, [(key, str(value)) for key, value in given.items()]), None, [], 1)
+    assert (config.global_batch, decoded) == (3, [])
+    open_data(config)
+    assert sorted(path.name for path in decoded) == [f"{number}.png" for number in range(5)]
 
 
 def test_an_unknown_key_gets_the_nearest_known_one(tmp_path: Path) -> None:

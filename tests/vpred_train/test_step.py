@@ -184,7 +184,7 @@ def test_a_non_finite_gradient_changes_nothing(train_config: TrainConfig, step: 
     data = batch(train_config, 0)
     data.images[0, 0, 0, 0] = np.nan
     result = step(data)
-    assert not result.finite
+    assert (result.finite, result.nonfinite_samples) == (False, {0: [0, 1, 2, 3]})
     np.testing.assert_array_equal(state.weights, before)
     for name, values in averages.items():
         np.testing.assert_array_equal(state.averages[name], values)
@@ -268,3 +268,39 @@ def test_a_checkpoint_brings_the_scale_back(train_config: TrainConfig, step: Any
     state.loss_scale = LossScale.fresh(PrecisionConfig())  # goes on on an accelerator that needs none
     state.from_checkpoint(kept)
     assert state.loss_scale.value == 1
+
+
+class RankOneOfTwo(SingleProcess):
+    """This process as rank 1 beside a rank 0 whose loss is 0.5."""
+
+    rank, world_size = 1, 2
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        return [[0.5, []], value]
+
+
+def test_the_rank_with_the_non_finite_gradient_is_named(
+    train_config: TrainConfig, step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its loss is finite; a sum that overflows names nobody."""
+    data = batch(train_config, 0)
+    monkeypatch.setattr(step, "collective", RankOneOfTwo())
+    good = step(data)
+    assert (good.finite, good.nonfinite_samples) == (True, {})
+
+    differentiate = step.loss_and_gradients
+
+    def overflowing(*inputs: Any) -> Any:
+        loss, gradients = differentiate(*inputs)
+        gradients[-1].asnumpy().reshape(-1)[-1] = np.inf
+        return loss, gradients
+
+    monkeypatch.setattr(step, "loss_and_gradients", overflowing)
+    bad = step(data)
+    assert np.isfinite(bad.loss)
+    assert (bad.finite, bad.nonfinite_samples) == (False, {1: [0, 1, 2, 3]})
+
+    monkeypatch.setattr(step, "loss_and_gradients", differentiate)
+    monkeypatch.setattr(step.state.sharding, "square_sum", lambda _: np.inf)
+    lost = step(data)
+    assert (lost.finite, lost.nonfinite_samples) == (False, {})

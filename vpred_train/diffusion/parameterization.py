@@ -66,6 +66,7 @@ class ParameterizationRecord(Section):
     """All that a reader of the weights must know to use them; the only place where the prediction type is told.
 
     `average`: the profile of our moving averages, such as power_0.07; None for raw weights and for those of others.
+    `base_xxh3`: of LoRA's factors, the digest of the weights that they were trained on, where it is known.
     """
 
     format: Literal["vpred-parameterization-1"] = "vpred-parameterization-1"
@@ -75,6 +76,7 @@ class ParameterizationRecord(Section):
     resolution: int
     diffusion: DiffusionConfig
     model: ModelConfig
+    base_xxh3: str | None = None
 
 
 def record_of(config: TrainConfig, average: str | None, samples_seen: int) -> ParameterizationRecord:
@@ -86,4 +88,5 @@ def record_of(config: TrainConfig, average: str | None, samples_seen: int) -> Pa
         resolution=config.data.resolution,
         diffusion=config.diffusion,
         model=config.model,
+        base_xxh3=config.pretrained.xxh3 if config.lora and config.pretrained else None,
     )

@@ -12,12 +12,15 @@ from launcher.contract.config import ConfigError, load_document
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
 from vpred_train.config import TrainConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.ema.reconstruction import Profile, combine, solve
 from vpred_train.ema.snapshots import Snapshot, find_snapshots
 from vpred_train.errors import USER_ERRORS
 from vpred_train.optim_config import SIGMA_REL_MAX, power_name
 from vpred_train.recipe import open_pretrained, pinned
 from vpred_train.weights.layouts import write_weights
+from vpred_train.weights.lora import factors_of
+from vpred_train.weights.lora_files import write_lora
 from vpred_train.weights.stored import LazyTensors
 
 
@@ -44,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run_dir", type=Path, help="run directory of a training with ema.snapshot_every_samples")
     parser.add_argument("--sigma-rel", type=float, required=True, help="width, as a share of the training time: 0.07")
     parser.add_argument("--at-samples", type=int, help="samples seen by then (default: the last snapshot's)")
-    parser.add_argument("--output", type=Path, required=True, help="new safetensors file of the whole model")
+    parser.add_argument("--output", type=Path, required=True, help="new safetensors file, as the run exports it")
     parser.add_argument("--json", action="store_true", help="print one JSON object: coefficients, error of the profile")
     return parser
 
@@ -62,13 +65,8 @@ def reconstruct(run: RunDir, sigma_rel: float, at_samples: int | None, output: P
     coefficients, residual = solve(tracked, wanted)
     for snapshot in snapshots:
         snapshot.verify()
-    if config.pretrained is not None:
-        pinned(config.pretrained)  # the frozen networks come from the very file that training began with
-    frozen = open_pretrained(config)
-    makers = {name: partial(frozen.__getitem__, name) for name in frozen}
-    tensors = LazyTensors({**makers, **combine(snapshots, coefficients).makers})
     record = snapshots[-1].record.model_copy(update={"average": power_name(sigma_rel)})
-    write_weights(output, tensors, "stability", record)
+    write(output, config, combine(snapshots, coefficients), record)
     return {
         "output": str(output),
         "sigma_rel": sigma_rel,
@@ -79,6 +77,18 @@ def reconstruct(run: RunDir, sigma_rel: float, at_samples: int | None, output: P
             for snapshot, profile, coefficient in zip(snapshots, tracked, coefficients, strict=True)
         ],
     }
+
+
+def write(output: Path, config: TrainConfig, trained: LazyTensors, record: ParameterizationRecord) -> None:
+    """The whole model with the `trained` tensors, or of LoRA's training its factors. Raises ConfigError."""
+    if config.lora is not None:
+        write_lora(output, factors_of(trained, config.lora), "stability", record)
+        return
+    if config.pretrained is not None:
+        pinned(config.pretrained)  # the frozen networks come from the very file that training began with
+    frozen = open_pretrained(config)
+    makers = {name: partial(frozen.__getitem__, name) for name in frozen}
+    write_weights(output, LazyTensors({**makers, **trained.makers}), "stability", record)
 
 
 def usable_snapshots(run: RunDir, at_samples: int | None) -> list[Snapshot]:

@@ -1,15 +1,14 @@
 """Low-rank factors beside the attention projections of networks whose own weights stay as they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from vpred_train.config import LoraConfig, ModelConfig
-from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.layers import LowRank
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import stability_name
-from vpred_train.weights.lora import Factors, Target, attention_targets
+from vpred_train.weights.lora import Target, attention_targets
 
 SEED = 1  # beside the run's own: the factors start from other draws than the networks
 
@@ -30,15 +29,3 @@ def add_lora(networks: Networks, config: LoraConfig, model: ModelConfig, parts: 
             setattr(cells[cell], attribute, LowRank(rng, shape, config.rank, config.scale))
     for name, parameter in networks.parameters_and_names():
         parameter.name = name  # MindSpore tells parameters apart by it, and does not prefix what comes late
-
-
-def factors_of(tensors: Mapping[str, FloatArray], config: LoraConfig) -> dict[Target, Factors]:
-    """The factors among the trainable parameters `tensors`, by the weight that they adapt."""
-    alpha = config.rank * config.scale
-    return {
-        Target(stability_name(name.removesuffix("lora.up") + "weight")): Factors(
-            tensors[name.removesuffix("up") + "down"], up, alpha
-        )
-        for name, up in tensors.items()
-        if name.endswith("lora.up")
-    }

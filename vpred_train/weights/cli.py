@@ -25,13 +25,14 @@ from vpred_train.weights.lora_files import (
     is_lora,
     open_base,
     open_lora,
+    other_base,
     read_factors,
     with_lora,
     write_lora,
 )
 from vpred_train.weights.recognition import LAYOUTS, is_unused
 from vpred_train.weights.shapes import COMPONENTS, stability_shapes
-from vpred_train.weights.sources import Source, open_source
+from vpred_train.weights.sources import Source, open_source, weights_digest
 from vpred_train.weights.told import add_options, record_for, record_with, told_by
 
 EQUAL, DIFFERENT = 0, 1
@@ -230,6 +231,8 @@ def _merge(arguments: argparse.Namespace) -> int:
     base = open_base(arguments.base, lora)
     record = record_with(base, arguments.weights, told_by(arguments), lora)
     tensors = with_lora(base, arguments.weights, lora, arguments.scale)
+    if fault := other_base(lora, base.path, weights_digest(base.path)):
+        print(f"vpred-weights: warning: {fault}", file=sys.stderr)
     write_weights(arguments.target, tensors, arguments.to, record)
     print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, {lora.path} added to {base.path}")
     return ExitCode.OK

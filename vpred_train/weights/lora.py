@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vpred_train.config import ModelConfig
+from vpred_train.config import LoraConfig, ModelConfig
 from vpred_train.weights.shapes import COMPONENTS, TEXT, UNET, stability_shapes
 from vpred_train.weights.stored import Float32, LazyTensors
 
@@ -76,6 +76,17 @@ def attention_targets(model: ModelConfig, networks: Collection[str] = ("unet", "
         target: shape
         for target, shape in linear_targets(model).items()
         if not target.part and target.weight.startswith(prefixes) and ATTENTION.fullmatch(target.weight)
+    }
+
+
+def factors_of(tensors: Mapping[str, Float32], config: LoraConfig) -> dict[Target, Factors]:
+    """The factors that a training has under `tensors`: `a.lora.down` and `a.lora.up` adapt `a.weight`."""
+    return {
+        Target(name.removesuffix("lora.up") + "weight"): Factors(
+            tensors[name.removesuffix("up") + "down"], up, config.rank * config.scale
+        )
+        for name, up in tensors.items()
+        if name.endswith("lora.up")
     }
 
 

@@ -205,6 +205,17 @@ def open_base(path: Path, lora: LoraSource | None) -> Source:
     return open_source(path, lora.record.model if lora and lora.record else None)
 
 
+def other_base(lora: LoraSource, base: Path, xxh3: str) -> str | None:
+    """The fault when `base`, of digest `xxh3`, is not what `lora` was trained on; None when it is, or nobody knows."""
+    told = lora.record.base_xxh3 if lora.record else None
+    if told in (None, xxh3):
+        return None
+    return (
+        f"{lora.path}: was trained on weights with xxh3 {told}, but {base} has {xxh3}; "
+        "give those weights (a copy in another layout has another xxh3)"
+    )
+
+
 def with_lora(base: Source, which: Which, lora: LoraSource | None, strength: float) -> LazyTensors:
     """The tensors of `base` with `strength` times LoRA's change. Raises ConfigError when one does not fit."""
     if lora is None:

@@ -77,7 +77,7 @@ def record_with(
             f"{lora.path}: was trained on weights that predict {own}, but {source.path} predicts "
             f"{record.diffusion.prediction_type}; give the weights that it was trained on"
         )
-    return lora.record
+    return lora.record.model_copy(update={"base_xxh3": None})  # weights that stand alone
 
 
 def needed_record(
