@@ -137,8 +137,10 @@ def make_hooks(
     """Resume the trainer and attach what watches it; rank 0 alone keeps the history."""
     from vpred_train.export import MindoneCkptHook
     from vpred_train.hooks import HistoryHook, Hook, LogHook, MetricsHook, StatusHook
+    from vpred_train.speed import measure_speed
 
-    hooks: list[Hook] = [LogHook(config), StatusHook(identity, os.getpid(), config, attempt)]
+    speed = measure_speed(config, trainer.collective)
+    hooks: list[Hook] = [LogHook(config, speed), StatusHook(identity, os.getpid(), config, attempt)]
     for hook in hooks:
         hook.on_phase("starting", 0, 0)
     step = trainer.resume()
@@ -147,12 +149,12 @@ def make_hooks(
         port = arguments.metrics_port_base + identity.local_rank
         exporter = start_exporter(metrics.registry, arguments.metrics_address, port)
         resources.callback(exporter.close)
-        hooks.append(MetricsHook(metrics, config))
+        hooks.append(MetricsHook(metrics, config, speed))
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
         history.truncate_after(step)
         validations.truncate_after(step or -1)  # a run that begins anew looks before its first step again
-        hooks.append(HistoryHook(history, validations))
+        hooks.append(HistoryHook(history, validations, speed))
     unit_samples, writes = config.checkpoint.mindone_unit_samples, identity.rank == 0
     if unit_samples is not None:
         hooks.append(MindoneCkptHook(config, trainer.networks, trainer.state, run.mindone_ckpt, unit_samples, writes))
