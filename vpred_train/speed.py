@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 CEILING_SIDE = 1024
 CEILING_PRODUCTS = 2  # in one graph
-CEILING_RUNS = 7
+CEILING_RUNS = 5
 
 
 @dataclass(frozen=True)
