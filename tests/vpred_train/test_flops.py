@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vpred_train.config import TrainConfig
-from vpred_train.flops import Flops, flops_per_image
+from vpred_train.flops import Flops, Tally, flops_per_image
+from vpred_train.weights.shapes import stability_shapes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "flops.npz")
 # UNet and text width of make_unet.py's SMALL.
@@ -108,6 +109,23 @@ def test_the_smallest_network_by_hand() -> None:
     assert found["unet"] == Flops(2 * multiply_adds, 2 * (2 * multiply_adds - without))
     text = 3 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8) + 2 * 3 * 3 * 8
     assert found["text_encoder"] == Flops(2 * text, 4 * text)
+
+
+def test_no_matrix_is_forgotten_or_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But tables of embeddings and the autoencoder's decoder, which training does not run."""
+    seen: list[str] = []
+    count = Tally.layer
+
+    def noted(self: Tally, name: str, places: int, x: bool, suffix: str = ".weight") -> bool:
+        seen.append(f"{self.prefix}{name}{suffix}")
+        return count(self, name, places, x, suffix)
+
+    monkeypatch.setattr(Tally, "layer", noted)
+    given = config({}, 512, **GIVEN)
+    flops_per_image(given)
+    unused = ("embedding", "first_stage_model.decoder", "first_stage_model.post_quant_conv")
+    matrices = [name for name, shape in stability_shapes(given.model).items() if len(shape) > 1]
+    assert sorted(seen) == sorted(name for name in matrices if not any(word in name for word in unused))
 
 
 def test_micro_batches_and_recomputation_do_the_same_useful_work() -> None:
