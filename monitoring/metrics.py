@@ -30,6 +30,20 @@ class WorkerMetrics:
         self._learning_rate = self._gauge("vpred_learning_rate", "Learning rate of the last step.")
         self._samples_seen = self._gauge("vpred_samples_seen", "Samples trained on since the run began, all ranks.")
         self._images_per_second = self._gauge("vpred_images_per_second", "Images per second of all ranks together.")
+        self._images_per_device = self._gauge(
+            "vpred_images_per_second_per_device", "Images per second of this rank in the last step."
+        )
+        self._model_flops = self._gauge(
+            "vpred_model_flops_per_second",
+            "Counted floating-point operations of this rank's forward and backward pass per second of the last step.",
+        )
+        self._mfu = self._gauge(
+            "vpred_mfu_ratio", "vpred_model_flops_per_second over vpred_matmul_ceiling_flops_per_second."
+        )
+        self._ceiling = self._gauge(
+            "vpred_matmul_ceiling_flops_per_second",
+            "What this rank's float32 matrix products reached at the start, all ranks at once.",
+        )
         self._last_step = self._gauge("vpred_last_step_timestamp_seconds", "When the last step ended, unix time.")
         self._steps = self._counter("vpred_optimizer_steps", "Updates made by this process.")
         self._nonfinite = self._counter("vpred_nonfinite_steps", "Steps skipped for a loss or gradient not finite.")
@@ -71,6 +85,9 @@ class WorkerMetrics:
         step_seconds: float,
         data_wait_seconds: float,
         images_per_second: float,
+        images_per_second_per_device: float,
+        model_flops_per_second: float,
+        mfu_ratio: float,
         finite: bool,
         overflow: bool,
         loss_scale: float,
@@ -82,12 +99,19 @@ class WorkerMetrics:
         self._set(self._learning_rate, learning_rate)
         self._set(self._samples_seen, samples_seen)
         self._set(self._images_per_second, images_per_second)
+        self._set(self._images_per_device, images_per_second_per_device)
+        self._set(self._model_flops, model_flops_per_second)
+        self._set(self._mfu, mfu_ratio)
         self._set(self._last_step, time.time())
         self._set(self._loss_scale, loss_scale)
         outcome = self._steps if finite else self._overflow if overflow else self._nonfinite
         outcome.labels(*self._values).inc()
         self._step_seconds.labels(*self._values).observe(step_seconds)
         self._wait_seconds.labels(*self._values).observe(data_wait_seconds)
+
+    def observe_ceiling(self, flops_per_second: float) -> None:
+        """Take over how fast matrix products are here."""
+        self._set(self._ceiling, flops_per_second)
 
     def observe_checkpoint(self, *, size_bytes: int, seconds: float) -> None:
         """Take over one committed checkpoint."""

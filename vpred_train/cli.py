@@ -1,6 +1,7 @@
 """`vpred-train`: checks a recipe, or trains as one rank of a run. Imports MindSpore only to train."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from launcher.contract.run_dir import RunDir
 from vpred_train.collectives import TIMEOUT_S
 from vpred_train.config import TrainConfig
 from vpred_train.errors import USER_ERRORS
+from vpred_train.memory_plan import memory_plans, table
 from vpred_train.mindone_keys import read_mindone
 from vpred_train.mindone_recipe import TABLE, notes
 from vpred_train.recipe import check_world_size, from_mindone, load_recipe, open_data, open_pretrained
@@ -29,6 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="check recipe and data, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML, then stop")
     parser.add_argument("--print-schema", action="store_true", help="print the recipe's JSON Schema, then stop")
+    parser.add_argument("--memory-plan", action="store_true", help="print the bytes of each rank by kind, then stop")
+    parser.add_argument(
+        "--world-sizes", type=world_sizes, default=(8, 64, 512), metavar="N,N", help="ranks of the memory plan"
+    )
+    parser.add_argument("--json", action="store_true", help="the memory plan as JSON")
     mindone = parser.add_argument_group("MindONE's train_text_to_image (instead of --recipe)")
     mindone.add_argument("--train_config", type=Path, metavar="FILE", help="MindONE's YAML; the flags are its keys")
     for key, rule in TABLE.items():
@@ -49,6 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def world_sizes(text: str) -> tuple[int, ...]:
+    """8,64,512 as numbers above 0; raises ValueError."""
+    sizes = tuple(int(part) for part in text.split(","))
+    if min(sizes) < 1:
+        raise ValueError(text)
+    return sizes
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; never returns."""
     arguments = build_parser().parse_args(argv)
@@ -64,6 +79,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.print_schema:
         print(schema_json(TrainConfig))
         return ExitCode.OK
+    if arguments.json and not arguments.memory_plan:
+        raise ConfigError("--json: found without --memory-plan, which alone has it; give both or leave it out")
     of_mindone = arguments.flags or arguments.train_config
     config = resolve_mindone(arguments) if of_mindone else resolve(arguments)
     if arguments.check or arguments.print_config:
@@ -76,6 +93,10 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if arguments.print_config:
             print(dump_yaml(config), end="")
         return ExitCode.OK
+    if arguments.memory_plan:
+        plans = memory_plans(config, arguments.world_sizes, arguments.accelerator)
+        print(json.dumps([plan.to_json() for plan in plans], indent=2) if arguments.json else table(plans))
+        return ExitCode.OK
     if arguments.run_dir is None:
         raise ConfigError("--run-dir is missing: give the directory to train in (or --check)")
     from vpred_train.worker import train  # brings in MindSpore's world, which checking does without
@@ -86,7 +107,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 def resolve(arguments: argparse.Namespace) -> TrainConfig:
     """The recipe named on the command line, else the one in the run directory."""
     if arguments.recipe is not None:
-        return load_recipe(arguments.recipe, arguments.overrides)
+        return load_recipe(arguments.recipe, arguments.overrides, without_weights=arguments.memory_plan)
     if arguments.run_dir is None:
         raise ConfigError("--recipe is missing: give a recipe file, such as vpred_train/recipes/tiny_emoji.yaml")
     return load_document(TrainConfig, RunDir(arguments.run_dir).train_yaml, arguments.overrides)

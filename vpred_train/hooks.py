@@ -10,6 +10,7 @@ from launcher.contract.identity import Identity
 from launcher.contract.run_dir import AttemptDir, Phase, RankStatus
 from monitoring import History, WorkerMetrics
 from vpred_train.config import TrainConfig
+from vpred_train.speed import Speed
 from vpred_train.step import StepResult
 
 logger = logging.getLogger(__name__)
@@ -100,16 +101,18 @@ class StatusHook:
 class LogHook:
     """Lines for a person who reads this rank's log."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, speed: Speed) -> None:
+        self.config, self.speed = config, speed
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
         logger.info("%s (step %d, %d samples seen)", phase, step, samples_seen)
 
     def on_step(self, result: StepResult) -> None:
         if result.step % self.config.log_every_steps == 0:
+            rates = self.speed.rates(result.step_seconds)
             logger.info(
-                "step %d of %d: loss %.5f, grad_norm %.3f, learning_rate %.2e, %.2f s (data %.1f ms)",
+                "step %d of %d: loss %.5f, grad_norm %.3f, learning_rate %.2e, %.2f s (data %.1f ms), "
+                "%.2f images/s/device, MFU %.1f %%",
                 result.step,
                 self.config.total_steps,
                 result.loss,
@@ -117,6 +120,8 @@ class LogHook:
                 result.learning_rate,
                 result.step_seconds,
                 1000 * result.data_wait_seconds,
+                rates.images_per_second_per_device,
+                100 * rates.mfu_ratio,
             )
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
@@ -132,8 +137,9 @@ class LogHook:
 class MetricsHook:
     """Feeds this rank's Prometheus metrics."""
 
-    def __init__(self, metrics: WorkerMetrics, config: TrainConfig) -> None:
-        self.metrics, self.config = metrics, config
+    def __init__(self, metrics: WorkerMetrics, config: TrainConfig, speed: Speed) -> None:
+        self.metrics, self.config, self.speed = metrics, config, speed
+        metrics.observe_ceiling(speed.matmul_flops_per_second)
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
         pass
@@ -150,6 +156,7 @@ class MetricsHook:
             finite=result.finite,
             overflow=result.overflow,
             loss_scale=result.loss_scale,
+            **asdict(self.speed.rates(result.step_seconds)),
         )
 
     def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
@@ -165,14 +172,14 @@ class HistoryHook:
     """Appends every step to metrics.jsonl, from which the report draws its curves, and every held-out loss to
     validation.jsonl. On one rank."""
 
-    def __init__(self, history: History, validations: History) -> None:
-        self.history, self.validations = history, validations
+    def __init__(self, history: History, validations: History, speed: Speed) -> None:
+        self.history, self.validations, self.speed = history, validations, speed
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
         pass
 
     def on_step(self, result: StepResult) -> None:
-        record = asdict(result)
+        record = {**asdict(result), **asdict(self.speed.rates(result.step_seconds))}
         del record["nonfinite_samples"]  # for the log: a line of the history is plain numbers
         self.history.append({**record, "unix_s": time.time()})
 

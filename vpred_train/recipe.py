@@ -19,16 +19,16 @@ from vpred_train.weights.stored import Float32
 from vpred_train.weights.told import record_for
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_recipe(path: Path, overrides: Sequence[str] = (), without_weights: bool = False) -> TrainConfig:
     """Read and resolve: relative paths count from the recipe's folder, overriding ones from here; what the recipe
-    leaves open about its model is taken from the pretrained weights."""
+    leaves open about its model is taken from the pretrained weights, which `without_weights` may be absent."""
     config = load_document(TrainConfig, path, overrides)
     overridden = tuple(f"{override.split('=')[0]}." for override in overrides)
 
     def absolute(key: str, given: Path) -> Path:
         return ((Path.cwd() if f"{key}.".startswith(overridden) else path.resolve().parent) / given).resolve()
 
-    return placed(config, absolute)
+    return placed(config, absolute, without_weights)
 
 
 def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[str], world_size: int) -> TrainConfig:
@@ -45,7 +45,7 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
     return placed(config, lambda _, given: given.resolve())
 
 
-def placed(config: TrainConfig, absolute: Callable[[str, Path], Path]) -> TrainConfig:
+def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_weights: bool = False) -> TrainConfig:
     """The recipe with `absolute` (key, path) paths, its weights pinned and the model that they tell of. Raises
     ConfigError."""
     data = config.data.model_copy(update={"path": absolute("data.path", config.data.path)})
@@ -56,6 +56,8 @@ def placed(config: TrainConfig, absolute: Callable[[str, Path], Path]) -> TrainC
     if config.pretrained is None:
         return config
     weights = absolute("pretrained.path", config.pretrained.path)
+    if without_weights and not weights.exists():
+        return config
     config = adopt_record(config, pinned(config.pretrained.model_copy(update={"path": weights})))
     check_lora(config)
     return config

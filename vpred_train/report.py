@@ -32,6 +32,7 @@ def write_report(
             "median step",
             f"{1000 * step_seconds:.0f} ms ({config.global_batch / step_seconds:.1f} images/s over all ranks)",
         ),
+        *speed_facts(history),
         ("waiting for data", f"{100 * waited / summary.seconds:.2f} % of the time"),
         ("final loss", f"{summary.final_loss:.4f}"),
         (
@@ -60,6 +61,19 @@ def write_report(
         validations=[each for each in validations if each["weights"] == config.ema.used and covers_all(each, config)],
     )
     write_atomic(run.report_html, html)
+
+
+def speed_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The median over the steps of what a device did; nothing of a run whose steps tell none."""
+    told = [record for record in history if "mfu_ratio" in record]
+    if not told:
+        return []
+    images, flops, mfu = (
+        median(record[key] for record in told)
+        for key in ("images_per_second_per_device", "model_flops_per_second", "mfu_ratio")
+    )
+    rate = f"{images:.2f} images/s, {flops / 1e9:,.1f} GFLOP/s"
+    return [("each device", f"{rate} ({100 * mfu:.1f} % of its float32 matrix products)")]
 
 
 def covers_all(record: Mapping[str, Any], config: TrainConfig) -> bool:

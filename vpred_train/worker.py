@@ -73,6 +73,7 @@ def train_rank(
 ) -> ExitCode:
     """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
     from vpred_train.finish import finish
+    from vpred_train.graph_cache import CachedGraph
     from vpred_train.pretrained import build_networks, check_prediction
     from vpred_train.trainer import DivergedError, StopSignal, Trainer
 
@@ -86,6 +87,10 @@ def train_rank(
     checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
+    if ACCELERATORS[arguments.accelerator].cached_graphs:
+        trainer.step.loss_and_gradients = CachedGraph(
+            trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
+        )
     trainer.observers += make_observers(config, trainer, held_out, run)
     if identity.rank == 0:
         mass = ", ".join(map(str, trainer.step.objective.weight_mass))
@@ -136,8 +141,10 @@ def make_hooks(
     """Resume the trainer and attach what watches it; rank 0 alone keeps the history."""
     from vpred_train.export import MindoneCkptHook
     from vpred_train.hooks import HistoryHook, Hook, LogHook, MetricsHook, StatusHook
+    from vpred_train.speed import measure_speed
 
-    hooks: list[Hook] = [LogHook(config), StatusHook(identity, os.getpid(), config, attempt)]
+    speed = measure_speed(config, trainer.collective)
+    hooks: list[Hook] = [LogHook(config, speed), StatusHook(identity, os.getpid(), config, attempt)]
     for hook in hooks:
         hook.on_phase("starting", 0, 0)
     step = trainer.resume()
@@ -146,12 +153,12 @@ def make_hooks(
         port = arguments.metrics_port_base + identity.local_rank
         exporter = start_exporter(metrics.registry, arguments.metrics_address, port)
         resources.callback(exporter.close)
-        hooks.append(MetricsHook(metrics, config))
+        hooks.append(MetricsHook(metrics, config, speed))
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
         history.truncate_after(step)
         validations.truncate_after(step or -1)  # a run that begins anew looks before its first step again
-        hooks.append(HistoryHook(history, validations))
+        hooks.append(HistoryHook(history, validations, speed))
     unit_samples, writes = config.checkpoint.mindone_unit_samples, identity.rank == 0
     if unit_samples is not None:
         hooks.append(MindoneCkptHook(config, trainer.networks, trainer.state, run.mindone_ckpt, unit_samples, writes))

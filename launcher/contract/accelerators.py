@@ -18,7 +18,7 @@ class Accelerator:
     device_target: MindSpore's name of it. collective: how ranks reduce, msrun_collective: how when msrun
     started them. process_variables: fixed settings that must be in the environment before mindspore is
     imported. compiled_operations: our own are used where they have been built; plain_variables: settings
-    for when they are not.
+    for when they are not. cached_graphs: a restart takes the compiled training graph from the run directory.
     compute_dtypes: those in which networks can compute, first the one that a recipe gets unless it asks for another.
     hidden_variables: mpirun's variables the trainer must not see.
     """
@@ -31,6 +31,7 @@ class Accelerator:
     compiled_operations: bool
     plain_variables: Mapping[str, str]
     compute_dtypes: tuple[ComputeDtype, ...]
+    cached_graphs: bool
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
     hidden_variables: tuple[str, ...]
 
@@ -72,6 +73,7 @@ ACCELERATORS: dict[str, Accelerator] = {
         # With AVX-512 oneDNN takes a loop a hundred times slower for MindSpore's convolutions.
         plain_variables=MappingProxyType({"ONEDNN_MAX_CPU_ISA": "AVX2"}),
         compute_dtypes=("float32", "float16"),  # MindSpore has no bfloat16 matrix product for CPU
+        cached_graphs=True,
         rank_variables=_no_rank_variables,
         hidden_variables=(),
     ),
@@ -84,6 +86,7 @@ ACCELERATORS: dict[str, Accelerator] = {
         compiled_operations=False,
         plain_variables=MappingProxyType({}),
         compute_dtypes=("bfloat16", "float16", "float32"),  # bfloat16 has float32's range: no loss scale to find
+        cached_graphs=False,  # a wrong graph would train wrongly without a word, and there it was never tried
         rank_variables=_hccl_variables,
         # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores the rank table.
         hidden_variables=("OMPI_COMMAND",),

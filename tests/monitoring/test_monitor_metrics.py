@@ -22,6 +22,9 @@ STEP = {
     "step_seconds": 0.4,
     "data_wait_seconds": 0.003,
     "images_per_second": 40.0,
+    "images_per_second_per_device": 20.0,
+    "model_flops_per_second": 3e10,
+    "mfu_ratio": 0.3,
     "finite": True,
     "overflow": False,
     "loss_scale": 1024.0,
@@ -75,11 +78,21 @@ def test_step_values_arrive_with_their_labels(metrics: WorkerMetrics) -> None:
     assert found["vpred_learning_rate"] == {"": 1e-4}
     assert found["vpred_samples_seen"] == {"": 12_016}
     assert found["vpred_images_per_second"] == {"": 40.0}
+    assert found["vpred_images_per_second_per_device"] == {"": 20.0}
+    assert found["vpred_model_flops_per_second"] == {"": 3e10}
+    assert found["vpred_mfu_ratio"] == {"": 0.3}
     assert found["vpred_optimizer_steps_total"] == {"": 1}
     assert found["vpred_nonfinite_steps_total"] == {"": 0}
     assert found["vpred_overflow_steps_total"] == {"": 0}
     assert found["vpred_loss_scale"] == {"": 1024}
     assert before <= found["vpred_last_step_timestamp_seconds"][""] <= time.time()
+
+
+def test_the_ceiling_is_there_from_the_start(metrics: WorkerMetrics) -> None:
+    metrics.observe_ceiling(1e11)
+    found = scrape(metrics)
+    assert found["vpred_matmul_ceiling_flops_per_second"] == {"": 1e11}
+    assert "vpred_mfu_ratio" not in found
 
 
 def test_step_duration_falls_into_the_right_bucket(metrics: WorkerMetrics) -> None:

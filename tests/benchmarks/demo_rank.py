@@ -1,0 +1,52 @@
+"""One rank of the demonstration in this process: its trainer, and batches as large as its share on two ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import Batch
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.identity import Identity
+from launcher.contract.run_dir import RunDir
+from vpred_train import runtime
+from vpred_train.config import TrainConfig
+from vpred_train.recipe import load_recipe, open_data
+
+RECIPE = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
+SHARE = 8
+IDENTITY = Identity(0, 1, 0, 1, "localhost", "none")
+
+
+def set_up_mindspore() -> None:
+    """Import MindSpore as a rank does; before `make_trainer`."""
+    runtime.start(ACCELERATORS["cpu"], IDENTITY, 0, None)
+
+
+def make_trainer(run: RunDir) -> tuple[TrainConfig, Any]:
+    """Build what `vpred_train.worker` builds."""
+    from checkpoints_mgr import CheckpointManager
+    from vpred_train.collectives import SingleProcess
+    from vpred_train.pretrained import build_networks
+    from vpred_train.trainer import Trainer
+
+    config = load_recipe(RECIPE, [f"global_batch={SHARE}"])
+    source, _ = open_data(config)
+    collective = SingleProcess()
+    checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
+    return config, Trainer(config, build_networks(config), source, collective, checkpoints, run.snapshots)
+
+
+def make_batch(config: TrainConfig, number: int) -> Batch:
+    """The batch of a step, with noise for images."""
+    rng = np.random.default_rng(number)
+    side = config.data.resolution
+    return Batch(
+        images=rng.uniform(-1, 1, (SHARE, 3, side, side)).astype(np.float32),
+        captions=tuple(f"caption {index}" for index in range(SHARE)),
+        epochs=np.full(SHARE, number),
+        sample_ids=np.arange(SHARE),
+        places=np.arange(SHARE),
+        samples_seen=(number + 1) * SHARE,
+        wait_s=0.0,
+    )
