@@ -10,8 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.mpirun import ROOT_VARIABLES, find_mpirun
@@ -51,12 +50,8 @@ class Ranks:
             sys.exit(f"the ranks ended with code {self._process.wait()}")
         return json.loads(answer)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """The ranks end after the request that they are at."""
         for pipe in self._pipes:
             pipe.close()
         self._process.wait()
