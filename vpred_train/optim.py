@@ -41,7 +41,7 @@ class AdamW:
     def __init__(self, config: OptimizerConfig, spans: Sequence[Span], start: int, stop: int) -> None:
         self.config = config
         self.stretches = stretches(spans, start, stop)
-        self.moments = {name: np.zeros(stop - start, np.float32) for name in ("adam_m", "adam_v")}
+        self.moments = fresh_moments(config, start, stop)
 
     def update_(
         self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
@@ -99,7 +99,7 @@ class Sgd:
     def __init__(self, config: OptimizerConfig, spans: Sequence[Span], start: int, stop: int) -> None:
         self.config = config
         self.stretches = stretches(spans, start, stop)
-        self.moments = {"sgd_momentum": np.zeros(stop - start, np.float32)} if config.momentum else {}
+        self.moments = fresh_moments(config, start, stop)
 
     def update_(
         self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
@@ -113,6 +113,11 @@ class Sgd:
                 u[block] += g
                 g = u[block]
             w -= np.float32(learning_rate) * g
+
+
+def fresh_moments(config: OptimizerConfig, start: int, stop: int) -> dict[str, FloatArray]:
+    """Zeros for elements [start, stop)."""
+    return {name: np.zeros(stop - start, np.float32) for name in config.moment_names}
 
 
 def stretches(spans: Sequence[Span], start: int, stop: int) -> list[tuple[int, int, bool]]:

@@ -49,6 +49,13 @@ class OptimizerConfig(Section):
         refuse_unread(self, (self.name,), {"betas": ADAMS, "epsilon": ADAMS, "momentum": ("sgd",)})
         return self
 
+    @property
+    def moment_names(self) -> tuple[str, ...]:
+        """What the optimiser keeps from step to step, an array as large as the weights each."""
+        if self.name in ADAMS:
+            return ("adam_m", "adam_v")
+        return ("sgd_momentum",) if self.momentum else ()
+
 
 class ScheduleConfig(Section):
     """The learning rate over the run: linear warm-up from 0, then `constant`, `cosine` (Loshchilov & Hutter 2017) or

@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.contract.accelerators import Accelerator
@@ -46,6 +48,19 @@ def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_tab
     if accelerator.device_target == "CPU":
         # One actor thread: ranks, not threads, fill the cores.
         mindspore.set_context(runtime_num_threads=1)
+
+
+@contextmanager
+def compile_cache(folder: Path) -> Iterator[None]:
+    """Within, MindSpore reads the graph that is compiled from `folder`, or if there is none leaves it there. For one
+    graph each: its cache tells graphs apart by their order alone."""
+    import mindspore
+
+    mindspore.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
+    try:
+        yield
+    finally:
+        mindspore.set_context(enable_compile_cache=False)
 
 
 def init_communication() -> None:

@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -39,6 +41,7 @@ class LossAndGradients(nn.Cell):
 
     def __init__(self, loss: DiffusionLoss, parameters: list[Parameter]) -> None:
         super().__init__()
+        self.loss = loss  # a member, so that the parameters are this cell's too
         self.loss_and_gradients = ops.value_and_grad(loss, None, ParameterTuple(parameters))
 
     def construct(
@@ -55,7 +58,7 @@ class TrainStep:
         self.objective = Objective(config)
         self.latents = make_latents(config.model, networks.vae)
         self.tokenizer = Tokenizer(config.model.text_encoder.context_length, config.model.text_encoder.padding)
-        self.loss_and_gradients = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
+        self.loss_and_gradients: Callable[..., Any] = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
 
     def __call__(self, batch: Batch) -> StepResult:
         started = time.perf_counter()

@@ -70,6 +70,7 @@ def train_rank(
 ) -> ExitCode:
     """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
     from vpred_train.finish import finish
+    from vpred_train.graph_cache import CachedGraph
     from vpred_train.pretrained import build_networks, check_prediction
     from vpred_train.trainer import DivergedError, StopSignal, Trainer
 
@@ -83,6 +84,10 @@ def train_rank(
     checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
+    if ACCELERATORS[arguments.accelerator].cached_graphs:
+        trainer.step.loss_and_gradients = CachedGraph(
+            trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
+        )
     trainer.observers += make_observers(config, trainer, held_out, run)
     if identity.rank == 0:
         mass = ", ".join(map(str, trainer.step.objective.weight_mass))

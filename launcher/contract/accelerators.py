@@ -16,7 +16,7 @@ class Accelerator:
     device_target: MindSpore's name of it. collective: how ranks reduce, msrun_collective: how when msrun
     started them. process_variables: fixed settings that must be in the environment before mindspore is
     imported. compiled_operations: our own are used where they have been built; plain_variables: settings
-    for when they are not.
+    for when they are not. cached_graphs: a restart takes the compiled training graph from the run directory.
     hidden_variables: mpirun's variables the trainer must not see.
     """
 
@@ -27,6 +27,7 @@ class Accelerator:
     process_variables: Mapping[str, str]
     compiled_operations: bool
     plain_variables: Mapping[str, str]
+    cached_graphs: bool
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
     hidden_variables: tuple[str, ...]
 
@@ -67,6 +68,7 @@ ACCELERATORS: dict[str, Accelerator] = {
         compiled_operations=True,
         # With AVX-512 oneDNN takes a loop a hundred times slower for MindSpore's convolutions.
         plain_variables=MappingProxyType({"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+        cached_graphs=True,
         rank_variables=_no_rank_variables,
         hidden_variables=(),
     ),
@@ -78,6 +80,7 @@ ACCELERATORS: dict[str, Accelerator] = {
         process_variables=MappingProxyType({"GLOG_v": "3"}),
         compiled_operations=False,
         plain_variables=MappingProxyType({}),
+        cached_graphs=False,  # a wrong graph would train wrongly without a word, and there it was never tried
         rank_variables=_hccl_variables,
         # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores the rank table.
         hidden_variables=("OMPI_COMMAND",),

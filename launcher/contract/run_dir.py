@@ -2,7 +2,8 @@
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
-RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ metrics.jsonl validation.jsonl report.html summary.json
+RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
+RUN/metrics.jsonl validation.jsonl report.html summary.json
 """
 
 from dataclasses import dataclass
@@ -160,6 +161,10 @@ class RunDir:
     @property
     def weights(self) -> Path:
         return self.root / "weights"
+
+    def graphs(self, rank: int) -> Path:
+        """A rank's compiled graph; ranks share no file."""
+        return self.root / "graphs" / f"rank_{rank}"
 
     @property
     def metrics_jsonl(self) -> Path:

@@ -1,0 +1,84 @@
+"""What training keeps in memory on each rank, by kind, from shapes alone: no network is built, no MindSpore imported.
+
+Sharding: ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1), as `vpred_train.sharding` does it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from launcher.contract.accelerators import ACCELERATORS
+from vpred_train.collectives import PIECE_ELEMENTS
+from vpred_train.config import TrainConfig
+from vpred_train.flat import bounds_of, longest_range
+from vpred_train.weights.lora import attention_targets
+from vpred_train.weights.shapes import COMPONENTS, stability_shapes
+
+FLOAT32_BYTES = 4
+NOT_COUNTED = (
+    "activations",
+    "MindSpore's and MPI's own memory",
+    "what a checkpoint copies",
+    "an average made whole while it is validated, sampled or exported",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One kind of array and its bytes on the rank that has most of it."""
+
+    kind: str
+    place: Literal["host", "device"]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The arrays of one rank among `world_size`. `learning` and `frozen` count parameters, float32 each."""
+
+    world_size: int
+    zero_stage: int
+    learning: int
+    frozen: int
+    items: tuple[Item, ...]
+    not_counted: tuple[str, ...] = NOT_COUNTED
+
+    def total_bytes(self, place: Literal["host", "device"] = "host") -> int:
+        """Bytes of all kinds in one place."""
+        return sum(item.nbytes for item in self.items if item.place == place)
+
+
+def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") -> MemoryPlan:
+    """The plan of a recipe on `world_size` ranks of an accelerator of `ACCELERATORS`.
+
+    On CPU the networks share the memory of the flat weights and of their gradients; elsewhere they have their own.
+    """
+    learning, frozen = parameter_counts(config)
+    sharded = config.zero_stage == 1 and world_size > 1
+    own = longest_range(bounds_of(learning, world_size)) if sharded else learning
+    counts = {"weights": learning, "gradients": learning}
+    if config.gradient_accumulation_steps > 1:
+        counts["gradients of a micro-batch"] = learning
+    if sharded:
+        counts["reduced gradients"] = own
+        counts["collective buffers"] = (world_size + 1) * (PIECE_ELEMENTS // world_size)
+    counts |= dict.fromkeys(config.optimizer.moment_names, own)
+    counts |= dict.fromkeys((f"average {name}" for name in config.ema.names), own)
+    host = [Item(kind, "host", FLOAT32_BYTES * count) for kind, count in counts.items()]
+    if ACCELERATORS[accelerator].device_target == "CPU":
+        items = [Item("frozen weights", "host", FLOAT32_BYTES * frozen), *host]
+    else:
+        on_device = {"frozen weights": frozen, "network weights": learning, "network gradients": learning}
+        items = [*host, *(Item(kind, "device", FLOAT32_BYTES * count) for kind, count in on_device.items())]
+    return MemoryPlan(world_size, config.zero_stage, learning, frozen, tuple(items))
+
+
+def parameter_counts(config: TrainConfig) -> tuple[int, int]:
+    """The parameters that learn, and those that do not; both at once are all that the networks hold."""
+    sizes = {name: math.prod(shape) for name, shape in stability_shapes(config.model).items()}
+    if config.lora is not None:
+        targets = attention_targets(config.model, config.trainable)
+        return config.lora.rank * sum(sum(shape) for shape in targets.values()), sum(sizes.values())
+    prefixes = tuple(COMPONENTS[network] for network in config.trainable)
+    learning = sum(size for name, size in sizes.items() if name.startswith(prefixes))
+    return learning, sum(sizes.values()) - learning
