@@ -8,13 +8,14 @@ Ceiling of the ratio: those 17.3 GB and the frozen networks' weights, against th
 """
 
 import argparse
+import faulthandler
 import os
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
+from training_job import make_batch, make_step, resident_bytes
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
@@ -50,20 +51,15 @@ def stop_before_memory_ends(reserve_bytes: int) -> None:
         while psutil.virtual_memory().available > reserve_bytes:
             time.sleep(POLL_S)
         print(f"gave up: less than {reserve_bytes / 2**30:.1f} GiB available; {memory()}", flush=True)
+        faulthandler.dump_traceback(all_threads=True)  # what took it
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def peak_bytes() -> int:
-    """The most that this process has had in memory."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return 1024 * int(line.split()[1])
-
-
 def memory() -> str:
     """Now and at most, in words."""
-    return f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB, peak {peak_bytes() / 2**30:.2f} GiB"
+    return f"{resident_bytes('VmRSS') / 2**30:.2f} GiB, peak {resident_bytes('VmHWM') / 2**30:.2f} GiB"
 
 
 def main() -> None:
@@ -75,8 +71,6 @@ def main() -> None:
     config = recipe(arguments.model_channels)
     stop_before_memory_ends(int(arguments.reserve_gib * 2**30))
     runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
-    from training_job import make_batch, make_step
-
     print(f"before the networks: {memory()}", flush=True)
     started = time.perf_counter()
     step = make_step(config, SingleProcess())
@@ -91,7 +85,7 @@ def main() -> None:
             sys.exit("the step is not finite")
     needed_bytes = 4 * (ARRAYS * parameters + frozen)
     print(f"needed by the arrays: {needed_bytes / 2**30:.2f} GiB")
-    print(f"full_size_step_memory ratio {needed_bytes / peak_bytes():.3f}")
+    print(f"full_size_step_memory ratio {needed_bytes / resident_bytes('VmHWM'):.3f}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/scaling.py [--zero-stage 0]
 
-Network, optimiser and averages of tiny_emoji.yaml on images of noise, with the loop's vote on stopping. Three worlds take
-turns, and each ratio is of neighbours in time:
+Network, optimiser and averages of tiny_emoji.yaml on images of noise, with the loop's vote on stopping. Three worlds
+take turns, and each ratio is of neighbours in time:
   one      1 rank on 1 core, batch 8
   two      2 ranks on 1 core each, batch 8 per rank (weak scaling: the criterion), so a global batch of 16
   threads  1 rank with 2 threads on 2 cores, batch 16 (the same global batch in one process)

@@ -1,5 +1,6 @@
-"""A recipe's training step on made-up images, without its data: for benchmarks of the step's surroundings."""
+"""A recipe's training step on made-up images, without its data, and the memory of the process that takes it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,3 +35,9 @@ def make_batch(config: TrainConfig, collective: Collective) -> Batch:
         samples_seen=config.global_batch,
         wait_s=0.0,
     )
+
+
+def resident_bytes(field: str) -> int:
+    """`VmRSS` or its peak, `VmHWM`, of this process (proc(5))."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))

@@ -1,10 +1,10 @@
-"""Memory of each rank for the state of training, replicated and sharded (ZeRO stage 1), against `vpred-train --memory-plan`.
+"""Memory of each rank for the state of training, replicated and sharded (ZeRO stage 1), against its plan.
 
     .venv/bin/python tests/benchmarks/zero_memory.py [--ranks 1 2 4] [--model-channels 96]
 
-Networks, TrainState and steps of its update with made-up gradients; no graph is compiled, so there are no activations. The
-peak is the kernel's (VmHWM, begun anew before the networks are built), steady is what stays between two steps, each above
-what the process had before the networks and on the rank that has most. Ratio: measured / planned.
+Networks, TrainState and its update with made-up gradients; no graph is compiled, so there are no activations. The peak
+is the kernel's (VmHWM, begun anew before the networks are built), steady is what stays between two steps: each above
+what the process had before the networks, on the rank that has most. Ratio: measured / planned by `memory_plan`.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from ranks import Rank, Ranks, as_rank
+from training_job import resident_bytes
 
 from vpred_train.config import TrainConfig
 from vpred_train.flat import FlatArrays
@@ -48,12 +49,6 @@ def recipe(model_channels: int, zero_stage: int) -> TrainConfig:
             "checkpoint": {"every_samples": 48},
         }
     )
-
-
-def resident_bytes(field: str) -> int:
-    """`VmRSS` or its peak, `VmHWM`, of this process (proc(5))."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))
 
 
 def measure(rank: Rank, config: TrainConfig) -> dict[str, int]:
