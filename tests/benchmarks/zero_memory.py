@@ -22,7 +22,7 @@ from vpred_train.memory_plan import MemoryPlan, memory_plan
 
 STEPS = 3
 WARM_UP_ELEMENTS = 1 << 22  # MPI's own buffers are in memory before the first reading
-STEADY = ("frozen weights", "weights", "adam_", "average ")
+OF_AN_INSTANT = ("reduced gradients", "collective buffers")
 
 
 def recipe(model_channels: int, zero_stage: int) -> TrainConfig:
@@ -72,7 +72,8 @@ def measure(rank: Rank, config: TrainConfig) -> dict[str, int]:
 
 
 def planned(plan: MemoryPlan) -> dict[str, int]:
-    steady = sum(item.nbytes for item in plan.items if item.kind.startswith(STEADY))
+    # The gradients stay: many small arrays, which the allocator keeps for the next step as MindSpore's does.
+    steady = sum(item.nbytes for item in plan.items if item.kind not in OF_AN_INSTANT)
     return {"steady": steady, "peak": plan.total_bytes()}
 
 
