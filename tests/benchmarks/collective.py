@@ -22,7 +22,7 @@ from vpred_train.flat import FlatArrays, blocks, bounds_of
 
 PIECES_KIB = (64, 128, 256, 512, 1024, 2048, 4096, 16384, 65536, 262144)
 SEARCH_REPEATS = 5
-PAIRS_BYTES = 1 << 30  # so much is reduced by each side for one size, but at least MIN_PAIRS times
+PAIRS_BYTES = 1 << 28  # so much is reduced by each side for one size, but at least MIN_PAIRS times
 MIN_PAIRS, MAX_PAIRS = 7, 101
 
 
