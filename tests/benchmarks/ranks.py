@@ -32,12 +32,13 @@ class Ranks:
         pipes = [Path(self._folder.name) / str(rank) for rank in range(count)]
         for pipe in pipes:
             os.mkfifo(pipe)
+        # For reading too, which does not wait for the rank: one that fails before it listens must not hang us.
+        self._pipes = [os.fdopen(os.open(pipe, os.O_RDWR), "w") for pipe in pipes]
         mpirun = find_mpirun(None, os.environ)
         argv = [str(mpirun.path), "-np", str(count), *mpirun.dialect.oversubscribe, "--bind-to", "none"]
         argv += [sys.executable, script, RANK_OPTION, self._folder.name, str(cores_per_rank), *arguments]
         env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env)
-        self._pipes = [pipe.open("w") for pipe in pipes]  # each waits until the rank has opened its end
         self.ask(None)
 
     def ask(self, request: Any) -> Any:
