@@ -22,7 +22,7 @@ class FlatArrays:
     def __getitem__(self, wanted: slice) -> FloatArray:
         """Elements [start, stop): a view where they lie in one array, otherwise a copy."""
         parts = list(self._parts(wanted.start, wanted.stop))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
     def add_(self, other: "FlatArrays") -> None:
         """Add another space of the same arrays in place."""
@@ -57,10 +57,15 @@ def rank_pieces(values: FlatArrays, bounds: Sequence[int], length: int) -> Itera
     pieces = np.zeros((len(bounds) - 1, length), np.float32)
     for block in blocks(0, longest_range(bounds), length):
         for rank, piece in enumerate(pieces):
-            start, stop = bounds[rank] + block.start, min(bounds[rank] + block.stop, bounds[rank + 1])
-            if stop > start:
-                piece[: stop - start] = values[start:stop]
+            part = values[range_in(bounds, rank, block)]
+            piece[: part.size] = part
         yield block, pieces
+
+
+def range_in(bounds: Sequence[int], rank: int, block: slice) -> slice:
+    """The part of a rank's range that `block`, counted from the range's start, covers; it may be empty."""
+    start, stop = bounds[rank : rank + 2]
+    return slice(min(start + block.start, stop), min(start + block.stop, stop))
 
 
 def bounds_of(size: int, world_size: int) -> list[int]:

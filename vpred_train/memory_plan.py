@@ -73,7 +73,7 @@ def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") 
         counts["gradients of a micro-batch"] = learning
     if sharded:
         counts["reduced gradients"] = own
-        counts["collective buffers"] = (world_size + 1) * (PIECE_ELEMENTS // world_size)
+        counts["collective buffers"] = PIECE_ELEMENTS
     counts |= dict.fromkeys(config.optimizer.moment_names, own)
     counts |= dict.fromkeys((f"average {name}" for name in config.ema.names), own)
     host = [Item(kind, "host", FLOAT32_BYTES * count) for kind, count in counts.items()]

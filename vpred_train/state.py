@@ -24,7 +24,7 @@ class TrainState:
     def __init__(self, config: TrainConfig, space: FlatSpace, collective: Collective) -> None:
         self.space, self.config = space, config
         self.sharding = make_sharding(config, space.size, collective)
-        self.weights = space.read()
+        self.weights = space.flatten()
         self.averages = {name: self.own_weights.copy() for name in config.ema.names}
         start, stop = self.sharding.start, self.sharding.stop
         self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, space.spans, start, stop)

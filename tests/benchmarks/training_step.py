@@ -106,7 +106,7 @@ class Ours:
         from vpred_train.step import LossAndGradients
 
         self.space = FlatSpace(networks, ("unet",))
-        self.weights = self.space.read()
+        self.weights = self.space.flatten()
         self.ema = self.weights.copy()
         config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=0.0)
         self.optimizer = OPTIMIZERS[config.name](config, self.space.spans, 0, self.space.size)

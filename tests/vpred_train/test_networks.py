@@ -195,6 +195,17 @@ def test_a_fresh_unet_lets_its_input_through(model_config: ModelConfig) -> None:
     assert np.corrcoef(z.reshape(-1), prediction.asnumpy().reshape(-1))[0, 1] > 0.5
 
 
+def test_flattened_weights_are_the_only_copy(model_config: ModelConfig) -> None:
+    from vpred_train.models.networks import FlatSpace, Networks
+
+    space = FlatSpace(Networks(model_config, 0), ("unet",))
+    before = space.read()
+    values = space.flatten()
+    np.testing.assert_array_equal(values, before)
+    assert values.shape == (space.size,)
+    assert all(np.shares_memory(parameter.asnumpy(), values) for parameter in space.parameters)
+
+
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_space_to_depth_is_lossless_and_local(factor: int) -> None:
     images = np.random.default_rng(4).standard_normal((2, 3, 8, 16)).astype(np.float32)

@@ -82,6 +82,15 @@ class FlatSpace:
         """A copy of the parameters' values, (size,) float32."""
         return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.parameters])
 
+    def flatten(self) -> FloatArray:
+        """The parameters' values, (size,) float32, moved one by one into one array: where the device computes in host
+        memory the parameters share it from now on, so that it is the only copy."""
+        values = np.empty(self.size, np.float32)
+        for parameter, view in zip(self.parameters, self.views(values).values(), strict=True):
+            np.copyto(view, parameter.asnumpy())
+            parameter.set_data(Tensor.from_numpy(view))
+        return values
+
     def write(self, values: FloatArray) -> None:
         """Set the parameters from `values` (size,) float32."""
         for parameter, span in zip(self.parameters, self.spans, strict=True):
