@@ -5,7 +5,9 @@
     .venv/bin/python tests/benchmarks/training_step.py --diffusers-python OTHER/bin/python [--plain]
 
 A step is forward, backward, AdamW and EMA of a UNet of SD2's structure on one fixed batch. Both sides take turns, and
-each ratio is of two neighbours in time; their losses must agree. `--plain`: without the compiled operations.
+each ratio is of two neighbours in time; their losses must agree. `--plain`: without the compiled operations. `--graphs`:
+take the compiled graph from this folder, as a restart does, or leave it there: MindSpore keeps the memory in which it
+compiles.
 """
 
 import argparse
@@ -25,9 +27,8 @@ import numpy as np
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import DiffusionConfig, ModelConfig
+from vpred_train.config import DiffusionConfig, ModelConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.optim_config import OptimizerConfig
 
 THREADS = 2
 LEARNING_RATE = 1e-4
@@ -51,6 +52,13 @@ MIDDLE = {
 }
 CASES = {"small": (SMALL, 16), "middle": (MIDDLE, 4)}
 SIDE = 32
+RECIPE = {
+    "total_samples": 16,
+    "global_batch": 16,
+    "data": {"path": ".", "resolution": SIDE},
+    "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0},
+    "checkpoint": {"every_samples": 16},
+}
 
 
 class Theirs:
@@ -96,11 +104,12 @@ def make_batch(model: ModelConfig, size: int) -> dict[str, np.ndarray]:
 class Ours:
     """The trainer's own graph, optimiser and EMA."""
 
-    def __init__(self, networks: Any, batch: dict[str, np.ndarray]) -> None:
+    def __init__(self, networks: Any, config: TrainConfig, batch: dict[str, np.ndarray], graphs: Path | None) -> None:
         from mindspore import Tensor
 
         from vpred_train.diffusion.objective import DiffusionLoss
         from vpred_train.diffusion.parameterization import v_target
+        from vpred_train.graph_cache import CachedGraph
         from vpred_train.models.networks import FlatSpace
         from vpred_train.optim import OPTIMIZERS
         from vpred_train.step import LossAndGradients
@@ -108,10 +117,10 @@ class Ours:
         self.space = FlatSpace(networks, ("unet",))
         self.weights = self.space.flatten()
         self.ema = self.weights.copy()
-        config = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=0.0)
-        self.optimizer = OPTIMIZERS[config.name](config, self.space.spans, 0, self.space.size)
+        self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, self.space.spans, 0, self.space.size)
         self.steps = 0
-        self.graph = LossAndGradients(DiffusionLoss(networks.unet), self.space.parameters)
+        graph = LossAndGradients(DiffusionLoss(networks.unet), self.space.parameters)
+        self.graph = graph if graphs is None else CachedGraph(graph, config, graphs)
         z_t = batch["alpha"] * batch["z"] + batch["sigma"] * batch["noise"]
         target = v_target(batch["z"], batch["noise"], batch["alpha"], batch["sigma"])
         weight = np.ones(len(z_t), np.float32)
@@ -135,14 +144,15 @@ class Ours:
         return float(loss.asnumpy())
 
 
-def compare(name: str, diffusers_python: Path, pairs: int, steps: int) -> float:
+def compare(name: str, diffusers_python: Path, pairs: int, steps: int, graphs: Path | None) -> float:
     """Print both sides' figures; the median of the ratios."""
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import get_weights
     from vpred_train.weights.layouts import write_weights
 
     tree, size = CASES[name]
-    model = ModelConfig.model_validate(tree)
+    config = TrainConfig.model_validate(RECIPE | {"model": tree})
+    model = config.model
     networks = Networks(model, 0)
     batch = make_batch(model, size)
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +163,7 @@ def compare(name: str, diffusers_python: Path, pairs: int, steps: int) -> float:
         write_weights(path, get_weights(networks), "diffusers", record)
         np.savez(batch_file, **batch)
         before_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ours = Ours(networks, batch)
+        ours = Ours(networks, config, batch, graphs and graphs / name)
         theirs = Theirs(diffusers_python, path, batch_file)
         started = time.perf_counter()
         first = ours.train(1)["losses"]
@@ -192,11 +202,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="of each side in turn")
     parser.add_argument("--plain", action="store_true", help="MindSpore's own operations instead of the compiled ones")
+    parser.add_argument("--graphs", type=Path, help="folder of compiled graphs (default: compile)")
     arguments = parser.parse_args()
     cpu = dataclasses.replace(ACCELERATORS["cpu"], compiled_operations=not arguments.plain)
     runtime.start(cpu, Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
     for name in arguments.cases:
-        compare(name, arguments.diffusers_python, arguments.pairs, arguments.steps)
+        compare(name, arguments.diffusers_python, arguments.pairs, arguments.steps, arguments.graphs)
 
 
 if __name__ == "__main__":
