@@ -5,9 +5,9 @@
     .venv/bin/python tests/benchmarks/training_step.py --diffusers-python OTHER/bin/python [--plain]
 
 A step is forward, backward, AdamW and EMA of a UNet of SD2's structure on one fixed batch. Both sides take turns, and
-each ratio is of two neighbours in time; their losses must agree. `--plain`: without the compiled operations. `--graphs`:
-take the compiled graph from this folder, as a restart does, or leave it there: MindSpore keeps the memory in which it
-compiles.
+each ratio is of two neighbours in time; their losses must agree. `--plain`: without the compiled operations.
+`--graphs`: take the compiled graph from this folder, as a restart does, or leave it there; MindSpore keeps the memory
+in which it compiles.
 """
 
 import argparse
@@ -55,6 +55,8 @@ SIDE = 32
 RECIPE = {
     "total_samples": 16,
     "global_batch": 16,
+    "trainable": ["unet", "text_encoder"],
+    "model": {"vae": None, "unet": {"in_channels": 3}},
     "data": {"path": ".", "resolution": SIDE},
     "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0},
     "checkpoint": {"every_samples": 16},
@@ -151,8 +153,8 @@ def compare(name: str, diffusers_python: Path, pairs: int, steps: int, graphs: P
     from vpred_train.weights.layouts import write_weights
 
     tree, size = CASES[name]
-    config = TrainConfig.model_validate(RECIPE | {"model": tree})
-    model = config.model
+    model = ModelConfig.model_validate(tree)
+    config = TrainConfig.model_validate(RECIPE).model_copy(update={"model": model})
     networks = Networks(model, 0)
     batch = make_batch(model, size)
     with tempfile.TemporaryDirectory() as folder:
