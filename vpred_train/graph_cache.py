@@ -43,24 +43,24 @@ class CachedGraph:
         for name, parameter in self.cell.parameters_and_names():
             parameter.name = name  # a read graph finds its parameters by it; unlike MindSpore's it has no history
         entry = self.folder / graph_key(self.config, self.cell, inputs)
-        result = self._from(entry, *inputs) if is_sound(entry) else self._into(entry, *inputs)
+        if is_sound(entry):
+            logger.info("compiled graph taken from %s", entry)
+            with runtime.compile_cache(entry):
+                self.cell.compile(*inputs)
+        else:
+            self._compile_into(entry, *inputs)
+        runtime.give_back_memory()
         self.ready = True
-        return result
+        return self.cell(*inputs)
 
-    def _from(self, entry: Path, *inputs: Any) -> Any:
-        logger.info("compiled graph taken from %s", entry)
-        with runtime.compile_cache(entry):
-            return self.cell(*inputs)
-
-    def _into(self, entry: Path, *inputs: Any) -> Any:
+    def _compile_into(self, entry: Path, *inputs: Any) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)  # of other code, other ranks or damaged
         aside = beside(entry)
         aside.mkdir(parents=True)
         with runtime.compile_cache(aside):
-            result = self.cell(*inputs)
+            self.cell.compile(*inputs)
         write_atomic(aside / DIGEST, digest_of(files_in(aside)))
         aside.rename(entry)
-        return result
 
 
 def graph_key(config: TrainConfig, cell: nn.Cell, inputs: Iterable[Any]) -> str:
