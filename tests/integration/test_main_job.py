@@ -138,11 +138,12 @@ def exported(run_dir: Path) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize(("ranks", "micro_batches"), [(2, 3), (3, 1)])
+@pytest.mark.parametrize(("ranks", "micro_batches", "near"), [(2, 3, 1e-5), (3, 1, 1e-6)])
 def test_sharded_moments_and_micro_batches_change_no_result(
-    recipe: Path, runs: dict[int, Path], ranks: int, micro_batches: int, tmp_path: Path
+    recipe: Path, runs: dict[int, Path], ranks: int, micro_batches: int, near: float, tmp_path: Path
 ) -> None:
-    """ZeRO with whole shares against every rank keeping everything, on two ranks also in micro-batches."""
+    """ZeRO with whole shares against every rank keeping everything, on two ranks also in micro-batches, which add up in
+    another order."""
     overrides = ["zero_stage=0", f"gradient_accumulation_steps={micro_batches}", "validation.every_samples=120"]
     finished(recipe, tmp_path / "run", ranks, *overrides, *SPARE)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(runs[ranks]), rtol=1e-6)
@@ -150,7 +151,7 @@ def test_sharded_moments_and_micro_batches_change_no_result(
     assert found.keys() == expected.keys()
     furthest = max(float(np.abs(found[key] - expected[key]).max()) for key in expected)
     print(f"{ranks} ranks: weights and averages within {furthest:.1e} of those of sharded moments")
-    assert furthest < 1e-6
+    assert furthest < near
 
 
 def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_the_same_batches(
