@@ -53,7 +53,8 @@ def read_file(directory: Path, entry: FileEntry) -> NDArray[np.uint8]:
     path = directory / entry.name
     content = np.empty(entry.size_bytes, np.uint8)
     try:
-        count = storage.read_into(path, content.data)
+        with storage.Reader(path) as reader:
+            count = reader.read_into([content.data], 0)
     except FileNotFoundError as error:
         raise CorruptCheckpointError(f"{path} is missing") from error
     if count != entry.size_bytes:

@@ -188,7 +188,7 @@ def test_a_given_corrupt_step_does_not_fall_back(two_steps, flip_bit):
 
 
 def test_a_transient_read_error_condemns_nothing(two_steps, run_ranks, names, monkeypatch):
-    break_storage(monkeypatch, "read_into", 3, OSError(errno.EIO, "Input/output error"))
+    break_storage(monkeypatch, "Reader", 3, OSError(errno.EIO, "Input/output error"))
     errors = run_ranks(2, lambda comm: CheckpointManager(two_steps, comm).restore())
     assert {type(error) for error in errors} == {CheckpointError}
     assert len({str(error) for error in errors}) == 1
@@ -197,17 +197,17 @@ def test_a_transient_read_error_condemns_nothing(two_steps, run_ranks, names, mo
 
 def test_a_rank_that_alone_reads_wrong_bytes_condemns_nothing(two_steps, run_ranks, names, monkeypatch):
     """Rank 0 reads the committed bytes, so the fault is the other host's: an error, no quarantine."""
-    real = storage.read_into
+    real = storage.Reader.read_into
     wrong_reads: list[Path] = []
 
-    def flaky(path, buffer):
-        count = real(path, buffer)
+    def flaky(reader, buffers, offset):
+        count = real(reader, buffers, offset)
         if threading.current_thread().name == "rank_1":
-            wrong_reads.append(path)
-            buffer[0] ^= 1
+            wrong_reads.append(reader.path)
+            buffers[0][0] ^= 1
         return count
 
-    monkeypatch.setattr(storage, "read_into", flaky)
+    monkeypatch.setattr(storage.Reader, "read_into", flaky)
     errors = run_ranks(2, lambda comm: CheckpointManager(two_steps, comm).restore())
     assert wrong_reads
     assert {type(error) for error in errors} == {CheckpointError}
@@ -224,6 +224,7 @@ def test_a_read_only_root_still_falls_back(two_steps, flip_bit, names, monkeypat
 def test_everything_is_flushed_before_the_rename_that_commits(tmp_path, make_state, monkeypatch):
     """The order of the system calls themselves: data, directory, manifest, directory, commit, root."""
     root = tmp_path / "root"
+    root.mkdir()
     events = []
     real_fsync, real_rename = os.fsync, Path.rename
 
