@@ -97,7 +97,7 @@ def _report(path: Path, command: Callable[[Path], Manifest]) -> StepReport:
     except CorruptCheckpointError as error:
         return StepReport(str(path), fault=str(error))
     counts = dict.fromkeys(manifest.components, 0)
-    for placement in manifest.tensors:
+    for placement in manifest.tensors.values():
         counts[placement.spec.component] += 1
     return StepReport(
         path=str(path),

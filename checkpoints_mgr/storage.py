@@ -18,6 +18,7 @@ Failpoint = Callable[[str, Path, Any], None]
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _IOV_MAX = 1000  # buffers of one preadv; Linux takes 1024
 _START_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
+_WRITE_BACK_BYTES = 8 << 20
 _libc = ctypes.CDLL(None)
 _failpoint: Failpoint | None = None
 
@@ -109,17 +110,16 @@ def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         _reserve(path, descriptor, size_bytes)
-        offset = 0
+        offset = begun = 0
         for block in blocks:
             _pass("write", path, (offset, block))
             rest = block
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
-            # The device works while the next block is hashed and copied; without it all waits for the fsync.
-            _libc.sync_file_range(
-                descriptor, ctypes.c_int64(offset), ctypes.c_int64(len(block)), ctypes.c_uint(_START_WRITE_BACK)
-            )
             offset += len(block)
+            if offset - begun >= _WRITE_BACK_BYTES:
+                _start_write_back(descriptor, begun, offset - begun)
+                begun = offset
         _pass("fsync", path)
         os.fsync(descriptor)
         written_bytes = os.fstat(descriptor).st_size
@@ -127,6 +127,12 @@ def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None
         os.close(descriptor)
     if written_bytes != size_bytes:
         raise OSError(errno.EIO, f"{written_bytes} bytes written of {size_bytes}", str(path))
+
+
+def _start_write_back(descriptor: int, offset: int, length: int) -> None:
+    """Let the device work while the next bytes are hashed and copied; without it all waits for the fsync."""
+    if hasattr(_libc, "sync_file_range"):
+        _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _START_WRITE_BACK)
 
 
 def _reserve(path: Path, descriptor: int, size_bytes: int) -> None:

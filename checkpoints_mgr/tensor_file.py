@@ -2,6 +2,7 @@
 
 Eight bytes with the header's length (little endian), a JSON header padded with spaces, then the tensors end to
 end. Ours starts the data at a multiple of 4096 bytes and puts wide dtypes first, so that each tensor is aligned.
+MindSpore's reader wants the header's entries in the order of the data, with no gap.
 """
 
 import json
@@ -11,21 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints_mgr.state import DTYPES, TensorSpec
+from checkpoints_mgr.state import DTYPES, Parts, Range
 
 ALIGNMENT_BYTES = 4096
 
 
 class TensorFile:
-    """The plan of one file: header bytes and where each tensor goes. specs: tensors of one component."""
+    """The plan of one file: header bytes and where each range goes. ranges: of tensors of one component."""
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
-        self.order = sorted(specs, key=lambda spec: (-DTYPES[spec.dtype].itemsize, spec.name))
-        entries: dict[str, dict[str, object]] = {}
+    def __init__(self, ranges: Sequence[Range], metadata: Mapping[str, str] | None = None) -> None:
+        self.order = sorted(ranges, key=lambda part: (-DTYPES[part.spec.dtype].itemsize, part.spec.name, part.low))
+        entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        self._positions = []
         position = 0
-        for spec in self.order:
-            end = position + spec.size_bytes
-            entries[spec.key] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [position, end]}
+        for part in self.order:
+            end = position + part.size_bytes
+            entries[part.key] = {"dtype": part.spec.dtype, "shape": part.shape, "data_offsets": [position, end]}
+            self._positions.append(position)
             position = end
         text = json.dumps(entries, separators=(",", ":")).encode()
         self.data_offset = -(-(8 + len(text)) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -33,23 +36,18 @@ class TensorFile:
         self.header = padded_bytes.to_bytes(8, "little") + text.ljust(padded_bytes)
         self.size_bytes = self.data_offset + position
 
-    def offsets(self) -> dict[str, int]:
-        """Full tensor name -> byte offset from the start of the file."""
-        result = {}
-        position = self.data_offset
-        for spec in self.order:
-            result[spec.name] = position
-            position += spec.size_bytes
-        return result
+    def offsets(self) -> list[tuple[Range, int]]:
+        """Each range and its byte offset from the start of the file."""
+        return [(part, self.data_offset + position) for part, position in zip(self.order, self._positions, strict=True)]
 
-    def blocks(self, tensors: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
-        """The file's bytes in order: the header, then one view for each tensor."""
+    def blocks(self, parts: Parts) -> Iterator[memoryview]:
+        """The file's bytes in order: the header, then one view for each range."""
         yield memoryview(self.header)
-        for spec in self.order:
-            yield byte_view(tensors[spec.name], spec.dtype)
+        for part in self.order:
+            yield byte_view(parts[part], part.spec.dtype)
 
 
-def byte_view(tensor: NDArray[Any], dtype: str) -> memoryview:
-    """Little-endian, C-ordered bytes of a tensor; a copy only when it is stored otherwise in memory."""
-    plain = np.asarray(tensor, dtype=DTYPES[dtype], order="C")
+def byte_view(values: NDArray[Any], dtype: str) -> memoryview:
+    """Little-endian, C-ordered bytes of an array; a copy only when it is stored otherwise in memory."""
+    plain = np.asarray(values, dtype=DTYPES[dtype], order="C")
     return plain.reshape(-1).view(np.uint8).data

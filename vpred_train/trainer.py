@@ -80,7 +80,7 @@ class Trainer:
 
     def resume(self) -> int:
         """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
-        restored = self.checkpoints.restore()
+        restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
             self.state.from_checkpoint(restored.state)
             self.state.space.write(self.state.weights)

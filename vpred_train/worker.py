@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from checkpoints_mgr import CheckpointManager
+from checkpoints_mgr import CheckpointManager, Retention
 from data import Source
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError, dump_yaml, load_document
@@ -80,7 +80,7 @@ def train_rank(
     )
     attempt.root.mkdir(parents=True, exist_ok=True)
     source, held_out = open_data(config)
-    checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
+    checkpoints = CheckpointManager(run.checkpoints, collective, Retention(config.checkpoint.keep_last))
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
     trainer.observers += make_observers(config, trainer, held_out, run)
