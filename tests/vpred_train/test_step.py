@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_network_is_refused(train_config: TrainConfig, s
     saved = step.state.to_checkpoint()
     whole = saved.whole | {"ema_power_0_05/unet.out.2.bias": np.zeros(5, np.float32)}
     CheckpointManager(tmp_path).save(0, State(whole, saved.progress))
-    with pytest.raises(CheckpointError, match=r"holds F32 \[5\] for ema_power_0_05/unet\.out\.2\.bias, needed F32 \[12\]"):
+    with pytest.raises(CheckpointError, match=r"F32 \[5\] for ema_power_0_05/unet\.out\.2\.bias, needed F32 \[12\]"):
         CheckpointManager(tmp_path).restore(saved)
 
 
