@@ -63,6 +63,7 @@ class Saver:
         self._root, self._comm, self._retention, self._timeout_s = root, comm, retention, timeout_s
         self._arena = Arena()
         self._job: Job | None = None  # the last, which may still hold the arena after a timeout
+        self._sweeper: Job | None = None
         self.pending: Pending | None = None
 
     def begin(self, step: int, state: State, metrics: dict[str, float], *, background: bool) -> None:
@@ -145,6 +146,8 @@ class Saver:
         if storage.is_occupied(attempt.target):
             raise CheckpointError(f"{attempt.target} exists already; move it away or continue from it")
         storage.make_dir(attempt.tmp)
+        if self._sweeper is not None:
+            self._sweeper.ended.wait()
         sweep(self._root, attempt.tmp)
 
     def _start_writing(
@@ -210,7 +213,7 @@ class Saver:
             logger.warning("cannot list %s: %s", self._root, error)
             return
         if trash := retire(self._root, expired, attempt.save_id):
-            Job(lambda: discard(*trash), background, "checkpoint-sweeper")
+            self._sweeper = Job(lambda: discard(*trash), background, "checkpoint-sweeper")
 
     def _or_discard(self, attempt: Attempt, action: Callable[[], T]) -> T:
         """Run it; when it fails, on all ranks alike, nobody goes on while the attempt is still on disk."""
