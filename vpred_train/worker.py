@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from checkpoints_mgr import CheckpointManager, Retention
+from checkpoints_mgr import CheckpointManager
 from data import Source
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError, dump_yaml, load_document
@@ -71,6 +71,7 @@ def train_rank(
     """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
     from vpred_train.finish import finish
     from vpred_train.pretrained import build_networks, check_prediction
+    from vpred_train.saves import SaveRequest
     from vpred_train.trainer import DivergedError, StopSignal, Trainer
 
     stop = StopSignal()
@@ -80,9 +81,10 @@ def train_rank(
     )
     attempt.root.mkdir(parents=True, exist_ok=True)
     source, held_out = open_data(config)
-    checkpoints = CheckpointManager(run.checkpoints, collective, Retention(config.checkpoint.keep_last))
+    checkpoints = CheckpointManager(run.checkpoints, collective, config.checkpoint.retention(config.global_batch))
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
+    trainer.saves.request = SaveRequest(run.checkpoint_now, looks=identity.rank == 0)
     trainer.observers += make_observers(config, trainer, held_out, run)
     if identity.rank == 0:
         mass = ", ".join(map(str, trainer.step.objective.weight_mass))
@@ -142,6 +144,7 @@ def make_hooks(
         port = arguments.metrics_port_base + identity.local_rank
         exporter = start_exporter(metrics.registry, arguments.metrics_address, port)
         resources.callback(exporter.close)
+        metrics.count_quarantined(len(trainer.quarantined))
         hooks.append(MetricsHook(metrics, config))
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)

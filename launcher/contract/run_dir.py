@@ -146,6 +146,11 @@ class RunDir:
         return self.root / "checkpoints"
 
     @property
+    def checkpoint_now(self) -> Path:
+        """A file that someone puts there for a checkpoint at once; the trainer removes it."""
+        return self.root / "checkpoint_now"
+
+    @property
     def mindone_ckpt(self) -> Path:
         return self.root / "ckpt"
 
