@@ -18,16 +18,22 @@ ALIGNMENT_BYTES = 4096
 
 
 class TensorFile:
-    """The plan of one file: header bytes and where each range goes. ranges: of tensors of one component."""
+    """The plan of one file: header bytes and where each range goes; of ranges of equal dtype the given order is kept.
 
-    def __init__(self, ranges: Sequence[Range], metadata: Mapping[str, str] | None = None) -> None:
-        self.order = sorted(ranges, key=lambda part: (-DTYPES[part.spec.dtype].itemsize, part.spec.name, part.low))
+    full_names: with the component, as where several share a file.
+    """
+
+    def __init__(
+        self, ranges: Sequence[Range], metadata: Mapping[str, str] | None = None, *, full_names: bool = False
+    ) -> None:
+        self.order = sorted(ranges, key=lambda part: -DTYPES[part.spec.dtype].itemsize)
         entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         self._positions = []
         position = 0
         for part in self.order:
             end = position + part.size_bytes
-            entries[part.key] = {"dtype": part.spec.dtype, "shape": part.shape, "data_offsets": [position, end]}
+            key = f"{part.spec.component}/{part.key}" if full_names else part.key
+            entries[key] = {"dtype": part.spec.dtype, "shape": part.shape, "data_offsets": [position, end]}
             self._positions.append(position)
             position = end
         text = json.dumps(entries, separators=(",", ":")).encode()

@@ -49,7 +49,8 @@ def write_share(tmp: Path, parts: Parts, index: Sequence[Sequence[Range]], rank:
         raise CheckpointError(f"{tmp} is not there; do all ranks have the same checkpoint directory, on shared disks?")
     rows = []
     for component in sorted({part.spec.component for part in parts}):
-        plan = TensorFile([part for part in parts if part.spec.component == component])
+        mine = [part for part in parts if part.spec.component == component]
+        plan = TensorFile(sorted(mine, key=lambda part: (part.spec.name, part.low)))
         name = share_name(component, rank, world_size)
         hasher = ChunkHasher(chunk_bytes_of(plan.size_bytes))
         storage.write_new(tmp / name, plan.size_bytes, hasher.passing(plan.blocks(parts)))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storage
+from checkpoints_mgr.cli import main
 
 DEADLINE_S = 10
 SHARDED = ("ema", "adam_m", "adam_v")
@@ -187,6 +188,19 @@ def blank() -> Callable[..., Any]:
 @pytest.fixture
 def restore() -> Callable[..., Any]:
     return _restore
+
+
+@pytest.fixture
+def vpred_ckpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: Any) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
 
 
 @pytest.fixture

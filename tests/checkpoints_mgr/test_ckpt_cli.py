@@ -7,21 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints_mgr.cli import main
 from checkpoints_mgr.digests import canonical_json, document_digest
-
-
-@pytest.fixture
-def vpred_ckpt(capsys):
-    """Run main in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])

@@ -14,7 +14,7 @@ OVERRIDES = ["total_samples=120", "global_batch=6", "checkpoint.every_samples=12
 
 
 def test_two_ranks_go_on_as_three(tmp_path: Path) -> None:
-    """From a checkpoint of the file `checkpoint_now`, a bit flipped in a later one: the losses are those of one rank."""
+    """From a checkpoint that `checkpoint_now` asked for, as the later one has a flipped bit: one rank's losses."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe, run = tmp_path / "recipe.yaml", RunDir(tmp_path / "changed")
     code, output = end(start(recipe, tmp_path / "alone", 1, overrides=OVERRIDES))
