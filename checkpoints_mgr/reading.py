@@ -83,14 +83,14 @@ def read_parts(directory: Path, manifest: Manifest, parts: Parts) -> None:
 def read_range(directory: Path, manifest: Manifest, part: Range) -> NDArray[Any]:
     """The elements of a range, 1-D, checked. Errors as of `read_parts`."""
     values = np.empty(part.high - part.low, DTYPES[part.spec.dtype])
-    read_parts(directory, manifest, {part: values})
+    read_parts(directory, manifest, [(part, values)])
     return values
 
 
 def plan_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
     """File name -> what to read of it, in the order of the file. CheckpointError: no such tensor, or another form."""
     wanted: dict[str, list[Wanted]] = defaultdict(list)
-    for part, values in parts.items():
+    for part, values in parts:
         placement = manifest.tensors.get(part.spec.name)
         if placement is None or placement.spec != part.spec:
             found = "nothing" if placement is None else f"{placement.spec.dtype} {list(placement.spec.shape)}"
@@ -123,7 +123,7 @@ def read_wanted(directory: Path, entry: FileEntry, wanted: Sequence[Wanted]) -> 
 
 def _read_chunks(directory: Path, entry: FileEntry, wanted: Sequence[Wanted], chunks: Sequence[int]) -> None:
     """Read chunks straight into the wanted memory, what lies between into a scratch block, and check each digest."""
-    path, scratch = directory / entry.name, memoryview(bytearray(BLOCK_BYTES))
+    path, scratch = directory / entry.name, memoryview(bytearray(min(BLOCK_BYTES, entry.chunk_bytes)))
     try:
         reader = storage.Reader(path)
     except FileNotFoundError as error:

@@ -74,9 +74,10 @@ class Restorer:
     def _restore_step(self, step: int, template: State) -> tuple[Restored | None, str]:
         """The step, or the fault for which rank 0 has put it into quarantine."""
         comm, what, directory = self._comm, f"cannot restore step {step}", self._root / step_name(step)
-        text, fault = on_root(comm, what, lambda: _open(directory))
+        opened: list[Manifest] = []  # by rank 0
+        text, fault = on_root(comm, what, lambda: _open(directory, opened))
         if text:
-            manifest = from_bytes(text.encode(), str(directory))
+            manifest = opened[0] if opened else from_bytes(text.encode(), str(directory))
             votes = together(comm, what, lambda: _read(directory, manifest, wanted_parts(template)))
             faults = [(rank, vote) for rank, vote in enumerate(votes) if vote]
             if not faults:
@@ -92,10 +93,11 @@ class Restorer:
         return None, fault
 
 
-def _open(directory: Path) -> tuple[str, str]:
-    """The manifest's text for all ranks, or what is corrupt about the step."""
+def _open(directory: Path, opened: list[Manifest]) -> tuple[str, str]:
+    """The manifest, also as text for all ranks; or what is corrupt about the step."""
     try:
-        return to_bytes(open_step(directory)).decode(), ""
+        opened.append(open_step(directory))
+        return to_bytes(opened[0]).decode(), ""
     except CorruptCheckpointError as error:
         return "", str(error)
 

@@ -129,7 +129,7 @@ class Saver:
                 [(spec.name, spec.dtype, spec.shape) for spec in specs]
                 for specs in (whole_specs(state), shard_specs(state))
             ]
-            return step, document_digest(table), sum(part.size_bytes for part in shard_parts(state))
+            return step, document_digest(table), sum(part.size_bytes for part, _ in shard_parts(state))
 
         votes = together(self._comm, what, check)
         for rank, (its_step, table, _) in enumerate(votes):
@@ -161,7 +161,7 @@ class Saver:
     ) -> None:
         rank, world_size = self._comm.rank, self._comm.world_size
         stage_started_s = time.perf_counter()
-        parts = whole_parts(state, index[rank]) | shard_parts(state)
+        parts = whole_parts(state, index[rank]) + shard_parts(state)
         if background:
             parts = self._arena.stage(parts)
         stage_seconds = time.perf_counter() - stage_started_s

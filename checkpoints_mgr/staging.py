@@ -19,15 +19,15 @@ class Arena:
 
     def stage(self, parts: Parts) -> Parts:
         """Copies of all parts, little endian. The arena's earlier content is gone."""
-        sizes_bytes = [-(-part.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for part in parts]
-        self._reserve(sum(sizes_bytes))
-        staged: Parts = {}
-        offset = 0
-        for (part, values), size_bytes in zip(parts.items(), sizes_bytes, strict=True):
-            copy: NDArray[Any] = self._memory[offset : offset + part.size_bytes].view(DTYPES[part.spec.dtype])
+        starts = [0]
+        for part, _ in parts:
+            starts.append(starts[-1] + -(-part.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+        self._reserve(starts[-1])
+        staged: Parts = []
+        for (part, values), start in zip(parts, starts, strict=False):
+            copy: NDArray[Any] = self._memory[start : start + part.size_bytes].view(DTYPES[part.spec.dtype])
             np.copyto(copy, values)
-            staged[part] = copy
-            offset += size_bytes
+            staged.append((part, copy))
         return staged
 
     def _reserve(self, size_bytes: int) -> None:

@@ -153,7 +153,7 @@ class Range:
         return self.spec.shape if self.is_whole else (self.high - self.low,)
 
 
-Parts: TypeAlias = dict[Range, NDArray[Any]]  # the elements of each range, 1-D
+Parts: TypeAlias = list[tuple[Range, NDArray[Any]]]  # ranges, each with its elements, 1-D
 
 
 def whole_specs(state: State) -> list[TensorSpec]:
@@ -194,22 +194,26 @@ def check_state(state: State) -> None:
 
 def shard_parts(state: State) -> Parts:
     """This rank's elements of the sharded tensors; views."""
-    parts: Parts = {}
-    for component, shard in state.shards.items():
-        for segment in shard.segments:
-            if segment.low < segment.high:
-                shape = tuple(shard.shapes[segment.tensor])
-                spec = _spec(f"{component}/{segment.tensor}", shard.values.dtype, shape)
-                stop = segment.start + segment.high - segment.low
-                parts[Range(spec, segment.low, segment.high)] = shard.values[segment.start : stop]
-    return parts
+    return [
+        (
+            Range(
+                _spec(f"{component}/{segment.tensor}", shard.values.dtype, tuple(shard.shapes[segment.tensor])),
+                segment.low,
+                segment.high,
+            ),
+            shard.values[segment.start : segment.start + segment.high - segment.low],
+        )
+        for component, shard in state.shards.items()
+        for segment in shard.segments
+        if segment.low < segment.high
+    ]
 
 
 def whole_parts(state: State, ranges: Sequence[Range]) -> Parts:
     """These ranges of the whole tensors; views unless a tensor is stored otherwise in memory than in C order."""
-    return {
-        part: np.asarray(state.whole[part.spec.name], order="C").reshape(-1)[part.low : part.high] for part in ranges
-    }
+    return [
+        (part, np.asarray(state.whole[part.spec.name], order="C").reshape(-1)[part.low : part.high]) for part in ranges
+    ]
 
 
 def wanted_parts(template: State) -> Parts:
@@ -218,7 +222,7 @@ def wanted_parts(template: State) -> Parts:
         if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
             raise CheckpointError(f"{name} cannot be filled: it must be writable, contiguous and of native byte order")
     wholes = [Range(spec, 0, spec.numel) for spec in whole_specs(template)]
-    return whole_parts(template, wholes) | shard_parts(template)
+    return whole_parts(template, wholes) + shard_parts(template)
 
 
 def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:

@@ -9,7 +9,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,14 @@ def wait_until_visible(path: Path, timeout_s: float) -> bool:
 
 
 def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None:
-    """Write a file that must not exist yet, flushed to the device before the return.
+    """Write a file that must not exist yet, flushed to the device before the return; errors as of `new_file`."""
+    with new_file(path, size_bytes, blocks):
+        pass
+
+
+@contextmanager
+def new_file(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> Iterator[None]:
+    """Write a file that must not exist yet; it is flushed to the device when the context ends.
 
     blocks: byte views whose lengths add up to size_bytes. The space is taken first, so that a full disk
     shows before the work. OSError: anything the system refuses, or a size that came out otherwise. A failed fsync is
@@ -120,6 +128,7 @@ def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None
             if offset - begun >= _WRITE_BACK_BYTES:
                 _start_write_back(descriptor, begun, offset - begun)
                 begun = offset
+        yield
         _pass("fsync", path)
         os.fsync(descriptor)
         written_bytes = os.fstat(descriptor).st_size

@@ -12,7 +12,7 @@ from checkpoints_mgr.errors import CheckpointError
 from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.reading import read_parts
 from checkpoints_mgr.state import DTYPES, Parts, Range, TensorSpec
-from checkpoints_mgr.tensor_file import TensorFile, byte_view
+from checkpoints_mgr.tensor_file import TensorFile, blocks, wide_first
 
 BATCH_BYTES = 64 << 20  # held in memory; a chunk of a file is read again only where two batches meet in it
 
@@ -36,21 +36,21 @@ def consolidate(directory: Path, manifest: Manifest, components: Sequence[str], 
     """
     if unknown := [name for name in components if name not in manifest.components]:
         raise CheckpointError(f"no component {', '.join(unknown)}; there are: {', '.join(manifest.components)}")
-    ranges = [Range(spec, 0, spec.numel) for spec in _in_stored_order(manifest) if spec.component in components]
+    stored = [Range(spec, 0, spec.numel) for spec in _in_stored_order(manifest) if spec.component in components]
+    ranges = sorted(stored, key=wide_first)
     metadata = {f"ckptmgr.{key}": json.dumps(value) for key, value in manifest.record.items()}
     plan = TensorFile(ranges, {"ckptmgr.step": str(manifest.step), **metadata}, full_names=len(components) > 1)
 
-    def blocks() -> Iterator[memoryview]:
-        yield memoryview(plan.header)
-        for parts in _batches(directory, manifest, plan.order):
-            for part, values in parts.items():
-                yield byte_view(values, part.spec.dtype)
+    def content() -> Iterator[memoryview]:
+        yield from blocks(plan.header, [])
+        for parts in _batches(directory, manifest, ranges):
+            yield from blocks(b"", parts)
 
     if storage.is_occupied(output):
         raise CheckpointError(f"{output} exists already")
     part = output.with_name(f"{output.name}.part")
     try:
-        storage.write_new(part, plan.size_bytes, blocks())
+        storage.write_new(part, plan.size_bytes, content())
         storage.rename(part, output)
         storage.sync_dir(output.parent)
     finally:
@@ -74,14 +74,14 @@ def differences(first: tuple[Path, Manifest], second: tuple[Path, Manifest]) -> 
     largest = dict.fromkeys(shared, 0.0)
     ranges = [Range(spec, 0, spec.numel) for spec in _in_stored_order(one) if spec.name in counts]
     for parts in _batches(first_path, one, ranges):
-        others = {part: np.empty_like(values) for part, values in parts.items()}
+        others = [(part, np.empty_like(values)) for part, values in parts]
         read_parts(second_path, other, others)
-        for part, values in parts.items():
-            bits = [each[part].view(np.uint8).reshape(values.size, -1) for each in (parts, others)]
+        for (part, values), (_, theirs) in zip(parts, others, strict=True):
+            bits = [each.view(np.uint8).reshape(values.size, -1) for each in (values, theirs)]
             differ = (bits[0] != bits[1]).any(axis=1)
             if differ.any():
                 name = part.spec.name
-                gap = np.abs(values[differ].astype(np.float64) - others[part][differ].astype(np.float64)).max()
+                gap = np.abs(values[differ].astype(np.float64) - theirs[differ].astype(np.float64)).max()
                 counts[name] += int(differ.sum())
                 largest[name] = float(np.maximum(largest[name], gap))
     found += [Difference(name, "", count, largest[name]) for name, count in counts.items() if count]
@@ -104,19 +104,19 @@ def _in_stored_order(manifest: Manifest) -> list[TensorSpec]:
 
 def _batches(directory: Path, manifest: Manifest, ranges: Sequence[Range]) -> Iterator[Parts]:
     """The elements of the ranges, in order, verified, in pieces of at most BATCH_BYTES together."""
-    batch: Parts = {}
+    batch: Parts = []
     room_bytes = BATCH_BYTES
     for part in ranges:
         item_bytes = DTYPES[part.spec.dtype].itemsize
         low = part.low
         while low < part.high:
             high = min(part.high, low + max(1, room_bytes // item_bytes))
-            batch[Range(part.spec, low, high)] = np.empty(high - low, DTYPES[part.spec.dtype])
+            batch.append((Range(part.spec, low, high), np.empty(high - low, DTYPES[part.spec.dtype])))
             room_bytes -= (high - low) * item_bytes
             low = high
             if room_bytes <= 0:
                 read_parts(directory, manifest, batch)
                 yield batch
-                batch, room_bytes = {}, BATCH_BYTES
+                batch, room_bytes = [], BATCH_BYTES
     read_parts(directory, manifest, batch)
     yield batch

@@ -18,7 +18,7 @@ ALIGNMENT_BYTES = 4096
 
 
 class TensorFile:
-    """The plan of one file: header bytes and where each range goes; of ranges of equal dtype the given order is kept.
+    """The plan of one file of ranges in this order, which is to be `wide_first`: header bytes and where each one goes.
 
     full_names: with the component, as where several share a file.
     """
@@ -26,11 +26,11 @@ class TensorFile:
     def __init__(
         self, ranges: Sequence[Range], metadata: Mapping[str, str] | None = None, *, full_names: bool = False
     ) -> None:
-        self.order = sorted(ranges, key=lambda part: -DTYPES[part.spec.dtype].itemsize)
+        self._ranges = ranges
         entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         self._positions = []
         position = 0
-        for part in self.order:
+        for part in ranges:
             end = position + part.size_bytes
             key = f"{part.spec.component}/{part.key}" if full_names else part.key
             entries[key] = {"dtype": part.spec.dtype, "shape": part.shape, "data_offsets": [position, end]}
@@ -44,13 +44,20 @@ class TensorFile:
 
     def offsets(self) -> list[tuple[Range, int]]:
         """Each range and its byte offset from the start of the file."""
-        return [(part, self.data_offset + position) for part, position in zip(self.order, self._positions, strict=True)]
+        starts = (self.data_offset + position for position in self._positions)
+        return list(zip(self._ranges, starts, strict=True))
 
-    def blocks(self, parts: Parts) -> Iterator[memoryview]:
-        """The file's bytes in order: the header, then one view for each range."""
-        yield memoryview(self.header)
-        for part in self.order:
-            yield byte_view(parts[part], part.spec.dtype)
+
+def wide_first(part: Range) -> int:
+    """The sort key by which each tensor of a file is aligned."""
+    return -DTYPES[part.spec.dtype].itemsize
+
+
+def blocks(header: bytes, parts: Parts) -> Iterator[memoryview]:
+    """A file's bytes: the header, then one view for each part."""
+    yield memoryview(header)
+    for part, values in parts:
+        yield byte_view(values, part.spec.dtype)
 
 
 def byte_view(values: NDArray[Any], dtype: str) -> memoryview:

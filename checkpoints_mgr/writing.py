@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from checkpoints_mgr.errors import CheckpointError
 from checkpoints_mgr.layout import MANIFEST, MODEL_INDEX, share_name
 from checkpoints_mgr.manifest import FileEntry, Manifest, Piece, Placement, fault_of, from_bytes, to_bytes
 from checkpoints_mgr.state import JSON, Parts, Range, TensorSpec
-from checkpoints_mgr.tensor_file import TensorFile
+from checkpoints_mgr.tensor_file import TensorFile, blocks, wide_first
 
 logger = logging.getLogger(__name__)
 
@@ -47,36 +49,45 @@ def write_share(tmp: Path, parts: Parts, index: Sequence[Sequence[Range]], rank:
     ranges of whole tensors. Returns a row for each file: what this rank tells the others."""
     if not storage.wait_until_visible(tmp, VISIBLE_TIMEOUT_S):
         raise CheckpointError(f"{tmp} is not there; do all ranks have the same checkpoint directory, on shared disks?")
+    by_component: dict[str, Parts] = defaultdict(list)
+    for part, values in parts:
+        by_component[part.spec.component].append((part, values))
     rows = []
-    for component in sorted({part.spec.component for part in parts}):
-        mine = [part for part in parts if part.spec.component == component]
-        plan = TensorFile(sorted(mine, key=lambda part: (part.spec.name, part.low)))
-        name = share_name(component, rank, world_size)
-        hasher = ChunkHasher(chunk_bytes_of(plan.size_bytes))
-        storage.write_new(tmp / name, plan.size_bytes, hasher.passing(plan.blocks(parts)))
-        entry = FileEntry(
-            name, plan.size_bytes, rank, plan.data_offset, chunk_bytes_of(plan.size_bytes), tuple(hasher.digests())
-        )
-        pieces = [[part.spec.name, part.low, part.high, offset] for part, offset in plan.offsets()]
-        rows.append({"entry": entry.to_row(), "pieces": pieces})
-    if rank == 0:
-        rows.append({"entry": _write_model_index(tmp, index).to_row(), "pieces": []})
+    with ExitStack() as files:
+        for component, unsorted in sorted(by_component.items()):
+            mine = sorted(unsorted, key=lambda each: (wide_first(each[0]), each[0].spec.name, each[0].low))
+            plan = TensorFile([part for part, _ in mine])
+            name = share_name(component, rank, world_size)
+            entry = _write(files, tmp / name, plan.size_bytes, blocks(plan.header, mine), rank, plan.data_offset)
+            pieces = [[part.spec.name, part.low, part.high, offset] for part, offset in plan.offsets()]
+            rows.append({"entry": entry.to_row(), "pieces": pieces})
+        if rank == 0:
+            content = _model_index(index)
+            entry = _write(files, tmp / MODEL_INDEX, len(content), [memoryview(content)], rank, 0)
+            rows.append({"entry": entry.to_row(), "pieces": []})
     storage.sync_dir(tmp)
     return rows
 
 
-def _write_model_index(tmp: Path, index: Sequence[Sequence[Range]]) -> FileEntry:
+def _write(
+    files: ExitStack, path: Path, size_bytes: int, content: Iterable[memoryview], rank: int, data_offset: int
+) -> FileEntry:
+    """Write a file and hash it on the way; it is flushed when `files` ends: after the first such flush, which commits
+    the file system's journal, the others have little left to do."""
+    hasher = ChunkHasher(chunk_bytes_of(size_bytes))
+    files.enter_context(storage.new_file(path, size_bytes, hasher.passing(content)))
+    return FileEntry(path.name, size_bytes, rank, data_offset, chunk_bytes_of(size_bytes), tuple(hasher.digests()))
+
+
+def _model_index(index: Sequence[Sequence[Range]]) -> bytes:
     """The index by which Hugging Face tools find the model's tensors among the ranks' files."""
     model = [(part, rank) for rank, share in enumerate(index) for part in share if part.spec.component == "model"]
-    content = canonical_json(
+    return canonical_json(
         {
             "metadata": {"total_size": sum(part.size_bytes for part, _ in model)},
             "weight_map": {part.key: share_name("model", rank, len(index)) for part, rank in model},
         }
     )
-    hasher = ChunkHasher(chunk_bytes_of(len(content)))
-    storage.write_new(tmp / MODEL_INDEX, len(content), hasher.passing([memoryview(content)]))
-    return FileEntry(MODEL_INDEX, len(content), 0, 0, chunk_bytes_of(len(content)), tuple(hasher.digests()))
 
 
 def merge(
@@ -125,9 +136,7 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
         if size_bytes != entry.size_bytes:
             raise CheckpointError(f"{tmp / entry.name} has {size_bytes} bytes, its writer says {entry.size_bytes}")
     content = to_bytes(manifest)
-    part = tmp / f"{MANIFEST}.part"
-    storage.write_new(part, len(content), [memoryview(content)])
-    storage.rename(part, tmp / MANIFEST)
+    storage.write_new(tmp / MANIFEST, len(content), [memoryview(content)])
     storage.sync_dir(tmp)
     try:
         storage.rename(tmp, target)

@@ -326,11 +326,10 @@ def test_everything_is_flushed_before_the_rename_that_commits(tmp_path, make_sta
     tmp = events[5][1]
     assert tmp.startswith(".tmp-step_0000000001-")
     assert events == [
-        *(("fsync", f"{component}-00000-of-00001.safetensors") for component in data),
         ("fsync", "model.safetensors.index.json"),
+        *(("fsync", f"{component}-00000-of-00001.safetensors") for component in reversed(data)),
         ("fsync", tmp),
-        ("fsync", "MANIFEST.json.part"),
-        ("rename", "MANIFEST.json"),
+        ("fsync", "MANIFEST.json"),
         ("fsync", tmp),
         ("rename", "step_0000000001"),
         ("fsync", "root"),

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
     [
         ("write#1@rank1=kill", 20),
         ("fsync#2@rank0=kill", 20),
-        ("rename#1@rank0=kill", 20),  # the commit itself: rename 0 is the manifest's
+        ("rename#0@rank0=kill", 20),  # the commit itself
         ("sync_dir#2@rank0=kill", 30),  # right after it
         ("write#0@rank9=kill", 30),  # no such rank
     ],
