@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -225,6 +226,7 @@ def wanted_parts(template: State) -> Parts:
     return whole_parts(template, wholes) + shard_parts(template)
 
 
+@cache  # asked for again at each save, for thousands of tensors
 def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:
     component, _, key = name.partition("/")
     if not _COMPONENT.fullmatch(component) or key in ("", "__metadata__"):
