@@ -35,7 +35,14 @@ def read_manifest(directory: Path) -> bytes:
     try:
         return storage.read_bytes(directory / MANIFEST)
     except FileNotFoundError as error:
-        raise CorruptCheckpointError(f"{directory / MANIFEST} is missing") from error
+        raise _missing(directory / MANIFEST) from error
+
+
+def _missing(path: Path) -> CheckpointError:
+    """A file that is not there condemns its step, unless the whole step is gone: retention takes it away at once."""
+    if not storage.is_dir(path.parent):
+        return CheckpointError(f"{path.parent} was removed while it was read")
+    return CorruptCheckpointError(f"{path} is missing", path.name)
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
@@ -45,7 +52,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
         try:
             size_bytes = storage.file_size(path)
         except FileNotFoundError as error:
-            raise CorruptCheckpointError(f"{path} is missing") from error
+            raise _missing(path) from error
         if size_bytes != entry.size_bytes:
             raise CorruptCheckpointError(f"{path} has {size_bytes} bytes, the manifest says {entry.size_bytes}")
 
@@ -127,7 +134,7 @@ def _read_chunks(directory: Path, entry: FileEntry, wanted: Sequence[Wanted], ch
     try:
         reader = storage.Reader(path)
     except FileNotFoundError as error:
-        raise CorruptCheckpointError(f"{path} is missing", entry.name) from error
+        raise _missing(path) from error
     with reader:
         for chunk in chunks:
             start = chunk * entry.chunk_bytes

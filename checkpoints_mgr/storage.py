@@ -20,7 +20,7 @@ _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _IOV_MAX = 1000  # buffers of one preadv; Linux takes 1024
 _START_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
 _WRITE_BACK_BYTES = 8 << 20
-_libc = ctypes.CDLL(None)
+_libc = ctypes.CDLL(None, use_errno=True)
 _failpoint: Failpoint | None = None
 
 
@@ -146,13 +146,13 @@ def _start_write_back(descriptor: int, offset: int, length: int) -> None:
 
 def _reserve(path: Path, descriptor: int, size_bytes: int) -> None:
     _pass("reserve", path)
-    if size_bytes == 0 or not hasattr(os, "posix_fallocate"):
+    if size_bytes == 0 or not hasattr(_libc, "fallocate"):
         return
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in _NO_FALLOCATE:
-            raise
+    # Not posix_fallocate: where the file system cannot, the C library would write into every block instead.
+    if _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)):
+        number = ctypes.get_errno()
+        if number not in _NO_FALLOCATE:
+            raise OSError(number, os.strerror(number), str(path))
 
 
 def read_bytes(path: Path) -> bytes:

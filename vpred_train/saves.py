@@ -80,8 +80,8 @@ class Saves:
         self._begin(state, step, hooks, last)
 
     def close(self, hooks: Sequence[Hook]) -> None:
-        """Wait for the save that is pending."""
-        self._settle(hooks, last=True)
+        """Wait for the save that is pending, and bear its failure."""
+        self._settle(hooks, last=True, bear=True)
 
     def _is_due(self, seen: int) -> bool:
         before = seen - self.config.global_batch

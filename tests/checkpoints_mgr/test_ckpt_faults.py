@@ -297,6 +297,23 @@ def test_what_rank_0_does_not_read_is_condemned_for_all(
     assert names(two_steps) == ["quarantine", "step_0000000010"]
 
 
+def test_a_step_that_retention_takes_from_under_a_reader_is_not_called_corrupt(two_steps, names, failpoint, restore):
+    reads = []
+
+    def prune(operation, path, detail):
+        if operation == "read" and path.suffix == ".safetensors":
+            reads.append(path)
+            if len(reads) == 2:
+                (two_steps / "step_0000000020").rename(two_steps / ".trash-step_0000000020-abc")
+
+    failpoint(prune)
+    with pytest.raises(CheckpointError, match="step_0000000020 was removed while it was read"):
+        restore(two_steps)
+    assert names(two_steps) == [".trash-step_0000000020-abc", "step_0000000010"]
+    failpoint(None)
+    assert restore(two_steps).step == 10
+
+
 def test_a_read_only_root_still_falls_back(two_steps, flip_bit, names, failpoint, restore):
     flip_bit(two_steps / "step_0000000020" / "MANIFEST.json", 100)
     failpoint(Fault("mkdir#0=raise:EROFS"))
