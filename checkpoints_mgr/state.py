@@ -246,4 +246,4 @@ def _check_json(what: str, document: dict[str, JSON]) -> None:
         except (TypeError, ValueError):
             same = False
         if not same:
-            raise CheckpointError(f"{what}[{key!r}] is {value!r}, which JSON cannot hold unchanged")
+            raise CheckpointError(f"{what}[{key!r}] is {str(value)[:80]}, which JSON cannot hold unchanged")

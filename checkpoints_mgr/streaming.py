@@ -38,7 +38,10 @@ def consolidate(directory: Path, manifest: Manifest, components: Sequence[str], 
         raise CheckpointError(f"no component {', '.join(unknown)}; there are: {', '.join(manifest.components)}")
     stored = [Range(spec, 0, spec.numel) for spec in _in_stored_order(manifest) if spec.component in components]
     ranges = sorted(stored, key=wide_first)
-    metadata = {f"ckptmgr.{key}": json.dumps(value) for key, value in manifest.record.items()}
+    metadata = {
+        f"ckptmgr.{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in manifest.record.items()
+    }
     plan = TensorFile(ranges, {"ckptmgr.step": str(manifest.step), **metadata}, full_names=len(components) > 1)
 
     def content() -> Iterator[memoryview]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, SaveEvery, SaveResult
+from launcher.contract.config import dump_yaml
 from launcher.contract.run_dir import Phase
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
@@ -99,8 +100,8 @@ class Saves:
         fresh = self.held_out is not None and self.held_out[0] == state.samples_seen
         metrics = {"validation_loss": self.held_out[1]} if fresh and self.held_out else {}
         saved = state.to_checkpoint()
-        record = record_of(self.config, None, state.samples_seen).model_dump(mode="json")
-        saved.record.update(train=self.config.model_dump(mode="json"), parameterization=record)
+        record = record_of(self.config, None, state.samples_seen)
+        saved.record.update(train=dump_yaml(self.config), parameterization=record.model_dump_json())
         try:
             self.checkpoints.start_save(step, saved, metrics, background=self.config.checkpoint.background and not last)
         except CheckpointError as error:

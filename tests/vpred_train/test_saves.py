@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, SaveResult, State, storage
+from launcher.contract.config import load_document
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
 
 
 class Clock:
@@ -94,9 +96,13 @@ def test_on_request_by_a_signal_or_a_file(run: Any, tmp_path: Path) -> None:
 def test_what_a_checkpoint_says_of_itself(run: Any, train_config: TrainConfig, tmp_path: Path) -> None:
     run(1, last=True, every_samples=400)
     manifest = json.loads((tmp_path / "step_0000000001" / "MANIFEST.json").read_text())
-    assert manifest["record"]["train"]["seed"] == train_config.seed
-    assert manifest["record"]["parameterization"]["samples_seen"] == 4
-    assert manifest["record"]["parameterization"]["diffusion"]["prediction_type"] == "v"
+    (tmp_path / "train.yaml").write_text(manifest["record"]["train"])
+    written = train_config.checkpoint.model_copy(update={"keep_last": 99, "every_samples": 400})
+    assert load_document(TrainConfig, tmp_path / "train.yaml") == train_config.model_copy(
+        update={"checkpoint": written}
+    )
+    record = ParameterizationRecord.model_validate_json(manifest["record"]["parameterization"])
+    assert (record.samples_seen, record.diffusion.prediction_type) == (4, "v")
 
 
 def test_the_best_by_held_out_loss_stay(run: Any, tmp_path: Path) -> None:
