@@ -24,6 +24,7 @@ from checkpoints_mgr.state import (
     SaveResult,
     State,
     TensorSpec,
+    check_json,
     check_state,
     shard_parts,
     shard_specs,
@@ -78,7 +79,7 @@ class Saver:
         what = f"cannot save step {agreed_step}"
 
         def start() -> None:
-            index = self._agree(what, step, state)
+            index = self._agree(what, step, state, metrics)
             on_root(comm, what, lambda: self._prepare(attempt))
             together(comm, what, lambda: self._start_writing(attempt, state, metrics, index, background, started_s))
 
@@ -116,7 +117,7 @@ class Saver:
             result = self.poll()
         return result
 
-    def _agree(self, what: str, step: int, state: State) -> list[list[Range]]:
+    def _agree(self, what: str, step: int, state: State, metrics: dict[str, float]) -> list[list[Range]]:
         """Who writes which whole tensors, after all ranks have shown that they save the same step and table."""
 
         def check() -> tuple[int, str, int]:
@@ -125,6 +126,7 @@ class Saver:
             if self._job is not None and not self._job.ended.is_set():
                 raise CheckpointError("the writer of an earlier save is still stuck")
             check_state(state)
+            check_json("metrics", metrics)
             table = [
                 [(spec.name, spec.dtype, spec.shape) for spec in specs]
                 for specs in (whole_specs(state), shard_specs(state))

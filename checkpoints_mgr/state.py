@@ -189,8 +189,8 @@ def check_state(state: State) -> None:
                 )
     if not whole and not shard_specs(state):
         raise CheckpointError("the state holds no tensor: nothing to save")
-    for what, document in (("progress", state.progress), ("record", state.record)):
-        _check_json(what, document)
+    check_json("progress", state.progress)
+    check_json("record", state.record)
 
 
 def shard_parts(state: State) -> Parts:
@@ -238,7 +238,7 @@ def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec
     return TensorSpec(name, stored, shape)
 
 
-def _check_json(what: str, document: dict[str, JSON]) -> None:
+def check_json(what: str, document: dict[str, JSON]) -> None:
     """CheckpointError unless it survives a trip through JSON unchanged (no NaN, no tuples)."""
     for key, value in document.items():
         try:

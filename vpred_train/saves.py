@@ -1,6 +1,7 @@
 """When a run's checkpoints are taken, and what becomes of them while training goes on."""
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class Saves:
         self.request: SaveRequest | None = None
         self.begun_s = time.monotonic()
         self.failed_in_a_row = 0
-        self.held_out: tuple[int, float] | None = None  # samples seen, loss
+        self.held_out = (-1, math.nan)  # samples seen, loss
 
     def after_step(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
         """At every step boundary, by all ranks: see how the pending save is, begin one if it is due. `last`: save, and
@@ -97,8 +98,8 @@ class Saves:
         self.begun_s = time.monotonic()
         for hook in hooks:
             hook.on_phase("checkpointing", step, state.samples_seen)
-        fresh = self.held_out is not None and self.held_out[0] == state.samples_seen
-        metrics = {"validation_loss": self.held_out[1]} if fresh and self.held_out else {}
+        seen, loss = self.held_out
+        metrics = {"validation_loss": loss} if seen == state.samples_seen and math.isfinite(loss) else {}
         saved = state.to_checkpoint()
         record = record_of(self.config, None, state.samples_seen)
         saved.record.update(train=dump_yaml(self.config), parameterization=record.model_dump_json())

@@ -3,6 +3,7 @@
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ metrics.jsonl validation.jsonl report.html summary.json
+RUN/checkpoint_now is put there by a person.
 """
 
 from dataclasses import dataclass

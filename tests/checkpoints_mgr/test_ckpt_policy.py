@@ -70,6 +70,12 @@ def test_the_best_and_the_pinned_stay_on_disk(tmp_path, make_state, names):
     assert names(tmp_path) == ["step_0000000003", "step_0000000003.keep", "step_0000000004"]
 
 
+def test_a_metric_that_is_no_number_is_refused(tmp_path, make_state, names):
+    with pytest.raises(CheckpointError, match=r"metrics\['loss'\] is nan"):
+        CheckpointManager(tmp_path).save(1, make_state(1), {"loss": float("nan")})
+    assert names(tmp_path) == []
+
+
 def test_no_step_is_removed_before_the_new_one_is_committed(tmp_path, make_state, names, failpoint):
     manager = CheckpointManager(tmp_path, retention=Retention(1))
     manager.save(1, make_state(1))
