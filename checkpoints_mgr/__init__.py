@@ -3,15 +3,20 @@
 from checkpoints_mgr.communicator import Communicator, SingleProcess
 from checkpoints_mgr.errors import CheckpointError
 from checkpoints_mgr.manager import CheckpointManager
-from checkpoints_mgr.state import JSON, Restored, SaveResult, State
+from checkpoints_mgr.policy import Retention, SaveEvery
+from checkpoints_mgr.state import JSON, FlatShard, Restored, SaveResult, Segment, State
 
 __all__ = [
     "JSON",
     "CheckpointError",
     "CheckpointManager",
     "Communicator",
+    "FlatShard",
     "Restored",
+    "Retention",
+    "SaveEvery",
     "SaveResult",
+    "Segment",
     "SingleProcess",
     "State",
 ]

@@ -1,8 +1,10 @@
-"""vpred-ckpt inspect|verify PATH [--json]: look at checkpoints without MindSpore or MPI; never changes a file."""
+"""vpred-ckpt: look at checkpoints, compare, gather and prune them, without MindSpore or MPI."""
 
 import argparse
 import json
+import secrets
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -12,10 +14,15 @@ from checkpoints_mgr import storage
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, step_name, steps_in
 from checkpoints_mgr.manifest import Manifest
+from checkpoints_mgr.policy import Retention
 from checkpoints_mgr.reading import open_step, verify_files
 from checkpoints_mgr.state import JSON
+from checkpoints_mgr.streaming import consolidate, differences
+from checkpoints_mgr.sweeping import expired_steps, leftovers, retire
+from checkpoints_mgr.writing import discard
 
 OK, CORRUPT, USAGE = 0, 1, 2
+DIFFERENT = 1
 
 
 @dataclass(frozen=True)
@@ -31,50 +38,115 @@ class StepReport:
     tensors: dict[str, int] = field(default_factory=dict)  # component -> number of tensors
     files: list[str] = field(default_factory=list)
     progress: dict[str, JSON] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ends with sys.exit: 0 ok, 1 something is corrupt, 2 the request cannot be met."""
+    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met."""
     arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        reports = [_report(path, COMMANDS[arguments.command]) for path in _step_paths(arguments.path)]
+        code = run(arguments)
+    except CorruptCheckpointError as error:
+        print(f"vpred-ckpt: {error}", file=sys.stderr)
+        sys.exit(CORRUPT)
     except (CheckpointError, OSError) as error:
         print(f"vpred-ckpt: {error}", file=sys.stderr)
         sys.exit(USAGE)
-    if arguments.json:
-        print(json.dumps([asdict(report) for report in reports], indent=2))
-    else:
-        for report in reports:
-            print(_text(report))
-    sys.exit(CORRUPT if any(report.fault for report in reports) else OK)
+    sys.exit(code)
 
 
-def _inspect(path: Path) -> Manifest:
-    """Manifest and file sizes."""
-    return open_step(path)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vpred-ckpt", description="Look after the checkpoints of a run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    inspect = command("inspect", _inspect, "list steps and what they hold; checks manifests and file sizes")
+    verify = command("verify", _verify, "read every byte and compare it with its digest")
+    for each in (inspect, verify):
+        each.add_argument("path", type=Path, help="a checkpoint root, or one step_... directory")
+    gather = command("consolidate", _consolidate, "write whole tensors of a step as one safetensors file")
+    gather.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
+    gather.add_argument("output", type=Path, help="the file to write")
+    gather.add_argument("--component", action="append", help="which (may be repeated); model unless told")
+    diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
+    diff.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
+    diff.add_argument("other", type=Path, help="the same")
+    prune = command("prune", _prune, "remove old steps, and what killed saves left; only tells what, unless --delete")
+    prune.add_argument("path", type=Path, help="a checkpoint root")
+    prune.add_argument("--keep-last", type=int, default=2, metavar="N", help="the newest N stay (2)")
+    prune.add_argument("--keep-every", type=int, metavar="STEPS", help="the first of every so many steps stays")
+    prune.add_argument("--keep-best", type=int, default=0, metavar="N", help="the best N by --metric stay")
+    prune.add_argument("--metric", default="validation_loss", help="a metric of the manifests (validation_loss)")
+    prune.add_argument("--highest", action="store_true", help="the highest metric is the best, not the lowest")
+    prune.add_argument("--delete", action="store_true", help="do it")
+    for each in (inspect, verify, diff, prune):
+        each.add_argument("--json", action="store_true", help="one JSON list")
+    return parser
 
 
-def _verify(path: Path) -> Manifest:
-    """Every byte."""
+def _inspect(arguments: argparse.Namespace) -> int:
+    return _report_steps(arguments, open_step)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    return _report_steps(arguments, _open_verified)
+
+
+def _open_verified(path: Path) -> Manifest:
     manifest = open_step(path)
     verify_files(path, manifest)
     return manifest
 
 
-COMMANDS: dict[str, Callable[[Path], Manifest]] = {"inspect": _inspect, "verify": _verify}
+def _report_steps(arguments: argparse.Namespace, opened: Callable[[Path], Manifest]) -> int:
+    reports = [_report(path, opened) for path in _step_paths(arguments.path)]
+    _print(arguments, [asdict(report) for report in reports], [_text(report) for report in reports])
+    return CORRUPT if any(report.fault for report in reports) else OK
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpred-ckpt", description="Look at the checkpoints of a run.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("inspect", "list steps and what they hold; checks manifests and file sizes"),
-        ("verify", "read every byte and compare it with its digest"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("path", type=Path, help="a checkpoint root, or one step_... directory")
-        command.add_argument("--json", action="store_true", help="one JSON list, an object for each step")
-    return parser
+def _consolidate(arguments: argparse.Namespace) -> int:
+    path = _step_paths(arguments.path)[0]
+    size_bytes = consolidate(path, open_step(path), arguments.component or ["model"], arguments.output.absolute())
+    print(f"{arguments.output}: {size_bytes} bytes of {path}")
+    return OK
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    first, second = (_step_paths(path)[0] for path in (arguments.path, arguments.other))
+    found = differences((first, open_step(first)), (second, open_step(second)))
+    lines = [f"{each.name}: {each.fault or f'{each.elements} elements, at most {each.largest:.3g}'}" for each in found]
+    _print(arguments, [asdict(each) for each in found], lines or ["the same, bit for bit"])
+    return DIFFERENT if found else OK
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    root = arguments.path.absolute()
+    if not storage.is_dir(root):
+        raise CheckpointError(f"{root} is not a directory; give a checkpoint root")
+    retention = Retention(
+        last=arguments.keep_last,
+        every_steps=arguments.keep_every,
+        best=arguments.keep_best,
+        metric=arguments.metric,
+        mode="max" if arguments.highest else "min",
+    )
+    steps = expired_steps(root, retention)
+    left = leftovers(root, time.time())
+    names = [*map(step_name, steps), *left]
+    if arguments.delete:
+        discard(*retire(root, steps, secrets.token_hex(16)), *(root / name for name in left))
+    verb = "removed" if arguments.delete else "would remove"
+    _print(arguments, names, [f"{verb} {root / name}" for name in names] or ["nothing to remove"])
+    return OK
+
+
+def _print(arguments: argparse.Namespace, document: list[JSON], lines: list[str]) -> None:
+    print(json.dumps(document, indent=2) if arguments.json else "\n".join(lines))
 
 
 def _step_paths(path: Path) -> list[Path]:
@@ -91,13 +163,13 @@ def _step_paths(path: Path) -> list[Path]:
     raise CheckpointError(f"{path} holds no step_... directory and no {MANIFEST}")
 
 
-def _report(path: Path, command: Callable[[Path], Manifest]) -> StepReport:
+def _report(path: Path, opened: Callable[[Path], Manifest]) -> StepReport:
     try:
-        manifest = command(path)
+        manifest = opened(path)
     except CorruptCheckpointError as error:
         return StepReport(str(path), fault=str(error))
     counts = dict.fromkeys(manifest.components, 0)
-    for placement in manifest.tensors:
+    for placement in manifest.tensors.values():
         counts[placement.spec.component] += 1
     return StepReport(
         path=str(path),
@@ -108,6 +180,7 @@ def _report(path: Path, command: Callable[[Path], Manifest]) -> StepReport:
         tensors=counts,
         files=[entry.name for entry in manifest.files],
         progress=dict(manifest.progress),
+        metrics=dict(manifest.metrics),
     )
 
 
@@ -115,7 +188,7 @@ def _text(report: StepReport) -> str:
     if report.fault:
         return f"CORRUPT {report.path}: {report.fault}"
     tensors = ", ".join(f"{component} {count}" for component, count in report.tensors.items())
-    progress = ", ".join(f"{key}={json.dumps(value)}" for key, value in report.progress.items())
+    progress = ", ".join(f"{key}={json.dumps(value)}" for key, value in {**report.progress, **report.metrics}.items())
     return (
         f"ok step {report.step}, saved {report.saved_utc} by {report.world_size} ranks, "
         f"{report.size_bytes} bytes in {len(report.files)} files\n"

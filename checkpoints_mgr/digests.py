@@ -5,7 +5,17 @@ from collections.abc import Iterable, Iterator
 
 import xxhash
 
-CHUNK_BYTES = 16 * 1024 * 1024
+CHUNKS_PER_FILE = 64
+MIN_CHUNK_BYTES = 64 << 10
+MAX_CHUNK_BYTES = 16 << 20
+
+
+def chunk_bytes_of(size_bytes: int) -> int:
+    """The chunk length for a file of this size: about 64 chunks, which bounds both the manifest and what a reader of
+    a part reads too much at its ends."""
+    chunk_bytes = -(-size_bytes // CHUNKS_PER_FILE)
+    rounded = -(-chunk_bytes // MIN_CHUNK_BYTES) * MIN_CHUNK_BYTES
+    return min(max(rounded, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
 
 
 class ChunkHasher:
@@ -41,11 +51,12 @@ class ChunkHasher:
         self._room_bytes = self._chunk_bytes
 
 
-def chunk_digests(content: memoryview, chunk_bytes: int) -> list[str]:
-    """The chunk digests of a whole file's bytes."""
-    return [
-        xxhash.xxh3_64_hexdigest(content[start : start + chunk_bytes]) for start in range(0, len(content), chunk_bytes)
-    ]
+def blocks_digest(blocks: Iterable[memoryview]) -> str:
+    """The digest of one chunk, given in blocks."""
+    digest = xxhash.xxh3_64()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def canonical_json(document: object) -> bytes:

@@ -6,4 +6,11 @@ class CheckpointError(Exception):
 
 
 class CorruptCheckpointError(CheckpointError):
-    """The bytes on disk provably differ from what was committed (never raised for a transient I/O error)."""
+    """The bytes on disk provably differ from what was committed (never raised for a transient I/O error).
+
+    file: the name of the data file that is at fault, empty when it is the manifest or the step as a whole.
+    """
+
+    def __init__(self, message: str, file: str = "") -> None:
+        super().__init__(message)
+        self.file = file

@@ -1,25 +1,24 @@
-"""Names inside a checkpoint root, and who writes what.
+"""Names inside a checkpoint root.
 
-step_0000001200/                        committed, never changed
-    MANIFEST.json                       the record of truth, with its own digest
-    model-00000-of-00008.safetensors    whole tensors of one component, one file for each writing rank
-    model.safetensors.index.json        Hugging Face style index of the model component
-.tmp-step_0000001200-<save_id>/         a save in progress, or what a killed one left
-.trash-step_0000001200-<save_id>/       about to be removed
-quarantine/step_0000001200-corrupt-.../ steps that failed verification, never deleted by us
+step_0000001200/                                    committed, never changed
+    MANIFEST.json                                   the record of truth, with its own digest
+    model-00000-of-00008.safetensors                one component's tensors, or ranges of them, that one rank wrote
+    model.safetensors.index.json                    Hugging Face style index of the model component
+step_0000001200.keep                                an empty file that pins the step: retention leaves it alone
+.tmp-step_0000001200-<save_id>@<owner>/             a save in progress, or what a killed one left
+.trash-step_0000001200-<save_id>/                   about to be removed
+quarantine/step_0000001200-corrupt-.../             steps that failed verification, never deleted by us
 """
 
-import heapq
 import re
 from collections.abc import Sequence
-
-from checkpoints_mgr.state import TensorSpec
 
 MANIFEST = "MANIFEST.json"
 MODEL_INDEX = "model.safetensors.index.json"
 QUARANTINE = "quarantine"
 TMP_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
+PIN_SUFFIX = ".keep"
 
 _STEP = re.compile(r"step_(\d{10,})")
 
@@ -42,21 +41,16 @@ def steps_in(names: Sequence[str]) -> list[int]:
     return sorted((step for step in map(step_of, names) if step is not None), reverse=True)
 
 
+def tmp_name(step: int, save_id: str, owner: str) -> str:
+    """Directory of a save in progress; its owner is told by the name, which comes into being with it at once."""
+    return f"{TMP_PREFIX}{step_name(step)}-{save_id}@{owner}"
+
+
+def trash_name(step: int, save_id: str) -> str:
+    """Directory of a step that is being removed."""
+    return f"{TRASH_PREFIX}{step_name(step)}-{save_id}"
+
+
 def share_name(component: str, rank: int, world_size: int) -> str:
     """File of one component's tensors written by one rank."""
     return f"{component}-{rank:05d}-of-{world_size:05d}.safetensors"
-
-
-def shares(specs: Sequence[TensorSpec], world_size: int) -> list[list[TensorSpec]]:
-    """Split whole tensors over the ranks by longest processing time first: result[rank], sorted by name.
-
-    A pure function of the table and the world size, so no rank has to be told its share. The largest load
-    is at most 4/3 of the best possible (Graham 1969).
-    """
-    loads = [(0, rank) for rank in range(world_size)]
-    result: list[list[TensorSpec]] = [[] for _ in range(world_size)]
-    for spec in sorted(specs, key=lambda spec: (-spec.size_bytes, spec.name)):
-        load_bytes, rank = heapq.heappop(loads)
-        result[rank].append(spec)
-        heapq.heappush(loads, (load_bytes + spec.size_bytes, rank))
-    return [sorted(share, key=lambda spec: spec.name) for share in result]

@@ -1,4 +1,4 @@
-"""MANIFEST.json: what a committed step holds, where each tensor lies, and the digests of it all."""
+"""MANIFEST.json: what a committed step holds, where each element of each tensor lies, and the digests of it all."""
 
 import json
 from collections.abc import Mapping
@@ -42,25 +42,36 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where a whole tensor lies: index into the manifest's files, byte offset from the file's start."""
+class Piece:
+    """Elements [low, high) of a tensor: index into the manifest's files, byte offset from the file's start."""
 
-    spec: TensorSpec
+    low: int
+    high: int
     file: int
     offset: int
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a tensor lies: pieces that tile [0, numel) in this order."""
+
+    spec: TensorSpec
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The parsed record. created_ns: Unix time in nanoseconds."""
+    """The parsed record. created_ns: Unix time in nanoseconds. metrics: what the save was told of its quality."""
 
     save_id: str
     step: int
     created_ns: int
     world_size: int
     progress: dict[str, JSON]
+    record: dict[str, JSON]
+    metrics: dict[str, float]
     files: tuple[FileEntry, ...]
-    tensors: tuple[Placement, ...]
+    tensors: dict[str, Placement]
 
     @property
     def data_bytes(self) -> int:
@@ -69,7 +80,7 @@ class Manifest:
 
     @property
     def components(self) -> list[str]:
-        return sorted({placement.spec.component for placement in self.tensors})
+        return sorted({placement.spec.component for placement in self.tensors.values()})
 
 
 def to_bytes(manifest: Manifest) -> bytes:
@@ -83,15 +94,16 @@ def to_bytes(manifest: Manifest) -> bytes:
         "created_ns": manifest.created_ns,
         "world_size": manifest.world_size,
         "progress": manifest.progress,
-        "components": {component: {"kind": "whole"} for component in manifest.components},
+        "record": manifest.record,
+        "metrics": manifest.metrics,
         "files": [entry.to_row() for entry in manifest.files],
         "tensors": {
-            placement.spec.name: {
+            name: {
                 "dtype": placement.spec.dtype,
                 "shape": list(placement.spec.shape),
-                "pieces": [[0, placement.spec.numel, placement.file, placement.offset]],
+                "pieces": [[piece.low, piece.high, piece.file, piece.offset] for piece in placement.pieces],
             }
-            for placement in manifest.tensors
+            for name, placement in manifest.tensors.items()
         },
     }
     return canonical_json(document | {"digest": document_digest(document)})
@@ -118,48 +130,61 @@ def from_bytes(content: bytes, where: str) -> Manifest:
         )
     try:
         manifest = _parse(document)
+        fault = fault_of(manifest)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptCheckpointError(f"{where}: incomplete manifest ({error!r})") from error
-    _check_names(manifest, where)
-    _check_tiling(manifest, where)
+    if fault:
+        raise CorruptCheckpointError(f"{where}: {fault}")
     return manifest
 
 
 def _parse(document: Mapping[str, Any]) -> Manifest:
-    files = tuple(FileEntry.from_row(row) for row in document["files"])
-    tensors = []
+    tensors = {}
     for name, row in document["tensors"].items():
         spec = TensorSpec(name, row["dtype"], tuple(row["shape"]))
-        ((low, high, file, offset),) = row["pieces"]
-        if spec.dtype not in DTYPES or (low, high) != (0, spec.numel):
-            raise ValueError(f"tensor {name}: dtype {spec.dtype}, piece {low}:{high} of {spec.numel}")
-        tensors.append(Placement(spec, file, offset))
+        tensors[name] = Placement(spec, tuple(Piece(*piece) for piece in row["pieces"]))
     return Manifest(
-        document["save_id"],
-        document["step"],
-        document["created_ns"],
-        document["world_size"],
-        document["progress"],
-        files,
-        tuple(tensors),
+        save_id=document["save_id"],
+        step=document["step"],
+        created_ns=document["created_ns"],
+        world_size=document["world_size"],
+        progress=document["progress"],
+        record=document.get("record", {}),
+        metrics=document.get("metrics", {}),
+        files=tuple(FileEntry.from_row(row) for row in document["files"]),
+        tensors=tensors,
     )
 
 
-def _check_names(manifest: Manifest, where: str) -> None:
-    """A manifest must not lead the reader out of its own directory."""
+def fault_of(manifest: Manifest) -> str:
+    """What is impossible about it, empty when nothing is: names that leave the directory, elements that lie nowhere or
+    twice, pieces that overlap or leave their file."""
     for entry in manifest.files:
-        if "/" in entry.name or entry.name in ("", ".", "..") or entry.size_bytes < 0 or entry.chunk_bytes < 1:
-            raise CorruptCheckpointError(f"{where}: bad file entry {entry.name!r}")
+        chunks = -(-entry.size_bytes // entry.chunk_bytes) if entry.chunk_bytes > 0 else -1
+        if "/" in entry.name or entry.name in ("", ".", "..") or chunks != len(entry.digests):
+            return f"bad file entry {entry.name!r}"
+    in_files: list[tuple[int, int, int, str]] = []
+    for name, placement in manifest.tensors.items():
+        spec, position = placement.spec, 0
+        if spec.dtype not in DTYPES:
+            return f"tensor {name} has the unknown dtype {spec.dtype}"
+        item_bytes = DTYPES[spec.dtype].itemsize
+        for piece in placement.pieces:
+            if piece.low != position or piece.high < piece.low:
+                return f"tensor {name}: elements from {position} on are missing or stored twice"
+            position = piece.high
+            in_files.append((piece.file, piece.offset, (piece.high - piece.low) * item_bytes, name))
+        if position != spec.numel:
+            return f"tensor {name}: {position} elements of {spec.numel}"
+    return _overlap(manifest, in_files)
 
 
-def _check_tiling(manifest: Manifest, where: str) -> None:
-    """Tensors lie inside their files and do not overlap."""
+def _overlap(manifest: Manifest, in_files: list[tuple[int, int, int, str]]) -> str:
     ends = {index: entry.data_offset for index, entry in enumerate(manifest.files)}
-    for placement in sorted(manifest.tensors, key=lambda item: (item.file, item.offset, item.spec.size_bytes)):
-        name = placement.spec.name
-        if placement.file not in ends:
-            raise CorruptCheckpointError(f"{where}: tensor {name} lies in file {placement.file}, which is not listed")
-        end = placement.offset + placement.spec.size_bytes
-        if placement.offset < ends[placement.file] or end > manifest.files[placement.file].size_bytes:
-            raise CorruptCheckpointError(f"{where}: tensor {name} overlaps another or the end of its file")
-        ends[placement.file] = end
+    for file, offset, size_bytes, name in sorted(in_files):
+        if file not in ends:
+            return f"tensor {name} lies in file {file}, which is not listed"
+        if offset < ends[file] or offset + size_bytes > manifest.files[file].size_bytes:
+            return f"tensor {name} overlaps another or the end of its file"
+        ends[file] = offset + size_bytes
+    return ""

@@ -3,6 +3,11 @@
 import logging
 import secrets
 import time
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints_mgr import storage
-from checkpoints_mgr.digests import chunk_digests
-from checkpoints_mgr.errors import CorruptCheckpointError
+from checkpoints_mgr.digests import blocks_digest
+from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, QUARANTINE, step_of
 from checkpoints_mgr.manifest import FileEntry, Manifest, from_bytes
-from checkpoints_mgr.state import DTYPES, State
+from checkpoints_mgr.state import DTYPES, Parts, Range
+from checkpoints_mgr.tensor_file import byte_view
 
 logger = logging.getLogger(__name__)
+
+READ_THREADS = 4
+BLOCK_BYTES = 4 << 20
+
+Wanted = tuple[int, memoryview]  # where in a file bytes lie, and the memory that they fill
 
 
 def read_manifest(directory: Path) -> bytes:
@@ -24,7 +35,14 @@ def read_manifest(directory: Path) -> bytes:
     try:
         return storage.read_bytes(directory / MANIFEST)
     except FileNotFoundError as error:
-        raise CorruptCheckpointError(f"{directory / MANIFEST} is missing") from error
+        raise _missing(directory / MANIFEST) from error
+
+
+def _missing(path: Path) -> CheckpointError:
+    """A file that is not there condemns its step, unless the whole step is gone: retention takes it away at once."""
+    if not storage.is_dir(path.parent):
+        return CheckpointError(f"{path.parent} was removed while it was read")
+    return CorruptCheckpointError(f"{path} is missing", path.name)
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
@@ -34,7 +52,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
         try:
             size_bytes = storage.file_size(path)
         except FileNotFoundError as error:
-            raise CorruptCheckpointError(f"{path} is missing") from error
+            raise _missing(path) from error
         if size_bytes != entry.size_bytes:
             raise CorruptCheckpointError(f"{path} has {size_bytes} bytes, the manifest says {entry.size_bytes}")
 
@@ -48,41 +66,114 @@ def open_step(directory: Path) -> Manifest:
     return manifest
 
 
-def read_file(directory: Path, entry: FileEntry) -> NDArray[np.uint8]:
-    """All bytes of one file, uint8 (size_bytes,), every chunk checked. CorruptCheckpointError names the file."""
-    path = directory / entry.name
-    content = np.empty(entry.size_bytes, np.uint8)
-    try:
-        count = storage.read_into(path, content.data)
-    except FileNotFoundError as error:
-        raise CorruptCheckpointError(f"{path} is missing") from error
-    if count != entry.size_bytes:
-        raise CorruptCheckpointError(f"{path} ends at byte {count} of {entry.size_bytes}")
-    found = chunk_digests(content.data, entry.chunk_bytes)
-    if len(found) != len(entry.digests):
-        raise CorruptCheckpointError(f"{path} has {len(found)} chunks, the manifest says {len(entry.digests)}")
-    for index, (have, want) in enumerate(zip(found, entry.digests, strict=True)):
-        if have != want:
-            start = index * entry.chunk_bytes
-            raise CorruptCheckpointError(f"{path}: digest mismatch in the {entry.chunk_bytes} bytes from byte {start}")
-    return content
-
-
 def verify_files(directory: Path, manifest: Manifest) -> None:
-    """The full check: every byte against its digest, one file in memory at a time. CorruptCheckpointError."""
-    for entry in manifest.files:
-        read_file(directory, entry)
+    """The full check: every byte against its digest, a block of each file in memory at a time.
+    CorruptCheckpointError."""
+    _each_file(lambda entry: verify_file(directory, entry), manifest.files)
 
 
-def read_state(directory: Path, manifest: Manifest) -> State:
-    """The state, every file verified. The arrays are writable views of one buffer for each file."""
-    contents = [read_file(directory, entry) for entry in manifest.files]
-    whole: dict[str, NDArray[Any]] = {}
-    for placement in manifest.tensors:
-        spec = placement.spec
-        content = contents[placement.file][placement.offset : placement.offset + spec.size_bytes]
-        whole[spec.name] = content.view(DTYPES[spec.dtype]).reshape(spec.shape)
-    return State(whole, manifest.progress)
+def verify_file(directory: Path, entry: FileEntry) -> None:
+    """Every byte of one file. CorruptCheckpointError names the file."""
+    _read_chunks(directory, entry, [], range(len(entry.digests)))
+
+
+def read_parts(directory: Path, manifest: Manifest, parts: Parts) -> None:
+    """Fill every array of `parts`, each the writable, contiguous elements of its range.
+
+    Only the chunks that hold wanted bytes are read, each checked. CorruptCheckpointError: bytes differ from what was
+    committed. CheckpointError: the step holds no such tensor.
+    """
+    wanted = plan_reads(manifest, parts)
+    _each_file(lambda entry: read_wanted(directory, entry, wanted[entry.name]), manifest.files)
+
+
+def read_range(directory: Path, manifest: Manifest, part: Range) -> NDArray[Any]:
+    """The elements of a range, 1-D, checked. Errors as of `read_parts`."""
+    values = np.empty(part.high - part.low, DTYPES[part.spec.dtype])
+    read_parts(directory, manifest, [(part, values)])
+    return values
+
+
+def plan_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
+    """File name -> what to read of it, in the order of the file. CheckpointError: no such tensor, or another form."""
+    wanted: dict[str, list[Wanted]] = defaultdict(list)
+    for part, values in parts:
+        placement = manifest.tensors.get(part.spec.name)
+        if placement is None or placement.spec != part.spec:
+            found = "nothing" if placement is None else f"{placement.spec.dtype} {list(placement.spec.shape)}"
+            raise CheckpointError(
+                f"the checkpoint holds {found} for {part.spec.name}, needed {part.spec.dtype} {list(part.spec.shape)}"
+            )
+        item_bytes = DTYPES[part.spec.dtype].itemsize
+        view = byte_view(values, part.spec.dtype)
+        pieces = placement.pieces
+        for piece in pieces[bisect_right(pieces, part.low, key=attrgetter("high")) :]:
+            low, high = max(piece.low, part.low), min(piece.high, part.high)
+            if low >= high:
+                break
+            memory = view[(low - part.low) * item_bytes : (high - part.low) * item_bytes]
+            offset = piece.offset + (low - piece.low) * item_bytes
+            wanted[manifest.files[piece.file].name].append((offset, memory))
+    for reads in wanted.values():
+        reads.sort(key=lambda read: read[0])
+    return wanted
+
+
+def read_wanted(directory: Path, entry: FileEntry, wanted: Sequence[Wanted]) -> None:
+    """Fill the memory of what is wanted of one file, given in the file's order. CorruptCheckpointError."""
+    chunks: set[int] = set()
+    for offset, memory in wanted:
+        chunks.update(range(offset // entry.chunk_bytes, (offset + len(memory) - 1) // entry.chunk_bytes + 1))
+    if chunks:
+        _read_chunks(directory, entry, wanted, sorted(chunks))
+
+
+def _read_chunks(directory: Path, entry: FileEntry, wanted: Sequence[Wanted], chunks: Sequence[int]) -> None:
+    """Read chunks straight into the wanted memory, what lies between into a scratch block, and check each digest."""
+    path, scratch = directory / entry.name, memoryview(bytearray(min(BLOCK_BYTES, entry.chunk_bytes)))
+    try:
+        reader = storage.Reader(path)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    with reader:
+        for chunk in chunks:
+            start = chunk * entry.chunk_bytes
+            stop = min(start + entry.chunk_bytes, entry.size_bytes)
+            digest = blocks_digest(_read_blocks(reader, start, stop, wanted, scratch))
+            if digest != entry.digests[chunk]:
+                raise CorruptCheckpointError(f"{path}: digest mismatch in bytes {start} to {stop}", entry.name)
+
+
+def _read_blocks(
+    reader: storage.Reader, start: int, stop: int, wanted: Sequence[Wanted], scratch: memoryview
+) -> Iterator[memoryview]:
+    """Bytes [start, stop) of the file, in order; each block is valid until the next is asked for."""
+    for block in range(start, stop, len(scratch)):
+        end = min(block + len(scratch), stop)
+        buffers = _buffers(block, end, wanted, scratch)
+        if reader.read_into(buffers, block) != end - block:
+            raise CorruptCheckpointError(f"{reader.path} ends before byte {end}", reader.path.name)
+        yield from buffers
+
+
+def _buffers(start: int, stop: int, wanted: Sequence[Wanted], scratch: memoryview) -> list[memoryview]:
+    """Memory for bytes [start, stop): of what is wanted where something is, scratch elsewhere."""
+    buffers, position = [], start
+    first = bisect_left(wanted, True, key=lambda read: read[0] + len(read[1]) > start)
+    for offset, memory in wanted[first:]:
+        if offset >= stop:
+            break
+        low, high = max(offset, start), min(offset + len(memory), stop)
+        buffers += [scratch[position - start : low - start], memory[low - offset : high - offset]]
+        position = high
+    return [buffer for buffer in [*buffers, scratch[position - start : stop - start]] if buffer]
+
+
+def _each_file(action: Any, entries: Sequence[FileEntry]) -> None:
+    """Run the action on every file, several at a time; the first error is raised."""
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="checkpoint-reader") as pool:
+        for _ in pool.map(action, entries):
+            pass
 
 
 def quarantine(root: Path, directory: Path, fault: str) -> None:

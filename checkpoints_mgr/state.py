@@ -1,8 +1,11 @@
 """What a checkpoint holds, and the values that the manager hands back."""
 
 import json
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,37 +32,73 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]*/.+")
+_COMPONENT = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Elements [low, high) of a tensor, in C order, are [start, start + high - low) of the shard's values."""
+
+    tensor: str
+    low: int
+    high: int
+    start: int
+
+
+@dataclass(frozen=True)
+class FlatShard:
+    """This rank's own elements of one component's tensors, all in one 1-D array.
+
+    values: of a dtype of DTYPES; what no segment names is padding and is not stored. shapes: tensor name (without the
+    component) -> shape of the whole tensor, equal on all ranks. The segments of all ranks together hold each element
+    of each tensor once.
+    """
+
+    values: NDArray[Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    segments: Sequence[Segment]
 
 
 @dataclass(frozen=True)
 class State:
-    """One training state, equal on all ranks.
+    """One training state.
 
-    whole: "component/tensor" (such as "model/unet.out.2.weight") -> array of any shape, of a dtype of DTYPES.
-    progress: small JSON facts (step, samples_seen, seeds); the values of rank 0 are stored.
+    whole: "component/tensor" (such as "model/unet.out.2.weight") -> array of any shape, of a dtype of DTYPES, equal on
+    all ranks. shards: component -> this rank's part of it. progress: small JSON facts that a resume needs (samples
+    seen, seeds); record: JSON that tells what it is (configuration, parameterization). Of both, rank 0's are stored.
     """
 
     whole: dict[str, NDArray[Any]]
     progress: dict[str, JSON]
+    shards: dict[str, FlatShard] = field(default_factory=dict)
+    record: dict[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SaveResult:
-    """A committed save; identical on all ranks. seconds is wall time as rank 0 measured it."""
+    """A committed save; identical on all ranks, all times in seconds of wall time.
+
+    seconds: from the call to the commit. stall_seconds: for how long it held up the rank that it held up most.
+    stage_seconds, write_seconds: of the slowest rank; commit_seconds: of rank 0, manifest and rename.
+    """
 
     step: int
     path: Path
     size_bytes: int
     seconds: float
+    stall_seconds: float
+    stage_seconds: float
+    write_seconds: float
+    commit_seconds: float
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A state read back and verified against its digests."""
+    """A state read back and verified against its digests. quarantined: steps found corrupt on the way to it."""
 
     step: int
     state: State
+    quarantined: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,10 +111,7 @@ class TensorSpec:
 
     @property
     def numel(self) -> int:
-        count = 1
-        for extent in self.shape:
-            count *= extent
-        return count
+        return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
@@ -91,29 +127,123 @@ class TensorSpec:
         return self.name.split("/", 1)[1]
 
 
-def tensor_specs(state: State) -> list[TensorSpec]:
-    """The table of the state's tensors, sorted by name. CheckpointError: a bad name, a dtype with no file form."""
-    specs = []
-    for name in sorted(state.whole):
-        tensor = state.whole[name]
-        if not _TENSOR_NAME.fullmatch(name) or name.endswith("/__metadata__"):
-            raise CheckpointError(f"tensor name {name!r} is not of the form component/tensor")
-        dtype = _DTYPE_NAMES.get(tensor.dtype.newbyteorder("<"))
-        if dtype is None:
-            known = ", ".join(str(known_dtype) for known_dtype in DTYPES.values())
-            raise CheckpointError(f"tensor {name} has dtype {tensor.dtype}, which cannot be stored; known: {known}")
-        specs.append(TensorSpec(name, dtype, tensor.shape))
-    if not specs:
+@dataclass(frozen=True)
+class Range:
+    """Elements [low, high) of a tensor, in C order."""
+
+    spec: TensorSpec
+    low: int
+    high: int
+
+    @property
+    def size_bytes(self) -> int:
+        return (self.high - self.low) * DTYPES[self.spec.dtype].itemsize
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.low, self.high) == (0, self.spec.numel)
+
+    @property
+    def key(self) -> str:
+        """The name inside a safetensors file."""
+        return self.spec.key if self.is_whole else f"{self.spec.key}@{self.low}:{self.high}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape inside a safetensors file: 1-D unless it is the whole tensor."""
+        return self.spec.shape if self.is_whole else (self.high - self.low,)
+
+
+Parts: TypeAlias = list[tuple[Range, NDArray[Any]]]  # ranges, each with its elements, 1-D
+
+
+def whole_specs(state: State) -> list[TensorSpec]:
+    """The table of the whole tensors, sorted by name. CheckpointError: a bad name, a dtype with no file form."""
+    return [_spec(name, state.whole[name].dtype, state.whole[name].shape) for name in sorted(state.whole)]
+
+
+def shard_specs(state: State) -> list[TensorSpec]:
+    """The table of the tensors that lie in shards, sorted by name. CheckpointError as of `whole_specs`."""
+    return [
+        _spec(f"{component}/{name}", shard.values.dtype, tuple(shard.shapes[name]))
+        for component, shard in sorted(state.shards.items())
+        for name in sorted(shard.shapes)
+    ]
+
+
+def check_state(state: State) -> None:
+    """CheckpointError: the state cannot be stored as it is."""
+    whole = {spec.component for spec in whole_specs(state)}
+    for component, shard in state.shards.items():
+        if component in whole:
+            raise CheckpointError(f"component {component} is both whole and sharded")
+        for segment in shard.segments:
+            spec = _spec(f"{component}/{segment.tensor}", shard.values.dtype, shard.shapes.get(segment.tensor, ()))
+            stop = segment.start + segment.high - segment.low
+            if (
+                not 0 <= segment.low <= segment.high <= spec.numel
+                or not 0 <= segment.start <= stop <= shard.values.size
+            ):
+                raise CheckpointError(
+                    f"{spec.name} has {spec.numel} elements, its shard {shard.values.size}: {segment}"
+                )
+    if not whole and not shard_specs(state):
         raise CheckpointError("the state holds no tensor: nothing to save")
-    return specs
+    check_json("progress", state.progress)
+    check_json("record", state.record)
 
 
-def check_progress(progress: dict[str, JSON]) -> None:
-    """CheckpointError unless the progress survives a trip through JSON unchanged (no NaN, no tuples)."""
-    for key, value in progress.items():
+def shard_parts(state: State) -> Parts:
+    """This rank's elements of the sharded tensors; views."""
+    return [
+        (
+            Range(
+                _spec(f"{component}/{segment.tensor}", shard.values.dtype, tuple(shard.shapes[segment.tensor])),
+                segment.low,
+                segment.high,
+            ),
+            shard.values[segment.start : segment.start + segment.high - segment.low],
+        )
+        for component, shard in state.shards.items()
+        for segment in shard.segments
+        if segment.low < segment.high
+    ]
+
+
+def whole_parts(state: State, ranges: Sequence[Range]) -> Parts:
+    """These ranges of the whole tensors; views unless a tensor is stored otherwise in memory than in C order."""
+    return [
+        (part, np.asarray(state.whole[part.spec.name], order="C").reshape(-1)[part.low : part.high]) for part in ranges
+    ]
+
+
+def wanted_parts(template: State) -> Parts:
+    """All elements that a rank wants back, as views to be filled. CheckpointError: an array cannot be filled."""
+    for name, array in [*template.whole.items(), *((name, shard.values) for name, shard in template.shards.items())]:
+        if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
+            raise CheckpointError(f"{name} cannot be filled: it must be writable, contiguous and of native byte order")
+    wholes = [Range(spec, 0, spec.numel) for spec in whole_specs(template)]
+    return whole_parts(template, wholes) + shard_parts(template)
+
+
+@cache  # asked for again at each save, for thousands of tensors
+def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:
+    component, _, key = name.partition("/")
+    if not _COMPONENT.fullmatch(component) or key in ("", "__metadata__"):
+        raise CheckpointError(f"tensor name {name!r} is not of the form component/tensor")
+    stored = _DTYPE_NAMES.get(dtype.newbyteorder("<"))
+    if stored is None:
+        known = ", ".join(str(known_dtype) for known_dtype in DTYPES.values())
+        raise CheckpointError(f"tensor {name} has dtype {dtype}, which cannot be stored; known: {known}")
+    return TensorSpec(name, stored, shape)
+
+
+def check_json(what: str, document: dict[str, JSON]) -> None:
+    """CheckpointError unless it survives a trip through JSON unchanged (no NaN, no tuples)."""
+    for key, value in document.items():
         try:
             same = isinstance(key, str) and json.loads(json.dumps(value, allow_nan=False)) == value
         except (TypeError, ValueError):
             same = False
         if not same:
-            raise CheckpointError(f"progress[{key!r}] is {value!r}, which JSON cannot hold unchanged")
+            raise CheckpointError(f"{what}[{key!r}] is {str(value)[:80]}, which JSON cannot hold unchanged")

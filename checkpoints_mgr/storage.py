@@ -1,26 +1,64 @@
-"""Every file operation of the package: one place to make durable, to time and to break in tests."""
+"""Every file operation of the package: one place to make durable, to time and to break in tests.
 
+Each operation passes its failpoint just before it takes effect, by name: mkdir, create, reserve, write, fsync, rename,
+sync_dir, unlink, rmdir, list, stat, read. What a process that dies leaves behind is what the operations before left.
+"""
+
+import ctypes
 import errno
 import os
-import shutil
-from collections.abc import Iterable
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+Failpoint = Callable[[str, Path, Any], None]
 
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_IOV_MAX = 1000  # buffers of one preadv; Linux takes 1024
+_START_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
+_WRITE_BACK_BYTES = 8 << 20
+_libc = ctypes.CDLL(None, use_errno=True)
+_failpoint: Failpoint | None = None
+
+
+def set_failpoint(hook: Failpoint | None) -> None:
+    """Call hook(operation, path, detail) before each operation; it may raise, wait, or end the process. None: nobody.
+
+    detail: (offset, bytes view) of a write, the target path of a rename, otherwise None.
+    """
+    global _failpoint
+    _failpoint = hook
+
+
+def _pass(operation: str, path: Path, detail: Any = None) -> None:
+    if _failpoint is not None:
+        _failpoint(operation, path, detail)
 
 
 def make_root(path: Path) -> None:
-    """Create a directory and its parents if they are not there."""
-    path.mkdir(parents=True, exist_ok=True)
+    """Create a directory and its parents if they are not there, each durable in its parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        _pass("mkdir", directory)
+        directory.mkdir(exist_ok=True)
+        sync_dir(directory.parent)
 
 
 def make_dir(path: Path) -> None:
     """Create a directory that must not exist yet."""
+    _pass("mkdir", path)
     path.mkdir()
 
 
 def list_names(path: Path) -> list[str]:
     """Sorted names in a directory; empty when the directory does not exist."""
+    _pass("list", path)
     try:
         return sorted(entry.name for entry in path.iterdir())
     except FileNotFoundError:
@@ -34,27 +72,64 @@ def is_dir(path: Path) -> bool:
 
 def is_occupied(path: Path) -> bool:
     """Whether anything has this name, a dangling link included."""
+    _pass("stat", path)
     return os.path.lexists(path)
 
 
 def file_size(path: Path) -> int:
     """Size in bytes. OSError when the file is missing."""
+    _pass("stat", path)
     return path.stat().st_size
 
 
+def modified_s(path: Path) -> float:
+    """When the file or directory last changed, by its file server's clock. OSError when it is missing."""
+    _pass("stat", path)
+    return path.stat().st_mtime
+
+
+def wait_until_visible(path: Path, timeout_s: float) -> bool:
+    """Whether the path shows up in time: a network file system may tell other hosts late about a new name."""
+    deadline_s = time.monotonic() + timeout_s
+    pause_s = 0.01
+    while not is_occupied(path):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.5)
+    return True
+
+
 def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None:
-    """Write a file that must not exist yet, flushed to the device before the return.
+    """Write a file that must not exist yet, flushed to the device before the return; errors as of `new_file`."""
+    with new_file(path, size_bytes, blocks):
+        pass
+
+
+@contextmanager
+def new_file(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> Iterator[None]:
+    """Write a file that must not exist yet; it is flushed to the device when the context ends.
 
     blocks: byte views whose lengths add up to size_bytes. The space is taken first, so that a full disk
-    shows before the work. OSError: anything the system refuses, or a size that came out otherwise.
+    shows before the work. OSError: anything the system refuses, or a size that came out otherwise. A failed fsync is
+    final: the kernel may have dropped the pages, so that a second one would lie.
     """
+    _pass("create", path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        _reserve(descriptor, size_bytes)
+        _reserve(path, descriptor, size_bytes)
+        offset = begun = 0
         for block in blocks:
+            _pass("write", path, (offset, block))
             rest = block
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
+            offset += len(block)
+            if offset - begun >= _WRITE_BACK_BYTES:
+                _start_write_back(descriptor, begun, offset - begun)
+                begun = offset
+        yield
+        _pass("fsync", path)
         os.fsync(descriptor)
         written_bytes = os.fstat(descriptor).st_size
     finally:
@@ -63,42 +138,73 @@ def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None
         raise OSError(errno.EIO, f"{written_bytes} bytes written of {size_bytes}", str(path))
 
 
-def _reserve(descriptor: int, size_bytes: int) -> None:
-    if size_bytes == 0 or not hasattr(os, "posix_fallocate"):
+def _start_write_back(descriptor: int, offset: int, length: int) -> None:
+    """Let the device work while the next bytes are hashed and copied; without it all waits for the fsync."""
+    if hasattr(_libc, "sync_file_range"):
+        _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _START_WRITE_BACK)
+
+
+def _reserve(path: Path, descriptor: int, size_bytes: int) -> None:
+    _pass("reserve", path)
+    if size_bytes == 0 or not hasattr(_libc, "fallocate"):
         return
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in _NO_FALLOCATE:
-            raise
+    # Not posix_fallocate: where the file system cannot, the C library would write into every block instead.
+    if _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)):
+        number = ctypes.get_errno()
+        if number not in _NO_FALLOCATE:
+            raise OSError(number, os.strerror(number), str(path))
 
 
 def read_bytes(path: Path) -> bytes:
     """The whole of a small file."""
+    _pass("read", path)
     return path.read_bytes()
 
 
-def read_into(path: Path, buffer: memoryview) -> int:
-    """Fill the buffer from the start of the file; returns the bytes read (fewer when the file is shorter)."""
-    done_bytes = 0
-    with path.open("rb", buffering=0) as stream:
-        while done_bytes < len(buffer):
-            count = stream.readinto(buffer[done_bytes:])
+class Reader:
+    """A file open for reading at any offset, from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        os.close(self._descriptor)
+
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> int:
+        """Fill the buffers, one after the other, from the offset; returns the bytes read, fewer at the file's end."""
+        _pass("read", self.path)
+        done_bytes = 0
+        rest = [buffer for buffer in buffers if buffer]
+        while rest:
+            count = os.preadv(self._descriptor, rest[:_IOV_MAX], offset + done_bytes)
             if not count:
                 break
             done_bytes += count
-    return done_bytes
+            while rest and count >= len(rest[0]):
+                count -= len(rest.pop(0))
+            if count:
+                rest[0] = rest[0][count:]
+        return done_bytes
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one file system. FileExistsError when the target's name is taken."""
+    """Rename within one file system. FileExistsError when the target's name is taken.
+
+    Two that race for one name of a directory: the kernel lets a directory replace an empty one alone.
+    """
     if is_occupied(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    _pass("rename", source, target)
     source.rename(target)
 
 
 def sync_dir(path: Path) -> None:
     """Flush a directory's entries (names created, renamed, removed) to the device."""
+    _pass("sync_dir", path)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -106,9 +212,18 @@ def sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file. OSError when it is missing."""
+    _pass("unlink", path)
+    path.unlink()
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory (or a file) with all in it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        remove_file(path)
+        return
+    for entry in sorted(path.iterdir()):
+        remove_tree(entry)
+    _pass("rmdir", path)
+    path.rmdir()

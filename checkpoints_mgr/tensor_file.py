@@ -2,6 +2,7 @@
 
 Eight bytes with the header's length (little endian), a JSON header padded with spaces, then the tensors end to
 end. Ours starts the data at a multiple of 4096 bytes and puts wide dtypes first, so that each tensor is aligned.
+MindSpore's reader wants the header's entries in the order of the data, with no gap.
 """
 
 import json
@@ -11,21 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints_mgr.state import DTYPES, TensorSpec
+from checkpoints_mgr.state import DTYPES, Parts, Range
 
 ALIGNMENT_BYTES = 4096
 
 
 class TensorFile:
-    """The plan of one file: header bytes and where each tensor goes. specs: tensors of one component."""
+    """The plan of one file of ranges in this order, which is to be `wide_first`: header bytes and where each one goes.
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
-        self.order = sorted(specs, key=lambda spec: (-DTYPES[spec.dtype].itemsize, spec.name))
-        entries: dict[str, dict[str, object]] = {}
+    full_names: with the component, as where several share a file.
+    """
+
+    def __init__(
+        self, ranges: Sequence[Range], metadata: Mapping[str, str] | None = None, *, full_names: bool = False
+    ) -> None:
+        self._ranges = ranges
+        entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        self._positions = []
         position = 0
-        for spec in self.order:
-            end = position + spec.size_bytes
-            entries[spec.key] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [position, end]}
+        for part in ranges:
+            end = position + part.size_bytes
+            key = f"{part.spec.component}/{part.key}" if full_names else part.key
+            entries[key] = {"dtype": part.spec.dtype, "shape": part.shape, "data_offsets": [position, end]}
+            self._positions.append(position)
             position = end
         text = json.dumps(entries, separators=(",", ":")).encode()
         self.data_offset = -(-(8 + len(text)) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -33,23 +42,25 @@ class TensorFile:
         self.header = padded_bytes.to_bytes(8, "little") + text.ljust(padded_bytes)
         self.size_bytes = self.data_offset + position
 
-    def offsets(self) -> dict[str, int]:
-        """Full tensor name -> byte offset from the start of the file."""
-        result = {}
-        position = self.data_offset
-        for spec in self.order:
-            result[spec.name] = position
-            position += spec.size_bytes
-        return result
-
-    def blocks(self, tensors: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
-        """The file's bytes in order: the header, then one view for each tensor."""
-        yield memoryview(self.header)
-        for spec in self.order:
-            yield byte_view(tensors[spec.name], spec.dtype)
+    def offsets(self) -> list[tuple[Range, int]]:
+        """Each range and its byte offset from the start of the file."""
+        starts = (self.data_offset + position for position in self._positions)
+        return list(zip(self._ranges, starts, strict=True))
 
 
-def byte_view(tensor: NDArray[Any], dtype: str) -> memoryview:
-    """Little-endian, C-ordered bytes of a tensor; a copy only when it is stored otherwise in memory."""
-    plain = np.asarray(tensor, dtype=DTYPES[dtype], order="C")
+def wide_first(part: Range) -> int:
+    """The sort key by which each tensor of a file is aligned."""
+    return -DTYPES[part.spec.dtype].itemsize
+
+
+def blocks(header: bytes, parts: Parts) -> Iterator[memoryview]:
+    """A file's bytes: the header, then one view for each part."""
+    yield memoryview(header)
+    for part, values in parts:
+        yield byte_view(values, part.spec.dtype)
+
+
+def byte_view(values: NDArray[Any], dtype: str) -> memoryview:
+    """Little-endian, C-ordered bytes of an array; a copy only when it is stored otherwise in memory."""
+    plain = np.asarray(values, dtype=DTYPES[dtype], order="C")
     return plain.reshape(-1).view(np.uint8).data

@@ -2,175 +2,161 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from checkpoints_mgr import storage
-from checkpoints_mgr.digests import CHUNK_BYTES, ChunkHasher, canonical_json
+from checkpoints_mgr.digests import ChunkHasher, canonical_json, chunk_bytes_of
 from checkpoints_mgr.errors import CheckpointError
-from checkpoints_mgr.layout import (
-    MANIFEST,
-    MODEL_INDEX,
-    TMP_PREFIX,
-    TRASH_PREFIX,
-    share_name,
-    shares,
-    step_name,
-    steps_in,
-)
-from checkpoints_mgr.manifest import FileEntry, Manifest, Placement, from_bytes, to_bytes
-from checkpoints_mgr.state import JSON, State, TensorSpec
-from checkpoints_mgr.tensor_file import TensorFile
+from checkpoints_mgr.layout import MANIFEST, MODEL_INDEX, share_name
+from checkpoints_mgr.manifest import FileEntry, Manifest, Piece, Placement, fault_of, from_bytes, to_bytes
+from checkpoints_mgr.state import JSON, Parts, Range, TensorSpec
+from checkpoints_mgr.tensor_file import TensorFile, blocks, wide_first
 
 logger = logging.getLogger(__name__)
 
+VISIBLE_TIMEOUT_S = 30.0  # above the attribute caches of network file systems
+
+Row = dict[str, JSON]
+
 
 @dataclass(frozen=True)
-class WrittenFile:
-    """A file on the device, and the byte offset of each tensor in it."""
+class Attempt:
+    """One try to save a step, the same on all ranks. tmp: where it is written; target: where it becomes a step."""
 
-    entry: FileEntry
-    offsets: dict[str, int]
-
-    def to_row(self) -> dict[str, JSON]:
-        """What this rank tells the others."""
-        return {"entry": self.entry.to_row(), "offsets": self.offsets}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, JSON]) -> Self:
-        return cls(FileEntry.from_row(row["entry"]), row["offsets"])
+    root: Path
+    step: int
+    save_id: str
+    tmp: Path
+    target: Path
 
 
-def prepare(root: Path, target: Path, tmp: Path) -> None:
-    """Rank 0, before the others write: remove what killed saves left, make the save's own directory."""
-    storage.make_root(root)
-    remove_leftovers(root)
-    if storage.is_occupied(target):
-        raise CheckpointError(f"{target} exists already; move it away or continue from it")
-    storage.make_dir(tmp)
+def discard(*paths: Path) -> None:
+    """Remove directories that nobody needs, where they are; a failure is logged only."""
+    for path in paths:
+        try:
+            if storage.is_occupied(path):
+                storage.remove_tree(path)
+        except OSError as error:
+            logger.warning("cannot remove %s: %s", path, error)
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove the directories of killed saves and of interrupted removals; a failure is logged only."""
-    for name in storage.list_names(root):
-        if name.startswith((TMP_PREFIX, TRASH_PREFIX)):
-            logger.info("removing %s, left by an interrupted save", root / name)
-            discard(root / name)
-
-
-def discard(path: Path) -> None:
-    """Remove a directory that nobody needs, if it is there; a failure is logged only."""
-    try:
-        if storage.is_occupied(path):
-            storage.remove_tree(path)
-    except OSError as error:
-        logger.warning("cannot remove %s: %s", path, error)
-
-
-def write_share(tmp: Path, state: State, specs: Sequence[TensorSpec], rank: int, world_size: int) -> list[WrittenFile]:
-    """Write and flush this rank's files: its share of each component, and on rank 0 the model's index."""
-    all_shares = shares(specs, world_size)
-    written = []
-    for component in sorted({spec.component for spec in all_shares[rank]}):
-        mine = [spec for spec in all_shares[rank] if spec.component == component]
-        plan = TensorFile(mine)
-        hasher = ChunkHasher(CHUNK_BYTES)
-        name = share_name(component, rank, world_size)
-        storage.write_new(tmp / name, plan.size_bytes, hasher.passing(plan.blocks(state.whole)))
-        digests = tuple(hasher.digests())
-        entry = FileEntry(name, plan.size_bytes, rank, plan.data_offset, CHUNK_BYTES, digests)
-        written.append(WrittenFile(entry, plan.offsets()))
-    if rank == 0:
-        written.append(_write_model_index(tmp, all_shares))
+def write_share(tmp: Path, parts: Parts, index: Sequence[Sequence[Range]], rank: int, world_size: int) -> list[Row]:
+    """Write and flush this rank's files, one for each component; rank 0 also the model's index. index: by rank, the
+    ranges of whole tensors. Returns a row for each file: what this rank tells the others."""
+    if not storage.wait_until_visible(tmp, VISIBLE_TIMEOUT_S):
+        raise CheckpointError(f"{tmp} is not there; do all ranks have the same checkpoint directory, on shared disks?")
+    by_component: dict[str, Parts] = defaultdict(list)
+    for part, values in parts:
+        by_component[part.spec.component].append((part, values))
+    rows = []
+    with ExitStack() as files:
+        for component, unsorted in sorted(by_component.items()):
+            mine = sorted(unsorted, key=lambda each: (wide_first(each[0]), each[0].spec.name, each[0].low))
+            plan = TensorFile([part for part, _ in mine])
+            name = share_name(component, rank, world_size)
+            entry = _write(files, tmp / name, plan.size_bytes, blocks(plan.header, mine), rank, plan.data_offset)
+            pieces = [[part.spec.name, part.low, part.high, offset] for part, offset in plan.offsets()]
+            rows.append({"entry": entry.to_row(), "pieces": pieces})
+        if rank == 0:
+            content = _model_index(index)
+            entry = _write(files, tmp / MODEL_INDEX, len(content), [memoryview(content)], rank, 0)
+            rows.append({"entry": entry.to_row(), "pieces": []})
     storage.sync_dir(tmp)
-    return written
+    return rows
 
 
-def _write_model_index(tmp: Path, all_shares: Sequence[Sequence[TensorSpec]]) -> WrittenFile:
+def _write(
+    files: ExitStack, path: Path, size_bytes: int, content: Iterable[memoryview], rank: int, data_offset: int
+) -> FileEntry:
+    """Write a file and hash it on the way; it is flushed when `files` ends: after the first such flush, which commits
+    the file system's journal, the others have little left to do."""
+    hasher = ChunkHasher(chunk_bytes_of(size_bytes))
+    files.enter_context(storage.new_file(path, size_bytes, hasher.passing(content)))
+    return FileEntry(path.name, size_bytes, rank, data_offset, chunk_bytes_of(size_bytes), tuple(hasher.digests()))
+
+
+def _model_index(index: Sequence[Sequence[Range]]) -> bytes:
     """The index by which Hugging Face tools find the model's tensors among the ranks' files."""
-    model = [(spec, rank) for rank, share in enumerate(all_shares) for spec in share if spec.component == "model"]
-    content = canonical_json(
+    model = [(part, rank) for rank, share in enumerate(index) for part in share if part.spec.component == "model"]
+    return canonical_json(
         {
-            "metadata": {"total_size": sum(spec.size_bytes for spec, _ in model)},
-            "weight_map": {spec.key: share_name("model", rank, len(all_shares)) for spec, rank in model},
+            "metadata": {"total_size": sum(part.size_bytes for part, _ in model)},
+            "weight_map": {part.key: share_name("model", rank, len(index)) for part, rank in model},
         }
     )
-    hasher = ChunkHasher(CHUNK_BYTES)
-    storage.write_new(tmp / MODEL_INDEX, len(content), hasher.passing([memoryview(content)]))
-    entry = FileEntry(MODEL_INDEX, len(content), 0, 0, CHUNK_BYTES, tuple(hasher.digests()))
-    return WrittenFile(entry, {})
 
 
 def merge(
-    save_id: str, step: int, state: State, specs: Sequence[TensorSpec], votes: Sequence[Sequence[Mapping[str, JSON]]]
+    attempt: Attempt,
+    specs: Sequence[TensorSpec],
+    rows_of_ranks: Sequence[Sequence[Mapping[str, JSON]]],
+    facts: Mapping[str, dict[str, JSON]],
 ) -> Manifest:
-    """The manifest of what all ranks say they wrote. votes: by rank, the rows of their files."""
-    files = [WrittenFile.from_row(row) for vote in votes for row in vote]
-    spec_of = {spec.name: spec for spec in specs}
-    placements = [
-        Placement(spec_of[name], index, offset)
-        for index, written in enumerate(files)
-        for name, offset in written.offsets.items()
-    ]
-    return Manifest(
-        save_id=save_id,
-        step=step,
+    """The manifest of what all ranks say they wrote. facts: progress, record and metrics.
+
+    CheckpointError: the ranks' parts do not make up each tensor exactly once.
+    """
+    rows = [row for rank_rows in rows_of_ranks for row in rank_rows]
+    pieces: dict[str, list[Piece]] = {spec.name: [] for spec in specs}
+    for index, row in enumerate(rows):
+        for name, low, high, offset in row["pieces"]:
+            pieces[name].append(Piece(low, high, index, offset))
+    manifest = Manifest(
+        save_id=attempt.save_id,
+        step=attempt.step,
         created_ns=time.time_ns(),
-        world_size=len(votes),
-        progress=state.progress,
-        files=tuple(written.entry for written in files),
-        tensors=tuple(sorted(placements, key=lambda placement: placement.spec.name)),
+        world_size=len(rows_of_ranks),
+        progress=facts["progress"],
+        record=facts["record"],
+        metrics=facts["metrics"],
+        files=tuple(FileEntry.from_row(row["entry"]) for row in rows),
+        tensors={
+            spec.name: Placement(spec, tuple(sorted(pieces[spec.name], key=lambda piece: (piece.low, piece.high))))
+            for spec in specs
+        },
     )
+    if fault := fault_of(manifest):
+        raise CheckpointError(f"the ranks' parts do not fit together: {fault}")
+    return manifest
 
 
-def commit(root: Path, tmp: Path, target: Path, manifest: Manifest) -> int:
+def commit(attempt: Attempt, manifest: Manifest) -> int:
     """Rank 0, after a unanimous vote: the manifest, then the rename that makes the step exist.
 
     Returns the step's bytes on disk. An error before the rename leaves no step; one after it says so.
     """
+    tmp, target = attempt.tmp, attempt.target
     for entry in manifest.files:
+        storage.wait_until_visible(tmp / entry.name, VISIBLE_TIMEOUT_S)
         size_bytes = storage.file_size(tmp / entry.name)
         if size_bytes != entry.size_bytes:
             raise CheckpointError(f"{tmp / entry.name} has {size_bytes} bytes, its writer says {entry.size_bytes}")
     content = to_bytes(manifest)
-    part = tmp / f"{MANIFEST}.part"
-    storage.write_new(part, len(content), [memoryview(content)])
-    storage.rename(part, tmp / MANIFEST)
+    storage.write_new(tmp / MANIFEST, len(content), [memoryview(content)])
     storage.sync_dir(tmp)
     try:
         storage.rename(tmp, target)
-    except OSError:
+    except OSError as error:
         # NFS may carry out a rename and report the retransmitted request as failed: look whose step it is.
-        if not _is_committed(target, manifest.save_id):
+        owner = _save_id_of(target)
+        if owner not in (None, attempt.save_id):
+            raise CheckpointError(f"{target} was taken by another writer (save {owner})") from error
+        if owner is None:
             raise
     try:
-        storage.sync_dir(root)
+        storage.sync_dir(attempt.root)
     except OSError as error:
         raise CheckpointError(f"{target} is in place, but may not outlive a power cut: {error}") from error
     return manifest.data_bytes + len(content)
 
 
-def _is_committed(target: Path, save_id: str) -> bool:
+def _save_id_of(target: Path) -> str | None:
     try:
         path = target / MANIFEST
-        return from_bytes(storage.read_bytes(path), str(path)).save_id == save_id
+        return from_bytes(storage.read_bytes(path), str(path)).save_id
     except (OSError, CheckpointError):
-        return False
-
-
-def retain(root: Path, keep_last: int, saved_step: int, save_id: str) -> None:
-    """Rank 0, after a commit: remove all but the newest keep_last steps, never the one just saved.
-
-    A step is renamed first, so that no half-removed one is ever taken for a checkpoint. Failures are logged only.
-    """
-    try:
-        for step in steps_in(storage.list_names(root))[keep_last:]:
-            if step != saved_step:
-                trash = root / f"{TRASH_PREFIX}{step_name(step)}-{save_id}"
-                storage.rename(root / step_name(step), trash)
-                storage.sync_dir(root)
-                discard(trash)
-    except OSError as error:
-        logger.warning("cannot remove old checkpoints in %s: %s", root, error)
+        return None

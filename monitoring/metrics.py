@@ -7,7 +7,7 @@ a checkpoint, such as the samples seen, is a gauge: as a counter, a resume would
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -54,8 +54,20 @@ class WorkerMetrics:
             "vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S
         )
         self._save_seconds = self._histogram(
-            "vpred_checkpoint_save_seconds", "Time for which a checkpoint held up training.", SAVE_BUCKETS_S
+            "vpred_checkpoint_save_seconds", "Time from a checkpoint's start to its commit.", SAVE_BUCKETS_S
         )
+        self._stall_seconds = self._histogram(
+            "vpred_checkpoint_stall_seconds", "Time for which a checkpoint held up training.", SAVE_BUCKETS_S
+        )
+        self._phase_seconds = Gauge(
+            "vpred_checkpoint_phase_seconds",
+            "Time that the last checkpoint took to stage (copy), write and commit.",
+            (*LABELS, "phase"),
+            registry=self.registry,
+        )
+        self._checkpoint_step = self._gauge("vpred_checkpoint_last_step", "Step of the last committed checkpoint.")
+        self._failed = self._counter("vpred_checkpoint_failures", "Checkpoints that could not be saved.")
+        self._quarantined = self._counter("vpred_checkpoints_quarantined", "Checkpoints found corrupt on a resume.")
         self._size = self._gauge("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks.")
         self._last_checkpoint = self._gauge(
             "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
@@ -113,12 +125,32 @@ class WorkerMetrics:
         """Take over how fast matrix products are here."""
         self._set(self._ceiling, flops_per_second)
 
-    def observe_checkpoint(self, *, size_bytes: int, seconds: float) -> None:
+    def observe_checkpoint(
+        self,
+        *,
+        step: int,
+        size_bytes: int,
+        seconds: float,
+        stall_seconds: float,
+        phase_seconds: Mapping[str, float],
+    ) -> None:
         """Take over one committed checkpoint."""
         self._checkpoint_unix_s = time.time()
         self._set(self._last_checkpoint, self._checkpoint_unix_s)
         self._set(self._size, size_bytes)
+        self._set(self._checkpoint_step, step)
         self._save_seconds.labels(*self._values).observe(seconds)
+        self._stall_seconds.labels(*self._values).observe(stall_seconds)
+        for phase, phase_s in phase_seconds.items():
+            self._phase_seconds.labels(*self._values, phase).set(phase_s)
+
+    def count_failed_checkpoint(self) -> None:
+        """A checkpoint could not be saved."""
+        self._failed.labels(*self._values).inc()
+
+    def count_quarantined(self, count: int) -> None:
+        """So many checkpoints were found corrupt and moved aside."""
+        self._quarantined.labels(*self._values).inc(count)
 
     def observe_validation(self, weights: str, timesteps: str, loss: float, standard_error: float) -> None:
         """Take over a held-out loss: of `weights` (raw or an average), over a range of timesteps such as 0-499."""

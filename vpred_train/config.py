@@ -5,9 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from checkpoints_mgr import Retention
 from data import DataConfig
 from launcher.contract.config import Section
-from vpred_train.objective_config import VANISH_AT_ZERO_SNR, Fraction, ObjectiveConfig
+from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, ObjectiveConfig
 from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
 from vpred_train.precision import PrecisionConfig
 from vpred_train.validation_config import PreviewsConfig, ValidationConfig
@@ -165,15 +166,32 @@ class LoraConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When to save, and how many to keep.
+    """When to save, and what to keep.
 
+    A save is due after each multiple of `every_samples`, after each `every_epochs` passes over the data,
+    `every_minutes` after the last one, and when asked for. `background`: it is written while training goes on; if one
+    is due before the last is written, `on_busy` says whether to wait for that or to skip the new one.
+    Retention: the newest `keep_last`, the first of every `keep_every_samples`, the `keep_best` by held-out loss (of the
+    average of `ema.use`, taken where validation and save fall together), and any step beside which lies an empty file
+    STEP.keep.
     `mindone_unit_samples`: with each checkpoint, also write the average of `ema.use` as RUN/ckpt/sd-N.ckpt in MindONE's
     layout, where N counts units of so many samples (those of an epoch, or of a step); ten of them stay.
     """
 
     every_samples: Positive
+    every_epochs: Positive | None = None
+    every_minutes: AboveZero | None = None
+    background: bool = True
+    on_busy: Literal["wait", "skip"] = "wait"
     keep_last: Positive = 2
+    keep_every_samples: Positive | None = None
+    keep_best: Annotated[int, Field(ge=0)] = 0
     mindone_unit_samples: Positive | None = None
+
+    def retention(self, global_batch: int) -> Retention:
+        """What stays, in steps."""
+        every_steps = None if self.keep_every_samples is None else max(1, self.keep_every_samples // global_batch)
+        return Retention(self.keep_last, every_steps, self.keep_best, metric="validation_loss")
 
 
 class SamplingConfig(Section):
@@ -261,6 +279,15 @@ class TrainConfig(Section):
             raise ValueError(
                 f"objective.weight {objective.weight} is 0 where diffusion.zero_terminal_snr takes the SNR; "
                 "set objective.terminal_floor (1: as uniform_v there, 0: none), or use another weight"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def the_best_can_be_told(self) -> Self:
+        if self.checkpoint.keep_best and not self.validation:
+            raise ValueError(
+                f"checkpoint.keep_best is {self.checkpoint.keep_best}, but nothing is held out to tell which is best; "
+                "add validation"
             )
         return self
 

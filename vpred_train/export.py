@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoints_mgr import SaveResult
 from launcher.contract.run_dir import Phase
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
@@ -76,7 +77,16 @@ class MindoneCkptHook:
         self.folder, self.unit_samples, self.writes = folder, unit_samples, writes
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        pass
+        if phase != "checkpointing":  # a save begins: later the weights are other ones
+            return
+        every = self.config.checkpoint.every_samples
+        if samples_seen % self.unit_samples:
+            return  # a run that was stopped within an epoch goes on from its own checkpoint
+        used = self.config.ema.used
+        write_average(self._path(samples_seen), "mindone", self.config, self.networks, self.state, used, self.writes)
+        expired = (math.ceil(samples_seen / every) - MINDONE_KEPT) * every
+        if self.writes and expired > 0:
+            self._path(expired).unlink(missing_ok=True)
 
     def on_step(self, result: StepResult) -> None:
         pass
@@ -84,15 +94,11 @@ class MindoneCkptHook:
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         pass
 
-    def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
-        seen, every = self.state.samples_seen, self.config.checkpoint.every_samples
-        if seen % self.unit_samples:
-            return  # a run that was stopped within an epoch goes on from its own checkpoint
-        used = self.config.ema.used
-        write_average(self._path(seen), "mindone", self.config, self.networks, self.state, used, self.writes)
-        expired = (math.ceil(seen / every) - MINDONE_KEPT) * every
-        if self.writes and expired > 0:
-            self._path(expired).unlink(missing_ok=True)
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        pass
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        pass
 
     def _path(self, samples_seen: int) -> Path:
         return self.folder / f"sd-{samples_seen // self.unit_samples}.ckpt"

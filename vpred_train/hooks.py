@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from checkpoints_mgr import SaveResult
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import AttemptDir, Phase, RankStatus
 from monitoring import History, WorkerMetrics
@@ -49,8 +50,11 @@ class Hook(Protocol):
     def on_step(self, result: StepResult) -> None:
         """A step has ended."""
 
-    def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
-        """A checkpoint is committed."""
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        """A checkpoint is committed; training may be steps ahead of it."""
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        """A checkpoint could not be saved."""
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         """Held-out losses after `step`: for each kind of weights over all timesteps, then of each bin."""
@@ -76,7 +80,10 @@ class StatusHook:
             rate = self.config.global_batch / self.identity.world_size / result.step_seconds
             self._write(result.step, result.samples_seen, result.loss, rate)
 
-    def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        pass
+
+    def on_checkpoint_failed(self, reason: str) -> None:
         pass
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
@@ -124,8 +131,17 @@ class LogHook:
                 100 * rates.mfu_ratio,
             )
 
-    def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
-        logger.info("checkpoint of step %d: %.1f MB in %.2f s", step, size_bytes / 1e6, seconds)
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        logger.info(
+            "checkpoint of step %d: %.1f MB in %.2f s, of which training stood still for %.2f s",
+            saved.step,
+            saved.size_bytes / 1e6,
+            saved.seconds,
+            saved.stall_seconds,
+        )
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        pass
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         for weights in dict.fromkeys(each.weights for each in losses):
@@ -159,8 +175,21 @@ class MetricsHook:
             **asdict(self.speed.rates(result.step_seconds)),
         )
 
-    def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
-        self.metrics.observe_checkpoint(size_bytes=size_bytes, seconds=seconds)
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        self.metrics.observe_checkpoint(
+            step=saved.step,
+            size_bytes=saved.size_bytes,
+            seconds=saved.seconds,
+            stall_seconds=saved.stall_seconds,
+            phase_seconds={
+                "stage": saved.stage_seconds,
+                "write": saved.write_seconds,
+                "commit": saved.commit_seconds,
+            },
+        )
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        self.metrics.count_failed_checkpoint()
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         for each in losses:
@@ -183,7 +212,10 @@ class HistoryHook:
         del record["nonfinite_samples"]  # for the log: a line of the history is plain numbers
         self.history.append({**record, "unix_s": time.time()})
 
-    def on_checkpoint(self, step: int, size_bytes: int, seconds: float) -> None:
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        pass
+
+    def on_checkpoint_failed(self, reason: str) -> None:
         pass
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:

@@ -13,9 +13,10 @@ from vpred_train.flat import FlatArrays, blocks, bounds_of
 class Sharding(Protocol):
     """This rank owns elements [start, stop): it alone keeps their moments and averages, and updates their weights.
 
-    All methods are called by all ranks in the same order.
+    `replicated`: every rank owns all, and all are equal. All methods are called by all ranks in the same order.
     """
 
+    replicated: bool
     start: int
     stop: int
 
@@ -34,6 +35,8 @@ class Sharding(Protocol):
 
 class Replicated:
     """Every rank owns everything and does the same update."""
+
+    replicated = True
 
     def __init__(self, size: int, collective: Collective) -> None:
         self.start, self.stop, self.collective = 0, size, collective
@@ -56,6 +59,8 @@ class Replicated:
 class Zero1:
     """ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1) by ranges of equal length: each rank keeps
     a share of the moments and the averages, but all weights and its own gradients."""
+
+    replicated = False
 
     def __init__(self, size: int, collective: Collective) -> None:
         self.bounds, self.collective = bounds_of(size, collective.world_size), collective

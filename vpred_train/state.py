@@ -1,8 +1,10 @@
 """Everything that a run is, between two steps; what a checkpoint holds."""
 
+from typing import Any
+
 import numpy as np
 
-from checkpoints_mgr import State
+from checkpoints_mgr import FlatShard, Segment, State
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
@@ -57,27 +59,29 @@ class TrainState:
         self.space.write(self.weights)
 
     def to_checkpoint(self) -> State:
-        """Named tensors, which may share this state's memory, and the progress; called by all ranks."""
-        components = {"model": self.weights}
-        components |= {component: self.sharding.whole(own) for component, own in self._shards().items()}
-        whole = {
-            f"{component}/{name}": tensor
-            for component, values in components.items()
-            for name, tensor in self.space.views(values).items()
-        }
+        """The weights whole, the rest as the range that this rank owns, in this state's own memory; the progress."""
+        whole = self._named("model", self.weights)
+        shards = {}
+        for component, own in self._shards().items():
+            if self.sharding.replicated:
+                whole |= self._named(component, own)
+            else:
+                shards[component] = FlatShard(own, self.space.shapes, self._segments())
         progress = {
             "samples_seen": self.samples_seen,
             "optimizer_steps": self.optimizer_steps,
             "updated_at_samples": self.updated_at_samples,
             "loss_scale": self.loss_scale.to_progress(),
         }
-        return State(whole=whole, progress=progress)
+        return State(whole=whole, progress=progress, shards=shards)
 
     def from_checkpoint(self, state: State) -> None:
-        """Take over a checkpoint of the same networks. Raises ValueError naming what is missing or misshapen."""
-        np.copyto(self.weights, self._read(state, "model"))
-        for component, own in self._shards().items():
-            np.copyto(own, self._read(state, component)[self.sharding.start : self.sharding.stop])
+        """Take over a state of the same tensors and ranges, such as `to_checkpoint`'s, filled by a restore."""
+        own = self.to_checkpoint()
+        for name, values in own.whole.items():
+            np.copyto(values, state.whole[name])
+        for component, shard in own.shards.items():
+            np.copyto(shard.values, state.shards[component].values)
         self.samples_seen = int(state.progress["samples_seen"])
         self.optimizer_steps = int(state.progress["optimizer_steps"])
         self.updated_at_samples = int(state.progress["updated_at_samples"])
@@ -88,13 +92,15 @@ class TrainState:
         averages = {f"ema_{name.replace('.', '_')}": values for name, values in self.averages.items()}
         return {**averages, **self.optimizer.moments}
 
-    def _read(self, state: State, component: str) -> FloatArray:
-        """A component of a checkpoint, (size,)."""
-        values = np.empty(self.space.size, np.float32)
-        for name, tensor in self.space.views(values).items():
-            found = state.whole.get(f"{component}/{name}")
-            if found is None or found.shape != tensor.shape:
-                shape = "nothing" if found is None else found.shape
-                raise ValueError(f"checkpoint holds {shape} for {component}/{name}, needed {tensor.shape}")
-            np.copyto(tensor, found)
-        return values
+    def _named(self, component: str, values: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
+        return {f"{component}/{name}": tensor for name, tensor in self.space.views(values).items()}
+
+    def _segments(self) -> list[Segment]:
+        """The parts of the tensors that this rank owns."""
+        start, stop = self.sharding.start, self.sharding.stop
+        parts = [(span, max(span.start, start), min(span.stop, stop)) for span in self.space.spans]
+        return [
+            Segment(span.name, low - span.start, high - span.start, low - start)
+            for span, low, high in parts
+            if low < high
+        ]

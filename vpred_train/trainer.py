@@ -18,6 +18,7 @@ from vpred_train.hooks import Hook
 from vpred_train.models.networks import FlatSpace, Networks
 from vpred_train.models.weights import views_to_export
 from vpred_train.optim_config import power_name
+from vpred_train.saves import Saves
 from vpred_train.state import TrainState
 from vpred_train.step import StepResult, TrainStep
 
@@ -74,12 +75,15 @@ class Trainer:
         self.observers: list[Observer] = []
         self.state = TrainState(config, FlatSpace(networks, config.trainable), collective)
         self.step = TrainStep(config, networks, self.state, collective)
+        self.saves = Saves(config, checkpoints, collective, len(source))
+        self.quarantined: tuple[int, ...] = ()
         self.nonfinite_in_a_row = 0
 
     def resume(self) -> int:
         """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
-        restored = self.checkpoints.restore()
+        restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
+            self.quarantined = restored.quarantined
             self.state.from_checkpoint(restored.state)
             self.state.space.write(self.state.weights)
             logger.info("resumed from step %d, %d samples seen", restored.step, self.state.samples_seen)
@@ -100,14 +104,13 @@ class Trainer:
                 result = self.step(next(batches))
                 for hook in hooks:
                     hook.on_step(result)
-                self._stop_if_diverged(result)
+                self._stop_if_diverged(result, hooks)
                 stopping = self.collective.any(stop.received)
                 if config.ema.snapshot_every_samples and self._is_due(config.ema.snapshot_every_samples):
                     self._keep_snapshots()
                 if not stopping:  # someone waits for the checkpoint
                     self._observe(hooks, [each for each in self.observers if self._is_due(each.every_samples)])
-                if stopping or self._is_due(config.checkpoint.every_samples):
-                    self._save(hooks)
+                self.saves.after_step(self.state, self.steps_done, hooks, last=stopping or self.finished)
                 if stopping:
                     break
         return self.finished
@@ -127,7 +130,7 @@ class Trainer:
             start_samples_seen=self.state.samples_seen,
         )
 
-    def _stop_if_diverged(self, result: StepResult) -> None:
+    def _stop_if_diverged(self, result: StepResult, hooks: Sequence[Hook]) -> None:
         # Every rank sees the same reduced numbers, so all count alike and stop together.
         if result.overflow:  # neither healthy nor diverged: the next steps tell
             scale = self.state.loss_scale.value
@@ -138,6 +141,7 @@ class Trainer:
             numbers = f"loss {result.loss}, grad_norm {result.grad_norm}"
             logger.error("step %d: %s; update skipped; not finite: %s", result.step, numbers, self._origins(result))
         if self.nonfinite_in_a_row == self.config.max_nonfinite_steps:
+            self.saves.close(hooks)  # what is being written is from before, and may be the best there is
             raise DivergedError(
                 f"loss or gradient not finite in {self.nonfinite_in_a_row} steps in a row, the last is {result.step}"
             )
@@ -162,7 +166,7 @@ class Trainer:
         if observers:
             self._announce(hooks, "validating")
         for observer in observers:
-            observer.observe(hooks, self.steps_done, self.state.samples_seen)
+            observer.observe([*hooks, self.saves], self.steps_done, self.state.samples_seen)
 
     def _keep_snapshots(self) -> None:
         # Before the checkpoint, so that a run that goes on from it lacks none; one that begins earlier writes the same.
@@ -173,12 +177,6 @@ class Trainer:
             record = record_of(self.config, name, state.samples_seen)
             if self.collective.rank == 0:
                 write_snapshot(self.snapshots, sigma_rel, tensors, ema.snapshot_dtype, record)
-
-    def _save(self, hooks: Sequence[Hook]) -> None:
-        self._announce(hooks, "checkpointing")
-        saved = self.checkpoints.save(self.steps_done, self.state.to_checkpoint())
-        for hook in hooks:
-            hook.on_checkpoint(saved.step, saved.size_bytes, saved.seconds)
 
     def _announce(self, hooks: Sequence[Hook], phase: Phase) -> None:
         for hook in hooks:

@@ -75,6 +75,7 @@ def train_rank(
     from vpred_train.finish import finish
     from vpred_train.graph_cache import CachedGraph
     from vpred_train.pretrained import build_networks, check_prediction
+    from vpred_train.saves import SaveRequest
     from vpred_train.trainer import DivergedError, StopSignal, Trainer
 
     stop = StopSignal()
@@ -84,13 +85,14 @@ def train_rank(
     )
     attempt.root.mkdir(parents=True, exist_ok=True)
     source, held_out = open_data(config)
-    checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
+    checkpoints = CheckpointManager(run.checkpoints, collective, config.checkpoint.retention(config.global_batch))
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
     if ACCELERATORS[arguments.accelerator].cached_graphs:
         trainer.step.loss_and_gradients = CachedGraph(
             trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
         )
+    trainer.saves.request = SaveRequest(run.checkpoint_now, looks=identity.rank == 0)
     trainer.observers += make_observers(config, trainer, held_out, run)
     if identity.rank == 0:
         mass = ", ".join(map(str, trainer.step.objective.weight_mass))
@@ -153,6 +155,7 @@ def make_hooks(
         port = arguments.metrics_port_base + identity.local_rank
         exporter = start_exporter(metrics.registry, arguments.metrics_address, port)
         resources.callback(exporter.close)
+        metrics.count_quarantined(len(trainer.quarantined))
         hooks.append(MetricsHook(metrics, config, speed))
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)

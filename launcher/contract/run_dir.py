@@ -4,6 +4,7 @@ RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl report.html summary.json
+RUN/checkpoint_now is put there by a person.
 """
 
 from dataclasses import dataclass
@@ -145,6 +146,11 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def checkpoint_now(self) -> Path:
+        """A file that someone puts there for a checkpoint at once; the trainer removes it."""
+        return self.root / "checkpoint_now"
 
     @property
     def mindone_ckpt(self) -> Path:

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints_mgr import CheckpointManager, State
+from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storage
+from checkpoints_mgr.cli import main
 
 DEADLINE_S = 10
+SHARDED = ("ema", "adam_m", "adam_v")
 
 
 class ThreadRank:
@@ -58,33 +60,78 @@ def _run_ranks(world_size: int, work: Callable[[ThreadRank], Any]) -> list[Any]:
 
 
 def _make_state(seed: int) -> State:
-    """Components model, ema, adam_m, adam_v; odd shapes, a scalar, an empty and a non-contiguous tensor, dtypes."""
+    """Components model, ema, adam_m, adam_v, whole; odd shapes, a scalar, empty and non-contiguous tensors, dtypes."""
     generator = np.random.default_rng(seed)
     shapes = {"unet.out.2.weight": (5, 3, 3, 3), "unet.in.bias": (7,), "clip.table": (40, 16), "scale": ()}
     whole: dict[str, Any] = {
         f"{component}/{name}": np.asarray(generator.standard_normal(shape), np.float32)
-        for component in ("model", "ema", "adam_m", "adam_v")
+        for component in ("model", *SHARDED)
         for name, shape in shapes.items()
     }
     whole["model/nan"] = np.array([np.nan, -0.0, np.inf], np.float32)
     whole["model/transposed"] = generator.standard_normal((6, 4)).astype(np.float32).T
     whole["model/empty"] = np.zeros((0, 3), np.float32)
-    whole["adam_m/half"] = generator.standard_normal(9).astype(np.float16)
-    whole["adam_m/count"] = generator.integers(0, 1 << 60, 3)
-    whole["adam_v/mask"] = generator.integers(0, 2, 5).astype(np.bool_)
-    whole["adam_v/big_endian"] = generator.standard_normal(4).astype(">f8")
-    return State(whole, {"samples_seen": 16 * seed, "optimizer_steps": seed, "shards": [1, 2.5, None, "ü"]})
+    whole["model/half"] = generator.standard_normal(9).astype(np.float16)
+    whole["model/count"] = generator.integers(0, 1 << 60, 3)
+    whole["model/mask"] = generator.integers(0, 2, 5).astype(np.bool_)
+    whole["model/big_endian"] = generator.standard_normal(4).astype(">f8")
+    whole["adam_m/empty"] = np.zeros((2, 0), np.float32)
+    progress = {"samples_seen": 16 * seed, "optimizer_steps": seed, "shards": [1, 2.5, None, "ü"]}
+    return State(whole, progress, record={"recipe": {"seed": seed}})
+
+
+def _sharded(state: State, rank: int, world_size: int) -> State:
+    """The same, with this rank's range of each component but the model in one padded buffer; ranges cut anywhere, and
+    with more ranks than elements or an uneven division some ranks have little or nothing."""
+    shards = {}
+    for component in SHARDED:
+        named = {name.split("/", 1)[1]: array for name, array in state.whole.items() if name.startswith(component)}
+        total = sum(array.size for array in named.values())
+        bounds = [total * index**2 // world_size**2 for index in (rank, rank + 1)]
+        values = np.full(bounds[1] - bounds[0] + 5, np.nan, np.float32)
+        segments, start = [], 0
+        for name, array in named.items():
+            low, high = (min(max(bound - start, 0), array.size) for bound in bounds)
+            if low < high:
+                place = start + low - bounds[0] + 3  # padding before and after
+                values[place : place + high - low] = array.reshape(-1)[low:high]
+                segments.append(Segment(name, low, high, place))
+            start += array.size
+        shards[component] = FlatShard(values, {name: array.shape for name, array in named.items()}, segments)
+    whole = {name: array for name, array in state.whole.items() if name.startswith("model")}
+    return State(whole, state.progress, shards, state.record)
+
+
+def _blank(state: State) -> State:
+    """A template of the same form: arrays of another content, to be filled."""
+
+    def other(array: Any) -> Any:
+        return np.ones(array.shape, array.dtype.newbyteorder("="))
+
+    shards = {name: FlatShard(other(each.values), each.shapes, each.segments) for name, each in state.shards.items()}
+    return State({name: other(array) for name, array in state.whole.items()}, {}, shards)
+
+
+def _restore(root: Path, step: int | str = "latest", comm: Any = None) -> Any:
+    """A restore of everything, whole, by one process or a rank."""
+    return CheckpointManager(root, comm).restore(_blank(_make_state(0)), step)
 
 
 def _assert_same(found: State, expected: State) -> None:
-    """Bit-equal values (NaN and -0.0 too), equal shapes and dtypes up to byte order, equal progress."""
-    assert found.progress == expected.progress
+    """Bit-equal values (NaN and -0.0 too), equal shapes and dtypes up to byte order, equal progress and record; of
+    shards what their segments name."""
+    assert (found.progress, found.record) == (expected.progress, expected.record)
     assert found.whole.keys() == expected.whole.keys()
     for name, tensor in expected.whole.items():
         little = tensor.astype(tensor.dtype.newbyteorder("<"))
         assert found.whole[name].dtype == little.dtype, name
         assert found.whole[name].shape == little.shape, name
         assert found.whole[name].tobytes() == little.tobytes(), name
+    assert found.shards.keys() == expected.shards.keys()
+    for name, shard in expected.shards.items():
+        for each in shard.segments:
+            part = slice(each.start, each.start + each.high - each.low)
+            assert found.shards[name].values[part].tobytes() == shard.values[part].tobytes(), (name, each)
 
 
 def _names(root: Path) -> list[str]:
@@ -108,14 +155,52 @@ def two_steps(tmp_path: Path) -> Path:
     """A root with steps 10 (state 1) and 20 (state 2), written by two ranks."""
     root = tmp_path / "checkpoints"
     for step, seed in ((10, 1), (20, 2)):
-        results = _run_ranks(2, lambda comm: CheckpointManager(root, comm).save(step, _make_state(seed)))  # noqa: B023
-        assert [result.step for result in results] == [step, step]
+
+        def work(comm: ThreadRank, step: int = step, seed: int = seed) -> Any:
+            return CheckpointManager(root, comm).save(step, _sharded(_make_state(seed), comm.rank, 2))
+
+        assert [result.step for result in _run_ranks(2, work)] == [step, step]
     return root
 
 
 @pytest.fixture
 def run_ranks() -> Callable[..., Any]:
     return _run_ranks
+
+
+@pytest.fixture
+def failpoint() -> Iterator[Callable[[Any], None]]:
+    """Sets the hook of the file operations; none is left behind."""
+    yield storage.set_failpoint
+    storage.set_failpoint(None)
+
+
+@pytest.fixture
+def sharded() -> Callable[..., Any]:
+    return _sharded
+
+
+@pytest.fixture
+def blank() -> Callable[..., Any]:
+    return _blank
+
+
+@pytest.fixture
+def restore() -> Callable[..., Any]:
+    return _restore
+
+
+@pytest.fixture
+def vpred_ckpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: Any) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
 
 
 @pytest.fixture

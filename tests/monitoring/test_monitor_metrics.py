@@ -30,6 +30,14 @@ STEP = {
     "loss_scale": 1024.0,
 }
 
+SAVED = {
+    "step": 12,
+    "size_bytes": 123_456,
+    "seconds": 0.7,
+    "stall_seconds": 0.1,
+    "phase_seconds": {"stage": 0.1, "write": 0.5},
+}
+
 
 def scrape(metrics: WorkerMetrics) -> dict[str, dict[str, float]]:
     """{sample name: {labels beyond LABELS, as text: value}} as served over HTTP."""
@@ -138,13 +146,22 @@ def test_checkpoint_age_counts_from_the_start_and_then_from_the_last_one(
     now = time.time()
     monkeypatch.setattr("monitoring.metrics.time.time", lambda: now + 100)
     assert scrape(metrics)["vpred_checkpoint_age_seconds"][""] == pytest.approx(100, abs=5)
-    metrics.observe_checkpoint(size_bytes=123_456, seconds=0.7)
+    metrics.observe_checkpoint(**SAVED)
     monkeypatch.setattr("monitoring.metrics.time.time", lambda: now + 130)
     found = scrape(metrics)
     assert found["vpred_checkpoint_age_seconds"][""] == pytest.approx(30)
     assert found["vpred_last_checkpoint_timestamp_seconds"][""] == pytest.approx(now + 100)
     assert found["vpred_checkpoint_size_bytes"] == {"": 123_456}
-    assert found["vpred_checkpoint_save_seconds_count"] == {"": 1}
+    assert found["vpred_checkpoint_save_seconds_sum"] == {"": 0.7}
+    assert found["vpred_checkpoint_stall_seconds_sum"] == {"": 0.1}
+    assert found["vpred_checkpoint_last_step"] == {"": 12}
+    assert sorted(found["vpred_checkpoint_phase_seconds"].values()) == [0.1, 0.5]
+    assert found["vpred_checkpoint_failures_total"] == {"": 0}
+    metrics.count_failed_checkpoint()
+    metrics.count_quarantined(2)
+    found = scrape(metrics)
+    assert found["vpred_checkpoint_failures_total"] == {"": 1}
+    assert found["vpred_checkpoints_quarantined_total"] == {"": 2}
 
 
 def test_memory_is_read_when_scraped(metrics: WorkerMetrics) -> None:
@@ -157,7 +174,7 @@ def test_memory_is_read_when_scraped(metrics: WorkerMetrics) -> None:
 
 def test_names_follow_the_conventions(metrics: WorkerMetrics) -> None:
     metrics.observe_step(**STEP)
-    metrics.observe_checkpoint(size_bytes=1, seconds=1)
+    metrics.observe_checkpoint(**SAVED)
     for family in metrics.registry.collect():
         assert re.fullmatch(r"vpred_[a-z_]+", family.name), family.name
         assert not re.search(r"_(ms|milliseconds|kb|mb|gb|percent)(_|$)", family.name), family.name

@@ -1,12 +1,13 @@
 """A training step against an independent computation, and the state's way through a checkpoint."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from checkpoints_mgr import State
+from checkpoints_mgr import CheckpointError, CheckpointManager, State
 from data import Batch
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
@@ -169,12 +170,12 @@ def test_micro_batches_add_up_to_the_batch(train_config: TrainConfig, step: Any)
     )
 
 
-def test_a_checkpoint_of_another_network_is_refused(train_config: TrainConfig, step: Any) -> None:
-    state = step.state
-    whole = dict(state.to_checkpoint().whole)
-    whole["ema_power_0_05/unet.out.2.bias"] = np.zeros(5, np.float32)
-    with pytest.raises(ValueError, match=r"ema_power_0_05/unet\.out\.2\.bias"):
-        state.from_checkpoint(State(whole=whole, progress={"samples_seen": 0, "optimizer_steps": 0}))
+def test_a_checkpoint_of_another_network_is_refused(train_config: TrainConfig, step: Any, tmp_path: Path) -> None:
+    saved = step.state.to_checkpoint()
+    whole = saved.whole | {"ema_power_0_05/unet.out.2.bias": np.zeros(5, np.float32)}
+    CheckpointManager(tmp_path).save(0, State(whole, saved.progress))
+    with pytest.raises(CheckpointError, match=r"F32 \[5\] for ema_power_0_05/unet\.out\.2\.bias, needed F32 \[12\]"):
+        CheckpointManager(tmp_path).restore(saved)
 
 
 def test_a_non_finite_gradient_changes_nothing(train_config: TrainConfig, step: Any) -> None:

@@ -76,6 +76,7 @@ class FlatSpace:
             Span(name, tuple(parameter.shape), stop - parameter.size, stop)
             for (name, parameter), stop in zip(named, stops, strict=True)
         )
+        self.shapes = {span.name: span.shape for span in self.spans}
         self.size = stops[-1]
 
     def read(self) -> FloatArray:

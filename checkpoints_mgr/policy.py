@@ -1,0 +1,67 @@
+"""When to save and what to keep: small values, tested without a disk or a clock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from checkpoints_mgr.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class SaveEvery:
+    """Save after so many samples, and after so many seconds since the last save; None: not by this."""
+
+    samples: int | None = None
+    seconds: float | None = None
+
+    def by_samples(self, seen_before: int, seen: int) -> bool:
+        """Whether a step that went from `seen_before` to `seen` samples has passed a multiple."""
+        return self.samples is not None and seen // self.samples > seen_before // self.samples
+
+    def by_time(self, seconds_since_last: float) -> bool:
+        """Whether it is time. Ranks have different clocks: one asks, and tells the others."""
+        return self.seconds is not None and seconds_since_last >= self.seconds
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What retention knows of a committed step."""
+
+    step: int
+    pinned: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which committed steps stay: the newest `last`, the first of every `every_steps` steps, the `best` by a metric
+    (those that have it), and all that are pinned."""
+
+    last: int = 2
+    every_steps: int | None = None
+    best: int = 0
+    metric: str = ""
+    mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise CheckpointError(f"keep_last is {self.last}; at least 1 checkpoint must be kept")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise CheckpointError(f"keep_every is {self.every_steps}; expected at least 1 step")
+        if self.best > 0 and not self.metric:
+            raise CheckpointError(f"keep_best is {self.best}, but no metric tells which is best")
+
+    def expired(self, steps: Sequence[Kept]) -> list[int]:
+        """The steps to remove, oldest first."""
+        newest_first = sorted(steps, key=lambda kept: -kept.step)
+        keep = {kept.step for kept in newest_first[: self.last]} | {kept.step for kept in steps if kept.pinned}
+        if self.every_steps is not None:
+            # The first of each stretch and not its multiple: a save may come late.
+            keep |= set({kept.step // self.every_steps: kept.step for kept in newest_first}.values())
+        if self.best:
+            sign = 1 if self.mode == "min" else -1
+            ranked = sorted(
+                (sign * kept.metrics[self.metric], kept.step) for kept in steps if self.metric in kept.metrics
+            )
+            keep |= {step for _, step in ranked[: self.best]}
+        return sorted(kept.step for kept in steps if kept.step not in keep)

@@ -1,0 +1,122 @@
+"""Reading the newest sound step by all ranks together: rank 0 decides and tells, all read and vote."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from checkpoints_mgr import storage
+from checkpoints_mgr.communicator import Communicator
+from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
+from checkpoints_mgr.layout import QUARANTINE, step_name, steps_in
+from checkpoints_mgr.manifest import Manifest, from_bytes, to_bytes
+from checkpoints_mgr.reading import open_step, quarantine, read_parts, verify_file
+from checkpoints_mgr.state import Parts, Restored, State, wanted_parts
+from checkpoints_mgr.votes import on_root, together
+
+logger = logging.getLogger(__name__)
+
+
+class Restorer:
+    """Every method is called by all ranks, and returns the same or raises the same CheckpointError on all."""
+
+    def __init__(self, root: Path, comm: Communicator) -> None:
+        self._root, self._comm = root, comm
+
+    def latest(self) -> int | None:
+        """As CheckpointManager.latest."""
+        return on_root(self._comm, f"cannot list {self._root}", self._newest_plausible)
+
+    def restore(self, template: State, step: int | Literal["latest"]) -> Restored | None:
+        """As CheckpointManager.restore."""
+        candidates = on_root(self._comm, f"cannot restore step {step}", lambda: self._candidates(step))
+        faults: dict[int, str] = {}
+        for candidate in candidates:
+            restored, fault = self._restore_step(candidate, template)
+            if restored is not None:
+                return replace(restored, quarantined=tuple(faults))
+            faults[candidate] = fault
+        if not faults:
+            return None
+        raise CheckpointError(
+            f"no checkpoint to restore in {self._root}, all that was tried is corrupt: {'; '.join(faults.values())}"
+        )
+
+    def _steps(self) -> list[int]:
+        return steps_in(storage.list_names(self._root))
+
+    def _newest_plausible(self) -> int | None:
+        for step in self._steps():
+            try:
+                open_step(self._root / step_name(step))
+            except CorruptCheckpointError as error:
+                logger.warning("skipping a corrupt checkpoint: %s", error)
+            else:
+                return step
+        return None
+
+    def _candidates(self, step: int | Literal["latest"]) -> list[int]:
+        steps = self._steps()
+        if step == "latest":
+            quarantined = storage.list_names(self._root / QUARANTINE)
+            if quarantined and not steps:
+                # Beginning anew in silence would hide that work was lost.
+                raise CheckpointError(
+                    f"no checkpoint to restore in {self._root}, all are in {QUARANTINE}/ ({', '.join(quarantined)}); "
+                    f"move a repaired one back, or remove {QUARANTINE}/ to begin anew"
+                )
+            return steps
+        if step not in steps:
+            known = ", ".join(map(str, steps)) or "none"
+            raise CheckpointError(f"{self._root} has no such step; it has: {known}")
+        return [step]
+
+    def _restore_step(self, step: int, template: State) -> tuple[Restored | None, str]:
+        """The step, or the fault for which rank 0 has put it into quarantine."""
+        comm, what, directory = self._comm, f"cannot restore step {step}", self._root / step_name(step)
+        opened: list[Manifest] = []  # by rank 0
+        text, fault = on_root(comm, what, lambda: _open(directory, opened))
+        if text:
+            manifest = opened[0] if opened else from_bytes(text.encode(), str(directory))
+            votes = together(comm, what, lambda: _read(directory, manifest, wanted_parts(template)))
+            faults = [(rank, vote) for rank, vote in enumerate(votes) if vote]
+            if not faults:
+                return Restored(step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
+            fault = on_root(comm, what, lambda: _second_look(directory, manifest, [file for _, (file, _) in faults]))
+            if not fault:
+                # Rank 0 reads what was committed: the disk is right, and another host's view of it is not.
+                rank, (_, message) = faults[0]
+                raise CheckpointError(f"{what}: rank {rank} reads other bytes than rank 0, check its host: {message}")
+        if comm.rank == 0:
+            quarantine(self._root, directory, fault)
+        comm.barrier()
+        return None, fault
+
+
+def _open(directory: Path, opened: list[Manifest]) -> tuple[str, str]:
+    """The manifest, also as text for all ranks; or what is corrupt about the step."""
+    try:
+        opened.append(open_step(directory))
+        return to_bytes(opened[0]).decode(), ""
+    except CorruptCheckpointError as error:
+        return "", str(error)
+
+
+def _read(directory: Path, manifest: Manifest, parts: Parts) -> Any:
+    """Fill the parts; (file, fault) when one is corrupt, otherwise nothing."""
+    try:
+        read_parts(directory, manifest, parts)
+    except CorruptCheckpointError as error:
+        return error.file, str(error)
+    return None
+
+
+def _second_look(directory: Path, manifest: Manifest, files: list[str]) -> str:
+    """Rank 0: what is corrupt about files that some rank found so, empty when nothing is."""
+    try:
+        for entry in manifest.files:
+            if entry.name in files:
+                verify_file(directory, entry)
+    except CorruptCheckpointError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,168 @@
+"""One rank of checkpoint.py, under mpirun. Prints from rank 0 one JSON object with the times of each repeat."""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State
+from vpred_train.collectives import Collective, make_collective
+from vpred_train.flat import bounds_of
+
+TENSORS = 200
+BLOCK_BYTES = 16 << 20
+
+
+def make_state(size_bytes: int, rank: int, world_size: int) -> State:
+    """A quarter of the bytes weights, whole on each rank; the rest an average and two moments, in shards."""
+    numel = size_bytes // 16 // TENSORS
+    names = {f"block.{number}.weight": (numel,) for number in range(TENSORS)}
+    low, high = bounds_of(numel * TENSORS, world_size)[rank : rank + 2]
+    segments = []
+    for number, name in enumerate(names):
+        first, last = (min(max(bound - number * numel, 0), numel) for bound in (low, high))
+        if first < last:
+            segments.append(Segment(name, first, last, number * numel + first - low))
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal(numel * TENSORS, np.float32)
+    whole = {f"model/{name}": weights[n * numel : (n + 1) * numel] for n, name in enumerate(names)}
+    shards = {each: FlatShard(weights[low:high] + 1, names, segments) for each in ("ema", "adam_m", "adam_v")}
+    return State(whole, {}, shards)
+
+
+def timed(collective: Collective, action: Callable[[], Any]) -> float:
+    """Seconds until the last rank is done. What others have left to write is written first."""
+    os.sync()
+    collective.barrier()
+    started_s = time.perf_counter()
+    action()
+    collective.barrier()
+    return time.perf_counter() - started_s
+
+
+def write_plainly(path: Path, content: memoryview) -> None:
+    """As dd conv=fsync does it."""
+    with path.open("xb", buffering=0) as stream:
+        for start in range(0, len(content), BLOCK_BYTES):
+            stream.write(content[start : start + BLOCK_BYTES])
+        os.fsync(stream.fileno())
+
+
+def read_plainly(path: Path, content: memoryview) -> None:
+    with path.open("rb", buffering=0) as stream:
+        for start in range(0, len(content), BLOCK_BYTES):
+            stream.readinto(content[start : start + BLOCK_BYTES])
+
+
+def forget(*paths: Path) -> None:
+    """Take clean files out of the page cache, so that reading them asks the device."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+class Measured(dict[str, list[float]]):
+    """Figures by name, one of each repeat."""
+
+    def note(self, name: str, value: float) -> None:
+        self.setdefault(name, []).append(value)
+
+
+def measure(collective: Collective, folder: Path, size_bytes: int, repeats: int, others: bool) -> Measured:
+    """All figures of this rank; times are the same on all."""
+    state = make_state(size_bytes, collective.rank, collective.world_size)
+    manager, found = CheckpointManager(folder / "ours", collective), Measured()
+    whole_bytes = sum(array.nbytes for array in state.whole.values())
+    shard_bytes = sum(shard.values.nbytes for shard in state.shards.values())
+    before_bytes = peak_bytes()
+    manager.start_save(0, state)
+    manager.wait()
+    found.note("extra_bytes", peak_bytes() - before_bytes)
+    found.note("own_bytes", shard_bytes + whole_bytes // collective.world_size)
+    for repeat in range(repeats):
+        measure_once(collective, folder, state, manager, 10 * repeat + 1, found)
+        found.note("restore_bytes", whole_bytes + shard_bytes)
+        if others:
+            measure_mindspore(collective, folder / "theirs.safetensors", size_bytes, found)
+    return found
+
+
+def measure_once(
+    collective: Collective, folder: Path, state: State, manager: CheckpointManager, step: int, found: Measured
+) -> None:
+    """Each of ours beside the same of the machine."""
+    path = folder / f"plain-{collective.rank}"
+    plain = np.ones(int(found["own_bytes"][0]), np.uint8)
+    copy = np.zeros_like(plain)
+    found.note("plain_write_s", timed(collective, lambda: write_plainly(path, plain.data)))
+    found.note("save_s", timed(collective, lambda: manager.save(step, state)))
+    found.note("copy_s", timed(collective, lambda: np.copyto(copy, plain)))
+    manager.start_save(step + 1, state)
+    time.sleep(0.2)
+    saved = manager.wait()
+    assert saved is not None
+    found.note("stage_s", saved.stage_seconds)
+    found.note("background_s", saved.seconds)
+    forget(path, *saved.path.iterdir())
+    found.note("plain_read_s", timed(collective, lambda: read_plainly(path, copy.data)))
+    found.note("restore_s", timed(collective, lambda: manager.restore(state)))
+    found.note("plain_read_bytes", copy.nbytes)
+    path.unlink()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure_mindspore(collective: Collective, path: Path, size_bytes: int, found: Measured) -> None:
+    """ms.save_checkpoint: rank 0 writes everything, given to it whole; once as it is, once flushed by us."""
+    items = []
+    if collective.rank == 0:
+        import mindspore
+
+        values = np.ones(size_bytes // 16 // TENSORS, np.float32)
+        items = [{"name": f"t{number}", "data": mindspore.Tensor(values)} for number in range(4 * TENSORS)]
+
+    def save(flush: bool) -> None:
+        if collective.rank == 0:
+            mindspore.save_checkpoint(items, str(path), format="safetensors")
+            if flush:
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    for name, flush in (("mindspore_s", False), ("mindspore_fsync_s", True)):
+        found.note(name, timed(collective, partial(save, flush)))
+        if collective.rank == 0:
+            path.unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--megabytes", type=int, required=True)
+    parser.add_argument("--repeats", type=int, required=True)
+    parser.add_argument("--world-size", type=int, required=True)
+    parser.add_argument("--mindspore", action="store_true")
+    options = parser.parse_args()
+    collective = make_collective("mpi4py", options.world_size)
+    found = measure(collective, options.folder, options.megabytes * 10**6, options.repeats, options.mindspore)
+    own_bytes = collective.allgather_object(found["own_bytes"][0])
+    if collective.rank == 0:
+        shutil.rmtree(options.folder / "ours")
+        print(json.dumps({**found, "own_bytes": own_bytes}))
+    collective.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""One rank under mpirun: save step 20, then step 30 with the fault of CKPT_FAILPOINTS. Arguments: the root."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from failpoints import Fault
+from mpi4py import MPI
+
+from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storage
+
+
+class World:
+    """The process group as a checkpoint asks for it."""
+
+    rank, world_size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return MPI.COMM_WORLD.bcast(value, root=root)
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        return MPI.COMM_WORLD.allgather(value)
+
+    def barrier(self) -> None:
+        MPI.COMM_WORLD.Barrier()
+
+
+def main() -> None:
+    comm = World()
+    manager = CheckpointManager(Path(sys.argv[1]), comm)
+    for step in (20, 30):
+        shard = FlatShard(np.full(5000, step + comm.rank, np.float32), {"w": (5000 * comm.world_size,)}, [
+            Segment("w", 5000 * comm.rank, 5000 * (comm.rank + 1), 0)
+        ])  # fmt: skip
+        state = State({"model/w": np.full((50, 100), step, np.float32)}, {"step": step}, {"adam_m": shard})
+        if step == 30:
+            storage.set_failpoint(Fault(os.environ["CKPT_FAILPOINTS"], comm.rank))
+        manager.start_save(step, state)
+        manager.wait()
+
+
+if __name__ == "__main__":
+    main()

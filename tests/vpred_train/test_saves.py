@@ -1,0 +1,161 @@
+"""When a run saves: by samples, epochs, time and on request; what it bears; what it stores beside the tensors."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from checkpoints_mgr import CheckpointError, CheckpointManager, SaveResult, State, storage
+from launcher.contract.config import load_document
+from vpred_train.collectives import SingleProcess
+from vpred_train.config import TrainConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+
+
+class Clock:
+    """A train state as far as a save sees it."""
+
+    samples_seen = 0
+
+    def to_checkpoint(self) -> State:
+        return State({"model/w": np.full(3, self.samples_seen, np.float32)}, {"samples_seen": self.samples_seen})
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.failures: list[str] = []
+
+    def on_phase(self, phase: str, step: int, samples_seen: int) -> None:
+        assert (phase, samples_seen) == ("checkpointing", 4 * step)
+
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        self.steps.append(saved.step)
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        self.failures.append(reason)
+
+
+@pytest.fixture
+def run(train_config: TrainConfig, tmp_path: Path) -> Iterator[Callable[..., tuple[Any, Seen]]]:
+    """run(steps, prepare, **keys of the checkpoint section): steps of 4 samples, 10 to an epoch; then (saves, seen)."""
+    from vpred_train.saves import SaveRequest, Saves
+
+    def steps(count: int, prepare: Any = None, last: bool = False, **keys: Any) -> tuple[Any, Seen]:
+        section = train_config.checkpoint.model_copy(update={"keep_last": 99, **keys})
+        config = train_config.model_copy(update={"checkpoint": section})
+        saves = Saves(config, CheckpointManager(tmp_path, retention=section.retention(4)), SingleProcess(), 10)
+        saves.request = SaveRequest(tmp_path / "checkpoint_now", looks=True)
+        clock, seen = Clock(), Seen()
+        for step in range(1, count + 1):
+            clock.samples_seen = 4 * step
+            if prepare is not None:
+                prepare(saves, step)
+            saves.after_step(clock, step, [seen], last=last and step == count)  # type: ignore[arg-type, list-item]
+        saves.close([seen])  # type: ignore[list-item]
+        return saves, seen
+
+    yield steps
+    storage.set_failpoint(None)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_by_samples_by_epochs_and_at_the_end(run: Any, background: bool, tmp_path: Path) -> None:
+    _, seen = run(12, last=True, every_samples=20, every_epochs=1, background=background)
+    assert seen.steps == [3, 5, 8, 10, 12]  # past 10 and 30 samples; at 20 and 40, which are epochs too; the end
+    assert seen.failures == []
+
+
+def test_by_time(run: Any) -> None:
+    def wait(saves: Any, step: int) -> None:
+        if step == 3:
+            saves.begun_s -= 60.5
+
+    _, seen = run(6, wait, every_samples=400, every_minutes=1)
+    assert seen.steps == [3]
+
+
+def test_on_request_by_a_signal_or_a_file(run: Any, tmp_path: Path) -> None:
+    def ask(saves: Any, step: int) -> None:
+        saves.request.looked_s = 0.0
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        if step == 4:
+            (tmp_path / "checkpoint_now").touch()
+
+    _, seen = run(6, ask, every_samples=400)
+    assert seen.steps == [2, 4]
+    assert not (tmp_path / "checkpoint_now").exists()
+
+
+def test_what_a_checkpoint_says_of_itself(run: Any, train_config: TrainConfig, tmp_path: Path) -> None:
+    run(1, last=True, every_samples=400)
+    manifest = json.loads((tmp_path / "step_0000000001" / "MANIFEST.json").read_text())
+    (tmp_path / "train.yaml").write_text(manifest["record"]["train"])
+    written = train_config.checkpoint.model_copy(update={"keep_last": 99, "every_samples": 400})
+    assert load_document(TrainConfig, tmp_path / "train.yaml") == train_config.model_copy(
+        update={"checkpoint": written}
+    )
+    record = ParameterizationRecord.model_validate_json(manifest["record"]["parameterization"])
+    assert (record.samples_seen, record.diffusion.prediction_type) == (4, "v")
+
+
+def test_the_best_by_held_out_loss_stay(run: Any, tmp_path: Path) -> None:
+    from vpred_train.hooks import ValidationLoss
+
+    def look(saves: Any, step: int) -> None:
+        loss = {1: 0.5, 2: 0.1, 3: 0.3}.get(step)
+        if loss is not None:
+            losses = [ValidationLoss(name, 0, 999, 9.0, -9.0, loss, 0.01, 8) for name in ("raw", "constant")]
+            saves.on_validation(step, 4 * step, losses)
+
+    run(6, look, every_samples=4, keep_last=1, keep_best=1)
+    kept = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step_"))
+    assert kept == ["step_0000000002", "step_0000000006"]
+
+
+def fail(*steps: int) -> Callable[..., None]:
+    def hook(operation: str, path: Path, detail: Any) -> None:
+        if operation == "fsync" and any(f"-step_{step:010d}-" in str(path) for step in steps):
+            raise OSError(28, "No space left on device")
+
+    return hook
+
+
+def test_a_few_failed_saves_are_borne_and_told(run: Any) -> None:
+    storage.set_failpoint(fail(2, 3))
+    _, seen = run(5, every_samples=4)
+    assert seen.steps == [1, 4, 5]
+    assert [reason[:18] for reason in seen.failures] == ["cannot save step 2", "cannot save step 3"]
+
+
+def test_failures_in_a_row_or_of_the_last_save_end_the_run(run: Any) -> None:
+    storage.set_failpoint(fail(1, 2, 3, 4))
+    with pytest.raises(CheckpointError, match=r"cannot save step 4: .* No space left"):
+        run(9, every_samples=4)
+    storage.set_failpoint(fail(2))
+    with pytest.raises(CheckpointError, match="cannot save step 2"):
+        run(2, last=True, every_samples=400)
+
+
+@pytest.mark.parametrize(("on_busy", "steps"), [("wait", [1, 2, 3, 4]), ("skip", [1, 4])])
+def test_a_save_that_is_due_while_one_is_written(run: Any, on_busy: str, steps: list[int]) -> None:
+    busy = {"held": True}
+
+    def hold(operation: str, path: Path, detail: Any) -> None:
+        while operation == "fsync" and "-step_0000000001-" in str(path) and busy["held"]:
+            pass
+
+    def release(saves: Any, step: int) -> None:
+        if step == (2 if on_busy == "wait" else 4):
+            busy["held"] = False
+            assert saves.checkpoints._saver.pending.job.ended.wait(10)
+
+    storage.set_failpoint(hold)
+    _, seen = run(4, release, every_samples=4, on_busy=on_busy)
+    assert seen.steps == steps
