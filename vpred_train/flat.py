@@ -38,7 +38,8 @@ class FlatArrays:
         """Whether no element is infinite or NaN."""
         # Times zero only what is finite adds up to a number; twice as fast as numpy's isfinite.
         parts = (own[block] for own in self.arrays for block in blocks(0, own.size))
-        return not any(np.isnan(part @ ZEROS[: part.size]) for part in parts)
+        with np.errstate(invalid="ignore"):
+            return not any(np.isnan(part @ ZEROS[: part.size]) for part in parts)
 
     def _parts(self, start: int, stop: int) -> Iterator[FloatArray]:
         index = bisect_right(self.starts, start) - 1
