@@ -38,8 +38,12 @@ class ThreadRank:
         return values
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        """As JSON, an array below "result" excepted."""
-        if isinstance(value, dict) and isinstance(value["result"], tuple):
+        """As JSON; a chunk of a file, an array at the end of a vote's result, crosses as a list."""
+        if (
+            isinstance(value, dict)
+            and isinstance(value["result"], tuple)
+            and isinstance(value["result"][-1], np.ndarray)
+        ):
             start, chunk = value["result"]
             value = {**value, "result": [start, {"array": chunk.tolist()}]}
         found = self.allgather_object(value)[root]
