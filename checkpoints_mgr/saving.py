@@ -45,8 +45,10 @@ WAIT_S = 1.0  # then the ranks look whether one of them is late
 
 @dataclass
 class Pending:
-    """A save whose files are being written. whole: the tensors that each rank has; specs: all; facts: progress, record
-    and metrics."""
+    """A save whose files are being written, or that is being committed.
+
+    whole: the tensors that each rank has; specs: all; facts: progress, record and metrics.
+    """
 
     attempt: Attempt
     whole: list[TensorSpec]
@@ -57,6 +59,7 @@ class Pending:
     started_s: float
     stage_seconds: float
     stall_seconds: float = 0.0
+    written: list[tuple[list[Row], float]] | None = None  # by rank: rows and seconds, once all have written
 
 
 class Saver:
@@ -101,21 +104,27 @@ class Saver:
         pending = self.pending
         if pending is None:
             return None
-        late = self._comm.rank == 0 and entered_s - pending.started_s > self._timeout_s
+        writing = pending.written is None
+        # A commit that hangs is waited for: nobody could tell whether it will yet be carried out.
+        late = writing and self._comm.rank == 0 and entered_s - pending.started_s > self._timeout_s
         votes = self._comm.allgather_object([pending.job.ended.is_set(), late])
         waiting = [str(rank) for rank, (done, _) in enumerate(votes) if not done]
         if waiting and not votes[0][1]:
             pending.stall_seconds += time.perf_counter() - entered_s
             return None
-        self.pending = None
         what = f"cannot save step {pending.attempt.step}"
 
-        def conclude() -> SaveResult:
+        def proceed() -> SaveResult | None:
             if waiting:
                 raise CheckpointError(f"{what}: rank {', '.join(waiting)} did not write within {self._timeout_s:g} s")
-            return self._conclude(what, pending, entered_s)
+            if not writing:
+                return self._conclude(what, pending, entered_s)
+            self._start_commit(what, pending)
+            return None
 
-        return self._or_discard(pending.attempt, conclude)
+        result = self._or_discard(pending.attempt, proceed)
+        pending.stall_seconds += time.perf_counter() - entered_s
+        return result if pending.background or not writing else self.poll()
 
     def wait(self) -> SaveResult | None:
         """The result of the save that is pending; None when none is."""
@@ -192,35 +201,41 @@ class Saver:
         self.pending = Pending(attempt, whole, specs, facts, self._job, background, started_s, stage_seconds)
         self.pending.stall_seconds = time.perf_counter() - started_s
 
-    def _conclude(self, what: str, pending: Pending, entered_s: float) -> SaveResult:
+    def _start_commit(self, what: str, pending: Pending) -> None:
+        """All have written or one has failed: let the leaders commit."""
         comm, attempt = self._comm, pending.attempt
-        own = [pending.stage_seconds, pending.stall_seconds + time.perf_counter() - entered_s]
-        gathered = comm.allgather_object([pending.job.vote, own])
-        results = results_of(what, [vote for vote, _ in gathered])
-        rows = [rank_rows for rank_rows, _ in results]
-        stage_seconds, stall_seconds = (max(values) for values in zip(*(times for _, times in gathered), strict=True))
+        pending.written = results_of(what, comm.allgather_object(pending.job.vote))
+        rows = [rank_rows for rank_rows, _ in pending.written]
+        whole = {spec.name for spec in pending.whole}
 
         def finish() -> list[float]:
-            commit_started_s = time.perf_counter()
-            whole = {spec.name for spec in pending.whole}
-            leads = attempt.nodes.leads(comm.rank)
-            size_bytes = commit(attempt, merge(attempt, pending.specs, whole, rows, pending.facts)) if leads else 0
-            ended_s = time.perf_counter()
-            return [size_bytes, ended_s - pending.started_s, ended_s - commit_started_s]
+            started_s = time.perf_counter()
+            size_bytes = commit(attempt, merge(attempt, pending.specs, whole, rows, pending.facts))
+            return [size_bytes, time.perf_counter() - started_s]
 
-        outcomes = together(comm, what, finish)
-        _, seconds, commit_seconds = outcomes[0]
+        leads = attempt.nodes.leads(comm.rank)
+        pending.job = Job(finish if leads else lambda: [0, 0.0], leads and pending.background, "checkpoint-committer")
+
+    def _conclude(self, what: str, pending: Pending, entered_s: float) -> SaveResult:
+        """All leaders have committed, or one has failed."""
+        comm, attempt = self._comm, pending.attempt
+        now_s = time.perf_counter()
+        own = [pending.stage_seconds, pending.stall_seconds + now_s - entered_s, now_s - pending.started_s]
+        gathered = comm.allgather_object([pending.job.vote, own])
+        outcomes = results_of(what, [vote for vote, _ in gathered])
+        stage_seconds, stall_seconds, seconds = map(max, zip(*(times for _, times in gathered), strict=True))
+        self.pending = None
         if attempt.nodes.leads(comm.rank):
             self._retain(attempt, pending.background)
         return SaveResult(
             step=attempt.step,
             path=attempt.target,
-            size_bytes=sum(int(size_bytes) for size_bytes, _, _ in outcomes),
+            size_bytes=sum(int(size_bytes) for size_bytes, _ in outcomes),
             seconds=seconds,
-            stall_seconds=stall_seconds + commit_seconds,
+            stall_seconds=stall_seconds,
             stage_seconds=stage_seconds,
-            write_seconds=max(write_seconds for _, write_seconds in results),
-            commit_seconds=commit_seconds,
+            write_seconds=max(write_seconds for _, write_seconds in pending.written or []),
+            commit_seconds=max(commit_seconds for _, commit_seconds in outcomes),
         )
 
     def _retain(self, attempt: Attempt, background: bool) -> None:
