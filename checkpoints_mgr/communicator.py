@@ -4,7 +4,8 @@ from typing import Any, Protocol
 
 
 class Communicator(Protocol):
-    """Collectives over all ranks. Values are what JSON holds; a tuple may arrive as a list."""
+    """Collectives over all ranks. Values are what JSON holds and, in what is broadcast where nodes keep their own
+    files, numpy arrays; a tuple may arrive as a list."""
 
     @property
     def rank(self) -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 from checkpoints_mgr.communicator import Communicator, SingleProcess
 from checkpoints_mgr.policy import Retention
 from checkpoints_mgr.restoring import Restorer
+from checkpoints_mgr.restoring_nodes import NodeRestorer
 from checkpoints_mgr.saving import Saver
 from checkpoints_mgr.state import Restored, SaveResult, State
 
@@ -13,7 +14,9 @@ WRITE_TIMEOUT_S = 1800.0
 
 
 class CheckpointManager:
-    """Checkpoints under one root on a file system that all ranks share.
+    """Checkpoints under one root on a file system that all ranks share; or, where each rank tells the name of its
+    `node`, on each node's own disks: a node keeps its ranks' shards and all whole tensors, and a step counts when all
+    of its nodes have their part.
 
     Every method is collective: all ranks call it, in the same order, and it returns the same, or raises the same
     CheckpointError, on all of them. No thread of ours makes a collective: a save in the background moves on when the
@@ -26,11 +29,12 @@ class CheckpointManager:
         comm: Communicator | None = None,
         retention: Retention | None = None,
         *,
+        node: str = "",
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         group = comm if comm is not None else SingleProcess()
-        self._saver = Saver(root, group, retention or Retention(), write_timeout_s)
-        self._restorer = Restorer(root, group)
+        self._saver = Saver(root, group, retention or Retention(), write_timeout_s, node)
+        self._restorer = NodeRestorer(root, group, node) if node else Restorer(root, group)
 
     @property
     def pending_step(self) -> int | None:

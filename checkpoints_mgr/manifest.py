@@ -15,7 +15,8 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file: plain name, bytes, the rank that wrote it, and xxh3_64 of each chunk of chunk_bytes."""
+    """One file: plain name, bytes, the rank that wrote it, xxh3_64 of each chunk of chunk_bytes, and the node on whose
+    disks it lies ("" on shared ones)."""
 
     name: str
     size_bytes: int
@@ -23,6 +24,7 @@ class FileEntry:
     data_offset: int
     chunk_bytes: int
     digests: tuple[str, ...]
+    node: str = ""
 
     def to_row(self) -> dict[str, JSON]:
         """The entry as the manifest holds it."""
@@ -33,12 +35,14 @@ class FileEntry:
             "data_off": self.data_offset,
             "chunk": self.chunk_bytes,
             "xxh3": list(self.digests),
+            **({"node": self.node} if self.node else {}),
         }
 
     @classmethod
     def from_row(cls, row: Mapping[str, JSON]) -> Self:
         """The inverse of to_row. KeyError when something is missing."""
-        return cls(row["name"], row["size"], row["rank"], row["data_off"], row["chunk"], tuple(row["xxh3"]))
+        digests, node = tuple(row["xxh3"]), row.get("node", "")
+        return cls(row["name"], row["size"], row["rank"], row["data_off"], row["chunk"], digests, node)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ class Placement:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The parsed record. created_ns: Unix time in nanoseconds. metrics: what the save was told of its quality."""
+    """The parsed record. created_ns: Unix time in nanoseconds. metrics: what the save was told of its quality.
+
+    node: on whose disks this record lies, "" on shared ones. Each node's names its own files, which hold all whole
+    tensors, and of the other nodes' those with shards.
+    """
 
     save_id: str
     step: int
@@ -72,11 +80,22 @@ class Manifest:
     metrics: dict[str, float]
     files: tuple[FileEntry, ...]
     tensors: dict[str, Placement]
+    node: str = ""
+
+    @property
+    def local_files(self) -> list[FileEntry]:
+        """Those beside the manifest."""
+        return [entry for entry in self.files if entry.node == self.node]
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes whose files make up the whole."""
+        return sorted({entry.node for entry in self.files})
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of all files but the manifest itself."""
-        return sum(entry.size_bytes for entry in self.files)
+        """Bytes of the files beside the manifest."""
+        return sum(entry.size_bytes for entry in self.local_files)
 
     @property
     def components(self) -> list[str]:
@@ -93,6 +112,7 @@ def to_bytes(manifest: Manifest) -> bytes:
         "step": manifest.step,
         "created_ns": manifest.created_ns,
         "world_size": manifest.world_size,
+        "node": manifest.node,
         "progress": manifest.progress,
         "record": manifest.record,
         "metrics": manifest.metrics,
@@ -153,6 +173,7 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         metrics=document.get("metrics", {}),
         files=tuple(FileEntry.from_row(row) for row in document["files"]),
         tensors=tensors,
+        node=document.get("node", ""),
     )
 
 

@@ -46,8 +46,8 @@ def _missing(path: Path) -> CheckpointError:
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """The cheap check: every file is there with its size. CorruptCheckpointError."""
-    for entry in manifest.files:
+    """The cheap check: every file of this place is there with its size. CorruptCheckpointError."""
+    for entry in manifest.local_files:
         path = directory / entry.name
         try:
             size_bytes = storage.file_size(path)
@@ -69,7 +69,7 @@ def open_step(directory: Path) -> Manifest:
 def verify_files(directory: Path, manifest: Manifest) -> None:
     """The full check: every byte against its digest, a block of each file in memory at a time.
     CorruptCheckpointError."""
-    _each_file(lambda entry: verify_file(directory, entry), manifest.files)
+    _each_file(lambda entry: verify_file(directory, entry), manifest.local_files)
 
 
 def verify_file(directory: Path, entry: FileEntry) -> None:
@@ -81,10 +81,19 @@ def read_parts(directory: Path, manifest: Manifest, parts: Parts) -> None:
     """Fill every array of `parts`, each the writable, contiguous elements of its range.
 
     Only the chunks that hold wanted bytes are read, each checked. CorruptCheckpointError: bytes differ from what was
-    committed. CheckpointError: the step holds no such tensor.
+    committed. CheckpointError: the step holds no such tensor, or another node has it.
     """
     wanted = plan_reads(manifest, parts)
-    _each_file(lambda entry: read_wanted(directory, entry, wanted[entry.name]), manifest.files)
+    for entry in manifest.files:
+        if entry.node != manifest.node and entry.name in wanted:
+            raise CheckpointError(f"{entry.name} is on the disks of node {entry.node}; this is {manifest.node}")
+    read_local(directory, manifest, wanted)
+
+
+def read_local(directory: Path, manifest: Manifest, wanted: dict[str, list[Wanted]]) -> None:
+    """Fill what is wanted of the files of this place. CorruptCheckpointError."""
+    entries = [entry for entry in manifest.local_files if entry.name in wanted]
+    _each_file(lambda entry: read_wanted(directory, entry, wanted[entry.name]), entries)
 
 
 def read_range(directory: Path, manifest: Manifest, part: Range) -> NDArray[Any]:
@@ -176,11 +185,11 @@ def _each_file(action: Any, entries: Sequence[FileEntry]) -> None:
             pass
 
 
-def quarantine(root: Path, directory: Path, fault: str) -> None:
-    """Rank 0: move a corrupt step aside and keep it for inspection; a failure (read-only root) is logged only."""
-    logger.error("checkpoint %s is corrupt: %s", directory, fault)
+def quarantine(root: Path, directory: Path, fault: str, reason: str = "corrupt") -> None:
+    """One rank: move a step aside and keep it for inspection; a failure (read-only root) is logged only."""
+    logger.error("checkpoint %s is %s: %s", directory, reason, fault)
     utc = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    target = root / QUARANTINE / f"{directory.name}-corrupt-{utc}-{secrets.token_hex(2)}"
+    target = root / QUARANTINE / f"{directory.name}-{reason}-{utc}-{secrets.token_hex(2)}"
     try:
         storage.make_root(target.parent)
         storage.rename(directory, target)

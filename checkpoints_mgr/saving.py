@@ -14,9 +14,10 @@ from checkpoints_mgr.balance import shares
 from checkpoints_mgr.communicator import Communicator
 from checkpoints_mgr.digests import document_digest
 from checkpoints_mgr.errors import CheckpointError
-from checkpoints_mgr.layout import step_name, tmp_name
+from checkpoints_mgr.nodes import Nodes
 from checkpoints_mgr.owner import own_tag
 from checkpoints_mgr.policy import Retention
+from checkpoints_mgr.reading import quarantine
 from checkpoints_mgr.staging import Arena
 from checkpoints_mgr.state import (
     JSON,
@@ -32,8 +33,8 @@ from checkpoints_mgr.state import (
     whole_specs,
 )
 from checkpoints_mgr.sweeping import expired_steps, retire, sweep
-from checkpoints_mgr.votes import Job, on_root, results_of, together
-from checkpoints_mgr.writing import Attempt, Row, commit, discard, merge, write_share
+from checkpoints_mgr.votes import Job, Vote, results_of, together
+from checkpoints_mgr.writing import Attempt, Row, commit, discard, merge, save_id_of, write_share
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,13 @@ WAIT_S = 1.0  # then the ranks look whether one of them is late
 
 @dataclass
 class Pending:
-    """A save whose files are being written. specs: of all tensors; facts: progress, record and metrics."""
+    """A save whose files are being written, or that is being committed.
+
+    whole: the tensors that each rank has; specs: all; facts: progress, record and metrics.
+    """
 
     attempt: Attempt
+    whole: list[TensorSpec]
     specs: list[TensorSpec]
     facts: dict[str, dict[str, JSON]]
     job: Job
@@ -54,14 +59,16 @@ class Pending:
     started_s: float
     stage_seconds: float
     stall_seconds: float = 0.0
+    written: list[tuple[list[Row], float]] | None = None  # by rank: rows and seconds, once all have written
 
 
 class Saver:
     """begin, then poll or wait until the outcome: every method is called by all ranks, and its outcome, a result or
     the same CheckpointError, is that of all."""
 
-    def __init__(self, root: Path, comm: Communicator, retention: Retention, timeout_s: float) -> None:
+    def __init__(self, root: Path, comm: Communicator, retention: Retention, timeout_s: float, node: str) -> None:
         self._root, self._comm, self._retention, self._timeout_s = root, comm, retention, timeout_s
+        self._node = node
         self._arena = Arena()
         self._job: Job | None = None  # the last, which may still hold the arena after a timeout
         self._sweeper: Job | None = None
@@ -72,15 +79,21 @@ class Saver:
         started_s = time.perf_counter()
         comm = self._comm
         # Names and messages follow rank 0's step until all have shown that theirs is the same.
-        proposal = (step, secrets.token_hex(16), own_tag()) if comm.rank == 0 else None
-        agreed_step, save_id, owner = comm.broadcast_object(proposal)
-        tmp = self._root / tmp_name(agreed_step, save_id, owner)
-        attempt = Attempt(self._root, agreed_step, save_id, tmp, self._root / step_name(agreed_step))
+        agreed_step, save_id = comm.broadcast_object((step, secrets.token_hex(16)) if comm.rank == 0 else None)
         what = f"cannot save step {agreed_step}"
+        votes = self._agree(what, step, state, metrics)
+        nodes = Nodes(tuple(vote["node"] for vote in votes))
+        owner = votes[nodes.leader(self._node)]["owner"]
+        attempt = Attempt(self._root, agreed_step, save_id, owner, nodes, self._node)
+        index: list[list[Range]] = [[] for _ in votes]
+        for node in sorted(set(nodes.of_rank)):
+            ranks = nodes.ranks(node)
+            loads_bytes = [votes[rank]["load_bytes"] for rank in ranks]
+            for rank, share in zip(ranks, shares(whole_specs(state), loads_bytes), strict=True):
+                index[rank] = share
 
         def start() -> None:
-            index = self._agree(what, step, state, metrics)
-            on_root(comm, what, lambda: self._prepare(attempt))
+            together(comm, what, lambda: self._prepare(attempt) if nodes.leads(comm.rank) else None)
             together(comm, what, lambda: self._start_writing(attempt, state, metrics, index, background, started_s))
 
         self._or_discard(attempt, start)
@@ -91,21 +104,27 @@ class Saver:
         pending = self.pending
         if pending is None:
             return None
-        late = self._comm.rank == 0 and entered_s - pending.started_s > self._timeout_s
+        writing = pending.written is None
+        # A commit that hangs is waited for: nobody could tell whether it will yet be carried out.
+        late = writing and self._comm.rank == 0 and entered_s - pending.started_s > self._timeout_s
         votes = self._comm.allgather_object([pending.job.ended.is_set(), late])
         waiting = [str(rank) for rank, (done, _) in enumerate(votes) if not done]
         if waiting and not votes[0][1]:
             pending.stall_seconds += time.perf_counter() - entered_s
             return None
-        self.pending = None
         what = f"cannot save step {pending.attempt.step}"
 
-        def conclude() -> SaveResult:
+        def proceed() -> SaveResult | None:
             if waiting:
                 raise CheckpointError(f"{what}: rank {', '.join(waiting)} did not write within {self._timeout_s:g} s")
-            return self._conclude(what, pending, entered_s)
+            if not writing:
+                return self._conclude(what, pending, entered_s)
+            self._start_commit(what, pending)
+            return None
 
-        return self._or_discard(pending.attempt, conclude)
+        result = self._or_discard(pending.attempt, proceed)
+        pending.stall_seconds += time.perf_counter() - entered_s
+        return result if pending.background or not writing else self.poll()
 
     def wait(self) -> SaveResult | None:
         """The result of the save that is pending; None when none is."""
@@ -117,10 +136,10 @@ class Saver:
             result = self.poll()
         return result
 
-    def _agree(self, what: str, step: int, state: State, metrics: dict[str, float]) -> list[list[Range]]:
-        """Who writes which whole tensors, after all ranks have shown that they save the same step and table."""
+    def _agree(self, what: str, step: int, state: State, metrics: dict[str, float]) -> list[Vote]:
+        """What all ranks bring, after all have shown that they save the same step and table."""
 
-        def check() -> tuple[int, str, int]:
+        def check() -> Vote:
             if step < 0:
                 raise CheckpointError(f"step is {step}, expected 0 or more")
             if self._job is not None and not self._job.ended.is_set():
@@ -131,20 +150,22 @@ class Saver:
                 [(spec.name, spec.dtype, spec.shape) for spec in specs]
                 for specs in (whole_specs(state), shard_specs(state))
             ]
-            return step, document_digest(table), sum(part.size_bytes for part, _ in shard_parts(state))
+            load_bytes = sum(part.size_bytes for part, _ in shard_parts(state))
+            saves = f"step {step} with tensors {document_digest(table)}"
+            return {"saves": saves, "load_bytes": load_bytes, "node": self._node, "owner": own_tag()}
 
         votes = together(self._comm, what, check)
-        for rank, (its_step, table, _) in enumerate(votes):
-            if [its_step, table] != list(votes[0][:2]):
-                raise CheckpointError(
-                    f"{what}: rank {rank} saves step {its_step} with tensors {table}, "
-                    f"rank 0 saves step {votes[0][0]} with tensors {votes[0][1]}"
-                )
-        return shares(whole_specs(state), [load_bytes for _, _, load_bytes in votes])
+        for rank, vote in enumerate(votes):
+            if vote["saves"] != votes[0]["saves"]:
+                raise CheckpointError(f"{what}: rank {rank} saves {vote['saves']}, rank 0 saves {votes[0]['saves']}")
+        return votes
 
     def _prepare(self, attempt: Attempt) -> None:
-        """Rank 0, before the others write: the save's own directory, and what dead saves left removed."""
+        """The leader, before the others write: the save's own directory, and what dead saves left removed."""
         storage.make_root(self._root)
+        if self._node and storage.is_occupied(attempt.target):
+            # A restore has passed it over: other nodes lack their part of it.
+            quarantine(self._root, attempt.target, "the same step is saved again", "superseded")
         if storage.is_occupied(attempt.target):
             raise CheckpointError(f"{attempt.target} exists already; move it away or continue from it")
         storage.make_dir(attempt.tmp)
@@ -161,7 +182,7 @@ class Saver:
         background: bool,
         started_s: float,
     ) -> None:
-        rank, world_size = self._comm.rank, self._comm.world_size
+        rank = self._comm.rank
         stage_started_s = time.perf_counter()
         parts = whole_parts(state, index[rank]) + shard_parts(state)
         if background:
@@ -170,45 +191,55 @@ class Saver:
 
         def write() -> tuple[list[Row], float]:
             write_started_s = time.perf_counter()
-            rows = write_share(attempt.tmp, parts, index, rank, world_size)
+            rows = write_share(attempt, parts, index, rank)
             return rows, time.perf_counter() - write_started_s
 
         self._job = Job(write, background, f"checkpoint-writer-{rank}")
         facts = {"progress": state.progress, "record": state.record, "metrics": metrics}
-        specs = sorted([*whole_specs(state), *shard_specs(state)], key=lambda spec: spec.name)
-        self.pending = Pending(attempt, specs, facts, self._job, background, started_s, stage_seconds)
+        whole = whole_specs(state)
+        specs = sorted([*whole, *shard_specs(state)], key=lambda spec: spec.name)
+        self.pending = Pending(attempt, whole, specs, facts, self._job, background, started_s, stage_seconds)
         self.pending.stall_seconds = time.perf_counter() - started_s
 
-    def _conclude(self, what: str, pending: Pending, entered_s: float) -> SaveResult:
+    def _start_commit(self, what: str, pending: Pending) -> None:
+        """All have written or one has failed: let the leaders commit."""
         comm, attempt = self._comm, pending.attempt
-        own = [pending.stage_seconds, pending.stall_seconds + time.perf_counter() - entered_s]
-        gathered = comm.allgather_object([pending.job.vote, own])
-        results = results_of(what, [vote for vote, _ in gathered])
-        rows = [rank_rows for rank_rows, _ in results]
-        stage_seconds, stall_seconds = (max(values) for values in zip(*(times for _, times in gathered), strict=True))
+        pending.written = results_of(what, comm.allgather_object(pending.job.vote))
+        rows = [rank_rows for rank_rows, _ in pending.written]
+        whole = {spec.name for spec in pending.whole}
 
         def finish() -> list[float]:
-            commit_started_s = time.perf_counter()
-            size_bytes = commit(attempt, merge(attempt, pending.specs, rows, pending.facts))
-            ended_s = time.perf_counter()
-            return [size_bytes, ended_s - pending.started_s, ended_s - commit_started_s]
+            started_s = time.perf_counter()
+            size_bytes = commit(attempt, merge(attempt, pending.specs, whole, rows, pending.facts))
+            return [size_bytes, time.perf_counter() - started_s]
 
-        size_bytes, seconds, commit_seconds = on_root(comm, what, finish)
-        if comm.rank == 0:
+        leads = attempt.nodes.leads(comm.rank)
+        pending.job = Job(finish if leads else lambda: [0, 0.0], leads and pending.background, "checkpoint-committer")
+
+    def _conclude(self, what: str, pending: Pending, entered_s: float) -> SaveResult:
+        """All leaders have committed, or one has failed."""
+        comm, attempt = self._comm, pending.attempt
+        now_s = time.perf_counter()
+        own = [pending.stage_seconds, pending.stall_seconds + now_s - entered_s, now_s - pending.started_s]
+        gathered = comm.allgather_object([pending.job.vote, own])
+        outcomes = results_of(what, [vote for vote, _ in gathered])
+        stage_seconds, stall_seconds, seconds = map(max, zip(*(times for _, times in gathered), strict=True))
+        self.pending = None
+        if attempt.nodes.leads(comm.rank):
             self._retain(attempt, pending.background)
         return SaveResult(
             step=attempt.step,
             path=attempt.target,
-            size_bytes=int(size_bytes),
+            size_bytes=sum(int(size_bytes) for size_bytes, _ in outcomes),
             seconds=seconds,
-            stall_seconds=stall_seconds + commit_seconds,
+            stall_seconds=stall_seconds,
             stage_seconds=stage_seconds,
-            write_seconds=max(write_seconds for _, write_seconds in results),
-            commit_seconds=commit_seconds,
+            write_seconds=max(write_seconds for _, write_seconds in pending.written or []),
+            commit_seconds=max(commit_seconds for _, commit_seconds in outcomes),
         )
 
     def _retain(self, attempt: Attempt, background: bool) -> None:
-        """Rank 0, after a commit, never the step just saved. Renaming is quick; what it frees may take long."""
+        """The leader, after a commit, never the step just saved. Renaming is quick; what it frees may take long."""
         try:
             expired = [step for step in expired_steps(self._root, self._retention) if step != attempt.step]
         except OSError as error:
@@ -223,7 +254,10 @@ class Saver:
             return action()
         except CheckpointError:
             self.pending = None
-            if self._comm.rank == 0:
+            if attempt.nodes.leads(self._comm.rank):
                 discard(attempt.tmp)
+                if self._node and save_id_of(attempt.target) == attempt.save_id:
+                    # Another node's leader could not commit: what is here will never be whole.
+                    discard(*retire(self._root, [attempt.step], attempt.save_id))
             self._comm.barrier()
             raise

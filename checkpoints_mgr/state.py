@@ -78,8 +78,8 @@ class State:
 class SaveResult:
     """A committed save; identical on all ranks, all times in seconds of wall time.
 
-    seconds: from the call to the commit. stall_seconds: for how long it held up the rank that it held up most.
-    stage_seconds, write_seconds: of the slowest rank; commit_seconds: of rank 0, manifest and rename.
+    seconds: from the call until all knew that it is committed. stall_seconds: for how long it held up the rank that it
+    held up most. stage_seconds, write_seconds: of the slowest rank; commit_seconds: manifest and rename.
     """
 
     step: int

@@ -22,12 +22,12 @@ def together(comm: Communicator, what: str, action: Callable[[], T]) -> list[T]:
     return results_of(what, comm.allgather_object(attempt(action)))
 
 
-def on_root(comm: Communicator, what: str, action: Callable[[], T]) -> T:
-    """Run the action on rank 0 alone; returns its result, what JSON holds, on every rank.
+def on_root(comm: Communicator, what: str, action: Callable[[], T], root: int = 0) -> T:
+    """Run the action on one rank alone; returns its result, what JSON holds, on every rank.
 
     CheckpointError "<what>: ..." on all ranks when it failed.
     """
-    vote = comm.broadcast_object(attempt(action) if comm.rank == 0 else None)
+    vote = comm.broadcast_object(attempt(action) if comm.rank == root else None, root)
     if vote["error"]:
         raise CheckpointError(f"{what}: {vote['error']}")
     result: T = vote["result"]

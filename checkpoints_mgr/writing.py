@@ -3,16 +3,17 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.digests import ChunkHasher, canonical_json, chunk_bytes_of
 from checkpoints_mgr.errors import CheckpointError
-from checkpoints_mgr.layout import MANIFEST, MODEL_INDEX, share_name
+from checkpoints_mgr.layout import MANIFEST, MODEL_INDEX, share_name, step_name, tmp_name
 from checkpoints_mgr.manifest import FileEntry, Manifest, Piece, Placement, fault_of, from_bytes, to_bytes
+from checkpoints_mgr.nodes import Nodes
 from checkpoints_mgr.state import JSON, Parts, Range, TensorSpec
 from checkpoints_mgr.tensor_file import TensorFile, blocks, wide_first
 
@@ -25,13 +26,23 @@ Row = dict[str, JSON]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try to save a step, the same on all ranks. tmp: where it is written; target: where it becomes a step."""
+    """One try to save a step. tmp: where it is written; target: where it becomes a step. The same on all ranks of a
+    node, and on all ranks where the disks are shared."""
 
     root: Path
     step: int
     save_id: str
-    tmp: Path
-    target: Path
+    owner: str
+    nodes: Nodes
+    node: str
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / tmp_name(self.step, self.save_id, self.owner)
+
+    @property
+    def target(self) -> Path:
+        return self.root / step_name(self.step)
 
 
 def discard(*paths: Path) -> None:
@@ -44,9 +55,10 @@ def discard(*paths: Path) -> None:
             logger.warning("cannot remove %s: %s", path, error)
 
 
-def write_share(tmp: Path, parts: Parts, index: Sequence[Sequence[Range]], rank: int, world_size: int) -> list[Row]:
-    """Write and flush this rank's files, one for each component; rank 0 also the model's index. index: by rank, the
-    ranges of whole tensors. Returns a row for each file: what this rank tells the others."""
+def write_share(attempt: Attempt, parts: Parts, index: Sequence[Sequence[Range]], rank: int) -> list[Row]:
+    """Write and flush this rank's files, one for each component; a node's leader also the model's index. index: by
+    rank, the ranges of whole tensors. Returns a row for each file: what this rank tells the others."""
+    tmp, world_size = attempt.tmp, len(index)
     if not storage.wait_until_visible(tmp, VISIBLE_TIMEOUT_S):
         raise CheckpointError(f"{tmp} is not there; do all ranks have the same checkpoint directory, on shared disks?")
     by_component: dict[str, Parts] = defaultdict(list)
@@ -61,8 +73,10 @@ def write_share(tmp: Path, parts: Parts, index: Sequence[Sequence[Range]], rank:
             entry = _write(files, tmp / name, plan.size_bytes, blocks(plan.header, mine), rank, plan.data_offset)
             pieces = [[part.spec.name, part.low, part.high, offset] for part, offset in plan.offsets()]
             rows.append({"entry": entry.to_row(), "pieces": pieces})
-        if rank == 0:
-            content = _model_index(index)
+        if attempt.nodes.leads(rank):
+            content = _model_index(
+                [index[each] if each in attempt.nodes.ranks(attempt.node) else [] for each in range(world_size)]
+            )
             entry = _write(files, tmp / MODEL_INDEX, len(content), [memoryview(content)], rank, 0)
             rows.append({"entry": entry.to_row(), "pieces": []})
     storage.sync_dir(tmp)
@@ -93,18 +107,25 @@ def _model_index(index: Sequence[Sequence[Range]]) -> bytes:
 def merge(
     attempt: Attempt,
     specs: Sequence[TensorSpec],
+    whole: Collection[str],
     rows_of_ranks: Sequence[Sequence[Mapping[str, JSON]]],
     facts: Mapping[str, dict[str, JSON]],
 ) -> Manifest:
-    """The manifest of what all ranks say they wrote. facts: progress, record and metrics.
+    """The manifest of a node, of what all ranks say they wrote. specs: of all tensors; whole: of those that each node
+    has for itself; facts: progress, record and metrics.
 
     CheckpointError: the ranks' parts do not make up each tensor exactly once.
     """
-    rows = [row for rank_rows in rows_of_ranks for row in rank_rows]
     pieces: dict[str, list[Piece]] = {spec.name: [] for spec in specs}
-    for index, row in enumerate(rows):
-        for name, low, high, offset in row["pieces"]:
-            pieces[name].append(Piece(low, high, index, offset))
+    files: list[FileEntry] = []
+    for rank, rows in enumerate(rows_of_ranks):
+        node = attempt.nodes.of_rank[rank]
+        for row in rows:
+            placed = [piece for piece in row["pieces"] if node == attempt.node or piece[0] not in whole]
+            if placed or node == attempt.node:
+                for name, low, high, offset in placed:
+                    pieces[name].append(Piece(low, high, len(files), offset))
+                files.append(replace(FileEntry.from_row(row["entry"]), node=node))
     manifest = Manifest(
         save_id=attempt.save_id,
         step=attempt.step,
@@ -113,7 +134,8 @@ def merge(
         progress=facts["progress"],
         record=facts["record"],
         metrics=facts["metrics"],
-        files=tuple(FileEntry.from_row(row["entry"]) for row in rows),
+        files=tuple(files),
+        node=attempt.node,
         tensors={
             spec.name: Placement(spec, tuple(sorted(pieces[spec.name], key=lambda piece: (piece.low, piece.high))))
             for spec in specs
@@ -125,12 +147,12 @@ def merge(
 
 
 def commit(attempt: Attempt, manifest: Manifest) -> int:
-    """Rank 0, after a unanimous vote: the manifest, then the rename that makes the step exist.
+    """The leader, after a unanimous vote: the manifest, then the rename that makes the step exist.
 
     Returns the step's bytes on disk. An error before the rename leaves no step; one after it says so.
     """
     tmp, target = attempt.tmp, attempt.target
-    for entry in manifest.files:
+    for entry in manifest.local_files:
         storage.wait_until_visible(tmp / entry.name, VISIBLE_TIMEOUT_S)
         size_bytes = storage.file_size(tmp / entry.name)
         if size_bytes != entry.size_bytes:
@@ -142,7 +164,7 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
         storage.rename(tmp, target)
     except OSError as error:
         # NFS may carry out a rename and report the retransmitted request as failed: look whose step it is.
-        owner = _save_id_of(target)
+        owner = save_id_of(target)
         if owner not in (None, attempt.save_id):
             raise CheckpointError(f"{target} was taken by another writer (save {owner})") from error
         if owner is None:
@@ -154,7 +176,8 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
     return manifest.data_bytes + len(content)
 
 
-def _save_id_of(target: Path) -> str | None:
+def save_id_of(target: Path) -> str | None:
+    """Which save made a step; None when there is none that can be read."""
     try:
         path = target / MANIFEST
         return from_bytes(storage.read_bytes(path), str(path)).save_id

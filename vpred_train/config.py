@@ -171,6 +171,8 @@ class CheckpointConfig(Section):
     A save is due after each multiple of `every_samples`, after each `every_epochs` passes over the data,
     `every_minutes` after the last one, and when asked for. `background`: it is written while training goes on; if one
     is due before the last is written, `on_busy` says whether to wait for that or to skip the new one.
+    `node_folder`: a folder of this run's own on each host's disks, which takes the place of RUN/checkpoints where hosts
+    share none that are fast; a host keeps its ranks' part, and all hosts must be there again for a resume.
     Retention: the newest `keep_last`, the first of every `keep_every_samples`, the `keep_best` by held-out loss (of the
     average of `ema.use`, taken where validation and save fall together), and any step beside which lies an empty file
     STEP.keep.
@@ -183,6 +185,7 @@ class CheckpointConfig(Section):
     every_minutes: AboveZero | None = None
     background: bool = True
     on_busy: Literal["wait", "skip"] = "wait"
+    node_folder: Path | None = None
     keep_last: Positive = 2
     keep_every_samples: Positive | None = None
     keep_best: Annotated[int, Field(ge=0)] = 0

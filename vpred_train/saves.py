@@ -68,22 +68,18 @@ class Saves:
     def after_step(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
         """At every step boundary, by all ranks: see how the pending save is, begin one if it is due. `last`: save, and
         return when all is committed. CheckpointError: the last one failed, or several in a row."""
-        self._settle(hooks, last=False)
+        self._settle(hooks)
         if not (last or self._is_due(state.samples_seen)):
             return
-        if last and self.checkpoints.pending_step == step:
-            self._settle(hooks, last=True)
-            return
-        if not last and self.checkpoints.pending_step is not None and self.config.checkpoint.on_busy == "skip":
-            logger.warning(
-                "step %d: no checkpoint, the one of step %d is not written yet", step, self.checkpoints.pending_step
-            )
+        busy = self.checkpoints.pending_step
+        if busy is not None and not last and self.config.checkpoint.on_busy == "skip":
+            logger.warning("step %d: no checkpoint, the one of step %d is not written yet", step, busy)
             return
         self._begin(state, step, hooks, last)
 
     def close(self, hooks: Sequence[Hook]) -> None:
         """Wait for the save that is pending, and bear its failure."""
-        self._settle(hooks, last=True, bear=True)
+        self._settle(hooks, wait=True)
 
     def _is_due(self, seen: int) -> bool:
         before = seen - self.config.global_batch
@@ -94,7 +90,7 @@ class Saves:
         return self.collective.any(asked or by_time)
 
     def _begin(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
-        self._settle(hooks, last=True, bear=True)
+        self._settle(hooks, wait=True)
         self.begun_s = time.monotonic()
         for hook in hooks:
             hook.on_phase("checkpointing", step, state.samples_seen)
@@ -107,14 +103,14 @@ class Saves:
             self.checkpoints.start_save(step, saved, metrics, background=self.config.checkpoint.background and not last)
         except CheckpointError as error:
             self._failed(hooks, error, last)
-        self._settle(hooks, last)
+        self._settle(hooks, wait=last, last=last)
 
-    def _settle(self, hooks: Sequence[Hook], last: bool, bear: bool = False) -> None:
-        """Tell the hooks of the pending save's end; `last`: wait for it, and only `bear` its failure if told so."""
+    def _settle(self, hooks: Sequence[Hook], wait: bool = False, last: bool = False) -> None:
+        """Tell the hooks how the pending save ended, if it has or when it does; the `last` must not fail."""
         try:
-            result = self.checkpoints.wait() if last else self.checkpoints.poll()
+            result = self.checkpoints.wait() if wait else self.checkpoints.poll()
         except CheckpointError as error:
-            self._failed(hooks, error, last and not bear)
+            self._failed(hooks, error, last)
             return
         if result is not None:
             self._committed(hooks, result)

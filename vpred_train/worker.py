@@ -85,7 +85,13 @@ def train_rank(
     )
     attempt.root.mkdir(parents=True, exist_ok=True)
     source, held_out = open_data(config)
-    checkpoints = CheckpointManager(run.checkpoints, collective, config.checkpoint.retention(config.global_batch))
+    folder = config.checkpoint.node_folder
+    checkpoints = CheckpointManager(
+        folder or run.checkpoints,
+        collective,
+        config.checkpoint.retention(config.global_batch),
+        node=identity.hostname if folder else "",
+    )
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
     if ACCELERATORS[arguments.accelerator].cached_graphs:

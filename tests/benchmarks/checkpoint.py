@@ -53,13 +53,24 @@ def torch_times(python: Path, folder: Path, megabytes: int, repeats: int) -> lis
 
 def report(megabytes: int, found: dict[str, list[float]], theirs: Sequence[float]) -> None:
     print(f"--- {megabytes} MB on {RANKS} ranks")
-    for name in ("plain_write_s", "save_s", "background_s", "copy_s", "stage_s", "plain_read_s", "restore_s"):
+    for name in (
+        "plain_write_s",
+        "save_s",
+        "background_s",
+        "copy_s",
+        "stage_s",
+        "stall_s",
+        "plain_read_s",
+        "restore_s",
+    ):
         print(f"{name:>14} median {median(found[name]):.3f}")
     own = found["own_bytes"]
     print(f"balance max/mean {max(own) / (sum(own) / len(own)):.3f}")
     print(f"extra memory of a background save: own bytes + {(found['extra_bytes'][0] - own[0]) / 2**20:.0f} MiB")
     print(f"checkpoint_{megabytes}mb_save_vs_plain_write ratio {ratio(found['plain_write_s'], found['save_s']):.2f}")
+    allowed_s = [1.15 * copy_s + 0.02 for copy_s in found["copy_s"]]
     print(f"checkpoint_{megabytes}mb_stage_vs_copy ratio {ratio(found['copy_s'], found['stage_s']):.2f}")
+    print(f"checkpoint_{megabytes}mb_stall_vs_allowed ratio {ratio(allowed_s, found['stall_s']):.2f}")
     rates = [
         [size / seconds for size, seconds in zip(found[f"{kind}_bytes"], found[f"{kind}_s"], strict=True)]
         for kind in ("restore", "plain_read")
@@ -68,7 +79,7 @@ def report(megabytes: int, found: dict[str, list[float]], theirs: Sequence[float
     for name in ("mindspore_s", "mindspore_fsync_s"):
         if name in found:
             print(f"checkpoint_{megabytes}mb_save_vs_{name[:-2]} ratio {ratio(found[name], found['save_s']):.2f}")
-            print(f"checkpoint_{megabytes}mb_stall_vs_{name[:-2]} ratio {ratio(found[name], found['stage_s']):.2f}")
+            print(f"checkpoint_{megabytes}mb_stall_vs_{name[:-2]} ratio {ratio(found[name], found['stall_s']):.2f}")
     if theirs:
         print(f"{'torch_s':>14} median {median(theirs):.3f}")
         print(f"checkpoint_{megabytes}mb_save_vs_torch ratio {median(theirs) / median(found['save_s']):.2f}")

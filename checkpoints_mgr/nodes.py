@@ -1,0 +1,20 @@
+"""Which ranks share disks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """of_rank[rank]: the name of its node; "" for all where every rank sees the same disks."""
+
+    of_rank: tuple[str, ...]
+
+    def ranks(self, node: str) -> list[int]:
+        return [rank for rank, name in enumerate(self.of_rank) if name == node]
+
+    def leader(self, node: str) -> int:
+        """The rank that makes, commits and removes directories on the node's disks."""
+        return self.of_rank.index(node)
+
+    def leads(self, rank: int) -> bool:
+        return self.leader(self.of_rank[rank]) == rank
