@@ -32,6 +32,9 @@ class Steps:
     def on_checkpoint(self, *_: Any) -> None:
         pass
 
+    def on_checkpoint_failed(self, *_: Any) -> None:
+        pass
+
     def on_validation(self, *_: Any) -> None:
         pass
 
@@ -56,7 +59,7 @@ def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]
         trainer.state.samples_seen = batch.samples_seen
         number = batch.samples_seen // config.global_batch
         clock = {"step": number, "samples_seen": batch.samples_seen, "step_seconds": 1.0, "data_wait_seconds": 0.0}
-        return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, **next(coming, GOOD))
+        return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, nonfinite_samples={}, **next(coming, GOOD))
 
     trainer.step = step
     return trainer
