@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             print(dump_yaml(config), end="")
         return ExitCode.OK
     if arguments.memory_plan:
-        plans = memory_plans(config, arguments.world_sizes, arguments.accelerator)
+        plans = memory_plans(config, arguments.world_sizes, arguments.accelerator or "cpu")
         print(json.dumps([plan.to_json() for plan in plans], indent=2) if arguments.json else table(plans))
         return ExitCode.OK
     if arguments.run_dir is None:

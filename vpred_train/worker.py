@@ -9,7 +9,7 @@ from typing import Any
 
 from checkpoints_mgr import CheckpointManager
 from data import Source
-from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.accelerators import ACCELERATORS, Accelerator
 from launcher.contract.config import ConfigError, dump_yaml, load_document
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
@@ -44,7 +44,7 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         runtime.require_overflow(precision)
         adopt_run_dir(config, RunDir(arguments.run_dir), identity)  # as written: it may go on on another accelerator
         config = config.model_copy(update={"precision": precision})
-        outcome = train_rank(config, arguments, identity, collective)
+        outcome = train_rank(config, arguments, accelerator, identity, collective)
         collective.close()
         return outcome
     except USER_ERRORS as error:
@@ -69,7 +69,11 @@ def adopt_run_dir(config: TrainConfig, run: RunDir, identity: Identity) -> None:
 
 
 def train_rank(
-    config: TrainConfig, arguments: argparse.Namespace, identity: Identity, collective: Collective
+    config: TrainConfig,
+    arguments: argparse.Namespace,
+    accelerator: Accelerator,
+    identity: Identity,
+    collective: Collective,
 ) -> ExitCode:
     """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
     from vpred_train.finish import finish
@@ -94,7 +98,7 @@ def train_rank(
     )
     networks = build_networks(config)
     trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots)
-    if ACCELERATORS[arguments.accelerator].cached_graphs:
+    if accelerator.cached_graphs:
         trainer.step.loss_and_gradients = CachedGraph(
             trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
         )

@@ -10,7 +10,7 @@ from test_msrun_job import RECIPE
 
 from launcher.contract.run_dir import RankStatus, RunDir
 
-OVERRIDES = ["total_samples=120", "global_batch=6", "checkpoint.every_samples=1200", "ema.profiles=[constant, power]"]
+OVERRIDES = ["total_samples=600", "global_batch=6", "checkpoint.every_samples=1200", "ema.profiles=[constant, power]"]
 
 
 def test_two_ranks_go_on_as_three(tmp_path: Path) -> None:
