@@ -30,10 +30,11 @@ def make_trainer(run: RunDir) -> tuple[TrainConfig, Any]:
     from vpred_train.pretrained import build_networks
     from vpred_train.trainer import Trainer
 
-    config = load_recipe(RECIPE, [f"global_batch={SHARE}"])
+    recipe = load_recipe(RECIPE, [f"global_batch={SHARE}"])
+    config = recipe.model_copy(update={"precision": recipe.precision.on(ACCELERATORS["cpu"])})
     source, _ = open_data(config)
     collective = SingleProcess()
-    checkpoints = CheckpointManager(run.checkpoints, collective, keep_last=config.checkpoint.keep_last)
+    checkpoints = CheckpointManager(run.checkpoints, collective)
     return config, Trainer(config, build_networks(config), source, collective, checkpoints, run.snapshots)
 
 
