@@ -173,7 +173,9 @@ def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_th
 ) -> None:
     killed, on_three = tmp_path / "killed", tmp_path / "three"
     process = start(recipe, killed, 1, overrides=SPARE)
-    wait_until(lambda: len(losses(killed)) >= 7, process)
+    # The checkpoint of step 5 is written behind the steps that follow.
+    saved = RunDir(killed).checkpoints
+    wait_until(lambda: len(losses(killed)) >= 7 and any(saved.glob("step_*")), process)
     rank = RankStatus.read(RunDir(killed).attempt(1).status(0))
     assert rank is not None
     os.kill(rank.pid, signal.SIGKILL)
