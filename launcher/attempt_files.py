@@ -51,12 +51,11 @@ class AttemptFiles:
             self.log_bytes[rank] = entry.stat().st_size
         elif kind == "status.json":
             self._take_status(entry, rank, now_s)
-        elif kind == "outcome.json" and rank not in self.outcomes:
-            if (outcome := Outcome.read(self.attempt.outcome(rank))) is not None:
+        elif kind == "outcome.json":
+            if rank not in self.outcomes and (outcome := Outcome.read(self.attempt.outcome(rank))) is not None:
                 self.outcomes[rank] = outcome
-        elif kind == "stacks.json" and rank not in self.stacks:
-            if (dump := StackDump.read(self.attempt.stacks(rank))) is not None:
-                self.stacks[rank] = dump
+        elif rank not in self.stacks and (dump := StackDump.read(self.attempt.stacks(rank))) is not None:
+            self.stacks[rank] = dump
 
     def _take_status(self, entry: "os.DirEntry[str]", rank: int, now_s: float) -> None:
         stat = entry.stat()

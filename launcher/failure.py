@@ -18,9 +18,9 @@ FailureKind = Literal["exit", "signal", "out_of_memory", "hang", "lost", "incomp
 class Failure(Record):
     """The first failure of an attempt.
 
-    exit: the trainer ended by itself; signal: a signal ended it; hang: no progress; lost: it left no account (its host or
-    mpirun died); incomplete: nobody failed, but the run is not done. `returncode`: negative is minus the signal.
-    `traceback`: the last in the log. The last steps and codes are those of `rank`.
+    exit: the trainer ended by itself; signal: a signal ended it; hang: no progress; lost: it left no account (its host
+    or mpirun died); incomplete: nobody failed, but the run is not done. `returncode`: negative is minus the signal.
+    `traceback`: the last in the log of `rank`.
     """
 
     kind: FailureKind
@@ -64,6 +64,12 @@ def read_log(failure: Failure) -> Failure:
         found["cause"] = f"HCCL {code}, {HCCL_CODES[code].meaning}: {said}"
         found["hint"] = HCCL_CODES[code].hint
     return failure.model_copy(update=found)
+
+
+def blames_peer(log: Path) -> bool:
+    """Whether HCCL says in this log that another rank is at fault."""
+    code = find_code(tail(log))
+    return code is not None and HCCL_CODES[code].blames_peer
 
 
 def tail(log: Path) -> str:

@@ -18,9 +18,9 @@ Timeout = Annotated[float, Field(gt=0)]
 class Timeouts(Section):
     """Seconds without progress of a rank after which the attempt is ended as hung.
 
-    Progress is a new phase or a new step. start_s: until the networks are built and a checkpoint is read. compile_s: the
-    first step. checkpoint_s: what a checkpoint holds up training. validation_s, end_s: a whole look at held-out images;
-    all samples, exports and the report.
+    Progress is a new phase or a new step. start_s: until the networks are built and a checkpoint is read. compile_s:
+    the first step. checkpoint_s: what a checkpoint holds up training. validation_s, end_s: a whole look at held-out
+    images; all samples, exports and the report.
     """
 
     start_s: Timeout = 1800.0

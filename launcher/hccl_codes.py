@@ -19,26 +19,22 @@ class HcclCode:
 HCCL_CODES: dict[str, HcclCode] = {
     "EI0001": HcclCode("an environment variable or IP family is invalid", "compare HCCL_* and IPv4/IPv6 on all hosts"),
     "EI0002": HcclCode("a wait for another rank timed out", "find the rank that failed or hung first", True),
-    "EI0004": HcclCode(
-        "the rank table cannot be read", "check its path, permissions and JSON (vpred-launch ranktable)"
-    ),
+    "EI0004": HcclCode("the rank table cannot be read", "check path, permissions and JSON"),
     "EI0005": HcclCode("ranks called different collectives", "same code, recipe and versions on every host"),
     "EI0006": HcclCode(
         "a socket to another rank timed out",
         "did that rank start? then HCCL_CONNECT_TIMEOUT, the network interface, a firewall, visible devices",
         True,
     ),
-    "EI0011": HcclCode(
-        "no device memory for HCCL", "smaller batch, or smaller HCCL_BUFFSIZE (twice it per communicator)"
-    ),
+    "EI0011": HcclCode("no device memory for HCCL", "a smaller batch, or a smaller HCCL_BUFFSIZE (needed twice)"),
     "EI0012": HcclCode("an SDMA transfer failed", "check the device's health: npu-smi info"),
     "EI0013": HcclCode("a RoCE transfer failed", "check link and switch: hccn_tool -i ID -link -g, -net_health -g"),
     "EI0014": HcclCode("a value in the rank table is wrong", "validate the table against the devices' addresses"),
     "EI0015": HcclCode(
-        "the ranks did not find each other", "ranks missing, or the host network (HCCL_SOCKET_IFNAME)", True
+        "the ranks did not find each other", "are all ranks up? which network: HCCL_SOCKET_IFNAME", True
     ),
     "EI0016": HcclCode("the TLS switch differs between devices", "hccn_tool -i ID -tls -g on every host"),
-    "EI0017": HcclCode("a key in the rank table is missing or no text", "validate the table (vpred-launch ranktable)"),
+    "EI0017": HcclCode("a key in the rank table is missing or no text", "validate the table"),
     "EI0019": HcclCode("a port is taken", "a process left over on ports 60000-60031 or 16666? end it"),
 }
 _FORMER = {"EJ0003": "EI0019"}

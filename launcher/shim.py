@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from launcher.contract.process import die_with_parent, living_parent
+from launcher.contract.process import STACKS_SIGNAL, die_with_parent, living_parent
 
-STACKS_SIGNAL = signal.SIGQUIT  # as with Java: tell your stacks and go on
+if TYPE_CHECKING:
+    from launcher.contract.run_dir import AttemptDir
+
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NO_STOP = {signal.SIGUSR2, STACKS_SIGNAL}
 _NOT_STARTED = 127

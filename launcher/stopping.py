@@ -13,8 +13,8 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass
 class StopRequest:
-    """Set by signal handlers. `count` wishes to stop: a second signal means "now", a third "at once"; `checkpoints`: how
-    many wishes for one (SIGUSR2)."""
+    """Set by signal handlers. `count`: wishes to stop; a second means "now", a third "at once". `checkpoints`: wishes
+    for one (SIGUSR2)."""
 
     count: int = 0
     first_s: float = 0.0
@@ -31,7 +31,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Receive them in the block, in the main thread. Who started us with SIGHUP ignored (nohup) goes on having it so."""
+    """Receive them in the block, in the main thread. SIGHUP stays ignored if it is (nohup)."""
     stop = StopRequest()
     handlers = dict.fromkeys(_STOP_SIGNALS, stop.receive) | {signal.SIGUSR2: stop.receive_checkpoint}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -15,8 +15,8 @@ _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
 class StragglerSettings(Section):
-    """A rank is a straggler when its own time per step exceeds the others' median by `slower_ratio` of it and by `sigmas`
-    standard deviations, in `windows_in_a_row` windows of `window_s`. MindCluster's defaults for slow nodes."""
+    """A rank is a straggler when its own time per step exceeds the others' median by `slower_ratio` of it and by
+    `sigmas` standard deviations, in `windows_in_a_row` windows of `window_s`. MindCluster's defaults for slow nodes."""
 
     window_s: Annotated[float, Field(gt=0)] = 30.0
     sigmas: Annotated[float, Field(ge=0)] = 3.0

@@ -3,15 +3,17 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from launcher.attempt_files import AttemptFiles
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.contract.run_dir import AttemptDir, RunDir, Summary
-from launcher.failure import read_log
+from launcher.contract.run_dir import AttemptDir, Outcome, RunDir, Summary
+from launcher.failure import blames_peer, read_log
 from launcher.hangs import Hang, find_culprit, find_hang
 from launcher.plan import LaunchPlan
 from launcher.processes import kill_session, start_tied, workers_of
@@ -62,18 +64,29 @@ def supervise(
             mpirun_returncode=mpirun.returncode,
             stopped=stop.count > 0,
             attempt=attempt,
+            suffering=_suffering(attempt, watch.files.outcomes),
             hang=watch.hang,
             blamed=watch.blamed,
         )
     )
     if verdict.failure is not None:
-        failure = read_log(verdict.failure)
-        failure.write(attempt.failure_json)
-        verdict = Verdict(verdict.exit_code, verdict.text, failure)
-    VerdictRecord(
+        verdict = replace(verdict, failure=read_log(verdict.failure))
+    record = VerdictRecord(
         exit_code=verdict.exit_code, text=verdict.text, started_unix_s=started_unix_s, ended_unix_s=time.time()
-    ).write(attempt.verdict_json)
+    )
+    try:
+        if verdict.failure is not None:
+            verdict.failure.write(attempt.failure_json)
+        record.write(attempt.verdict_json)
+    except OSError as error:  # a full disk may be what the verdict is about
+        print(f"{attempt.root}: the verdict could not be kept ({error.strerror})", file=sys.stderr)
     return verdict
+
+
+def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
+    """The ranks that ended by themselves and say that another one was at fault."""
+    ended = (each for each in outcomes.values() if each.returncode > 0 and not each.told_to_stop)
+    return frozenset(each.rank for each in ended if blames_peer(attempt.log(each.rank)))
 
 
 class _Watch:
@@ -161,9 +174,7 @@ class _Watch:
         """Have all ranks write their stacks to their logs, and see which of them is to blame."""
         assert self.hang is not None  # noqa: S101  for the type checker
         running = self._hosts.keys() - self.files.outcomes.keys()
-        self._note(
-            f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for their stacks"
-        )
+        self._note(f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for stacks")
         write_atomic(self.attempt.dump_stacks, "")
         deadline_s = time.monotonic() + _STACKS_S
         while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
@@ -182,8 +193,8 @@ class _Watch:
         Stragglers(ranks=slow).write(self.attempt.stragglers_json)
         for each in slow:
             self._note(
-                f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.own_step_seconds:.3f} s of its own per "
-                f"step, the others' median is {each.others_step_seconds:.3f} s"
+                f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.own_step_seconds:.3f} s of its own "
+                f"per step, the others' median is {each.others_step_seconds:.3f} s"
             )
         if not slow:
             self._note("no rank is slow any more")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Record, Summary
-from launcher.failure import Failure
+from launcher.failure import Failure, FailureKind
 from launcher.hangs import Hang
 
 _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
@@ -22,8 +22,11 @@ _SIGNAL_HINTS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an attempt ended. `exit_code`: an ExitCode, or 128 + n when signal n ended the rank that failed first. `text`:
-    one line, empty when all is well; `failure`: the first, None unless the attempt failed by one."""
+    """How an attempt ended.
+
+    exit_code: an ExitCode, or 128 + n when signal n ended the rank that failed first. text: one line, empty when all is
+    well. failure: the first, None unless the attempt failed.
+    """
 
     exit_code: int
     text: str
@@ -41,8 +44,11 @@ class VerdictRecord(Record):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an attempt has left. `hosts`: of every rank of the plan; `stopped`: the launcher was asked to stop the job;
-    `hang`: the launcher ended it because this rank made no progress, and why this one is blamed."""
+    """What an attempt has left.
+
+    hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. suffering: ranks whose log says
+    that another is at fault. hang: why the launcher ended it; blamed: the rank that held up the others, and the sign.
+    """
 
     hosts: Mapping[int, str]
     statuses: Mapping[int, RankStatus]
@@ -51,13 +57,14 @@ class Evidence:
     mpirun_returncode: int
     stopped: bool
     attempt: AttemptDir
+    suffering: frozenset[int] = frozenset()
     hang: Hang | None = None
     blamed: tuple[int, str] | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict; pure, so that the failure lacks what only logs can tell (failure.read_log)."""
-    failed, preempted = _first_failure(evidence.outcomes, evidence.stopped)
+    failed, preempted = _first_failure(evidence)
     if evidence.summary is not None:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
     if evidence.hang is not None:
@@ -90,24 +97,25 @@ def _exit_code(returncode: int) -> int:
     return returncode if returncode in _PASSED_ON else ExitCode.FAILED
 
 
-def _first_failure(outcomes: Mapping[int, Outcome], stopped: bool) -> tuple[Outcome | None, bool]:
+def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
     """The failure that came first, and whether the job was stopped rather than failed.
 
-    mpirun ends the other ranks soon after the first that ends badly, so their ends are no news; nor is the end of one that
-    gave up waiting for another. Clocks of hosts differ, so what a rank knows counts before when it ended. A first rank
-    that ends with PREEMPTED means that somebody else (a scheduler) told the ranks to stop.
+    mpirun ends the other ranks soon after the first that ends badly, so their ends are no news; nor is the end of one
+    that gave up waiting for another. Clocks of hosts differ, so what a rank knows counts before when it ended. A first
+    rank that ends with PREEMPTED means that somebody else (a scheduler) told the ranks to stop.
     """
     bad = sorted(
-        (each for each in outcomes.values() if each.returncode != 0),
-        key=lambda each: (each.told_to_stop, each.waiting, each.ended_unix_s),
+        (each for each in evidence.outcomes.values() if each.returncode != 0),
+        key=lambda each: (each.told_to_stop, each.waiting or each.rank in evidence.suffering, each.ended_unix_s),
     )
-    preempted = stopped or (bool(bad) and bad[0].returncode == ExitCode.PREEMPTED)
+    preempted = evidence.stopped or (bool(bad) and bad[0].returncode == ExitCode.PREEMPTED)
     failures = [each for each in bad if not (preempted and each.returncode in _STOPPED)]
     return (failures[0] if failures else None), preempted
 
 
 def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
-    kind, cause, hint = "exit", "", ""
+    kind: FailureKind = "exit"
+    cause = hint = ""
     if failed.returncode < 0:
         kind, hint = "signal", _SIGNAL_HINTS.get(signal.Signals(-failed.returncode), "")
     if failed.returncode == -signal.SIGKILL:

@@ -43,11 +43,11 @@ class Record(Section):
 
 
 class RankStatus(Record):
-    """What a rank does now: its heartbeat. `images_per_second` counts this rank's own images; `loss` is the global mean.
+    """What a rank does now: its heartbeat.
 
-    waiting: it is in a collective, so it waits for the others or exchanges with them. own_seconds: of the last
-    `timed_steps` steps together, without what was spent in collectives (the first step compiles and is left out).
-    checkpoint_step: that of the newest checkpoint known to be committed.
+    images_per_second: this rank's own images. loss: the global mean. waiting: it is in a collective, so it waits for
+    the others or exchanges with them. own_seconds: of `timed_steps` steps together, without what was spent in
+    collectives; all of this attempt but the first, which compiles. checkpoint_step: of the newest committed checkpoint.
     """
 
     rank: int
@@ -73,8 +73,8 @@ class RankStatus(Record):
 class Outcome(Record):
     """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal.
 
-    told_to_stop: it was sent a signal by way of mpirun before. waiting: as it last told (RankStatus). out_of_memory: what
-    speaks for the kernel's out-of-memory killer.
+    told_to_stop: it was sent a signal by way of mpirun before. waiting: as it last told (RankStatus). out_of_memory:
+    what speaks for the kernel's out-of-memory killer.
     """
 
     rank: int
@@ -89,7 +89,7 @@ class Outcome(Record):
 
 
 class StackDump(Record):
-    """A rank's shim has asked its trainer for all threads' stacks; `state`: the process's letter in /proc, such as T."""
+    """A rank's shim has asked its trainer for its stacks. `state`: the process's letter in /proc, such as T."""
 
     rank: int
     state: str
