@@ -52,6 +52,15 @@ class Hang:
     key: str
 
 
+@dataclass(frozen=True)
+class Blame:
+    """`rank` holds up the others since `last_step`; `sign`: why it is thought so."""
+
+    rank: int
+    sign: str
+    last_step: int
+
+
 def find_hang(
     timeouts: Timeouts, beats: Mapping[int, Beat], running: Collection[int], started_s: float, now_s: float
 ) -> Hang | None:
@@ -71,12 +80,16 @@ def find_hang(
 
 def find_culprit(
     hang: Hang, beats: Mapping[int, Beat], running: Collection[int], stacks: Mapping[int, StackDump]
-) -> tuple[int, str]:
-    """The rank that holds up the others, and why it is thought so.
+) -> Blame:
+    """The rank that holds up the others.
 
     In a collective all ranks stand still when one does. The clearest sign counts: a host that did not answer when asked
     for stacks, a process that the kernel holds, one that no longer tells its status, one that is in no collective.
     """
+
+    def blame(rank: int, sign: str) -> Blame:
+        return Blame(rank, sign, beats[rank].status.step if rank in beats else 0)
+
     ranks = sorted(running)
     newest_s = max((beats[rank].beat_s for rank in ranks if rank in beats), default=0.0)
     signs = [
@@ -107,5 +120,5 @@ def find_culprit(
     ]
     for sign, found in signs:
         if found and len(found) < len(ranks):
-            return (hang.rank if hang.rank in found else found[0]), sign
-    return hang.rank, "no rank stands out; compare the stacks in the logs"
+            return blame(hang.rank if hang.rank in found else found[0], sign)
+    return blame(hang.rank, "no rank stands out; compare the stacks in the logs")

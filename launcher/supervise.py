@@ -14,7 +14,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import AttemptDir, Outcome, RunDir, Summary
 from launcher.failure import blames_peer, read_log
-from launcher.hangs import Hang, find_culprit, find_hang
+from launcher.hangs import Blame, Hang, find_culprit, find_hang
 from launcher.plan import LaunchPlan
 from launcher.processes import kill_session, start_tied, workers_of
 from launcher.progress import Progress
@@ -66,7 +66,7 @@ def supervise(
             attempt=attempt,
             suffering=_suffering(attempt, watch.files.outcomes),
             hang=watch.hang,
-            blamed=watch.blamed,
+            blame=watch.blame,
         )
     )
     if verdict.failure is not None:
@@ -96,7 +96,7 @@ class _Watch:
         self.plan, self.attempt, self.progress = plan, attempt, progress
         self.files = AttemptFiles(attempt)
         self.hang: Hang | None = None
-        self.blamed: tuple[int, str] | None = None
+        self.blame: Blame | None = None
         self._hosts = {place.rank: place.host for place in plan.ranks}
         self._stream = LogStream(attempt, streamed)
         self._stragglers = StragglerWatch(plan.supervision.stragglers)
@@ -180,7 +180,7 @@ class _Watch:
         while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
             time.sleep(_POLL_S)
             self._look(time.monotonic())
-        self.blamed = find_culprit(self.hang, self.files.beats, running, self.files.stacks)
+        self.blame = find_culprit(self.hang, self.files.beats, running, self.files.stacks)
 
     def _terminate(self, mpirun: "subprocess.Popen[bytes]") -> None:
         """SIGTERM first: only a living mpirun can end the ranks of other hosts."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Record, Summary
 from launcher.failure import Failure, FailureKind
-from launcher.hangs import Hang
+from launcher.hangs import Blame, Hang
 
 _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 # What a rank that was told to stop may end with: itself, killed by the signal, or a shell's code for that.
@@ -47,7 +47,7 @@ class Evidence:
     """What an attempt has left.
 
     hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. suffering: ranks whose log says
-    that another is at fault. hang: why the launcher ended it; blamed: the rank that held up the others, and the sign.
+    that another is at fault. hang: why the launcher ended it; blame: whom it blames for that.
     """
 
     hosts: Mapping[int, str]
@@ -59,7 +59,7 @@ class Evidence:
     attempt: AttemptDir
     suffering: frozenset[int] = frozenset()
     hang: Hang | None = None
-    blamed: tuple[int, str] | None = None
+    blame: Blame | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -137,17 +137,16 @@ def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
 
 
 def _hung(evidence: Evidence, hang: Hang) -> Failure:
-    rank, sign = evidence.blamed or (hang.rank, "")
-    status = evidence.statuses.get(rank)
+    blame = evidence.blame or Blame(hang.rank, "", 0)
     return Failure(
         kind="hang",
-        rank=rank,
-        host=evidence.hosts[rank],
+        rank=blame.rank,
+        host=evidence.hosts[blame.rank],
         ended=f"made no progress for {hang.waited_s:.0f} s ({hang.phase})",
-        last_step=0 if status is None else status.step,
-        cause=sign,
+        last_step=blame.last_step,
+        cause=blame.sign,
         hint=f"see the stacks at the end of each rank's log; if it only needs longer: supervision.timeouts.{hang.key}",
-        log=evidence.attempt.log(rank),
+        log=evidence.attempt.log(blame.rank),
     )
 
 

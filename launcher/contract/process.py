@@ -10,14 +10,15 @@ import sys
 logger = logging.getLogger(__name__)
 
 STACKS_SIGNAL = signal.SIGQUIT  # as with Java: tell your stacks and go on
+_STDERR = 2  # the descriptor: sys.stderr may be replaced
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def tell_stacks() -> None:
     """From now on write all threads' stacks to stderr at STACKS_SIGNAL, and when a fault in native code ends us."""
-    faulthandler.enable()
-    faulthandler.register(STACKS_SIGNAL, all_threads=True)
+    faulthandler.enable(_STDERR)
+    faulthandler.register(STACKS_SIGNAL, _STDERR, all_threads=True)
 
 
 def living_parent() -> int | None:

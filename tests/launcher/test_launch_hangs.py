@@ -61,8 +61,8 @@ def test_a_hang_is_a_rank_over_the_time_of_its_phase():
 )
 def test_the_clearest_sign_names_the_culprit(seen, answers, rank, words):
     hang = Hang(0, "training", 10.0, "step_s")
-    found, sign = find_culprit(hang, seen, range(3), answers)
-    assert found == rank and words in sign
+    blame = find_culprit(hang, seen, range(3), answers)
+    assert blame.rank == rank and words in blame.sign
 
 
 def test_files_are_read_once_and_progress_is_a_new_phase_or_step(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, Summary
-from launcher.hangs import Hang
+from launcher.hangs import Blame, Hang
 from launcher.stopping import due_signal
 from launcher.verdict import Evidence, ended, judge
 
@@ -89,7 +89,7 @@ def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():
 
 def test_a_hang_is_the_blamed_ranks():
     hang = Hang(rank=0, phase="training", waited_s=901.0, key="step_s")
-    verdict = judge(evidence(records(None, -15), hang=hang, blamed=(1, "its process is stopped")))
+    verdict = judge(evidence(records(None, -15), hang=hang, blame=Blame(1, "its process is stopped", 7)))
     assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (ExitCode.FAILED, "hang", 1)
     assert "supervision.timeouts.step_s" in verdict.failure.hint
 
