@@ -15,8 +15,8 @@ from launcher.contract.config_errors import shown
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import Record
 from launcher.ranktable import rules_pods, rules_v1, rules_v2, template_two
-from launcher.ranktable.editing import Table, placements
-from launcher.ranktable.findings import BAD_FILE, BAD_VALUE, Finding
+from launcher.ranktable.editing import Table, convert, placements
+from launcher.ranktable.findings import BAD_FILE, Finding
 from launcher.ranktable.rules_v1 import DEFAULT_TARGET, Target
 
 _LONGEST_PATH_BYTES = 4096
@@ -103,20 +103,20 @@ def read_table(path: Path) -> tuple[Table, list[Finding]]:
 
 
 def check_table(table: Table, target: Target = DEFAULT_TARGET) -> list[Finding]:
-    """What is wrong with a table of any version. What depends on several values is looked at once each is right."""
+    """What is wrong with a table of any version. What depends on several values is looked at once each is right.
+
+    Then findings about a template two have the paths of the 1.0 table that it becomes.
+    """
     version = table.get("version")
     if version == "2.0":
         found = list(rules_v2.structure(table))
-        rules = [rule(table) for rule in rules_v2.RULES]
     elif version is None and "group_list" in table:
         found = template_two.check(table)
-        rules = []
     elif version in {"1.0", "1.2"} or not isinstance(version, str):
         found = list(rules_v1.structure(table))
-        rules = [rule(table, target) for rule in (*rules_v1.RULES, *rules_pods.POD_RULES)]
     else:
         problem = "HCCL reads 1.0, 1.2 and, on Ascend 950, 2.0"
-        return [Finding("version", shown(version), "version", problem, "write the version of your chip", BAD_VALUE)]
+        return [Finding("version", shown(version), "version", problem, "write the version of your chip")]
     if table.get("status") == "initializing":
         problem, remedy = (
             "not whole yet; HCCL would wait for completed, 1800 s at most",
@@ -125,7 +125,10 @@ def check_table(table: Table, target: Target = DEFAULT_TARGET) -> list[Finding]:
         found.append(Finding("status", shown("initializing"), "completed", problem, remedy, ""))
     if any(each.severity == "error" for each in found):
         return found
-    return [*found, *(each for rule in rules for each in rule)]
+    if version == "2.0":
+        return [*found, *(each for rule in rules_v2.RULES for each in rule(table))]
+    table = table if version else convert(table, "1.0")
+    return [*found, *(each for rule in (*rules_v1.RULES, *rules_pods.POD_RULES) for each in rule(table, target))]
 
 
 def check_origin(path: Path, inventory: str) -> list[Finding]:
