@@ -14,7 +14,7 @@ from launcher.contract import yaml_dialect
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.ranktable.discovery import discovered_cluster, run_on_hosts
+from launcher.ranktable.discovery import discovered_cluster
 from launcher.ranktable.document import (
     check_origin,
     check_table,
@@ -29,6 +29,7 @@ from launcher.ranktable.findings import Finding
 from launcher.ranktable.given import against_cluster
 from launcher.ranktable.rules_v1 import Target
 from launcher.ranktable.v1 import hosts_of, make_table, target_of
+from launcher.remote import Ssh
 
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
 _SHOWN_OF_A_RULE = 10
@@ -158,7 +159,7 @@ def _cluster(options: argparse.Namespace, overrides: Sequence[str]) -> ClusterCo
     own = [each.removeprefix("cluster.") for each in overrides]
     if not options.discover:
         return load_cluster(options.cluster, own)
-    return discovered_cluster(options.cluster, own, run_on_hosts)
+    return discovered_cluster(options.cluster, own, Ssh())
 
 
 def _checked(path: Path, target: Target) -> tuple[Table, list[Finding]]:

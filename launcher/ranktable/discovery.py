@@ -1,33 +1,19 @@
-"""Asking every host of a cluster file what NPUs it has, through a channel that the caller gives."""
+"""Asking every host of a cluster file what NPUs it has."""
 
 import json
-import socket
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ConfigDict
 
-from launcher.cluster import LOCAL_ADDRESSES, ClusterConfig, Host, load_cluster
+from launcher.cluster import ClusterConfig, Host, load_cluster
 from launcher.contract.config import ConfigError, Section, load_document
 from launcher.ranktable.inventory import InventoryError, host_of
+from launcher.remote import Answer, Remote
 
 PROBE = (sys.executable, "-P", "-m", "launcher.ranktable.probe")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a command on a host ended; `said` is its last line when it failed."""
-
-    returncode: int
-    stdout: str
-    said: str = ""
-
-
-# Runs an argv on each of the hosts, side by side.
-Runner = Callable[[Sequence[str], Sequence[str]], Mapping[str, Answer]]
+TIMEOUT_S = 180.0  # on 16 dies with a tool that does not answer
 
 
 class _Address(Section):
@@ -42,24 +28,24 @@ class _Addresses(Section):
     hosts: tuple[_Address, ...]
 
 
-def discovered_cluster(path: Path, overrides: Sequence[str], run: Runner) -> ClusterConfig:
+def discovered_cluster(path: Path, overrides: Sequence[str], remote: Remote) -> ClusterConfig:
     """The cluster file with the devices that its hosts have now, whatever it lists; raises ConfigError."""
     addresses = [host.address for host in load_document(_Addresses, path, overrides).hosts]
-    hosts = [host.model_dump(mode="json", exclude_none=True) for host in discover(addresses, run)]
+    hosts = [host.model_dump(mode="json", exclude_none=True) for host in discover(addresses, remote)]
     return load_cluster(path, [*overrides, f"hosts={json.dumps(hosts)}"])
 
 
-def discover(addresses: Sequence[str], run: Runner) -> list[Host]:
+def discover(addresses: Sequence[str], remote: Remote) -> list[Host]:
     """The hosts with their devices, in the order given; raises ConfigError with a line for each that does not tell."""
-    answers = run(addresses, PROBE)
+    answers = remote.run(dict.fromkeys(addresses, PROBE), TIMEOUT_S)
     found, faults = [], []
     for address in addresses:
         answer = answers[address]
         try:
+            if answer.unreachable:
+                raise InventoryError(f"{address}: {answer.unreachable}")
             if answer.returncode != 0:
-                raise InventoryError(
-                    f"{address}: the probe failed ({answer.said}); is this software there as it is here?"
-                )
+                raise InventoryError(f"{address}: {_why(answer)}")
             found.append(host_of(address, json.loads(answer.stdout)))
         except json.JSONDecodeError:
             faults.append(f"{address}: the probe answered {answer.stdout[:60]!r} (a login script that prints?)")
@@ -70,15 +56,8 @@ def discover(addresses: Sequence[str], run: Runner) -> list[Host]:
     return found
 
 
-def run_on_hosts(hosts: Sequence[str], argv: Sequence[str]) -> dict[str, Answer]:
-    """Runs `argv` here for hosts that are this machine; raises ConfigError for others."""
-    here = LOCAL_ADDRESSES | {socket.gethostname(), socket.getfqdn()}
-    away = [host for host in hosts if host not in here]
-    if away:
-        raise ConfigError(f"{away[0]}: is not this host; discover there and `vpred-launch ranktable merge` the tables")
-    return {host: _run_here(argv) for host in hosts}
-
-
-def _run_here(argv: Sequence[str]) -> Answer:
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    return Answer(done.returncode, done.stdout, (done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+def _why(answer: Answer) -> str:
+    if answer.returncode is None:
+        return f"the probe did not end within {TIMEOUT_S:.0f} s; does `npu-smi info` answer there?"
+    said = answer.stderr.strip().splitlines() or ["it said nothing"]
+    return f"the probe failed ({said[-1]}); is this software installed there as it is here, at {sys.executable}?"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
-TOOL_TIMEOUT_S = 30.0
+TOOL_TIMEOUT_S = 20.0
 _AT_A_TIME = 8
 _HCCN_TOOL = Path("/usr/local/Ascend/driver/tools/hccn_tool")
 
