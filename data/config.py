@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 class DataConfig(BaseModel):
     """Where the images are and how they become a batch.
 
-    path: a folder with images and *.csv (columns dir,text), or a metadata.jsonl, or WebDataset *.tar, or *.parquet.
-    bad_samples: what becomes of rows that cannot be trained on; fail: none is trained on; skip: the others are, and the
-    run directory lists the bad ones. background: colour under transparent pixels, as Pillow writes it. resolution: square side in pixels. caption_drop: share of
-    captions replaced by the empty one, for classifier-free guidance. prefetch_batches: batches made ahead.
+    path: a folder with images and *.csv (columns dir,text), or with metadata.jsonl, WebDataset *.tar or *.parquet.
+    bad_samples: rows that cannot be trained on end the run before it begins (fail), or are left out and listed in the
+    run directory (skip). background: colour under transparent pixels, as Pillow writes it. resolution: square side in
+    pixels. caption_drop: share of captions replaced by the empty one, for classifier-free guidance. prefetch_batches:
+    batches made ahead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

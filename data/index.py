@@ -1,9 +1,9 @@
 """What is known of every row of a folder, as columns in one safetensors file that is mapped and not read.
 
-Columns: `file` (n,) int32, a row's file among the names, -1 for none; `offset`, `length` (n,) int64; `size` (n, 2) int32,
-width and height of the upright image; `content_hash` (n, 16) uint8, xxh3-128 of the encoded image; `text`, `origin` and
-`fault` (n) strings; `name` (f) strings, `file_bytes` and `file_mtime_ns` (f,) int64, -1 where there is no such file. The
-first `tables` files are those that list the others. Strings are their UTF-8 bytes in a row and where each ends.
+Columns: `file` (n,) int32, a row's file among the names, -1 for none; `offset`, `length` (n,) int64; `size` (n, 2)
+int32, width and height of the upright image; `content_hash` (n, 16) uint8, xxh3-128 of the encoded image; `text`,
+`origin` and `fault` (n) strings; `name` (f) strings, `file_bytes` and `file_mtime_ns` (f,) int64, -1 where there is no
+such file. The first `tables` files list the others. Strings are their UTF-8 bytes in a row, and where each ends.
 """
 
 import json

@@ -164,7 +164,7 @@ def index_path(path: Path) -> Path:
     inside = path / INDEX_NAME
     if inside.exists() or os.access(path, os.W_OK):
         return inside
-    return Path.home() / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(str(path.resolve()))}.safetensors"
+    return Path.home() / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(str(path.resolve()).encode())}.safetensors"
 
 
 def find_format(path: Path) -> tuple[str, list[Path]]:
@@ -227,7 +227,7 @@ def build(path: Path, name: str, tables: list[Path], old: Index | None, workers:
     missing = [key for key in keys if key not in known]
     places = [Place(path / file, offset, length) for file, offset, length in missing]
     known |= zip(missing, look_at_all(FORMATS[name].read, places, workers), strict=True)
-    return make_index(name, len(tables), _columns(rows, known, number_of, stats))
+    return make_index(name, len(tables), build_columns(rows, known, number_of, stats))
 
 
 Key = tuple[str, int, int]
@@ -246,15 +246,17 @@ def _known(
         file = columns["file"][row]
         if unchanged[file]:
             key = (old_names[file], columns["offset"][row], columns["length"][row])
-            yield key, Look(*columns["size"][row], bytes(columns["content_hash"][row]), "")
+            width, height = columns["size"][row]
+            yield key, Look(width, height, bytes(columns["content_hash"][row]), "")
 
 
-def _columns(
+def build_columns(
     rows: Sequence[Row],
     looks: dict[Key, Look],
     number_of: dict[str, int],
     stats: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> Columns:
+    """The rows and what was found at each; rows whose image is bad are blamed."""
     nothing = Look(0, 0, bytes(16), "")
     found = [looks.get((row.file, row.offset, row.length), nothing) for row in rows]
     for row, each in zip(rows, found, strict=True):

@@ -38,7 +38,7 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
     """MindONE's `recipe`, read from `path` and flags, on its data and `world_size` ranks, with overrides of ours on
     top; relative paths count from here. Raises ConfigError and DataError."""
     origin = path or COMMAND_LINE
-    source = open_source(Path(recipe.data_path))
+    source = open_source(Path(recipe.data_path), "skip")  # `open_data` follows the policy
     small = int((source.sizes.min(1) < recipe.smallest_side).sum())
     setting = Setting(len(source), small, world_size)
     try:
@@ -208,7 +208,9 @@ def open_checked(config: DataConfig, path: Path, collective: Collective | None) 
     if folder is None:
         folder = open_source(path, config.bad_samples, checked=True)
     if folder.index.digest != digest:
-        raise DataError(f"{path}: rank {collective.rank} sees other images or captions there than rank 0; copy them anew")
+        raise DataError(
+            f"{path}: rank {collective.rank} sees other images or captions there than rank 0; copy them anew"
+        )
     return folder
 
 

@@ -65,8 +65,12 @@ def expected_errors(config: TrainConfig, step: Any, held_out: Source, kind: str)
     from mindspore import Tensor
 
     schedule = make_schedule(config.diffusion)
-    images = load_centred([held_out.sample(number) for number in range(len(held_out))], config.data)
-    latents, tokens = step.latents.encode(images), step.tokenizer([held_out.sample(number).text for number in range(len(held_out))])
+    samples = [held_out.sample(number) for number in range(len(held_out))]
+    images = load_centred(samples, config.data)
+    latents, tokens = (
+        step.latents.encode(images),
+        step.tokenizer([sample.text for sample in samples]),
+    )
     errors = np.zeros((7, 3))
     for image in range(7):
         for b, (first, stop) in enumerate(((0, 333), (333, 666), (666, 1000))):
