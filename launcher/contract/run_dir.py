@@ -4,7 +4,7 @@ RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json verdict.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
-RUN/metrics.jsonl validation.jsonl report.html summary.json
+RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json
 RUN/checkpoint_now is put there by a person.
 """
 
@@ -225,6 +225,11 @@ class RunDir:
     @property
     def validation_jsonl(self) -> Path:
         return self.root / "validation.jsonl"
+
+    @property
+    def bad_samples_jsonl(self) -> Path:
+        """Rows of the data that are not trained on, and why; absent when there are none."""
+        return self.root / "bad_samples.jsonl"
 
     @property
     def report_html(self) -> Path:
