@@ -84,13 +84,13 @@ class Place(NamedTuple):
     """One device of a table: where it stands in which lists, its server_id, itself."""
 
     server_index: int
-    index: int
+    device_index: int
     server: str
     device: dict[str, Any]
 
     @property
     def path(self) -> str:
-        return f"server_list[{self.server_index}].device[{self.index}]"
+        return f"server_list[{self.server_index}].device[{self.device_index}]"
 
 
 def structure(table: dict[str, Any]) -> Iterator[Finding]:
