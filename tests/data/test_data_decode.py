@@ -84,8 +84,9 @@ def test_orientations(orientation: int) -> None:
     assert upright_size(content) == ((48, 32) if orientation < 5 else (32, 48))
     assert (image.width > image.height) == (orientation < 5)
     place = {"t": (None, 0), "b": (None, 1), "l": (0, None), "r": (1, None)}
-    across = [each for each in (place[row_side][0], place[column_side][0]) if each is not None][0]
-    down = [each for each in (place[row_side][1], place[column_side][1]) if each is not None][0]
+    across, down = (
+        next(each for each in (place[row_side][axis], place[column_side][axis]) if each is not None) for axis in (0, 1)
+    )
     x, y = (edge // 4 if not side else edge * 3 // 4 for side, edge in ((across, image.width), (down, image.height)))
     assert np.abs(np.subtract(image.getpixel((x, y)), (255, 0, 0))).max() < 30
 
