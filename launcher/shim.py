@@ -1,4 +1,4 @@
-"""One per rank, between mpirun and the trainer: log file, signals, and a true account of its end.
+"""One per rank, around the trainer: its environment, log file, signals, stacks on request, a true account of its end.
 
 `python -P -m launcher.shim --run-dir D --attempt N --init WAY ... -- TRAINER ...`
 """
@@ -8,29 +8,40 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from launcher.contract.environment import environment
-from launcher.contract.process import die_with_parent, living_parent
+from launcher.contract.process import STACKS_SIGNAL, die_with_parent, living_parent
+
+if TYPE_CHECKING:
+    from launcher.contract.identity import Identity
+    from launcher.contract.run_dir import AttemptDir
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_NO_STOP = {signal.SIGUSR2, STACKS_SIGNAL}
 _NOT_STARTED = 127
+_LOOK_S = 1.0
+_DUMP_S = 0.5  # faulthandler needs milliseconds
 
 
 class _Forwarder:
     """Passes signals on to the trainer; those that come before it exists are kept for it."""
 
     def __init__(self) -> None:
+        self.told_to_stop = False
         self._trainer: subprocess.Popen[bytes] | None = None
         self._kept: list[int] = []
         for number in _FORWARDED:
             signal.signal(number, self._forward)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.told_to_stop |= number not in _NO_STOP
         if self._trainer is None:
             self._kept.append(number)
         else:
@@ -50,51 +61,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("launcher.shim: what started it is gone; not starting a trainer nobody watches", file=sys.stderr)
         return _NOT_STARTED
     die_with_parent(starter)
-    # Imported only now: pydantic takes a moment, and mpirun may die in it.
+    # Imported only now: pydantic takes a moment, and what started us may die in it.
     from launcher.contract.identity import is_scheduler, read_identity
     from launcher.contract.run_dir import Outcome, RankStatus, RunDir
-    from launcher.rank_environment import Meeting, rank_environment, scheduler_environment
+    from launcher.out_of_memory import evidence, oom_kills
 
     options = _parser().parse_args(argv)
-    forwarder = _Forwarder()
     env = environment()
     attempt = RunDir(options.run_dir).attempt(options.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
     if is_scheduler(env):
-        return _run_trainer(options.trainer, env, attempt.scheduler_log, forwarder)[1]
+        return _schedule(options.trainer, env, attempt.scheduler_log)
+    forwarder = _Forwarder()
     identity = read_identity(env)
+    trainer_env = _trainer_environment(options, env, identity, attempt)
+    killed_before = oom_kills()
+    trainer = _start_trainer(options.trainer, trainer_env, attempt.log(identity.rank))
+    if trainer is not None:
+        forwarder.attach(trainer)
+        look = partial(_dump_on_request, attempt, identity.rank, trainer)
+        threading.Thread(target=look, daemon=True, name="stacks").start()
+    returncode = _NOT_STARTED if trainer is None else trainer.wait()
+    status = RankStatus.read(attempt.status(identity.rank))
+    Outcome(
+        rank=identity.rank,
+        hostname=identity.hostname,
+        pid=0 if trainer is None else trainer.pid,
+        returncode=returncode,
+        last_step=status.step if status else 0,
+        ended_unix_s=time.time(),
+        told_to_stop=forwarder.told_to_stop,
+        waiting=status is not None and status.waiting,
+        out_of_memory=evidence(killed_before) if returncode == -signal.SIGKILL else None,
+    ).write(attempt.outcome(identity.rank))
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def _schedule(argv: Sequence[str], env: dict[str, str], log: Path) -> int:
+    """Be the process beside msrun's ranks. It ends when they have; what tells them to stop is not for it."""
+    for number in _FORWARDED:
+        signal.signal(number, signal.SIG_IGN)
+    scheduler = _start_trainer(argv, env, log)
+    return _NOT_STARTED if scheduler is None else scheduler.wait()
+
+
+def _trainer_environment(
+    options: argparse.Namespace, env: dict[str, str], identity: "Identity", attempt: "AttemptDir"
+) -> dict[str, str]:
+    """What the rank's trainer sees; beside rank 0 of a dynamic cluster without msrun, start the scheduler."""
+    from launcher.rank_environment import Meeting, rank_environment, scheduler_environment
+
     meeting = Meeting(
         init=options.init,
         rank_table=options.rank_table,
         host=options.scheduler_host,
         port=options.scheduler_port,
         timeout_s=options.join_timeout_s,
-        device_ids=tuple(options.device_ids),
+        device_ids=options.device_ids,
     )
     trainer_env = rank_environment(env, meeting, identity)
     if trainer_env.get("MS_ROLE") == "MS_WORKER" and identity.launcher != "msrun" and identity.rank == 0:
         # It ends by itself after the last rank, or with this process.
         _start_trainer(options.trainer, scheduler_environment(env, meeting, identity), attempt.scheduler_log)
-    pid, returncode = _run_trainer(options.trainer, trainer_env, attempt.log(identity.rank), forwarder)
-    status = RankStatus.read(attempt.status(identity.rank))
-    Outcome(
-        rank=identity.rank,
-        hostname=identity.hostname,
-        pid=pid,
-        returncode=returncode,
-        last_step=status.step if status else 0,
-        ended_unix_s=time.time(),
-    ).write(attempt.outcome(identity.rank))
-    return returncode if returncode >= 0 else 128 - returncode
+    return trainer_env
 
 
-def _run_trainer(argv: Sequence[str], env: dict[str, str], log: Path, forwarder: _Forwarder) -> tuple[int, int]:
-    """The trainer's pid and return code; (0, 127) when it cannot be started."""
-    trainer = _start_trainer(argv, env, log)
-    if trainer is None:
-        return 0, _NOT_STARTED
-    forwarder.attach(trainer)
-    return trainer.pid, trainer.wait()
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes] | None":
@@ -108,11 +141,38 @@ def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subp
                 stderr=subprocess.STDOUT,
                 env=env,
                 # This process has one thread, so code between fork and exec is safe.
-                preexec_fn=partial(die_with_parent, os.getpid()),
+                preexec_fn=partial(_prepare, os.getpid()),
             )
         except OSError as error:
             output.write(f"cannot start {argv[0]}: {error.strerror}\n".encode())
             return None
+
+
+def _prepare(shim_pid: int) -> None:
+    # What asks for something and ends nothing must not end a trainer that has no handler for it yet.
+    for number in _NO_STOP:
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(shim_pid)
+
+
+def _dump_on_request(attempt: "AttemptDir", rank: int, trainer: subprocess.Popen[bytes]) -> None:
+    """Wait for the launcher's wish (a file: it crosses hosts without another connection) and grant it once."""
+    from launcher.contract.run_dir import StackDump
+
+    while not attempt.dump_stacks.exists():
+        time.sleep(_LOOK_S)
+    state = _state(trainer.pid)
+    trainer.send_signal(STACKS_SIGNAL)
+    time.sleep(_DUMP_S)
+    StackDump(rank=rank, state=state).write(attempt.stacks(rank))
+
+
+def _state(pid: int) -> str:
+    """The process's state letter, proc(5); "?" when it cannot be read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "?"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--init", choices=("mpi", "rank_table", "dynamic_cluster"), default="mpi")
     parser.add_argument("--rank-table", type=Path)
-    parser.add_argument("--device-ids", type=lambda text: [int(part) for part in text.split(",")], default=())
+    parser.add_argument("--device-ids", type=_numbers, default=())
     parser.add_argument("--scheduler-host", default="")
     parser.add_argument("--scheduler-port", type=int, default=0)
     parser.add_argument("--join-timeout-s", type=float, default=0.0)
