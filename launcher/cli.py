@@ -1,4 +1,4 @@
-"""vpred-launch run | plan | check | ranktable | schema."""
+"""vpred-launch run | plan | check | status | logs | ranktable | schema."""
 
 import argparse
 import errno
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from launcher.cluster import ClusterConfig
+from launcher import logs, status
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
 from launcher.job import Job, check_job, load_job, plan_job, run_job
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         _job_command(commands, name, command, text).add_argument("--json", action="store_true", help="for programs")
     ranktable.add_commands(commands)
+    status.add_command(commands)
+    logs.add_command(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of cluster files", allow_abbrev=False)
     schema.set_defaults(command=_schema)
     return parser
