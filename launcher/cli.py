@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from launcher.cluster import ClusterConfig
 from launcher import logs, status
+from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
 from launcher.job import Job, check_job, load_job, plan_job, run_job

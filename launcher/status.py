@@ -41,7 +41,7 @@ class AttemptState(Section):
 
 
 class RunState(Section):
-    """A run: `images_per_second` of all ranks together, `checkpoint_step` of the newest that ranks know to be committed."""
+    """A run. `images_per_second`: of all ranks together; `checkpoint_step`: of the newest they know to be committed."""
 
     run_dir: Path
     state: Literal["running", "complete", "ended"]

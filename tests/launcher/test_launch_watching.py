@@ -57,7 +57,8 @@ def test_the_kernels_count_tells_who_died_for_want_of_memory(small_group):
 
 def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd):
     run = str(bench.run.root)
-    bench.launch("fault=raise")
+    recipe = ("fault=raise", "step_s=0.7")
+    bench.launch(*recipe)
     assert main(["status", run]) == 0
     told = capfd.readouterr().out.splitlines()
     assert told[0] == f"run         {run}: ended"
@@ -72,7 +73,7 @@ def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd)
     assert main(["logs", run]) == 0
     assert "[1] ValueError: a tensor went missing" in capfd.readouterr().out.splitlines()
 
-    launcher = bench.start("steps=100000", "step_s=0.01")
+    launcher = bench.start(*recipe)
     second = bench.run.attempt(2)
     bench.wait_until(lambda: all(second.status(rank).exists() for rank in (0, 1)))
     assert main(["status", run, "--json"]) == 0
@@ -146,7 +147,7 @@ def test_ranks_of_an_option():
     assert parse_ranks("all", 3, "--stream") == [0, 1, 2]
     assert parse_ranks("7,0,2-4", 8, "--stream") == [0, 2, 3, 4, 7]
     for wrong in ("", "x", "4-2", "0,", "8", "-1"):
-        with pytest.raises(ConfigError, match="^--stream: found "):
+        with pytest.raises(ConfigError, match=r"^--stream: found "):
             parse_ranks(wrong, 8, "--stream")
 
 
