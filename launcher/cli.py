@@ -3,7 +3,9 @@
 import argparse
 import errno
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -35,10 +37,16 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
     if strange:
         parser.error(f"found {strange[0]!r}: neither an option nor an override section.key=value")
     try:
-        return int(options.command(options, rest, trainer))
+        code = int(options.command(options, rest, trainer))
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         print(error, file=sys.stderr)
         return ExitCode.BAD_CONFIG
+    except BrokenPipeError:
+        # `| head` has seen enough; what is still unwritten must not fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _NO_FAULT_OF_OURS:
             raise

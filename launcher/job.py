@@ -18,6 +18,7 @@ from launcher.mpirun import find_mpirun
 from launcher.plan import LaunchPlan, describe, make_plan
 from launcher.preflight import Finding, preflight
 from launcher.progress import make_progress
+from launcher.ranktable.given import chosen_table
 from launcher.recipe import Trainer, require_same_recipe, resolve_recipe
 from launcher.stopping import stop_requests
 from launcher.stream import parse_ranks
@@ -45,6 +46,8 @@ def load_job(cluster_file: Path, recipe: Path, run_dir: Path | None, overrides: 
     ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
     theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
     cluster = load_cluster(cluster_file, ours)
+    if cluster.launcher.rank_table is not None:
+        chosen_table(cluster)  # its faults, before anything else costs time
     train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, theirs)
     run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
     require_same_recipe(run, train_yaml)
