@@ -1,7 +1,6 @@
 """`vpred-launch logs RUN`: what ranks wrote, of any attempt, and on request as they write it."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -34,17 +33,13 @@ def _logs(options: argparse.Namespace, overrides: Sequence[str], trainer: Traine
     number = options.attempt or run.last_attempt()
     if not 1 <= number <= run.last_attempt():
         raise ConfigError(f"--attempt: found {number} (the run has attempts 1 to {run.last_attempt()})")
-    try:
-        while number:
-            ranks = parse_ranks(options.rank, len(planned_hosts(run)), "--rank")
-            _print_attempt(run, number, ranks, options.follow and number == run.last_attempt())
-            more = options.follow and number < run.last_attempt()
-            number = number + 1 if more else 0
-            if more:
-                print(f"==> attempt {number} <==", flush=True)
-    except BrokenPipeError:
-        # The reader (head, less) has enough. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    while number:
+        ranks = parse_ranks(options.rank, len(planned_hosts(run)), "--rank")
+        _print_attempt(run, number, ranks, options.follow and number == run.last_attempt())
+        more = options.follow and number < run.last_attempt()
+        number = number + 1 if more else 0
+        if more:
+            print(f"==> attempt {number} <==", flush=True)
     return ExitCode.OK
 
 
