@@ -82,14 +82,15 @@ def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     batch, height, width, channels = pixels.shape
     values = np.empty((batch, channels, height, width), np.float32)
     np.divide(pixels.transpose(0, 3, 1, 2), np.float32(127.5), out=values)
-    values -= np.float32(1)
+    np.subtract(values, np.float32(1), out=values)
     return values
 
 
 def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
     """(3, R, R) float32 in [-1, 1], at the recipe's square size."""
     pixels, _ = load_pixels(path, config, (config.resolution, config.resolution), generator)
-    return normalised(pixels[None])[0]
+    image: NDArray[np.float32] = normalised(pixels[None])[0]
+    return image
 
 
 def load_centred(paths: Sequence[Path], config: DataConfig) -> NDArray[np.float32]:

@@ -1,6 +1,9 @@
 """Batches: the same for any number of ranks and workers, from any start, and loud about failures."""
 
 import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -120,7 +123,7 @@ def test_a_dead_worker_is_an_error_that_names_the_sample(folder: Path, monkeypat
 
 def test_closing_ends_the_thread_and_a_worker_that_is_stuck(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
-    with with_deadly_fetcher(folder, monkeypatch, stuck=True) as made:
+    with with_deadly_fetcher(folder, monkeypatch, stuck=True):
         time.sleep(1)
         workers = [each for each in psutil.Process().children() if "data.worker" in each.cmdline()]
     assert len(workers) == 2
