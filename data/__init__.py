@@ -1,12 +1,12 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
 from data.config import DataConfig
-from data.csv_source import Sample, Source, count_small, read_csv_folder
 from data.errors import DataError
 from data.fetching import ArraySpec, Fetcher, ImageFetcher
 from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader, dropped
 from data.order import ORDER_VERSION, Order, make_order
+from data.source import Folder, Sample, Source, open_source
 from data.split import hold_out
 from data.transforms import load_centred, load_image
 
@@ -17,18 +17,18 @@ __all__ = [
     "DataConfig",
     "DataError",
     "Fetcher",
+    "Folder",
     "ImageFetcher",
     "Loader",
     "Order",
     "Sample",
     "Source",
     "batch_generator",
-    "count_small",
     "dropped",
     "hold_out",
     "load_centred",
     "load_image",
     "make_order",
-    "read_csv_folder",
+    "open_source",
     "sample_generator",
 ]
