@@ -189,8 +189,8 @@ def _side_by_side(facts: Mapping[str, Facts]) -> Iterator[Finding]:
     known = {switch for switch in switches.values() if switch is not None}
     if len(known) > 1:
         (host, device), _ = min(item for item in switches.items() if item[1] == "0")
-        found = f"off on {host} device {device}, on elsewhere (HCCL: EI0016)"
-        yield Finding("error", "TLS switch", found, f"hccn_tool -i {device} -tls -s enable 1, or 0 everywhere")
+        seen = f"off on {host} device {device}, on elsewhere (HCCL: EI0016)"
+        yield Finding("error", "TLS switch", seen, f"hccn_tool -i {device} -tls -s enable 1, or 0 everywhere")
 
 
 def _switch(said: Mapping[str, str]) -> str | None:
