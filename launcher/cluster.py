@@ -61,11 +61,15 @@ class Host(Section):
 
 
 class LauncherSettings(Section):
-    """How ranks are started. `mpirun` null: the one beside python, else the first on PATH."""
+    """How ranks are started. `mpirun` null: the one beside python, else the first on PATH.
+
+    The ranks of a host that has seen no sign of life of the launcher for `lease_s` are ended there: it may be cut off.
+    """
 
     mpirun: Path | None = None
     allow_run_as_root: bool = False
     stop_grace_s: Annotated[float, Field(gt=0)] = 60.0
+    lease_s: Annotated[float, Field(ge=2)] = 120.0
     forward_variables: tuple[str, ...] = ()
 
     @field_validator("mpirun")
@@ -100,6 +104,27 @@ class PreflightSettings(Section):
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
 
 
+class RestartSettings(Section):
+    """What follows a failed attempt; `max_restarts` 0: nothing, the run ends with its failure.
+
+    The delay begins at `first_delay_s` and grows by `delay_factor` up to `max_delay_s` with each attempt in a row that
+    commits no newer checkpoint; after `max_without_progress` of those the run ends. A host that ended
+    `exclude_host_after` attempts (null: any number), or cannot be reached, gives its place to the next of `spare_hosts`.
+    With `shrink` and too few hosts left, those go on with fewer ranks, at least `min_ranks`, and the same global batch:
+    each rank then has more samples, and needs the memory for them. Without, such a host is tried again.
+    """
+
+    max_restarts: Annotated[int, Field(ge=0)] = 0
+    first_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    delay_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    max_delay_s: Annotated[float, Field(ge=0)] = 300.0
+    max_without_progress: Annotated[int, Field(ge=1)] = 3
+    exclude_host_after: Annotated[int, Field(ge=1)] | None = 2
+    spare_hosts: tuple[Host, ...] = ()
+    shrink: bool = False
+    min_ranks: Annotated[int, Field(ge=1)] = 1
+
+
 class ClusterConfig(Section):
     """A cluster file. Ranks go over hosts in the string order of their addresses, then over devices."""
 
@@ -111,6 +136,7 @@ class ClusterConfig(Section):
     network: Network = Network()
     metrics: Metrics = Metrics()
     preflight: PreflightSettings = PreflightSettings()
+    restart: RestartSettings = RestartSettings()
     environment: Annotated[dict[str, str], Field(default_factory=dict)]
 
     @property
@@ -123,12 +149,17 @@ class ClusterConfig(Section):
         )
 
     @property
+    def known_hosts(self) -> tuple[Host, ...]:
+        """Those that ranks start on and the spare ones."""
+        return (*self.hosts, *self.restart.spare_hosts)
+
+    @property
     def world_size(self) -> int:
         return sum(self.ranks_on(host) for host in self.hosts)
 
     @property
     def highest_metrics_port(self) -> int:
-        return self.metrics.base_port + max(self.ranks_on(host) for host in self.hosts) - 1
+        return self.metrics.base_port + max(self.ranks_on(host) for host in self.known_hosts) - 1
 
     def ranks_on(self, host: Host) -> int:
         return len(host.devices) or self.workers_per_host or 0
@@ -150,23 +181,23 @@ class ClusterConfig(Section):
         if self.accelerator == "cpu":
             if self.workers_per_host is None:
                 raise ValueError("workers_per_host: found nothing (accelerator cpu needs it)")
-            if any(host.devices for host in self.hosts):
+            if any(host.devices for host in self.known_hosts):
                 raise ValueError("hosts: found devices (accelerator cpu has none; workers_per_host counts)")
         else:
             if self.workers_per_host is not None:
                 raise ValueError("workers_per_host: remove it (one rank per device on accelerator ascend)")
-            bare = [host.address for host in self.hosts if not host.devices]
+            bare = [host.address for host in self.known_hosts if not host.devices]
             if bare:
                 raise ValueError(f"hosts: {', '.join(bare)} without devices (list id and ip of each)")
         return self
 
     @model_validator(mode="after")
     def _hosts_differ(self) -> Self:
-        addresses = [host.address for host in self.hosts]
+        addresses = [host.address for host in self.known_hosts]
         repeated = sorted({address for address in addresses if addresses.count(address) > 1})
         if repeated:
             raise ValueError(f"hosts: the address {repeated[0]} is given {addresses.count(repeated[0])} times")
-        ips = [device.ip for host in self.hosts for device in host.devices if device.ip is not None]
+        ips = [device.ip for host in self.known_hosts for device in host.devices if device.ip is not None]
         twice = sorted({ip for ip in ips if ips.count(ip) > 1})
         if twice:
             raise ValueError(f"hosts: the device ip {twice[0]} is given {ips.count(twice[0])} times")
@@ -176,18 +207,24 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _hosts_reach_each_other(self) -> Self:
-        if len(self.hosts) == 1:
+        if len(self.known_hosts) == 1:
             return self
-        local = [host.address for host in self.hosts if host.address in LOCAL_ADDRESSES]
+        local = [host.address for host in self.known_hosts if host.address in LOCAL_ADDRESSES]
         if local:
             raise ValueError(f"hosts: {local[0]} among several hosts (give the address the others know)")
-        missing = [f"{host.address} device {d.id}" for host in self.hosts for d in host.devices if d.ip is None]
+        missing = [f"{host.address} device {d.id}" for host in self.known_hosts for d in host.devices if d.ip is None]
         if missing:
             raise ValueError(f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)")
         if self.metrics.address not in _ANY_ADDRESS:
             raise ValueError(
                 f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shrinks_no_further_than_it_is(self) -> Self:
+        if self.restart.min_ranks > self.world_size:
+            raise ValueError(f"restart.min_ranks: found {self.restart.min_ranks} (there are {self.world_size} ranks)")
         return self
 
     @model_validator(mode="after")
