@@ -1,7 +1,8 @@
 """What each attempt was and what it cost: attempts/0001/attempt.json, kept up to date while it runs."""
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launcher.contract.config import Section
@@ -103,7 +104,21 @@ class Account:
             record.write(self.run.attempt(record.attempt).record)
             write_launcher_metrics(self.run, read_records(self.run))
         except OSError as error:  # a full disk is the attempt's trouble, and must not end the launcher's watch
-            print(f"{error.filename or self.run.root}: {error.strerror}: the account of the attempt is not kept")
+            text = f"{error.filename or self.run.root}: {error.strerror}; the account of the attempt is not kept"
+            print(text, file=sys.stderr)
+
+
+def first_record(plan: LaunchPlan) -> AttemptRecord:
+    """The record of an attempt that starts now."""
+    ranks = len(plan.ranks)
+    return AttemptRecord(attempt=plan.attempt, hosts=plan.hosts, world_size=ranks, started_unix_s=time.time())
+
+
+def lost_line(records: Sequence[AttemptRecord]) -> str:
+    """Where the time of several attempts went, for the operator."""
+    totals = {cause: sum(getattr(each.lost, cause) for each in records) for cause in LostTime.model_fields}
+    parts = ", ".join(f"{cause.removesuffix('_s')} {seconds:.1f} s" for cause, seconds in totals.items())
+    return f"{len(records)} attempts; not trained in {sum(totals.values()):.1f} s: {parts}"
 
 
 def read_records(run: RunDir) -> list[AttemptRecord]:
@@ -112,9 +127,7 @@ def read_records(run: RunDir) -> list[AttemptRecord]:
     return [record for record in found if record is not None]
 
 
-def lost_time(
-    record: AttemptRecord, before: AttemptRecord | None, statuses: Mapping[int, RankStatus]
-) -> LostTime:
+def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Mapping[int, RankStatus]) -> LostTime:
     """As far as the ranks have come: a part that has not ended yet is 0."""
     starting = _latest(statuses, "starting")
     loaded = _latest(statuses, "validating") if _latest(statuses, "validating") else _latest(statuses, "compiling")

@@ -52,7 +52,11 @@ class _Attempts(Collector):
         failures = CounterMetricFamily(
             "vpred_launcher_failures", "Attempts that failed, by the host that was the cause.", labels=["run", "host"]
         )
-        failed = [each.host or "unknown" for each in self._attempts if each.exit_code not in (None, ExitCode.OK, ExitCode.PREEMPTED)]
+        failed = [
+            each.host or "unknown"
+            for each in self._attempts
+            if each.exit_code not in (None, ExitCode.OK, ExitCode.PREEMPTED)
+        ]
         for host in sorted(set(failed)):
             failures.add_metric([self._run, host], failed.count(host))
         yield failures

@@ -10,11 +10,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 TERM_GRACE_S = 5.0
 _RENEWALS_PER_LEASE = 8
+_OUTCOME_S = 1.0  # for the shim to write down how its trainer ended
 
 
 class Lease:
@@ -35,7 +35,7 @@ class Lease:
 
 
 class LeaseWatch:
-    """A shim's side. `look_s`: seconds on a clock that only goes forward."""
+    """A shim's side. `now_s`: seconds on a clock that only goes forward."""
 
     def __init__(self, path: Path, lease_s: float, now_s: float) -> None:
         self._path, self._lease_s = path, lease_s
@@ -75,7 +75,8 @@ def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[byte
         while time.monotonic() - latest_s[0] <= lease_s:
             time.sleep(lease_s / _RENEWALS_PER_LEASE)
         print(f"no sign of life of the launcher for {lease_s:g} s: ending this rank", flush=True)
-        _end(trainer.send_signal, lambda: trainer.poll() is not None)
+        _end(trainer)
+        time.sleep(_OUTCOME_S)
         # The daemon's other children are ranks of the same job, whose leases run out at the same time.
         with contextlib.suppress(ProcessLookupError):
             os.kill(daemon_pid, signal.SIGKILL)
@@ -84,9 +85,9 @@ def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[byte
         threading.Thread(target=target, daemon=True, name=f"lease {target.__name__}").start()
 
 
-def _end(send: Callable[[int], None], has_ended: Callable[[], bool]) -> None:
-    send(signal.SIGTERM)
+def _end(trainer: subprocess.Popen[bytes]) -> None:
+    trainer.send_signal(signal.SIGTERM)
     deadline_s = time.monotonic() + TERM_GRACE_S
-    while not has_ended() and time.monotonic() < deadline_s:
+    while trainer.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.1)
-    send(signal.SIGKILL)
+    trainer.send_signal(signal.SIGKILL)

@@ -148,6 +148,7 @@ def _mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, run: RunDir, world_size
 def _shim_argv(cluster: ClusterConfig, python: Path, run: RunDir, attempt: int) -> tuple[str, ...]:
     # -P: a folder called `data` or `launcher` in the current directory must not shadow ours.
     argv = [str(python), "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", str(attempt)]
+    argv += ["--lease-s", f"{cluster.launcher.lease_s:g}"]
     for name in ACCELERATORS[cluster.accelerator].hidden_variables:
         argv += ["--unset", name]
     return (*argv, "--")

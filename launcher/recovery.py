@@ -13,6 +13,7 @@ from launcher.plan import LaunchPlan
 from launcher.restart import FailedAttempt, GiveUp, Restart, decide
 from launcher.verdict import Verdict
 
+_FINAL = (ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED)
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,18 +41,19 @@ def recover(
     current = cluster
     while True:
         ended = attempt(current)
-        if ended.verdict.exit_code is ExitCode.OK:
+        if ended.verdict.exit_code == ExitCode.OK:
             return ended
         unreachable = sweep(ended.plan.hosts)
         if unreachable:
             names, lease_s = ", ".join(unreachable), cluster.launcher.lease_s
             _say(f"could not be cleared: {names}; ranks that still run there end themselves within {lease_s:g} s")
-        if ended.verdict.exit_code is not ExitCode.FAILED or ended.verdict.stopped or not cluster.restart.max_restarts:
+        if ended.verdict.exit_code in _FINAL or ended.verdict.stopped or not cluster.restart.max_restarts:
             return ended
         record = ended.record
         history.append(FailedAttempt(record.host, record.resumed_step, record.checkpoint_step))
         # Hosts that were left out may be back, and their ranks must not be.
-        absent = set(unreachable) | set(sweep([h.address for h in cluster.known_hosts if h.address not in ended.plan.hosts]))
+        others = [host.address for host in cluster.known_hosts if host.address not in ended.plan.hosts]
+        absent = {*unreachable, *sweep(others)}
         decision = decide(
             cluster,
             history,

@@ -86,7 +86,7 @@ def _next_cluster(cluster: ClusterConfig, bad: set[str], rank_counts: Collection
         if smaller is not None:
             return smaller
     ordered = good + [host for host in cluster.known_hosts if host.address in bad]
-    return cluster.model_copy(update={"hosts": tuple(ordered[: len(cluster.hosts)])})
+    return _on(cluster, ordered[: len(cluster.hosts)], cluster.workers_per_host)
 
 
 def _shrunk(cluster: ClusterConfig, good: Sequence[Host], rank_counts: Collection[int]) -> ClusterConfig | None:
@@ -98,6 +98,13 @@ def _shrunk(cluster: ClusterConfig, good: Sequence[Host], rank_counts: Collectio
         return None
     _, each, hosts = max(fitting)
     if cluster.accelerator == "cpu":
-        return cluster.model_copy(update={"hosts": tuple(good[:hosts]), "workers_per_host": each})
-    kept = tuple(host.model_copy(update={"devices": host.devices[:each]}) for host in good[:hosts])
-    return cluster.model_copy(update={"hosts": kept})
+        return _on(cluster, good[:hosts], each)
+    return _on(cluster, [host.model_copy(update={"devices": host.devices[:each]}) for host in good[:hosts]], None)
+
+
+def _on(cluster: ClusterConfig, hosts: Sequence[Host], workers_per_host: int | None) -> ClusterConfig:
+    used = {host.address for host in hosts}
+    spare = tuple(host for host in cluster.known_hosts if host.address not in used)
+    restart = cluster.restart.model_copy(update={"spare_hosts": spare})
+    changes = {"hosts": tuple(hosts), "workers_per_host": workers_per_host, "restart": restart}
+    return cluster.model_copy(update=changes)

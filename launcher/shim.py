@@ -1,6 +1,6 @@
 """One per rank, between mpirun and the trainer: log file, signals, and a true account of its end.
 
-`python -P -m launcher.shim --run-dir D --attempt N [--unset NAME ...] -- TRAINER ...`
+`python -P -m launcher.shim --run-dir D --attempt N --lease-s S [--unset NAME ...] -- TRAINER ...`
 """
 
 import argparse
@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from launcher.contract.process import die_with_parent, living_parent
+from launcher.lease import end_without_lease
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NOT_STARTED = 127
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     attempt = RunDir(options.run_dir).attempt(options.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
     trainer_env = {name: value for name, value in env.items() if name not in options.unset}
-    pid, returncode = _run_trainer(options.trainer, trainer_env, attempt.log(identity.rank), forwarder)
+    guard = partial(end_without_lease, attempt.lease, options.lease_s, daemon_pid=mpirun)
+    pid, returncode = _run_trainer(options.trainer, trainer_env, attempt.log(identity.rank), forwarder, guard)
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(
         rank=identity.rank,
@@ -73,7 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return returncode if returncode >= 0 else 128 - returncode
 
 
-def _run_trainer(argv: Sequence[str], env: dict[str, str], log: Path, forwarder: _Forwarder) -> tuple[int, int]:
+def _run_trainer(
+    argv: Sequence[str],
+    env: dict[str, str],
+    log: Path,
+    forwarder: _Forwarder,
+    guard: Callable[[subprocess.Popen[bytes]], None],
+) -> tuple[int, int]:
     """The trainer's pid and return code; (0, 127) when it cannot be started."""
     with log.open("ab") as output:
         try:
@@ -90,6 +98,7 @@ def _run_trainer(argv: Sequence[str], env: dict[str, str], log: Path, forwarder:
             output.write(f"cannot start {argv[0]}: {error.strerror}\n".encode())
             return 0, _NOT_STARTED
     forwarder.attach(trainer)
+    guard(trainer)
     return trainer.pid, trainer.wait()
 
 
@@ -97,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m launcher.shim", allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--lease-s", type=float, required=True)
     parser.add_argument("--unset", action="append", default=[], metavar="NAME")
     parser.add_argument("trainer", nargs="+")
     return parser

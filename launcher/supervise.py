@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from launcher.contract.exit_codes import ExitCode
@@ -54,7 +54,7 @@ def supervise(plan: LaunchPlan, env: Mapping[str, str], progress: Progress) -> V
     """Run `plan` to its end in this process's main thread. Raises OSError when mpirun cannot be started."""
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
-    attempt.root.mkdir(parents=True)
+    attempt.root.mkdir(parents=True, exist_ok=True)
     with _stop_requests() as stop, attempt.launcher_log.open("xb") as log:
         mpirun = start_tied(plan.argv, {**env, **plan.environment}, log, subprocess.STDOUT)
         try:
@@ -63,13 +63,14 @@ def supervise(plan: LaunchPlan, env: Mapping[str, str], progress: Progress) -> V
             kill_session(mpirun)
             _end_orphans(plan)
             progress.close()
-    return judge(
+    verdict = judge(
         hosts={place.rank: place.host for place in plan.ranks},
         outcomes=_final_outcomes(plan, attempt),
         summary=Summary.read(run.summary_json),
         mpirun_returncode=mpirun.returncode,
         stopped=stop.count > 0,
     )
+    return replace(verdict, stopped=stop.count > 0)
 
 
 @contextmanager

@@ -15,11 +15,13 @@ _PASSED_ON = {ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED}
 
 @dataclass(frozen=True)
 class Verdict:
-    """`text`: one line; `rank`: whose log tells more, None for the launcher's own log or none needed."""
+    """`text`: one line; `rank`: whose log tells more, None for the launcher's own log or none needed; `stopped`: the
+    launcher was asked to stop, so whatever happened, nothing is to follow."""
 
     exit_code: ExitCode
     text: str
     rank: int | None = None
+    stopped: bool = False
 
 
 def judge(

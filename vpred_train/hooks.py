@@ -67,27 +67,36 @@ class StatusHook:
         self.identity, self.pid, self.config = identity, pid, config
         self.path = attempt.status(identity.rank)
         self.phase: Phase = "starting"
+        self.phase_unix_s: dict[Phase, float] = {}
+        self.resumed_step: int | None = None
+        self.checkpoint_step: int | None = None
         self.written_s = 0.0
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        self.phase = phase
+        if phase != "starting" and self.resumed_step is None:
+            self.resumed_step = self.checkpoint_step = step
+        self._enter(phase)
         self._write(step, samples_seen, None, None)
 
     def on_step(self, result: StepResult) -> None:
         changed = self.phase != "training"
-        self.phase = "training"
+        self._enter("training")
         if changed or time.monotonic() - self.written_s >= STATUS_INTERVAL_S:
             rate = self.config.global_batch / self.identity.world_size / result.step_seconds
             self._write(result.step, result.samples_seen, result.loss, rate)
 
     def on_checkpoint(self, saved: SaveResult) -> None:
-        pass
+        self.checkpoint_step = saved.step
 
     def on_checkpoint_failed(self, reason: str) -> None:
         pass
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         pass
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.phase_unix_s.setdefault(phase, time.time())
 
     def _write(self, step: int, samples_seen: int, loss: float | None, rate: float | None) -> None:
         RankStatus(
@@ -100,6 +109,9 @@ class StatusHook:
             samples_seen=samples_seen,
             loss=loss,
             images_per_second=rate,
+            checkpoint_step=self.checkpoint_step,
+            resumed_step=self.resumed_step,
+            phase_unix_s=self.phase_unix_s,
             updated_unix_s=time.time(),
         ).write(self.path)
         self.written_s = time.monotonic()

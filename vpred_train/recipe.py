@@ -161,6 +161,12 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
         )
 
 
+def rank_counts(config: TrainConfig, most: int) -> list[int]:
+    """The numbers of ranks up to `most` that share the global batch out evenly."""
+    parts = config.gradient_accumulation_steps
+    return [count for count in range(1, most + 1) if config.global_batch % (count * parts) == 0]
+
+
 def open_data(config: TrainConfig) -> tuple[Source, Source | None]:
     """The training samples, and with `validation` the held-out ones; all bad rows are found now. Raises DataError."""
     source, validation = read_csv_folder(config.data.path), config.validation

@@ -1,17 +1,17 @@
 """The run directory: the one place that names its files, and the small records ranks leave there.
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
-RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
+RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
-RUN/metrics.jsonl validation.jsonl report.html summary.json
+RUN/metrics.jsonl validation.jsonl report.html summary.json launcher.prom
 RUN/checkpoint_now is put there by a person.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from launcher.contract.config import Section
 from launcher.contract.files import write_atomic
@@ -40,7 +40,12 @@ class Record(Section):
 
 
 class RankStatus(Record):
-    """What a rank does now. `images_per_second` counts this rank's own images; `loss` is the global mean."""
+    """What a rank does now. `images_per_second` counts this rank's own images; `loss` is the global mean.
+
+    checkpoint_step: of the newest checkpoint known to be committed. resumed_step: of the one that this attempt went on from,
+    0 without one, None until that is known. phase_unix_s: when each phase was first entered; training with the end of the
+    first step.
+    """
 
     rank: int
     hostname: str
@@ -51,6 +56,9 @@ class RankStatus(Record):
     samples_seen: int
     loss: float | None = None
     images_per_second: float | None = None
+    checkpoint_step: int | None = None
+    resumed_step: int | None = None
+    phase_unix_s: Annotated[dict[Phase, float], Field(default_factory=dict)]
     updated_unix_s: float
 
     def write(self, path: Path) -> None:
@@ -90,6 +98,15 @@ class AttemptDir:
     """One start of the workers: attempts/0001/."""
 
     root: Path
+
+    @property
+    def record(self) -> Path:
+        return self.root / "attempt.json"
+
+    @property
+    def lease(self) -> Path:
+        """A file that the launcher touches as long as it lives."""
+        return self.root / "lease"
 
     @property
     def launcher_log(self) -> Path:
@@ -134,6 +151,10 @@ class RunDir:
     @property
     def targets_json(self) -> Path:
         return self.root / "targets.json"
+
+    @property
+    def launcher_prom(self) -> Path:
+        return self.root / "launcher.prom"
 
     @property
     def lock(self) -> Path:

@@ -1,7 +1,7 @@
 """A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
 
-The recipe is a flat YAML file: steps, step_s, fault (none, raise, kill, exit, deaf, check_crash) and
-fault_rank. Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
+The recipe is a flat YAML file: steps, step_s, fault (none, raise, kill, exit, deaf, check_crash), fault_rank, the last
+attempt with the fault, and the interval of checkpoints (a file with the step). Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from pathlib import Path
 import yaml
 
 from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
 from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 
-DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1}
+DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1, "fault_attempts": 99, "save_every": 2}
 FAULT_STEP = 3
 
 
@@ -44,12 +45,17 @@ def train(options: argparse.Namespace) -> int:
     status_path = run.attempt(options.attempt).status(comm.rank)
     stop: list[int] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: stop.append(number))
-    faulty = comm.rank == recipe["fault_rank"]
+    faulty = comm.rank == recipe["fault_rank"] and options.attempt <= recipe["fault_attempts"]
+    checkpoint = run.root / "checkpoint"
+    resumed = saved = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    phases = {"starting": time.time()}
+    comm.barrier()  # everyone has read it before anyone writes it
     if recipe["fault"] == "deaf":
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def tell(phase: str, step: int) -> None:
+        phases.setdefault(phase, time.time())
         RankStatus(
             rank=comm.rank,
             hostname=socket.gethostname(),
@@ -60,16 +66,23 @@ def train(options: argparse.Namespace) -> int:
             samples_seen=4 * step,
             loss=1 / (1 + step),
             images_per_second=10.0,
+            checkpoint_step=saved,
+            resumed_step=resumed,
+            phase_unix_s=phases,
             updated_unix_s=time.time(),
         ).write(status_path)
 
-    tell("compiling", 0)
-    for step in range(1, recipe["steps"] + 1):
+    tell("compiling", resumed)
+    for step in range(resumed + 1, recipe["steps"] + 1):
         stopping = comm.allreduce(len(stop), op=MPI.MAX)
         if stopping:
             # As the trainer does: the default, which Python restores at its end, would kill a rank that is done.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             return ExitCode.PREEMPTED
+        if step % recipe["save_every"] == 0:
+            saved = step
+            if comm.rank == 0:
+                write_atomic(checkpoint, str(step), fsync=False)
         tell("training", step)
         if step == FAULT_STEP and faulty:
             if recipe["fault"] == "raise":
@@ -99,6 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--print-rank-counts", action="store_true")
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--world-size", type=int)
     parser.add_argument("--run-dir", type=Path)
@@ -109,6 +123,9 @@ def main() -> int:
     parser.add_argument("--collective-timeout-s", type=float)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
+    if options.print_rank_counts:  # a global batch of 4
+        print(*(count for count in (1, 2, 4) if count <= options.world_size))
+        return ExitCode.OK
     if options.check:
         return check(options, options.overrides)
     die_with_parent(os.getppid())
