@@ -109,7 +109,7 @@ class RestartSettings(Section):
 
     The delay begins at `first_delay_s` and grows by `delay_factor` up to `max_delay_s` with each attempt in a row that
     commits no newer checkpoint; after `max_without_progress` of those the run ends. A host that ended
-    `exclude_host_after` attempts (null: any number), or cannot be reached, gives its place to the next of `spare_hosts`.
+    `exclude_host_after` attempts (null: any number), or cannot be reached, gives its place to one of `spare_hosts`.
     With `shrink` and too few hosts left, those go on with fewer ranks, at least `min_ranks`, and the same global batch:
     each rank then has more samples, and needs the memory for them. Without, such a host is tried again.
     """
