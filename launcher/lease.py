@@ -1,7 +1,7 @@
 """The launcher's sign of life in an attempt, and what a cut-off host's ranks do without it.
 
-The launcher touches a file on the shared file system; each shim compares what it sees with what it saw before, by its own
-clock, so that clocks of different hosts need not agree. A touch needs no space: a full disk ends no lease.
+The launcher touches a file on the shared file system; each shim compares what it sees with what it saw before, by its
+own clock, so that clocks of different hosts need not agree. A touch needs no space: a full disk ends no lease.
 """
 
 import contextlib

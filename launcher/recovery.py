@@ -34,8 +34,8 @@ def recover(
 ) -> Attempted:
     """Run `attempt` until it does not fail or `cluster.restart` allows no more; returns the last one.
 
-    sweep: clears the hosts given of the run's ranks and returns those that it could not. rank_counts: see `decide`; asked
-    for only if ranks may become fewer. BAD_CONFIG, DIVERGED and a wish to stop are never followed by another attempt.
+    sweep: clears the hosts given of the run's ranks and returns those that it could not. rank_counts: see `decide`;
+    asked for only if ranks may become fewer. BAD_CONFIG, DIVERGED and a wish to stop are never followed by another attempt.
     """
     history: list[FailedAttempt] = []
     current = cluster

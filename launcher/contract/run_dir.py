@@ -43,8 +43,8 @@ class RankStatus(Record):
     """What a rank does now. `images_per_second` counts this rank's own images; `loss` is the global mean.
 
     checkpoint_step: of the newest checkpoint known to be committed. resumed_step: of the one that this attempt went on
-    from, 0 without one, None until that is known. phase_unix_s: when each phase was first entered; training with the end
-    of the first step.
+    from, 0 without one, None until that is known. phase_unix_s: when each phase was first entered; training with the
+    end of the first step.
     """
 
     rank: int

@@ -1,7 +1,8 @@
 """A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
 
-The recipe is a flat YAML file: steps, step_s, fault (none, raise, kill, exit, deaf, check_crash), fault_rank, the last
-attempt with the fault, and the interval of checkpoints (a file with the step). Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
+The recipe is a flat YAML file: steps, step_s, fault (none, raise, kill, exit, deaf, check_crash), fault_rank,
+fault_attempts (later attempts have no fault) and save_every (steps; a checkpoint is a file with the step's number).
+Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
 """
 
 import argparse

@@ -11,20 +11,6 @@ from launcher.contract.config import ConfigError, build_document
 from launcher.restart import FailedAttempt, GiveUp, Restart, attempts_without_progress, decide
 
 
-def cluster(hosts: int = 3, each: int = 2, **restart) -> ClusterConfig:
-    """Hosts n1, n2 ... with `each` workers, spare hosts s1, s2 ..."""
-    spare = [{"address": f"s{number}"} for number in range(1, restart.pop("spare", 0) + 1)]
-    raw = {
-        "name": "test",
-        "accelerator": "cpu",
-        "workers_per_host": each,
-        "hosts": [{"address": f"n{number}"} for number in range(1, hosts + 1)],
-        "metrics": {"address": "0.0.0.0"},
-        "restart": {"max_restarts": 10, "spare_hosts": spare, **restart},
-    }
-    return build_document(ClusterConfig, raw, Path("cluster.yaml"))
-
-
 def failures(*hosts: str | None) -> list[FailedAttempt]:
     """Each with a newer checkpoint than the one before."""
     return [FailedAttempt(host, 10 * number, 10 * number + 10) for number, host in enumerate(hosts)]
@@ -35,7 +21,7 @@ def addresses(decision: Restart | GiveUp) -> list[str]:
     return [host.address for host in decision.cluster.hosts]
 
 
-def test_the_budget():
+def test_the_budget(cluster):
     allowed = cluster(max_restarts=2)
     assert isinstance(decide(allowed, failures("n1", "n2")), Restart)
     assert decide(allowed, failures("n1", "n2", "n3")) == GiveUp("all 2 restarts are used up")
@@ -58,7 +44,7 @@ def test_progress_is_a_checkpoint_newer_than_all_before(steps, expected):
     assert attempts_without_progress([FailedAttempt(None, *pair) for pair in steps]) == expected
 
 
-def test_attempts_in_vain_wait_longer_each_time_and_end():
+def test_attempts_in_vain_wait_longer_each_time_and_end(cluster):
     patient = cluster(first_delay_s=10.0, delay_factor=3.0, max_delay_s=50.0, max_without_progress=4)
     history = failures("n1")
     waits = []
@@ -86,7 +72,7 @@ def test_attempts_in_vain_wait_longer_each_time_and_end():
         ({"shrink": True, "min_ranks": 5}, ["n2"], ["n2"], ["n1", "n3", "n2"]),
     ],
 )
-def test_which_hosts_are_next(settings, failed, unreachable, expected):
+def test_which_hosts_are_next(cluster, settings, failed, unreachable, expected):
     decision = decide(cluster(**settings), failures(*failed), unreachable, rank_counts=(1, 2, 4))
     assert addresses(decision) == expected
 
@@ -100,7 +86,7 @@ def test_which_hosts_are_next(settings, failed, unreachable, expected):
         (2, 2, 1, (2,), (1, 2)),
     ],
 )
-def test_fewer_ranks_are_the_most_that_share_the_batch(hosts, each, left, counts, shape):
+def test_fewer_ranks_are_the_most_that_share_the_batch(cluster, hosts, each, left, counts, shape):
     away = [f"n{number}" for number in range(left + 1, hosts + 1)]
     decision = decide(cluster(hosts, each, shrink=True), failures(away[0]), away, counts)
     assert isinstance(decision, Restart)
@@ -115,7 +101,7 @@ def test_a_shrunk_ascend_cluster_keeps_the_first_devices_of_each_host():
             {"address": f"n{host}", "devices": [{"id": n, "ip": f"10.0.{host}.{n}"} for n in range(4)]}
             for host in range(3)
         ],
-        "metrics": {"address": "0.0.0.0"},
+        "metrics": {"address": "::"},
         "restart": {"max_restarts": 1, "shrink": True},
     }
     decision = decide(build_document(ClusterConfig, raw, Path("npu.yaml")), failures("n1"), ["n1"], (1, 2, 3, 6, 12))
@@ -126,7 +112,7 @@ def test_a_shrunk_ascend_cluster_keeps_the_first_devices_of_each_host():
     }
 
 
-def test_ranks_that_may_still_live_are_outwaited():
+def test_ranks_that_may_still_live_are_outwaited(cluster):
     hasty = cluster(first_delay_s=1.0)
     assert decide(hasty, failures("n1"), (), fence_s=130.0).delay_s == 1.0
     assert decide(hasty, failures("n1"), ["n1"], fence_s=130.0).delay_s == 130.0
@@ -143,7 +129,7 @@ KNOWN = ["n1", "n2", "n3", "s1", "s2"]
     shrink=st.booleans(),
     counts=st.sets(st.integers(1, 12)),
 )
-def test_what_holds_for_any_history(history, unreachable, shrink, counts):
+def test_what_holds_for_any_history(cluster, history, unreachable, shrink, counts):
     whole = cluster(each=4, spare=2, shrink=shrink, min_ranks=3, max_without_progress=4)
     decision = decide(whole, history, unreachable, counts, fence_s=500.0)
     if isinstance(decision, GiveUp):
@@ -168,6 +154,6 @@ def test_what_holds_for_any_history(history, unreachable, shrink, counts):
         ({"spare_hosts": [{"address": "localhost"}]}, "localhost among several hosts"),
     ],
 )
-def test_wrong_settings(settings, words):
+def test_wrong_settings(cluster, settings, words):
     with pytest.raises(ConfigError, match=words.replace("(", r"\(").replace(")", r"\)")):
         cluster(**settings)
