@@ -18,8 +18,8 @@ from launcher.verdict import Verdict
 class LostTime(Section):
     """Seconds that did not train.
 
-    Of the failure before: until it was noticed, until the next start, and steps that are trained again times the time of
-    a step. Of this attempt: until all ranks are set up, until their state is loaded, the first step, which compiles.
+    Of the failure before: until it was noticed, until the next start, and steps trained again times the time of a step.
+    Of this attempt: until all ranks are set up, until their state is loaded, the first step, which compiles.
     """
 
     detection_s: float = 0.0

@@ -35,7 +35,7 @@ def recover(
     """Run `attempt` until it does not fail or `cluster.restart` allows no more; returns the last one.
 
     sweep: clears the hosts given of the run's ranks and returns those that it could not. rank_counts: see `decide`;
-    asked for only if ranks may become fewer. BAD_CONFIG, DIVERGED and a wish to stop are never followed by another attempt.
+    asked for only if ranks may become fewer. BAD_CONFIG, DIVERGED and a wish to stop are followed by no other attempt.
     """
     history: list[FailedAttempt] = []
     current = cluster
