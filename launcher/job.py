@@ -23,8 +23,9 @@ from launcher.preflight import Finding, preflight
 from launcher.progress import make_progress
 from launcher.recipe import Trainer, rank_counts, require_same_recipe, resolve_recipe
 from launcher.recovery import Attempted, recover
+from launcher.remote import Ssh
 from launcher.supervise import supervise
-from launcher.sweep import here_or_over_ssh, sweep_hosts
+from launcher.sweep import sweep_hosts
 from launcher.verdict import Verdict
 
 _CLUSTER_PREFIX = "cluster."
@@ -88,7 +89,7 @@ def run_job(job: Job) -> ExitCode:
         return ExitCode.BAD_CONFIG
     with _locked(job.run):
         require_same_recipe(job.run, job.train_yaml)
-        sweep = partial(sweep_hosts, run_dir=job.run.root, run_on=here_or_over_ssh)
+        sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
         if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
             print(f"could not look for ranks of earlier attempts on {', '.join(left)}", file=sys.stderr)
         counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)

@@ -5,56 +5,27 @@
 
 import argparse
 import os
-import shlex
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.cluster import LOCAL_ADDRESSES
 from launcher.processes import workers_of
-
-# Runs an argv on the host of this address and returns its exit code, None when the host does not answer.
-RunOn = Callable[[str, Sequence[str]], int | None]
+from launcher.remote import Remote
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _GONE_S = 5.0
-_AT_ONCE = 64
-_SSH_FAILED = 255
-_SSH_TIMEOUT_S = 20.0
-_SSH_OPTIONS = ("BatchMode=yes", "ConnectTimeout=5", "ServerAliveInterval=2", "ServerAliveCountMax=3")
+_TIMEOUT_S = 30.0
 
 
-def sweep_hosts(hosts: Sequence[str], run_dir: Path, run_on: RunOn) -> list[str]:
+def sweep_hosts(hosts: Sequence[str], run_dir: Path, remote: Remote) -> list[str]:
     """Clear `hosts` of the run's ranks, all at once; returns those that could not be cleared, in their order."""
     # The code of this launcher, not of whatever is installed there.
     argv = ("env", f"PYTHONPATH={_CHECKOUT}", sys.executable, "-P", "-m", "launcher.sweep", "--run-dir", str(run_dir))
-    with ThreadPoolExecutor(min(len(hosts), _AT_ONCE) or 1) as pool:
-        codes = list(pool.map(lambda host: run_on(host, argv), hosts))
-    return [host for host, code in zip(hosts, codes, strict=True) if code != 0]
-
-
-def here_or_over_ssh(host: str, argv: Sequence[str]) -> int | None:
-    """Run `argv` on `host`, by ssh unless that is this machine."""
-    if host in LOCAL_ADDRESSES or host in {socket.gethostname(), socket.getfqdn()}:
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True).returncode
-    return over_ssh(host, argv)
-
-
-def over_ssh(host: str, argv: Sequence[str]) -> int | None:
-    """Run `argv` on `host` by ssh; None when there is no answer."""
-    options = [word for option in _SSH_OPTIONS for word in ("-o", option)]
-    command = ["ssh", *options, "--", host, shlex.join(argv)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SSH_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return None if done.returncode == _SSH_FAILED else done.returncode
+    answers = remote.run(dict.fromkeys(hosts, argv), _TIMEOUT_S)
+    return [host for host in hosts if answers[host].returncode != 0]
 
 
 def sweep_here(run_dir: Path) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from test_launch_restart import cluster
 
 from launcher.account import AttemptRecord, LostTime, lost_time, read_records
 from launcher.contract.exit_codes import ExitCode
@@ -19,6 +18,7 @@ from launcher.lease import Lease, LeaseWatch
 from launcher.plan import LaunchPlan
 from launcher.processes import workers_of
 from launcher.recovery import Attempted, recover
+from launcher.remote import Answer, Ssh
 from launcher.sweep import sweep_hosts
 from launcher.verdict import Verdict
 
@@ -28,7 +28,8 @@ RESTART = ("cluster.restart.max_restarts=2", "cluster.restart.first_delay_s=0.1"
 class Made:
     """Attempts that end as told: (exit code, stopped) each; every one leaves a checkpoint."""
 
-    def __init__(self, *ends: tuple[int, bool]) -> None:
+    def __init__(self, cluster, *ends: tuple[int, bool]) -> None:
+        self.cluster = cluster
         self.ends, self.clusters, self.swept = list(ends), [], []
 
     def attempt(self, config) -> Attempted:
@@ -46,7 +47,7 @@ class Made:
         return []
 
     def recover(self, **settings) -> Verdict:
-        config = cluster(first_delay_s=0.0, **settings)
+        config = self.cluster(first_delay_s=0.0, **settings)
         return recover(config, self.attempt, self.sweep, lambda: ()).verdict
 
 
@@ -64,14 +65,14 @@ class Made:
         ([(1, True)], 3, 1, 1),  # somebody asked it to stop: a failure on the way changes nothing
     ],
 )
-def test_what_is_started_again(ends, restarts, attempts, code):
-    made = Made(*ends)
+def test_what_is_started_again(cluster, ends, restarts, attempts, code):
+    made = Made(cluster, *ends)
     assert made.recover(max_restarts=restarts).exit_code == code
     assert len(made.clusters) == attempts
 
 
-def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out():
-    made = Made((1, False), (1, False), (0, False))
+def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out(cluster):
+    made = Made(cluster, (1, False), (1, False), (0, False))
     made.recover(max_restarts=3, spare=1)
     assert made.swept == ["n1", "n2", "n3", "s1"] * 2
     assert [[host.address for host in each.hosts] for each in made.clusters] == [
@@ -81,21 +82,19 @@ def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out(
     ]
 
 
-def test_a_wish_to_stop_ends_the_wait(capsys):
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    before = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-    # The alarm's handler cannot run while the process waits for signals; another process sends them as well.
-    sender = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({os.getpid()}, 15)"])
+def test_a_wish_to_stop_ends_the_wait(cluster, capsys):
+    # A handler in case the signal comes before the wait: the test then fails by its deadline, and pytest lives.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    sender = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({os.getpid()}, 15)"])
     try:
-        made = Made((1, False))
+        made = Made(cluster, (1, False))
         begun = time.monotonic()
         ended = recover(cluster(first_delay_s=30.0), made.attempt, made.sweep, lambda: ())
         assert time.monotonic() - begun < 20
         assert ended.verdict.exit_code == ExitCode.PREEMPTED
         assert "it broke; restart 1 of 10 from step 1 in 30 s" in capsys.readouterr().err
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGTERM, before)
         sender.wait()
 
 
@@ -141,14 +140,14 @@ def test_a_lease_is_renewed_on_a_full_disk_and_not_too_often(tmp_path):
 
 
 def test_the_hosts_that_could_not_be_cleared_are_told(tmp_path):
-    asked = []
+    class Fake:
+        def run(self, commands, timeout_s):
+            self.asked = {host: argv[-4:] for host, argv in commands.items()}
+            return {host: Answer(host, code, "", "") for host, code in {"a": 0, "b": None, "c": 1}.items()}
 
-    def run_on(host, argv):
-        asked.append((host, argv[-4:]))
-        return {"a": 0, "b": None, "c": 1}[host]
-
-    assert sweep_hosts(["a", "b", "c"], tmp_path, run_on) == ["b", "c"]
-    assert sorted(asked) == [(host, ("-m", "launcher.sweep", "--run-dir", str(tmp_path))) for host in "abc"]
+    remote = Fake()
+    assert sweep_hosts(["a", "b", "c"], tmp_path, remote) == ["b", "c"]
+    assert remote.asked == {host: ("-m", "launcher.sweep", "--run-dir", str(tmp_path)) for host in "abc"}
 
 
 def test_sweep_kills_the_ranks_of_its_run_alone(tmp_path):
@@ -158,8 +157,7 @@ def test_sweep_kills_the_ranks_of_its_run_alone(tmp_path):
 
     ours, other = stray(tmp_path / "ours"), stray(tmp_path / "other")
     try:
-        here = lambda host, argv: subprocess.run(argv).returncode  # noqa: E731
-        assert sweep_hosts(["here"], tmp_path / "ours", here) == []
+        assert sweep_hosts(["localhost"], tmp_path / "ours", Ssh()) == []
         assert ours.wait(timeout=10) == -signal.SIGKILL
         assert other.poll() is None
         assert workers_of(tmp_path / "other") == [other.pid]
