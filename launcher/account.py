@@ -73,7 +73,8 @@ class Account:
         self.shown.close()
 
     def begin(self) -> None:
-        """The attempt is about to start."""
+        """The attempt is about to start. Raises OSError when there is no place for it."""
+        self.run.attempt(self.record.attempt).root.mkdir(parents=True)
         self.lease.renew()
         self._keep(self.record)
 

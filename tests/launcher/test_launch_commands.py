@@ -123,6 +123,7 @@ def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
         "OMPI_COMMAND": "python",
     }
     argv = [sys.executable, "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", "4"]
+    argv += ["--lease-s", "60"]
     return subprocess.Popen([*argv, "--unset", "OMPI_COMMAND", "--", *trainer], env=env)
 
 
