@@ -59,15 +59,21 @@ class Account:
     lease: Lease
     shown: Progress
     statuses: Mapping[int, RankStatus] = field(default_factory=dict)
+    progress_unix_s: float = 0.0
 
     def update(self, statuses: Mapping[int, RankStatus]) -> None:
         self.lease.renew()
         self.shown.update(statuses)
+        if _places(statuses) != _places(self.statuses):
+            self.progress_unix_s = time.time()
         self.statuses = statuses
         if len(statuses) == self.record.world_size and not self.record.lost.compile_s:
             lost = lost_time(self.record, self.before, statuses)
             if lost.compile_s:
                 self._keep(self.record.model_copy(update={"lost": lost, **_steps(statuses)}))
+
+    def line(self, text: str) -> None:
+        self.shown.line(text)
 
     def close(self) -> None:
         self.shown.close()
@@ -81,25 +87,23 @@ class Account:
     def end(self, plan: LaunchPlan, verdict: Verdict) -> None:
         """The attempt has ended with `verdict`."""
         now = time.time()
-        host = next((place.host for place in plan.ranks if place.rank == verdict.rank), None)
+        failed = None if verdict.failure is None else verdict.failure.rank
+        host = next((place.host for place in plan.ranks if place.rank == failed), None)
         update = {
             "ended_unix_s": now,
             "exit_code": int(verdict.exit_code),
             "text": verdict.text,
             "host": host,
-            "detection_s": max(0.0, now - self._failed_unix_s(verdict, now)),
+            "detection_s": max(0.0, now - self._failed_unix_s(failed, now)),
             "lost": lost_time(self.record, self.before, self.statuses),
             **_steps(self.statuses),
         }
         self._keep(self.record.model_copy(update=update))
 
-    def _failed_unix_s(self, verdict: Verdict, now: float) -> float:
-        """When the failed rank ended; else the last sign of life of the rank that has been silent longest."""
-        attempt = self.run.attempt(self.record.attempt)
-        outcome = None if verdict.rank is None else Outcome.read(attempt.outcome(verdict.rank))
-        if outcome is not None:
-            return outcome.ended_unix_s
-        return min((status.updated_unix_s for status in self.statuses.values()), default=now)
+    def _failed_unix_s(self, rank: int | None, now: float) -> float:
+        """When the failed rank ended; without its account when any rank last entered a phase or made a step."""
+        outcome = None if rank is None else Outcome.read(self.run.attempt(self.record.attempt).outcome(rank))
+        return outcome.ended_unix_s if outcome is not None else self.progress_unix_s or now
 
     def _keep(self, record: AttemptRecord) -> None:
         self.record = record
@@ -147,6 +151,10 @@ def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Map
             resumed = max((status.resumed_step or 0 for status in statuses.values()), default=0)
             parts["rollback_s"] = max(0, before.last_step - resumed) * before.step_s
     return LostTime(**parts)
+
+
+def _places(statuses: Mapping[int, RankStatus]) -> dict[int, tuple[Phase, int]]:
+    return {rank: (status.phase, status.step) for rank, status in statuses.items()}
 
 
 def _steps(statuses: Mapping[int, RankStatus]) -> dict[str, float]:

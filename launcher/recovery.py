@@ -1,7 +1,7 @@
 """Attempt, verdict, decision, next attempt: until a run is done, cannot go on, or is asked to stop."""
 
-import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +11,11 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.lease import TERM_GRACE_S
 from launcher.plan import LaunchPlan
 from launcher.restart import FailedAttempt, GiveUp, Restart, decide
+from launcher.stopping import StopRequest
 from launcher.verdict import Verdict
 
 _FINAL = (ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED)
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def recover(
     attempt: Callable[[ClusterConfig], Attempted],
     sweep: Callable[[Sequence[str]], Sequence[str]],
     rank_counts: Callable[[], Collection[int]],
+    stop: StopRequest,
 ) -> Attempted:
     """Run `attempt` until it does not fail or `cluster.restart` allows no more; returns the last one.
 
@@ -47,7 +49,7 @@ def recover(
         if unreachable:
             names, lease_s = ", ".join(unreachable), cluster.launcher.lease_s
             _say(f"could not be cleared: {names}; ranks that still run there end themselves within {lease_s:g} s")
-        if ended.verdict.exit_code in _FINAL or ended.verdict.stopped or not cluster.restart.max_restarts:
+        if ended.verdict.exit_code in _FINAL or stop.count or not cluster.restart.max_restarts:
             return ended
         record = ended.record
         history.append(FailedAttempt(record.host, record.resumed_step, record.checkpoint_step))
@@ -65,7 +67,7 @@ def recover(
             _say(f"not started again: {decision.reason}")
             return ended
         _say(_announcement(ended, decision, len(history), cluster))
-        if _asked_to_stop_within(decision.delay_s):
+        if _asked_to_stop_within(decision.delay_s, stop):
             text = "stopped before the next attempt; the same command resumes from the last checkpoint"
             return replace(ended, verdict=Verdict(ExitCode.PREEMPTED, text))
         current = decision.cluster
@@ -83,13 +85,12 @@ def _announcement(ended: Attempted, restart: Restart, number: int, cluster: Clus
     )
 
 
-def _asked_to_stop_within(delay_s: float) -> bool:
-    """Wait; True as soon as a signal asks this process to stop."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        return signal.sigtimedwait(_STOP_SIGNALS, delay_s) is not None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _asked_to_stop_within(delay_s: float, stop: StopRequest) -> bool:
+    """Wait; True as soon as there is a wish to stop."""
+    deadline_s = time.monotonic() + delay_s
+    while not stop.count and (left_s := deadline_s - time.monotonic()) > 0:
+        time.sleep(min(_POLL_S, left_s))
+    return stop.count > 0
 
 
 def _say(line: str) -> None:

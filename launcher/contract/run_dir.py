@@ -2,6 +2,7 @@
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
+                  dump_stacks rank_0.stacks.json stragglers.json failure.json verdict.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom
 RUN/checkpoint_now is put there by a person.
@@ -17,6 +18,8 @@ from launcher.contract.config import Section
 from launcher.contract.files import write_atomic
 
 Phase = Literal["starting", "compiling", "training", "validating", "checkpointing", "sampling", "done"]
+
+BEAT_S = 5.0  # a rank that lives writes its status at least this often
 
 
 class Record(Section):
@@ -40,11 +43,13 @@ class Record(Section):
 
 
 class RankStatus(Record):
-    """What a rank does now. `images_per_second` counts this rank's own images; `loss` is the global mean.
+    """What a rank does now: its heartbeat.
 
-    checkpoint_step: of the newest checkpoint known to be committed. resumed_step: of the one that this attempt went on
-    from, 0 without one, None until that is known. phase_unix_s: when each phase was first entered; training with the
-    end of the first step.
+    images_per_second: this rank's own images. loss: the global mean. waiting: it is in a collective, so it waits for
+    the others or exchanges with them. own_seconds: of `timed_steps` steps together, without what was spent in
+    collectives; all of this attempt but the first, which compiles. checkpoint_step: of the newest committed checkpoint.
+    resumed_step: of the one that this attempt went on from, 0 without one, None until that is known. phase_unix_s: when
+    each phase was first entered; training with the end of the first step.
     """
 
     rank: int
@@ -56,6 +61,9 @@ class RankStatus(Record):
     samples_seen: int
     loss: float | None = None
     images_per_second: float | None = None
+    waiting: bool = False
+    timed_steps: int = 0
+    own_seconds: float = 0.0
     checkpoint_step: int | None = None
     resumed_step: int | None = None
     phase_unix_s: Annotated[dict[Phase, float], Field(default_factory=dict)]
@@ -67,7 +75,11 @@ class RankStatus(Record):
 
 
 class Outcome(Record):
-    """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal."""
+    """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal.
+
+    told_to_stop: it was sent a signal by way of mpirun before. waiting: as it last told (RankStatus). out_of_memory:
+    what speaks for the kernel's out-of-memory killer.
+    """
 
     rank: int
     hostname: str
@@ -75,6 +87,16 @@ class Outcome(Record):
     returncode: int
     last_step: int
     ended_unix_s: float
+    told_to_stop: bool = False
+    waiting: bool = False
+    out_of_memory: str | None = None
+
+
+class StackDump(Record):
+    """A rank's shim has asked its trainer for its stacks. `state`: the process's letter in /proc, such as T."""
+
+    rank: int
+    state: str
 
 
 class Summary(Record):
@@ -120,6 +142,26 @@ class AttemptDir:
 
     def outcome(self, rank: int) -> Path:
         return self.root / f"rank_{rank}.outcome.json"
+
+    @property
+    def dump_stacks(self) -> Path:
+        """A file that the launcher puts there: each rank's shim then has its trainer write its stacks to its log."""
+        return self.root / "dump_stacks"
+
+    def stacks(self, rank: int) -> Path:
+        return self.root / f"rank_{rank}.stacks.json"
+
+    @property
+    def stragglers_json(self) -> Path:
+        return self.root / "stragglers.json"
+
+    @property
+    def failure_json(self) -> Path:
+        return self.root / "failure.json"
+
+    @property
+    def verdict_json(self) -> Path:
+        return self.root / "verdict.json"
 
 
 @dataclass(frozen=True)
