@@ -57,8 +57,9 @@ class LeaseWatch:
             return None
 
 
-def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[bytes], daemon_pid: int) -> None:
-    """Watch the lease in a thread of its own; when it runs out end `trainer`, then the MPI daemon that started us.
+def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int) -> None:
+    """Watch the lease in a thread of its own; when it runs out end `trainer`, saying so in its `log`, then the MPI
+    daemon that started us.
 
     Two threads: a read may hang with the network that is gone, and counts as no sign of life then.
     """
@@ -74,7 +75,8 @@ def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[byte
     def guard() -> None:
         while time.monotonic() - latest_s[0] <= lease_s:
             time.sleep(lease_s / _RENEWALS_PER_LEASE)
-        print(f"no sign of life of the launcher for {lease_s:g} s: ending this rank", flush=True)
+        with contextlib.suppress(OSError), log.open("a") as file:
+            file.write(f"no sign of life of the launcher for {lease_s:g} s: ending this rank\n")
         _end(trainer)
         time.sleep(_OUTCOME_S)
         # The daemon's other children are ranks of the same job, whose leases run out at the same time.

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         forwarder.attach(trainer)
         look = partial(_dump_on_request, attempt, identity.rank, trainer)
         threading.Thread(target=look, daemon=True, name="stacks").start()
-        end_without_lease(attempt.lease, options.lease_s, trainer, daemon_pid=mpirun)
+        end_without_lease(attempt.lease, options.lease_s, trainer, attempt.log(identity.rank), daemon_pid=mpirun)
     returncode = _NOT_STARTED if trainer is None else trainer.wait()
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(

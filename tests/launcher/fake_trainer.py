@@ -1,7 +1,7 @@
 """A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
 
-The recipe is a flat YAML file: steps, step_s, fault, fault_rank, fault_attempts (later attempts have none) and save_every
-(steps, 0: only when asked; a checkpoint is a file with the number of its step). Faults: none, raise, kill, exit, deaf,
+The recipe is a flat YAML file: steps, step_s, fault, fault_rank, fault_attempts (later attempts have none) and
+save_every (steps; a checkpoint is a file with the number of its step). Faults: none, raise, kill, exit, deaf,
 check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at its own work). Every step is one
 Allreduce, so a rank that dies leaves its peers inside a collective.
 """
