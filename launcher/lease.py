@@ -57,26 +57,31 @@ class LeaseWatch:
             return None
 
 
-def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int) -> None:
-    """Watch the lease in a thread of its own; when it runs out end `trainer`, saying so in its `log`, then the MPI
-    daemon that started us.
+def fence_s(lease_s: float) -> float:
+    """By when the ranks of a host that cannot be reached have ended for certain, after the last renewal."""
+    return lease_s * (1 + 3 / _RENEWALS_PER_LEASE) + TERM_GRACE_S + _OUTCOME_S
 
-    Two threads: a read may hang with the network that is gone, and counts as no sign of life then.
+
+def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int) -> None:
+    """Watch the lease in the background; when it runs out end `trainer`, and the MPI daemon that started us.
+
+    What touches files has threads of its own: on a cut-off host it may hang, which counts as no sign of life.
     """
-    latest_s = [time.monotonic()]
+    every_s = lease_s / _RENEWALS_PER_LEASE
+    ran_out = threading.Event()
+    looked_s = [time.monotonic()]
 
     def look() -> None:
         watch = LeaseWatch(path, lease_s, time.monotonic())
         while not watch.has_run_out(time.monotonic()):
-            latest_s[0] = time.monotonic()
-            time.sleep(lease_s / _RENEWALS_PER_LEASE)
-        latest_s[0] = -lease_s
+            looked_s[0] = time.monotonic()
+            time.sleep(every_s)
+        ran_out.set()
 
     def guard() -> None:
-        while time.monotonic() - latest_s[0] <= lease_s:
-            time.sleep(lease_s / _RENEWALS_PER_LEASE)
-        with contextlib.suppress(OSError), log.open("a") as file:
-            file.write(f"no sign of life of the launcher for {lease_s:g} s: ending this rank\n")
+        while not ran_out.wait(every_s) and time.monotonic() - looked_s[0] <= lease_s:
+            pass
+        threading.Thread(target=_tell, args=(log, lease_s), daemon=True, name="lease log").start()
         _end(trainer)
         time.sleep(_OUTCOME_S)
         # The daemon's other children are ranks of the same job, whose leases run out at the same time.
@@ -85,6 +90,11 @@ def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[byte
 
     for target in (look, guard):
         threading.Thread(target=target, daemon=True, name=f"lease {target.__name__}").start()
+
+
+def _tell(log: Path, lease_s: float) -> None:
+    with contextlib.suppress(OSError), log.open("a") as file:
+        file.write(f"no sign of life of the launcher for {lease_s:g} s: ending this rank\n")
 
 
 def _end(trainer: subprocess.Popen[bytes]) -> None:

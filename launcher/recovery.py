@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from launcher.account import AttemptRecord
 from launcher.cluster import ClusterConfig
 from launcher.contract.exit_codes import ExitCode
-from launcher.lease import TERM_GRACE_S
+from launcher.lease import fence_s
 from launcher.plan import LaunchPlan
 from launcher.restart import FailedAttempt, GiveUp, Restart, decide
 from launcher.stopping import StopRequest
@@ -47,7 +47,7 @@ def recover(
             return ended
         unreachable = sweep(ended.plan.hosts)
         if unreachable:
-            names, lease_s = ", ".join(unreachable), cluster.launcher.lease_s
+            names, lease_s = ", ".join(unreachable), fence_s(cluster.launcher.lease_s)
             _say(f"could not be cleared: {names}; ranks that still run there end themselves within {lease_s:g} s")
         if ended.verdict.exit_code in _FINAL or stop.count or not cluster.restart.max_restarts:
             return ended
@@ -61,7 +61,7 @@ def recover(
             history,
             absent,
             rank_counts() if cluster.restart.shrink else (),
-            cluster.launcher.lease_s + 2 * TERM_GRACE_S,
+            fence_s(cluster.launcher.lease_s),
         )
         if isinstance(decision, GiveUp):
             _say(f"not started again: {decision.reason}")
