@@ -21,7 +21,7 @@ from vpred_train.plain_values import pack, unpack
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 1800.0  # for jobs that no launcher tells another
-PIECE_ELEMENTS = 1 << 18  # 1 MiB of float32: pieces that fit the cache are reduced several times faster
+PIECE_ELEMENTS = 1 << 19  # 2 MiB of float32: pieces that fit the cache are reduced several times faster
 
 
 class Collective(Protocol):

@@ -13,7 +13,6 @@ from weights_files import write_tiny
 from vpred_train.cli import main
 from vpred_train.collectives import PIECE_ELEMENTS, SingleProcess
 from vpred_train.config import LoraConfig, TrainConfig
-from vpred_train.flat import bounds_of
 from vpred_train.memory_plan import memory_plan, memory_plans, table
 
 RECIPES = Path(__file__).parents[2] / "vpred_train" / "recipes"
