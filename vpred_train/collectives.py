@@ -33,6 +33,7 @@ class Collective(Protocol):
 
     rank: int
     world_size: int
+    waits: "Waits"
 
     def sum_(self, values: FloatArray) -> None:
         """Replace a contiguous 1-D float32 array by its sum over the ranks, in its own memory."""
@@ -63,11 +64,22 @@ class Collective(Protocol):
         """No call follows."""
 
 
+class Waits:
+    """How long this rank has been in collectives, waiting for others or exchanging with them; `now`: it is in one."""
+
+    def __init__(self) -> None:
+        self.now = False
+        self.seconds = 0.0
+
+
 class SingleProcess:
     """A world of one rank."""
 
     rank = 0
     world_size = 1
+
+    def __init__(self) -> None:
+        self.waits = Waits()
 
     def sum_(self, values: FloatArray) -> None:
         pass
@@ -102,6 +114,7 @@ class Watchdog:
 
     def __init__(self, rank: int, timeout_s: float) -> None:
         self.rank, self.timeout_s = rank, timeout_s
+        self.waits = Waits()
         self._deadline_s: float | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="collective-watchdog").start()
@@ -109,11 +122,15 @@ class Watchdog:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """The body must end in time."""
-        self._deadline_s = time.monotonic() + self.timeout_s
+        started_s = time.monotonic()
+        self._deadline_s = started_s + self.timeout_s
+        self.waits.now = True
         try:
             yield
         finally:
             self._deadline_s = None
+            self.waits.now = False
+            self.waits.seconds += time.monotonic() - started_s
 
     def close(self) -> None:
         self._closed.set()
@@ -143,6 +160,7 @@ class Mpi:
         self.world_size = self._comm.Get_size()
         self._received = np.empty(PIECE_ELEMENTS, np.float32)
         self._watchdog = Watchdog(self.rank, timeout_s)
+        self.waits = self._watchdog.waits
 
     def sum_(self, values: FloatArray) -> None:
         with self._watchdog.watching():
