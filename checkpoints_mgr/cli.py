@@ -5,10 +5,12 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
@@ -23,6 +25,19 @@ from checkpoints_mgr.writing import discard
 
 OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1
+SAFETENSORS = "safetensors"
+
+
+class Format(Protocol):
+    """Writes a step's weights as whole models of another layout; the package on top brings its own to `main`."""
+
+    def __call__(self, step: Path, weights: str, base: Path | None, output: Path) -> str:
+        """weights: raw, ema, or an average's name; base: where what was not trained comes from, when told. Returns one
+        line that tells what was written. CheckpointError."""
+        ...
+
+
+NO_FORMATS: Mapping[str, Format] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,10 @@ class StepReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met."""
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS) -> None:
+    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met. formats: what
+    `consolidate` can write besides safetensors."""
+    arguments = _parser(formats).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
@@ -56,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(formats: Mapping[str, Format]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-ckpt", description="Look after the checkpoints of a run.")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -69,10 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "read every byte and compare it with its digest")
     for each in (inspect, verify):
         each.add_argument("path", type=Path, help="a checkpoint root, or one step_... directory")
-    gather = command("consolidate", _consolidate, "write whole tensors of a step as one safetensors file")
-    gather.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
-    gather.add_argument("output", type=Path, help="the file to write")
-    gather.add_argument("--component", action="append", help="which (may be repeated); model unless told")
+    _add_consolidate(command("consolidate", _consolidate, "write whole tensors of a step as one file"), formats)
     diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
     diff.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
     diff.add_argument("other", type=Path, help="the same")
@@ -87,6 +100,24 @@ def _parser() -> argparse.ArgumentParser:
     for each in (inspect, verify, diff, prune):
         each.add_argument("--json", action="store_true", help="one JSON list")
     return parser
+
+
+def _add_consolidate(parser: argparse.ArgumentParser, formats: Mapping[str, Format]) -> None:
+    parser.set_defaults(formats=formats)
+    parser.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
+    parser.add_argument("output", type=Path, help="the file, or for diffusers the folder, to write; must be new")
+    parser.add_argument(
+        "--format",
+        choices=(SAFETENSORS, *formats),
+        default=SAFETENSORS,
+        help="safetensors (default): the step's own tensors; the others: a whole model that other software loads",
+    )
+    parser.add_argument("--component", action="append", help="of safetensors: which (may be repeated); default model")
+    whole = parser.add_argument_group("whole models")
+    whole.add_argument("--weights", metavar="WHICH", help="raw, ema (default), or an average's name: power_0.07")
+    whole.add_argument(
+        "--base", type=Path, help="weights of the networks that were not trained; default: those the run began with"
+    )
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -110,9 +141,18 @@ def _report_steps(arguments: argparse.Namespace, opened: Callable[[Path], Manife
 
 
 def _consolidate(arguments: argparse.Namespace) -> int:
-    path = _step_paths(arguments.path)[0]
-    size_bytes = consolidate(path, open_step(path), arguments.component or ["model"], arguments.output.absolute())
-    print(f"{arguments.output}: {size_bytes} bytes of {path}")
+    path, output = _step_paths(arguments.path)[0], arguments.output.absolute()
+    if arguments.format == SAFETENSORS:
+        if arguments.weights is not None or arguments.base is not None:
+            raise CheckpointError("--weights and --base: go with another --format; safetensors takes --component")
+        size_bytes = consolidate(path, open_step(path), arguments.component or ["model"], output)
+        print(f"{arguments.output}: {size_bytes} bytes of {path}")
+        return OK
+    if arguments.component is not None:
+        raise CheckpointError(f"--component: goes with --format {SAFETENSORS}; give --weights instead")
+    if storage.is_occupied(output):
+        raise CheckpointError(f"{output} exists already; give a new path")
+    print(arguments.formats[arguments.format](path, arguments.weights or "ema", arguments.base, output))
     return OK
 
 
