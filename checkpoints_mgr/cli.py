@@ -32,8 +32,8 @@ class Format(Protocol):
     """Writes a step's weights as whole models of another layout; the package on top brings its own to `main`."""
 
     def __call__(self, step: Path, weights: str, base: Path | None, output: Path) -> str:
-        """weights: raw, ema, or an average's name; base: where what was not trained comes from, when told. Returns one
-        line that tells what was written. CheckpointError."""
+        """weights: raw, ema, or an average's name; base: the weights that the run began with, when they moved. Returns
+        one line that tells what was written. CheckpointError."""
         ...
 
 
@@ -115,9 +115,7 @@ def _add_consolidate(parser: argparse.ArgumentParser, formats: Mapping[str, Form
     parser.add_argument("--component", action="append", help="of safetensors: which (may be repeated); default model")
     whole = parser.add_argument_group("whole models")
     whole.add_argument("--weights", metavar="WHICH", help="raw, ema (default), or an average's name: power_0.07")
-    whole.add_argument(
-        "--base", type=Path, help="weights of the networks that were not trained; default: those the run began with"
-    )
+    whole.add_argument("--base", type=Path, help="where the weights that the run began with are now, if they moved")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

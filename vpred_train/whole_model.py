@@ -26,8 +26,7 @@ def write_whole(
 ) -> None:
     """Write the `trained` tensors (Stability's names) with the frozen ones, or of LoRA's training its factors.
 
-    One tensor is in memory at a time. `base`: read the frozen ones there, wherever the run had them from. Raises
-    ConfigError.
+    One tensor is in memory at a time. `base`: where the weights are now that training began with. Raises ConfigError.
     """
     if config.lora is not None:
         write_lora(output, factors_of(trained, config.lora), layout, record)
@@ -38,26 +37,15 @@ def write_whole(
 
 def _frozen(config: TrainConfig, trained: Collection[str], base: Path | None) -> LazyTensors:
     missing = [name for name in stability_shapes(config.model) if name not in trained]
-    networks = [part for part, prefix in COMPONENTS.items() if any(name.startswith(prefix) for name in missing)]
-    if not networks:
+    if not missing or config.pretrained is None:  # a recipe that neither trains nor takes a network is refused
         return LazyTensors({})
-    pretrained = config.pretrained
-    fresh = [part for part in networks if pretrained is None or part not in pretrained.networks]
-    if base is None and (pretrained is None or fresh):
+    pretrained = config.pretrained.model_copy(update={"path": base or config.pretrained.path})
+    if not pretrained.path.exists():
+        networks = [part for part, prefix in COMPONENTS.items() if any(name.startswith(prefix) for name in missing)]
         raise ConfigError(
-            f"the run did not train {' and '.join(fresh)} and took no pretrained weights for it, so that it is in no "
-            "file that the checkpoint names; give --base with a file that holds it, such as an export of the run"
+            f"{pretrained.path}: no such file or folder, and the checkpoint holds only what was trained, not "
+            f"{' and '.join(networks)}; give the place where it is now with --base"
         )
-    if pretrained is not None:
-        pretrained = pretrained.model_copy(update={"path": base or pretrained.path})
-        if not pretrained.path.exists():
-            raise ConfigError(
-                f"{pretrained.path}: no such file or folder, but {' and '.join(networks)} began as in it; "
-                "give the place where it is now with --base"
-            )
-        if not fresh:
-            pinned(pretrained)  # the very file that training began with
-    path, which = (base, "auto") if pretrained is None else (pretrained.path, pretrained.weights)
-    assert path is not None  # noqa: S101 refused above
-    tensors = weights_of(open_source(path, config.model), which, config.model)
+    pinned(pretrained)  # the very file that training began with
+    tensors = weights_of(open_source(pretrained.path, config.model), pretrained.weights, config.model)
     return LazyTensors({name: partial(tensors.__getitem__, name) for name in missing})
