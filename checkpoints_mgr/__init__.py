@@ -1,7 +1,7 @@
 """Sharded checkpoints that are either whole or not there: safetensors, digests, one atomic commit for all ranks."""
 
 from checkpoints_mgr.communicator import Communicator, SingleProcess
-from checkpoints_mgr.errors import CheckpointError
+from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError
 from checkpoints_mgr.manager import CheckpointManager
 from checkpoints_mgr.policy import Retention, SaveEvery
 from checkpoints_mgr.reading import Checkpoint
@@ -11,6 +11,7 @@ __all__ = [
     "JSON",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointFaultError",
     "CheckpointManager",
     "Communicator",
     "FlatShard",

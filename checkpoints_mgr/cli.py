@@ -17,7 +17,7 @@ from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, step_name, steps_in
 from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.policy import Retention
-from checkpoints_mgr.reading import open_step, verify_files
+from checkpoints_mgr.reading import lease, open_step, verify_files
 from checkpoints_mgr.state import JSON
 from checkpoints_mgr.streaming import consolidate, differences
 from checkpoints_mgr.sweeping import expired_steps, leftovers, retire
@@ -127,8 +127,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _open_verified(path: Path) -> Manifest:
-    manifest = open_step(path)
-    verify_files(path, manifest)
+    with lease(path):
+        manifest = open_step(path)
+        verify_files(path, manifest)
     return manifest
 
 
@@ -143,20 +144,23 @@ def _consolidate(arguments: argparse.Namespace) -> int:
     if arguments.format == SAFETENSORS:
         if arguments.weights is not None or arguments.base is not None:
             raise CheckpointError("--weights and --base: go with another --format; safetensors takes --component")
-        size_bytes = consolidate(path, open_step(path), arguments.component or ["model"], output)
+        with lease(path):
+            size_bytes = consolidate(path, open_step(path), arguments.component or ["model"], output)
         print(f"{arguments.output}: {size_bytes} bytes of {path}")
         return OK
     if arguments.component is not None:
         raise CheckpointError(f"--component: goes with --format {SAFETENSORS}; give --weights instead")
     if storage.is_occupied(output):
         raise CheckpointError(f"{output} exists already; give a new path")
-    print(arguments.formats[arguments.format](path, arguments.weights or "ema", arguments.base, output))
+    with lease(path):
+        print(arguments.formats[arguments.format](path, arguments.weights or "ema", arguments.base, output))
     return OK
 
 
 def _diff(arguments: argparse.Namespace) -> int:
     first, second = (_step_paths(path)[0] for path in (arguments.path, arguments.other))
-    found = differences((first, open_step(first)), (second, open_step(second)))
+    with lease(first), lease(second):
+        found = differences((first, open_step(first)), (second, open_step(second)))
     lines = [f"{each.name}: {each.fault or f'{each.elements} elements, at most {each.largest:.3g}'}" for each in found]
     _print(arguments, [asdict(each) for each in found], lines or ["the same, bit for bit"])
     return DIFFERENT if found else OK
@@ -178,6 +182,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     names = [*map(step_name, steps), *left]
     if arguments.delete:
         discard(*retire(root, steps, secrets.token_hex(16)), *(root / name for name in left))
+        names = [name for name in names if not storage.is_occupied(root / name)]  # one that is being read stays
     verb = "removed" if arguments.delete else "would remove"
     _print(arguments, names, [f"{verb} {root / name}" for name in names] or ["nothing to remove"])
     return OK

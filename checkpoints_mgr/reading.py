@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -44,6 +45,11 @@ def _missing(path: Path) -> CheckpointError:
     if not storage.is_dir(path.parent):
         return CheckpointError(f"{path.parent} was removed while it was read")
     return CorruptCheckpointError(f"{path} is missing", path.name)
+
+
+def lease(directory: Path) -> AbstractContextManager[bool]:
+    """While the context lasts, retention leaves the step alone."""
+    return storage.locked(directory / MANIFEST, exclusive=False)
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
