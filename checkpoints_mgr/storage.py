@@ -1,7 +1,8 @@
 """Every file operation of the package: one place to make durable, to time and to break in tests.
 
 Each operation passes its failpoint just before it takes effect, by name: mkdir, create, reserve, write, fsync, rename,
-sync_dir, unlink, rmdir, list, stat, lock, read. What a process that dies leaves behind is what the operations before left.
+sync_dir, unlink, rmdir, list, stat, lock, read. What a process that dies leaves behind is what the operations before it
+left.
 """
 
 import ctypes
@@ -164,8 +165,8 @@ def read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
-    """Whether the file is ours for the context: ours alone, or shared with others who do not change it. The kernel frees
-    it when the process ends. A file that cannot be opened, or of a file system without locks, is refused to nobody."""
+    """Whether the file is ours for the context: ours alone, or shared with others who only read. The kernel frees it
+    when the process ends. A file that cannot be opened, or of a file system without locks, is refused to nobody."""
     descriptor, ours = -1, True
     try:
         _pass("lock", path)

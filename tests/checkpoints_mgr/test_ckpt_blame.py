@@ -17,7 +17,7 @@ from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointMan
         ("ESTALE", None),
     ],
 )
-@pytest.mark.parametrize("operation", ["write#0@rank1", "rename#0", "sync_dir#3@rank0"])
+@pytest.mark.parametrize("operation", ["write#0@rank1", "rename#0", "sync_dir#2@rank0"])
 def test_a_failed_save(tmp_path, run_ranks, make_state, failpoint, operation, number, remedy):
     """By a writer, at the commit, and after it, where nothing is left to mend."""
     failpoint(Fault(f"{operation}=raise:{number}"))
