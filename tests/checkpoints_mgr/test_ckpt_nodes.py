@@ -115,7 +115,7 @@ def test_corrupt_bytes_send_a_nodes_part_to_quarantine(tmp_path, save, restored,
     assert restored(readers) == (10, ())
 
 
-@pytest.mark.parametrize("file", ["adam_m-00002", "model-0"])
+@pytest.mark.parametrize("file", ["adam_m-00003", "model-0"])
 def test_a_file_that_cannot_be_read_for_another_node_condemns_nothing(
     tmp_path, save, run_ranks, make_state, sharded, blank, names, failpoint, file
 ):
