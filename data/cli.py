@@ -6,25 +6,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from data.csv_source import Source, read_csv_folder
 from data.errors import DataError
+from data.source import Source, open_source
 
 BAD_DATA = 2
 
 
 def describe(source: Source) -> dict[str, int | float | str]:
     """Counts, sizes in pixels and lengths in words."""
-    sides = []
-    for sample in source.samples:
-        with Image.open(sample.image) as image:
-            sides.append(min(image.size))
-    words = [len(sample.text.split()) for sample in source.samples]
+    sides = source.sizes.min(1).tolist()
+    texts = [source.sample(number).text for number in range(len(source))]
+    words = [len(text.split()) for text in texts]
     return {
         "path": str(source.path),
         "images": len(source),
-        "distinct_captions": len({sample.text for sample in source.samples}),
+        "distinct_captions": len(set(texts)),
         "smallest_side_px": min(sides),
         "largest_short_side_px": max(sides),
         "mean_caption_words": round(sum(words) / len(words), 1),
@@ -41,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     try:
-        facts = describe(read_csv_folder(arguments.path))
+        facts = describe(open_source(arguments.path))
     except DataError as error:
         print(error, file=sys.stderr)
         sys.exit(BAD_DATA)

@@ -3,21 +3,34 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from PIL import ImageColor
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class DataConfig(BaseModel):
     """Where the images are and how they become a batch.
 
-    path: a folder with images and *.csv (columns dir,text). resolution: square side in pixels. caption_drop: share of
-    captions replaced by the empty one, for classifier-free guidance. prefetch_batches: batches made ahead.
+    path: a folder with images and *.csv (columns dir,text), or with metadata.jsonl, WebDataset *.tar or *.parquet.
+    bad_samples: rows that cannot be trained on end the run before it begins (fail), or are left out and listed in the
+    run directory (skip). background: colour under transparent pixels, as Pillow writes it. resolution: square side in
+    pixels. caption_drop: share of captions replaced by the empty one, for classifier-free guidance. prefetch_batches:
+    batches made ahead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
+    bad_samples: Literal["fail", "skip"] = "fail"
+    background: str = "white"
     resolution: Annotated[int, Field(gt=0)]
     crop: Literal["center", "random"] = "center"
     horizontal_flip: bool = False
     caption_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
+
+    @field_validator("background")
+    @classmethod
+    def background_is_a_colour(cls, value: str) -> str:
+        if len(ImageColor.getrgb(value)) != 3:
+            raise ValueError("must have no transparency; give a colour such as white or #808080")
+        return value

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import DataConfig
-from data.csv_source import Source
 from data.keyed_random import sample_generator
 from data.order import Order
+from data.source import Source
 from data.transforms import load_image
 
 POLL_S = 0.2
@@ -91,9 +91,9 @@ class Loader(Iterator[Batch]):
     def _image(self, epoch: int, sample_id: int) -> NDArray[np.float32]:
         sample = self.source.sample(sample_id)
         try:
-            return load_image(sample.image, self.config, sample_generator(self.seed, "augment", epoch, sample_id))
+            return load_image(sample.read(), self.config, sample_generator(self.seed, "augment", epoch, sample_id))
         except Exception as error:
-            raise RuntimeError(f"sample {sample_id} ({sample.origin}, {sample.image}) cannot be loaded") from error
+            raise RuntimeError(f"sample {sample_id} ({sample.origin}) cannot be loaded") from error
 
     def _caption(self, epoch: int, sample_id: int) -> str:
         generator = sample_generator(self.seed, "caption_drop", epoch, sample_id)

@@ -53,6 +53,11 @@ class WorkerMetrics:
         self._wait_seconds = self._histogram(
             "vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S
         )
+        self._collective_seconds = self._histogram(
+            "vpred_collective_seconds",
+            "Part of a step in collectives; what is left is this rank's own.",
+            STEP_BUCKETS_S,
+        )
         self._save_seconds = self._histogram(
             "vpred_checkpoint_save_seconds", "Time from a checkpoint's start to its commit.", SAVE_BUCKETS_S
         )
@@ -68,6 +73,7 @@ class WorkerMetrics:
         self._checkpoint_step = self._gauge("vpred_checkpoint_last_step", "Step of the last committed checkpoint.")
         self._failed = self._counter("vpred_checkpoint_failures", "Checkpoints that could not be saved.")
         self._quarantined = self._counter("vpred_checkpoints_quarantined", "Checkpoints found corrupt on a resume.")
+        self._left_out = self._gauge("vpred_bad_samples", "Rows of the data that are left out as bad.")
         self._size = self._gauge("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks.")
         self._last_checkpoint = self._gauge(
             "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
@@ -96,6 +102,7 @@ class WorkerMetrics:
         samples_seen: int,
         step_seconds: float,
         data_wait_seconds: float,
+        collective_seconds: float,
         images_per_second: float,
         images_per_second_per_device: float,
         model_flops_per_second: float,
@@ -120,6 +127,7 @@ class WorkerMetrics:
         outcome.labels(*self._values).inc()
         self._step_seconds.labels(*self._values).observe(step_seconds)
         self._wait_seconds.labels(*self._values).observe(data_wait_seconds)
+        self._collective_seconds.labels(*self._values).observe(collective_seconds)
 
     def observe_ceiling(self, flops_per_second: float) -> None:
         """Take over how fast matrix products are here."""
@@ -151,6 +159,10 @@ class WorkerMetrics:
     def count_quarantined(self, count: int) -> None:
         """So many checkpoints were found corrupt and moved aside."""
         self._quarantined.labels(*self._values).inc(count)
+
+    def observe_left_out(self, samples: int) -> None:
+        """So many rows of the data are bad and not trained on."""
+        self._set(self._left_out, samples)
 
     def observe_validation(self, weights: str, timesteps: str, loss: float, standard_error: float) -> None:
         """Take over a held-out loss: of `weights` (raw or an average), over a range of timesteps such as 0-499."""

@@ -8,6 +8,6 @@ from monitoring import MonitorError
 USER_ERRORS = (ConfigError, DataError, CheckpointError, MonitorError)
 
 
-def is_users(error: Exception) -> bool:
+def is_users(error: BaseException) -> bool:
     """Whether it is the user's to mend. A save or restore may also have met a bug or a failing machine."""
     return isinstance(error, USER_ERRORS) and not isinstance(error, CheckpointFaultError)

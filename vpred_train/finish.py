@@ -55,7 +55,7 @@ def write_results(
     ema_path: Path,
 ) -> None:
     """Grids, report, summary."""
-    real = load_centred([sample.image for sample in samples], config.data)
+    real = load_centred(samples, config.data)
     nearest = nearest_real(sampled, real)
     retrieval = float(np.mean(nearest == np.arange(len(samples))))
     run.samples.mkdir(exist_ok=True)

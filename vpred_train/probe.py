@@ -48,8 +48,8 @@ def probe(
 ) -> Probe:
     """Let the networks denoise the first images of `source` at three noise levels, one at a time."""
     schedule = make_schedule(diffusion)
-    samples = source.samples[:IMAGES]
-    latents = make_latents(model, networks.vae).encode(load_centred([each.image for each in samples], data))
+    samples = [source.sample(number) for number in range(min(IMAGES, len(source)))]
+    latents = make_latents(model, networks.vae).encode(load_centred(samples, data))
     generators = [sample_generator(0, "diffusion", 0, index) for index in range(len(samples))]
     tokens = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)([each.text for each in samples])
 

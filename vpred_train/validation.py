@@ -151,7 +151,7 @@ class Validation:
     def _batch(self, sample_ids: range) -> _ImageBatch:
         fill = [sample_ids[0]] * (self.settings.batch_size - len(sample_ids))
         samples = [self.held_out.sample(number) for number in (*sample_ids, *fill)]
-        images = load_centred([sample.image for sample in samples], self.config.data)
+        images = load_centred(samples, self.config.data)
         generators = [sample_generator(self.settings.seed, "posterior", 0, sample.sample_id) for sample in samples]
         z_0 = self.latents.encode(images, generators)
         return _ImageBatch(z_0, self.tokenizer([sample.text for sample in samples]), list(sample_ids))

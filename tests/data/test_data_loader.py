@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import Batch, DataConfig, Loader, read_csv_folder
+from data import Batch, DataConfig, Loader, open_source
 
 
 def batches(folder: Path, count: int, rank: int = 0, world_size: int = 1, start: int = 0) -> list[Batch]:
     config = DataConfig(path=folder, resolution=8, crop="random", horizontal_flip=True, caption_drop=0.5)
     with Loader(
-        read_csv_folder(folder),
+        open_source(folder),
         config,
         seed=3,
         global_batch=4,
@@ -47,7 +47,7 @@ def test_captions_are_dropped_at_the_asked_rate(folder: Path) -> None:
 
 
 def test_a_file_that_vanishes_is_an_error_that_names_the_sample(folder: Path) -> None:
-    source = read_csv_folder(folder)
+    source = open_source(folder)
     (folder / "4.png").unlink()
     config = DataConfig(path=folder, resolution=8)
     with (

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from data import read_csv_folder
+from data import open_source
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 from vpred_train.checkpoint_cli import main as consolidate
 from vpred_train.weights.cli import main as compare
@@ -182,7 +182,7 @@ def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_th
     assert rank is not None
     os.kill(rank.pid, signal.SIGKILL)
     code, output = end(process)
-    assert code == 1, output
+    assert code == 128 + signal.SIGKILL, output
     shutil.copytree(killed, on_three)
 
     finished(recipe, killed, 1, *SPARE)
@@ -232,7 +232,7 @@ def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     assert victim is not None
     os.kill(victim.pid, signal.SIGKILL)
     code, output = end(process)
-    assert code == 1, output
+    assert code == 128 + signal.SIGKILL, output
     for fragment in ("rank 1 on", "SIGKILL", "after step", "rank_1.log"):
         assert fragment in output
 
@@ -275,7 +275,7 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
     code, output = end(start(recipe, undisturbed, 2))
     assert code == 0
     assert "complete" in output
-    assert len(read_csv_folder(recipe.parent / "images")) == 6
+    assert len(open_source(recipe.parent / "images")) == 6
 
 
 def test_an_average_of_another_width_is_made_afterwards(undisturbed: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from jobs import write_images
 
 from checkpoints_mgr import CheckpointManager
-from data import Batch, read_csv_folder
+from data import Batch, open_source
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 
@@ -49,7 +49,7 @@ def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]
     data = config.data.model_copy(update={"path": folder / "images"})
     config = config.model_copy(update={"data": data})
     checkpoints = CheckpointManager(folder / "checkpoints")
-    source = read_csv_folder(data.path)
+    source = open_source(data.path)
     trainer: Any = Trainer(
         config, Networks(config.model, 0), source, SingleProcess(), checkpoints, folder / "snapshots"
     )
@@ -58,7 +58,8 @@ def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]
     def step(batch: Batch) -> StepResult:
         trainer.state.samples_seen = batch.samples_seen
         number = batch.samples_seen // config.global_batch
-        clock = {"step": number, "samples_seen": batch.samples_seen, "step_seconds": 1.0, "data_wait_seconds": 0.0}
+        seconds = {"step_seconds": 1.0, "data_wait_seconds": 0.0, "collective_seconds": 0.0}
+        clock = {"step": number, "samples_seen": batch.samples_seen, **seconds}
         return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, nonfinite_samples={}, **next(coming, GOOD))
 
     trainer.step = step
