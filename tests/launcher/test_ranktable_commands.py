@@ -67,6 +67,17 @@ def test_merge_refuses_tables_that_disagree(made, tmp_path, capsys):
     assert "device_ip: found '192.168.103.102' and '192.168.103.99'" in err
 
 
+def test_merge_mends_ranks_that_lie_among_each_other(made, tmp_path, capsys):
+    mixed, mended = tmp_path / "mixed.json", tmp_path / "mended.json"
+    text = made.read_text()
+    mixed.write_text(text.replace('"rank_id": "0"', '"rank_id": "x"').replace('"31"', '"0"').replace('"x"', '"31"'))
+    code, out, _ = ranktable(capsys, "validate", mixed)
+    assert code == ExitCode.BAD_CONFIG and "`vpred-launch ranktable merge` does it" in out
+    assert ranktable(capsys, "show", mixed)[0] == ExitCode.BAD_CONFIG
+    assert ranktable(capsys, "merge", mixed, "--output", mended)[0] == ExitCode.OK
+    assert mended.read_text() == text
+
+
 def test_subset_and_diff_tell_what_went(made, tmp_path, capsys):
     part = tmp_path / "part.json"
     words = ("--exclude", "10.0.0.2", "--exclude", "10.0.0.3:0,7", "--output", part)

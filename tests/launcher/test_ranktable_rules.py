@@ -137,6 +137,53 @@ def test_what_is_generated_is_sound_and_survives_merge_and_subset(cluster: Clust
         assert check_table(fewer) == []
 
 
+@given(st.integers(2, 5), st.sampled_from([2, 4, 8]), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_merge_mends_any_order_and_numbering(servers: int, devices: int, random: Random) -> None:
+    table = table_1_2(servers, devices)
+    numbers = [str(rank) for rank in range(servers * devices)]
+    random.shuffle(numbers)
+    mixed = json.loads(json.dumps(table))
+    for server in mixed["server_list"]:
+        for device in server["device"]:
+            device["rank_id"] = numbers.pop()
+        random.shuffle(server["device"])
+    # One server named twice, each time with half of its devices.
+    half = mixed["server_list"][0]["device"]
+    mixed["server_list"].append({**mixed["server_list"][0], "device": [half.pop()]})
+    mixed["server_count"] = str(servers + 1)
+    random.shuffle(mixed["server_list"])
+    assert merge([mixed]) == table
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("9" * 5000),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def holders(value: Any) -> list[tuple[Any, Any]]:
+    """Every (list or mapping, place in it) below `value`."""
+    pairs = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    return [(value, place) for place, _ in pairs] + [each for _, inner in pairs for each in holders(inner)]
+
+
+@pytest.mark.parametrize("form", ["1.0", "1.2", "2.0", "group_list"])
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_no_json_is_too_strange_to_be_told(form: str, data: st.DataObject) -> None:
+    makers = {"1.0": table_1_0(2, 2), "1.2": table_1_2(2, 2), "2.0": table_2_0(2), "group_list": TEMPLATE_TWO}
+    table = json.loads(json.dumps(makers[form]))
+    for _ in range(data.draw(st.integers(1, 2))):
+        holder, place = data.draw(st.sampled_from(holders(table)))
+        holder[place] = data.draw(JSON)
+    for finding in check_table(table):
+        assert str(finding) and finding.remedy
+
+
 @given(st.integers(2, 5), st.sampled_from([2, 8, 16]), st.integers(1, 60))
 @settings(max_examples=20, deadline=None)
 def test_the_bases_of_the_mutations_are_sound(servers: int, devices: int, ranks: int) -> None:
