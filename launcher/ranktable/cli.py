@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from launcher.cluster import ClusterConfig, load_cluster
@@ -28,6 +28,7 @@ from launcher.ranktable.editing import Table, convert, diff, merge, parse_select
 from launcher.ranktable.findings import Finding
 from launcher.ranktable.given import against_cluster
 from launcher.ranktable.rules_v1 import Target
+from launcher.ranktable.topology import check_topology
 from launcher.ranktable.v1 import hosts_of, make_table, target_of
 from launcher.remote import Ssh
 
@@ -57,6 +58,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     validate.add_argument("table", type=Path, metavar="FILE")
     _cluster_options(validate, required=False)
     validate.add_argument("--chip", choices=["910A"], help="also what only this chip demands")
+    validate.add_argument("--topology", type=Path, metavar="FILE", help="of 2.0: also against this topology file")
     validate.add_argument("--json", action="store_true", help="for programs")
     converted = _add(inner, "convert", _convert, "a table without version (group_list) or 1.2 as 1.0, or as hosts")
     converted.add_argument("table", type=Path, metavar="FILE")
@@ -100,11 +102,21 @@ def _validate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     table, found = _checked(path, target)
     if cluster is not None and not _errors(found):
         found += [*check_origin(path, fingerprint(make_table(cluster))), *against_cluster(table, cluster)]
+    if options.topology is not None and not _errors(found):
+        found += _topology(options.topology, path, table)
     if options.json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
         print(*(_lines(path, found) or [f"{path}: {_summary(table)}, nothing wrong"]), sep="\n")
     return ExitCode.BAD_CONFIG if _errors(found) else ExitCode.OK
+
+
+def _topology(topology_path: Path, path: Path, table: Table) -> list[Finding]:
+    if table.get("version") != "2.0":
+        raise ConfigError(f"--topology: found a table of version {table.get('version')} in {path} (2.0 alone has one)")
+    topology, found = read_table(topology_path)
+    found = [replace(each, code="") for each in found] or check_topology(topology, table)
+    return [replace(each, path=f"{topology_path}: {each.path}".rstrip(": ")) for each in found]
 
 
 def _convert(options: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -263,6 +263,22 @@ def test_a_reader_that_has_seen_enough_is_no_fault(made):
     assert show.returncode == 141
 
 
+def test_validate_takes_the_topology_file_of_2_0_only(made, tmp_path, capsys):
+    address = {"addr_type": "IPV4", "addr": "172.16.0.1"}
+    level = {"net_layer": 0, "net_instance_id": "a", "net_type": "TOPO_FILE_DESC", "rank_addr_list": [address]}
+    rank = {"rank_id": 0, "local_id": 3, "device_id": 3, "level_list": [level]}
+    (tmp_path / "t.json").write_text(json.dumps({"version": "2.0", "rank_count": 1, "rank_list": [rank]}))
+    topology = tmp_path / "topo.json"
+    document = {"version": "2.0", "peer_count": 1, "peer_list": [{"local_id": 3}], "edge_count": 0, "edge_list": []}
+    topology.write_text(json.dumps(document))
+    assert ranktable(capsys, "validate", tmp_path / "t.json", "--topology", topology)[0] == ExitCode.OK
+    topology.write_text(json.dumps(document).replace("3", "4"))
+    code, out, _ = ranktable(capsys, "validate", tmp_path / "t.json", "--topology", topology)
+    assert code == ExitCode.BAD_CONFIG and "topo.json: rank_list[0].local_id: found 3" in out
+    code, _, err = ranktable(capsys, "validate", made, "--topology", topology)
+    assert code == ExitCode.BAD_CONFIG and "2.0 alone has one" in err
+
+
 def test_overrides_need_a_cluster_file(made, capsys):
     code, _, err = ranktable(capsys, "show", made, "name=x")
     assert code == ExitCode.BAD_CONFIG and "an override changes a cluster file" in err

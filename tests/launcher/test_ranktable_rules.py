@@ -17,6 +17,7 @@ from launcher.ranktable import rules_pods, rules_v1, rules_v2, template_two
 from launcher.ranktable.document import check_table
 from launcher.ranktable.editing import merge, placements, subset
 from launcher.ranktable.rules_v1 import Target
+from launcher.ranktable.topology import check_topology
 from launcher.ranktable.v1 import make_table
 
 Table = dict[str, Any]
@@ -510,6 +511,45 @@ def test_template_two_is_checked_too(old: str, new: str, rule: str) -> None:
     text = json.dumps(TEMPLATE_TWO)
     assert old in text
     assert rule in {each.rule for each in check_table(json.loads(text.replace(old, new)))}
+
+
+TOPOLOGY: Table = {
+    "version": "2.0",
+    "peer_count": 2,
+    "peer_list": [{"local_id": 0}, {"local_id": 1}],
+    "edge_count": 2,
+    "edge_list": [
+        {
+            "net_layer": 0, "link_type": "PEER2PEER", "protocols": ["UB_CTP"], "local_a": 0, "local_a_ports": ["0/0"],
+            "local_b": 1, "local_b_ports": ["0/1"], "topo_instance_id": 0, "topo_type": "1DMESH", "position": "DEVICE",
+        },
+        {"net_layer": 1, "link_type": "PEER2NET", "protocols": ["UBOE", "ROCE"], "local_a": 1, "topo_type": "CLOS"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ('"version": "2.0"', '"version": "1.0"', "topology-version"),
+        ('"peer_count": 2', '"peer_count": 3', "topology-count"),
+        ('"edge_count": 2', '"edge_count": "2"', "type"),
+        ('{"local_id": 1}', '{"local_id": 65}', "topology-peers"),
+        ('{"local_id": 1}', '{"local_id": 2}', "topology-edge-peer"),
+        ('{"local_id": 1}', '{"local_id": 2}', "topology-rank"),
+        ("PEER2NET", "NET2NET", "topology-edges"),
+        ('"UBOE"', '"IP"', "topology-edges"),
+        ('"1DMESH"', '"2DMESH"', "topology-edges"),
+        ('"net_layer": 1, ', "", "required-key"),
+    ],
+)
+def test_a_topology_file_is_checked_with_its_table(old: str, new: str, rule: str) -> None:
+    assert check_topology(TOPOLOGY, table_2_0(2)) == []
+    text = json.dumps(TOPOLOGY)
+    assert old in text
+    found = check_topology(json.loads(text.replace(old, new)), table_2_0(2))
+    assert rule in {each.rule for each in found}
+    assert {each.code for each in found} == {""}
 
 
 def test_what_other_tools_write_beside_it_is_no_fault() -> None:
