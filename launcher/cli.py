@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    return run_job(_job(options, overrides, trainer))
+    return run_job(_job(options, overrides, trainer), options.stream)
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
@@ -89,7 +89,8 @@ def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-launch", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
+    run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
+    run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
     for name, command, text in (
         ("plan", _plan, "show what run would do; writes nothing"),
         ("check", _check, "look for what would make run fail; exit code 2 if anything would"),

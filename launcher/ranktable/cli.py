@@ -96,6 +96,8 @@ def _merge(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _validate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    if options.discover and options.cluster is None:
+        raise ConfigError("--discover: found no --cluster (its hosts are asked)")
     cluster = _cluster(options, overrides) if options.cluster else None
     path = find_file(options.table)
     target = Target(chip=options.chip, inter_hccs=target_of(cluster).inter_hccs if cluster else True)
@@ -199,7 +201,7 @@ def _errors(found: Sequence[Finding]) -> list[Finding]:
     return [each for each in found if each.severity == "error"]
 
 
-def _lines(path: Path, found: Sequence[Finding]) -> list[str]:
+def _lines(path: Path | str, found: Sequence[Finding]) -> list[str]:
     """A line for each finding, but no more than a few of one rule."""
     lines, counts = [], Counter(each.rule for each in found)
     left = dict.fromkeys(counts, _SHOWN_OF_A_RULE)
@@ -251,6 +253,9 @@ def _write_hosts(options: argparse.Namespace, table: Table) -> int:
 
 
 def _write(options: argparse.Namespace, table: Table, inventory: str | None = None) -> int:
+    """Sound tables can make an unsound one: raises ConfigError instead of writing that."""
+    if errors := [each for each in _errors(check_table(table)) if each.rule != "completed"]:
+        raise ConfigError("\n".join(_lines("the table that would come out", errors)))
     if options.output is None:
         print(render(table), end="")
     else:

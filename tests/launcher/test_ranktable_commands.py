@@ -67,6 +67,17 @@ def test_merge_refuses_tables_that_disagree(made, tmp_path, capsys):
     assert "device_ip: found '192.168.103.102' and '192.168.103.99'" in err
 
 
+def test_tables_that_fit_alone_but_not_together_do_not_become_one(made, tmp_path, capsys):
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    for path, host in ((one, "10.0.0.1"), (other, "10.0.0.2")):
+        ranktable(capsys, "subset", made, "--include", host, "--output", path)
+    other.write_text(other.read_text().replace("192.168.103.102", "192.168.103.101"))
+    code, out, err = ranktable(capsys, "merge", one, other, "--output", tmp_path / "whole.json")
+    assert (code, out, err.count("\n")) == (ExitCode.BAD_CONFIG, "", 1)
+    assert "server_list[1].device[3].device_ip: found '192.168.103.101' (also that of device 3 of 10.0.0.1)" in err
+    assert not (tmp_path / "whole.json").exists()
+
+
 def test_merge_mends_ranks_that_lie_among_each_other(made, tmp_path, capsys):
     mixed, mended = tmp_path / "mixed.json", tmp_path / "mended.json"
     text = made.read_text()
@@ -277,6 +288,11 @@ def test_validate_takes_the_topology_file_of_2_0_only(made, tmp_path, capsys):
     assert code == ExitCode.BAD_CONFIG and "topo.json: rank_list[0].local_id: found 3" in out
     code, _, err = ranktable(capsys, "validate", made, "--topology", topology)
     assert code == ExitCode.BAD_CONFIG and "2.0 alone has one" in err
+
+
+def test_discovery_needs_a_cluster_file(made, capsys):
+    code, _, err = ranktable(capsys, "validate", made, "--discover")
+    assert code == ExitCode.BAD_CONFIG and "--discover: found no --cluster" in err
 
 
 def test_overrides_need_a_cluster_file(made, capsys):

@@ -199,6 +199,15 @@ def test_processes_that_share_a_device_have_a_port_each() -> None:
     assert check_table(table) == []
 
 
+def test_super_pods_in_a_1_0_table_do_not_spare_it_device_ips() -> None:
+    """HCCL takes 1.0 in AI-server mode, whatever pods it names."""
+    table = table_1_2(2, 2) | {"version": "1.0"}
+    ids = [member for each in table["super_pod_list"] for member in each["server_list"]]
+    table["super_pod_list"] = [{"super_pod_id": "0", "server_list": ids}]
+    del table["server_list"][1]["device"][0]["device_ip"]
+    assert {each.rule for each in check_table(table) if each.severity == "error"} == {"device-ip-needed"}
+
+
 def test_one_super_pod_needs_no_device_ips_unless_hccs_between_servers_is_off() -> None:
     table = table_1_2(2, 2)
     ids = [member for pod in table["super_pod_list"] for member in pod["server_list"]]

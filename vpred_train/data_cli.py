@@ -1,0 +1,26 @@
+"""`vpred-data`: the commands of the data room, told what a token is."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from data import check_command
+from data.cli import COMMANDS
+from data.cli import main as run_command
+from vpred_train.config import TextEncoderConfig
+from vpred_train.models.tokenizer import Tokenizer
+
+# A factory, so that worker processes make their own. SD2's context: the demonstration's is shorter.
+CHECK = replace(
+    COMMANDS["check"],
+    run=partial(check_command.run, make_tokenizer=partial(Tokenizer, TextEncoderConfig().context_length)),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; never returns."""
+    run_command(argv, {**COMMANDS, "check": CHECK})
+
+
+if __name__ == "__main__":
+    main()
