@@ -20,7 +20,7 @@ HCCN_TOOL = """#!/bin/sh
 """
 NPU_SMI = """#!/bin/sh
 [ "$*" = "info -m" ] || { echo "This device does not support querying spod-info."; exit 1; }
-printf '\\t%s\\n' "NPU ID  Chip ID  Chip Logic ID  Chip Name" "0  0  0  Ascend 910B3" "0  1  -  Mcu" "1  0  1  Ascend 910B3"
+printf '\\t%s\\n' "NPU ID Chip ID Chip Logic ID Chip Name" "0 0 0 Ascend 910B3" "0 1 - Mcu" "1 0 1 Ascend 910B3"
 """
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
