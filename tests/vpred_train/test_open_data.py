@@ -45,9 +45,9 @@ def on_two_ranks(first: TrainConfig, second: TrainConfig) -> list[OpenedData]:
 
 
 @pytest.fixture
-def config(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+def config(train_config: TrainConfig, tmp_path: Path) -> TrainConfig:
     write_images(tmp_path / "images", 6)
-    return with_data(config, path=tmp_path / "images")
+    return with_data(train_config, path=tmp_path / "images")
 
 
 def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
