@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+ORIENTATION = 0x0112  # EXIF
+QUARTER_TURN = 5  # this orientation and those above
 MAX_PIXELS = 89_478_485  # Pillow's own limit, where it only warns: 256 MiB of RGB
 # A JPEG is decoded at 1/2, 1/4 or 1/8 while that leaves at least so many times the pixels asked for per side; with 2,
 # Pillow's documentation calls the result fair resampling, with 3 hardly to be told from it.
@@ -26,9 +28,16 @@ def decode(content: bytes, background: str = "white", at_least: tuple[int, int] 
         return _to_rgb(_to_eight_bits(ImageOps.exif_transpose(file)), background)
 
 
+def upright_size(content: bytes) -> tuple[int, int]:
+    """Width and height in pixels as the image is to be seen; from its header alone. Raises one of UNREADABLE."""
+    with Image.open(io.BytesIO(content)) as file:
+        turned = file.getexif().get(ORIENTATION, 1) >= QUARTER_TURN
+        return (file.height, file.width) if turned else file.size
+
+
 def _draft(file: Image.Image, width: int, height: int) -> None:
     """Let libjpeg scale while it decodes. Covering (width, height) or, for an image on its side, (height, width)."""
-    if file.getexif().get(0x0112, 1) >= 5:  # EXIF orientation: a quarter turn
+    if file.getexif().get(ORIENTATION, 1) >= QUARTER_TURN:
         width, height = height, width
     scale = max(width / file.width, height / file.height) * DRAFT_MARGIN
     if scale < 1:

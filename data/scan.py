@@ -1,6 +1,5 @@
 """Every image looked at once: does it decode, how large is it, what is its content's hash?"""
 
-import io
 import multiprocessing
 import os
 import threading
@@ -17,7 +16,7 @@ import xxhash
 from PIL import Image
 from tqdm import tqdm
 
-from data.decode import UNREADABLE, decode
+from data.decode import UNREADABLE, decode, upright_size
 
 Reader = Callable[[Path, int, int], bytes]
 Item = TypeVar("Item")
@@ -70,13 +69,6 @@ def look(read: Reader, place: Place) -> Look:
         reason = " ".join(str(error).split())
         return Look(0, 0, content_hash, f"{place.path.name} is no readable image ({reason})")
     return Look(width, height, content_hash, "")
-
-
-def upright_size(content: bytes) -> tuple[int, int]:
-    """Width and height as EXIF says the image is to be seen."""
-    with Image.open(io.BytesIO(content)) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
-        return (image.height, image.width) if turned else image.size
 
 
 def look_at_all(read: Reader, places: Sequence[Place], workers: int | None = None) -> list[Look]:

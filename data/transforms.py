@@ -1,37 +1,89 @@
 """An image file's bytes to an array: decode, flatten, resize, crop, flip."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data.config import DataConfig
-from data.decode import decode
+from data.decode import decode, upright_size
 from data.keyed_random import sample_generator
 from data.source import Sample
 
 
-def load_image(content: bytes, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
-    """(3, R, R) float32 in [-1, 1]: short side to R with antialias, then crop and flip as `config` says.
+@dataclass(frozen=True)
+class Placement:
+    """How an image comes to `size`: resized to `resized`, then cut out at `top` and `left`, mirrored with `flip`.
+
+    All sizes are height and width in pixels; `original_size` is that of the upright image.
+    """
+
+    original_size: tuple[int, int]
+    resized: tuple[int, int]
+    top: int
+    left: int
+    flip: bool
+
+
+def place(
+    original_size: tuple[int, int], size: tuple[int, int], config: DataConfig, generator: np.random.Generator
+) -> Placement:
+    """Resized so that it just covers `size`, then cropped and flipped as `config` says.
 
     Crop offset and flip are drawn from `generator`, always two draws and one, so that a sample's randomness does not
     depend on its shape.
     """
-    side = config.resolution
-    image = decode(content, config.background, (side, side))
-    scale = side / min(image.size)
-    width, height = (max(side, round(edge * scale)) for edge in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    scale = max(target / edge for target, edge in zip(size, original_size, strict=True))
+    height, width = (max(target, round(edge * scale)) for target, edge in zip(size, original_size, strict=True))
     across, down, coin = generator.random(3)
     if config.crop == "center":
         across = down = 0.5
-    left, top = int(across * (width - side + 0.999)), int(down * (height - side + 0.999))
-    image = image.crop((left, top, left + side, top + side))
-    if config.horizontal_flip and coin < 0.5:
+    top, left = int(down * (height - size[0] + 0.999)), int(across * (width - size[1] + 0.999))
+    return Placement(original_size, (height, width), top, left, config.horizontal_flip and bool(coin < 0.5))
+
+
+def load_pixels(
+    content: bytes,
+    original_size: tuple[int, int],
+    config: DataConfig,
+    size: tuple[int, int],
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.uint8], Placement]:
+    """(H, W, 3) uint8 of `size`, with antialias (Lanczos), and how it was placed.
+
+    `original_size`: height and width in pixels of the upright image.
+    """
+    placement = place(original_size, size, config, generator)
+    height, width = size
+    image = decode(content, config.background, placement.resized[::-1])
+    # Only what the crop shows is computed: the filter still looks beyond the box, so that the pixels are those of
+    # resizing all and cropping then. The image may have been decoded to a fraction of its size.
+    across, down = image.width / placement.resized[1], image.height / placement.resized[0]
+    top, left = placement.top, placement.left
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    if placement.flip:
         image = ImageOps.mirror(image)
-    pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels / 127.5 - 1)
+    return np.asarray(image), placement
+
+
+def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(b, H, W, 3) uint8 -> (b, 3, H, W) float32 in [-1, 1]."""
+    batch, height, width, channels = pixels.shape
+    values = np.empty((batch, channels, height, width), np.float32)
+    np.divide(pixels.transpose(0, 3, 1, 2), np.float32(127.5), out=values)
+    np.subtract(values, np.float32(1), out=values)
+    return values
+
+
+def load_image(content: bytes, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
+    """(3, R, R) float32 in [-1, 1], at the recipe's square size."""
+    width, height = upright_size(content)
+    pixels, _ = load_pixels(content, (height, width), config, (config.resolution, config.resolution), generator)
+    image: NDArray[np.float32] = normalised(pixels[None])[0]
+    return image
 
 
 def load_centred(samples: Sequence[Sample], config: DataConfig) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from launcher.contract.config import ConfigError, dump_yaml, load_document, sche
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import read_identity
+from launcher.contract.process import tell_stacks
 from launcher.contract.run_dir import RunDir
 from vpred_train.collectives import TIMEOUT_S
 from vpred_train.config import TrainConfig
@@ -99,6 +100,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.OK
     if arguments.run_dir is None:
         raise ConfigError("--run-dir is missing: give the directory to train in (or --check)")
+    tell_stacks()
     from vpred_train.worker import train  # brings in MindSpore's world, which checking does without
 
     return train(config, arguments)

@@ -9,6 +9,7 @@ from jobs import write_images
 
 from checkpoints_mgr import CheckpointManager
 from data import Batch, open_source
+from launcher.contract.config import ConfigError
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 
@@ -58,7 +59,8 @@ def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]
     def step(batch: Batch) -> StepResult:
         trainer.state.samples_seen = batch.samples_seen
         number = batch.samples_seen // config.global_batch
-        clock = {"step": number, "samples_seen": batch.samples_seen, "step_seconds": 1.0, "data_wait_seconds": 0.0}
+        seconds = {"step_seconds": 1.0, "data_wait_seconds": 0.0, "collective_seconds": 0.0}
+        clock = {"step": number, "samples_seen": batch.samples_seen, **seconds}
         return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, nonfinite_samples={}, **next(coming, GOOD))
 
     trainer.step = step
@@ -84,3 +86,12 @@ def test_overflows_alone_never_do(train_config: TrainConfig, tmp_path: Path) -> 
     steps = Steps()
     assert trainer.run([steps], Never())
     assert [result.overflow for result in steps.results] == [True] * 10 + [False] * 10
+
+
+def test_a_run_that_drew_its_samples_in_another_order_is_refused(train_config: TrainConfig, tmp_path: Path) -> None:
+    trainer = trainer_of(train_config, tmp_path, [])
+    saved = trainer.state.to_checkpoint()
+    del saved.progress["order_version"]  # as before there was one
+    trainer.checkpoints.save(3, saved)
+    with pytest.raises(ConfigError, match="the checkpoint's samples come in order 1, this version's in order 2"):
+        trainer.resume()

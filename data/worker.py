@@ -1,0 +1,53 @@
+"""A process that makes samples for a rank: `python -P -m data.worker SOCKET_FD MEMORY_FD`, started by `data.workers`.
+
+A program of its own and no fork: a rank has MPI, MindSpore and their threads in it, which do not survive one.
+"""
+
+import contextlib
+import mmap
+import os
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+
+from data.batch_memory import views
+
+
+def end_with_rank() -> None:
+    """End this process, whatever it is doing, when the rank has gone: the kernel then closes the other end of stdin."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def serve(tasks: Connection, memory: mmap.mmap) -> None:
+    """Make what is asked for until nobody asks any more; answer each task with None or what went wrong."""
+    fetcher, samples = tasks.recv()
+    while True:
+        start, place, sample_id, epoch, size = tasks.recv()
+        error = None
+        try:
+            batch = views(memory, start, fetcher.specs(size), samples)
+            for name, array in fetcher.fetch(sample_id, epoch, size).items():
+                if array.shape != batch[name].shape[1:]:
+                    raise ValueError(f"{name} has shape {array.shape}, but {batch[name].shape[1:]} was told")
+                batch[name][place] = array
+        except Exception:
+            error = traceback.format_exc()
+        tasks.send(error)
+
+
+def main() -> None:
+    """Runs until the rank closes the socket or ends."""
+    end_with_rank()
+    socket_fd, memory_fd = (int(text) for text in sys.argv[1:])
+    with Connection(socket_fd) as tasks, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(tasks, mmap.mmap(memory_fd, 0))
+
+
+if __name__ == "__main__":
+    main()
