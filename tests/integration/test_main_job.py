@@ -21,6 +21,8 @@ from safetensors.numpy import load_file
 
 from data import open_source
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from vpred_train.checkpoint_cli import main as consolidate
+from vpred_train.weights.cli import main as compare
 from vpred_train.weights.layouts import read_weights
 
 STEPS = 20
@@ -290,6 +292,24 @@ def test_an_average_of_another_width_is_made_afterwards(undisturbed: Path, tmp_p
         np.testing.assert_allclose(made[name], tensor, rtol=2**-11, atol=2**-24)
     options = ["--ckpt", str(tmp_path / "0.07.safetensors"), "--prompt", "picture number 1"]
     assert pixels(*sample(*options, "--output", str(tmp_path))).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_checkpoint_consolidated_is_what_the_run_exported(
+    runs: dict[int, Path], tmp_path: Path, ranks: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights whole on each rank, and averages put together from the ranks' shards."""
+    run = RunDir(runs[ranks])
+    for weights, exported in (("raw", "raw"), ("ema", "ema"), ("power_0.1", "ema_power_0.1")):
+        for layout, name in (("mindone", f"{weights}.ckpt"), ("stability", f"{weights}.safetensors")):
+            output, other = tmp_path / name, run.weights / f"{exported}.safetensors"
+            for main, argv in (
+                (consolidate, ["consolidate", run.checkpoints, output, "--format", layout, "--weights", weights]),
+                (compare, ["compare", output, other]),
+            ):
+                with pytest.raises(SystemExit) as ended:
+                    main(list(map(str, argv)))
+                assert ended.value.code == 0, capsys.readouterr()
 
 
 def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path: Path) -> None:
