@@ -2,9 +2,9 @@
 
     .venv/bin/python tests/benchmarks/data_index.py [--rows 1000000]
 
-Two forms: rows in 1000 shards, and an image file for each row; all files are asked for size and time of change. They
-are empty and the index is made up: opening never reads an image. Each figure is of a fresh process that opens the folder
-and reads the last row; the memory is all of that process, Python and imports included.
+Two forms: rows in 1000 shards, and an image file for each row; all files are asked for size and time of change.
+They are empty and the index is made up: opening never reads an image. Each figure is of a fresh process that opens the
+folder and reads the last row; the memory is all of that process, Python and imports included.
 """
 
 import argparse
