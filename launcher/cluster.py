@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from launcher.backends import INITS, Binding, Init, Kind, faults
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import Section, load_document
 from launcher.supervision import SupervisionSettings
@@ -79,13 +80,22 @@ class Host(Section):
 
 
 class LauncherSettings(Section):
-    """How ranks are started. `mpirun` null: the one beside python, else the first on PATH.
+    """How ranks are started (`kind`) and find each other (`init`): see launcher/backends.py; `init` null: the first
+    that works.
 
-    `rank_table`: Ascend only, a table that a controller wrote (or its directory) to use as it is, once it has been
-    checked against the cluster file; null makes one of the cluster file.
+    `mpirun` null: the one beside python, else the first on PATH. `mpirun_arguments` go to it as they are. `binding`:
+    each rank to a core, a NUMA node, or none. `oversubscribe`: more ranks than cores; null: on cpu, not on Ascend.
+    `rank_table`: with `init: rank_table`, one that a controller wrote (or its directory) to use as it is, once it has
+    been checked against the cluster file; null makes one of that. `forward_variables` and those of `environment` are
+    all that crosses to other hosts.
     """
 
+    kind: Kind = "mpirun"
+    init: Init | None = None
     mpirun: Path | None = None
+    mpirun_arguments: tuple[str, ...] = ()
+    binding: Binding = "none"
+    oversubscribe: bool | None = None
     rank_table: Path | None = None
     allow_run_as_root: bool = False
     stop_grace_s: Annotated[float, Field(gt=0)] = 60.0
@@ -102,11 +112,14 @@ class LauncherSettings(Section):
 class Network(Section):
     """`interface`: the NIC (or CIDR) for MPI between hosts; null lets MPI choose.
 
+    `scheduler_port`: on the first host, where ranks of a dynamic cluster meet within `join_timeout_s`.
     A rank whose peers do not answer a collective within `collective_timeout_s` ends with an error. The time covers what
     ranks do not do alike: one may compile, load or write for longer than another.
     """
 
     interface: str | None = None
+    scheduler_port: Annotated[int, Field(ge=1024, le=65535)] = 8118
+    join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     collective_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
 
 
@@ -164,6 +177,21 @@ class ClusterConfig(Section):
     @property
     def highest_metrics_port(self) -> int:
         return self.metrics.base_port + max(self.ranks_on(host) for host in self.hosts) - 1
+
+    @property
+    def init(self) -> Init:
+        """How ranks find each other."""
+        return self.launcher.init or INITS[self.accelerator, self.launcher.kind][0]
+
+    @property
+    def needs_mpirun(self) -> bool:
+        return self.launcher.kind == "mpirun" or (self.launcher.kind == "msrun" and len(self.hosts) > 1)
+
+    @property
+    def scheduler_host(self) -> str:
+        """The address of rank 0's host, as its peers know it."""
+        first = self.ordered_hosts[0].address
+        return "127.0.0.1" if first in LOCAL_ADDRESSES else first
 
     def ranks_on(self, host: Host) -> int:
         return len(host.devices) or self.workers_per_host or 0
@@ -227,6 +255,17 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _backend_fits(self) -> Self:
+        chosen = self.launcher
+        counts = tuple(self.ranks_on(host) for host in self.hosts)
+        found = faults(
+            self.accelerator, chosen.kind, chosen.init, chosen.binding, counts, bool(chosen.mpirun_arguments)
+        )
+        if fault := next(found, None):
+            raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
     def _super_pods_stay_together(self) -> Self:
         pods = [host.super_pod for host in self.ordered_hosts]
         bare = [host.address for host in self.hosts if host.super_pod is None]
@@ -243,6 +282,8 @@ class ClusterConfig(Section):
     def _rank_table_is_for_ascend(self) -> Self:
         if self.launcher.rank_table is not None and self.accelerator != "ascend":
             raise ValueError("launcher.rank_table: remove it (rank tables list Ascend devices)")
+        if self.launcher.rank_table is not None and self.init != "rank_table":
+            raise ValueError(f"launcher.rank_table: remove it (init {self.init} reads none)")
         return self
 
     @model_validator(mode="after")

@@ -58,7 +58,7 @@ def plan_job(job: Job) -> LaunchPlan:
     """What `run` would do now; raises ConfigError when there is no usable mpirun."""
     return make_plan(
         cluster=job.cluster,
-        mpirun=find_mpirun(job.cluster.launcher.mpirun, environment()),
+        mpirun=find_mpirun(job.cluster.launcher.mpirun, environment()) if job.cluster.needs_mpirun else None,
         python=Path(sys.executable),
         trainer=job.trainer.argv,
         run_dir=job.run.root,

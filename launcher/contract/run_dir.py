@@ -121,6 +121,11 @@ class AttemptDir:
     def launcher_log(self) -> Path:
         return self.root / "launcher.log"
 
+    @property
+    def scheduler_log(self) -> Path:
+        """Of the process through which ranks of a dynamic cluster find each other."""
+        return self.root / "scheduler.log"
+
     def log(self, rank: int) -> Path:
         return self.root / f"rank_{rank}.log"
 

@@ -106,9 +106,9 @@ def test_no_mpirun(bench):
 
 
 def test_an_mpirun_of_another_mpi(bench):
-    hydra = script(bench.root / "mpirun", "#!/bin/sh\necho HYDRA build details:\n")
-    line = refused(bench, f"cluster.launcher.mpirun={hydra}")
-    assert "is not Open MPI 4 or 5 (it says 'HYDRA build details:'); name another one" in line
+    other = script(bench.root / "mpirun", "#!/bin/sh\necho Intel MPI 2021\n")
+    line = refused(bench, f"cluster.launcher.mpirun={other}")
+    assert "is neither Open MPI 4 or 5 nor MPICH (it says 'Intel MPI 2021'); name another one" in line
 
 
 def test_an_mpirun_whose_ranks_do_not_see_each_other(bench):
