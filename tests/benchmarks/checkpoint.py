@@ -5,8 +5,8 @@
 
 Two ranks under mpirun save a state: a quarter weights, whole on each rank, the rest in shards. Each ratio
 is of two neighbours in time, the median over the repeats: above 1 is in our favour. Reads are cold (posix_fadvise). A
-plain write is `dd conv=fsync`; an early one also tells the device to begin with each block. PyTorch has its own minutes.
-It takes memory for two and a half times the megabytes (with --mindspore three and a half) and as much disk.
+plain write is `dd conv=fsync`; an early one also tells the device to begin with each block. PyTorch has minutes of its
+own. It takes memory for two and a half times the megabytes (with --mindspore three and a half) and as much disk.
 """
 
 import argparse
