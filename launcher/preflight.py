@@ -38,7 +38,6 @@ def preflight(
     """All findings for a launch of `cluster` into `run` from this machine. Writes nothing that stays."""
     in_place = _run_dir(run, cluster.preflight.min_free_disk_bytes)
     findings = [
-        *_devices(cluster),
         _root(cluster),
         _packages(trainer),
         *_libraries(trainer),
@@ -65,22 +64,6 @@ def preflight(
 
 def _failed(findings: Sequence[Finding]) -> bool:
     return any(finding.severity == "error" for finding in findings)
-
-
-def _devices(cluster: ClusterConfig) -> list[Finding]:
-    if cluster.accelerator != "ascend":
-        return []
-    devices = sorted(Path("/dev").glob("davinci[0-9]*"))
-    if devices:
-        return [Finding("ok", "devices", f"{len(devices)} of /dev/davinci* on this host")]
-    return [
-        Finding(
-            "error",
-            "devices",
-            "no /dev/davinci* on this host, so it has no Ascend NPU",
-            "start from one of the cluster's hosts, or use a cluster file with accelerator: cpu",
-        )
-    ]
 
 
 def _root(cluster: ClusterConfig) -> Finding:

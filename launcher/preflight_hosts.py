@@ -153,6 +153,10 @@ def _one_host(
 def _npus(host: Host, facts: Facts) -> Iterator[Finding]:
     """By the tools' words as documented; never run on an NPU."""
     name = host.address
+    if not facts["devices"]:
+        remedy = "correct the cluster file's hosts, or take one with accelerator: cpu"
+        yield Finding("error", "devices", f"{name} has no /dev/davinci*, so no Ascend NPU", remedy)
+        return
     absent = sorted({device.id for device in host.devices} - set(facts["devices"]))
     if absent:
         found = f"{name} has no /dev/davinci{absent[0]} ({len(absent)} of {len(host.devices)} missing)"

@@ -131,7 +131,7 @@ def test_ascend_is_planned_but_not_run_without_a_device(bench):
     plan = bench.launch(*cluster, "--json", command="plan")
     assert plan.returncode == ExitCode.OK, plan.stderr
     assert len(json.loads(plan.stdout)["ranks"]) == 8
-    assert refused(bench, *cluster).startswith("error   devices: no /dev/davinci* on this host")
+    assert refused(bench, *cluster).startswith("error   devices: localhost has no /dev/davinci*, so no Ascend NPU")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused")
