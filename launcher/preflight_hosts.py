@@ -121,6 +121,10 @@ def _one_host(
     cluster: ClusterConfig, host: Host, facts: Facts, mark: str, run: RunDir, begin_s: float, end_s: float
 ) -> Iterator[Finding]:
     name = host.address
+    if host.devices and not facts["devices"]:
+        remedy = "correct the cluster file's hosts, or take one with accelerator: cpu"
+        yield Finding("error", "devices", f"{name} has no /dev/davinci*, so no Ascend NPU", remedy)
+        return  # nothing else about it matters
     for path in facts["missing_paths"]:
         if path == mark:
             found, remedy = f"{name} does not see {run.root}", "give a --run-dir that all hosts share"
@@ -153,10 +157,6 @@ def _one_host(
 def _npus(host: Host, facts: Facts) -> Iterator[Finding]:
     """By the tools' words as documented; never run on an NPU."""
     name = host.address
-    if not facts["devices"]:
-        remedy = "correct the cluster file's hosts, or take one with accelerator: cpu"
-        yield Finding("error", "devices", f"{name} has no /dev/davinci*, so no Ascend NPU", remedy)
-        return
     absent = sorted({device.id for device in host.devices} - set(facts["devices"]))
     if absent:
         found = f"{name} has no /dev/davinci{absent[0]} ({len(absent)} of {len(host.devices)} missing)"
