@@ -13,7 +13,7 @@ from launcher.attempt_files import AttemptFiles
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import AttemptDir, Outcome, RunDir, Summary
-from launcher.failure import blames_peer, read_log
+from launcher.failure import Failure, blames_peer, read_log
 from launcher.hangs import Blame, Hang, find_culprit, find_hang
 from launcher.plan import LaunchPlan
 from launcher.processes import kill_session, start_tied, workers_of
@@ -21,7 +21,7 @@ from launcher.progress import Progress
 from launcher.stopping import StopRequest, due_signal
 from launcher.stragglers import Stragglers, StragglerWatch
 from launcher.stream import LogStream
-from launcher.verdict import Evidence, Verdict, VerdictRecord, judge
+from launcher.verdict import Evidence, Verdict, judge
 
 _POLL_S = 0.2
 _LOOK_S = 0.5
@@ -37,7 +37,7 @@ _STACKS_S = 60.0
 def supervise(
     plan: LaunchPlan, env: Mapping[str, str], progress: Progress, stop: StopRequest, streamed: Collection[int] = ()
 ) -> Verdict:
-    """Run `plan` to its end in this process's main thread, and keep the verdict in the attempt's directory.
+    """Run `plan` to its end in this process's main thread; a failure is kept in the attempt's directory.
 
     `stop`: from stop_requests(), around this and other attempts; `streamed`: ranks whose logs are shown as they grow.
     Raises OSError when mpirun cannot be started.
@@ -45,7 +45,6 @@ def supervise(
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
-    started_unix_s = time.time()
     watch = _Watch(plan, attempt, progress, streamed)
     with attempt.launcher_log.open("xb") as log:
         mpirun = start_tied(plan.argv, {**env, **plan.environment}, log, subprocess.STDOUT)
@@ -70,17 +69,17 @@ def supervise(
         )
     )
     if verdict.failure is not None:
-        verdict = replace(verdict, failure=read_log(verdict.failure))
-    record = VerdictRecord(
-        exit_code=verdict.exit_code, text=verdict.text, started_unix_s=started_unix_s, ended_unix_s=time.time()
-    )
-    try:
-        if verdict.failure is not None:
-            verdict.failure.write(attempt.failure_json)
-        record.write(attempt.verdict_json)
-    except OSError as error:  # a full disk may be what the verdict is about
-        print(f"{attempt.root}: the verdict could not be kept ({error.strerror})", file=sys.stderr)
+        failure = read_log(verdict.failure)
+        _keep(failure, attempt)
+        verdict = replace(verdict, failure=failure)
     return verdict
+
+
+def _keep(failure: Failure, attempt: AttemptDir) -> None:
+    try:
+        failure.write(attempt.failure_json)
+    except OSError as error:  # a full disk may be what it is about
+        print(f"{attempt.failure_json}: cannot be written ({error.strerror})", file=sys.stderr)
 
 
 def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
