@@ -8,12 +8,13 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from launcher.attempt_files import AttemptFiles
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.contract.run_dir import AttemptDir, Outcome, RunDir, Summary
-from launcher.failure import Failure, blames_peer, read_log
+from launcher.contract.run_dir import AttemptDir, Outcome, Record, RunDir, Summary
+from launcher.failure import blames_peer, read_log
 from launcher.hangs import Blame, Hang, find_culprit, find_hang
 from launcher.plan import LaunchPlan
 from launcher.processes import kill_session, start_tied, workers_of
@@ -70,16 +71,17 @@ def supervise(
     )
     if verdict.failure is not None:
         failure = read_log(verdict.failure)
-        _keep(failure, attempt)
+        _keep(failure, attempt.failure_json)
         verdict = replace(verdict, failure=failure)
     return verdict
 
 
-def _keep(failure: Failure, attempt: AttemptDir) -> None:
+def _keep(record: Record, path: Path) -> None:
+    """A full disk may be what it is about, and is no reason to leave the ranks unwatched."""
     try:
-        failure.write(attempt.failure_json)
-    except OSError as error:  # a full disk may be what it is about
-        print(f"{attempt.failure_json}: cannot be written ({error.strerror})", file=sys.stderr)
+        record.write(path)
+    except OSError as error:
+        print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
 
 
 def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
@@ -174,7 +176,8 @@ class _Watch:
         assert self.hang is not None  # noqa: S101  for the type checker
         running = self._hosts.keys() - self.files.outcomes.keys()
         self._note(f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for stacks")
-        write_atomic(self.attempt.dump_stacks, "")
+        with suppress(OSError):  # on a full disk there is no room for stacks either
+            write_atomic(self.attempt.dump_stacks, "")
         deadline_s = time.monotonic() + _STACKS_S
         while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
             time.sleep(_POLL_S)
@@ -189,7 +192,7 @@ class _Watch:
 
     def _tell_stragglers(self) -> None:
         slow = tuple(self._stragglers.stragglers[rank] for rank in sorted(self._stragglers.stragglers))
-        Stragglers(ranks=slow).write(self.attempt.stragglers_json)
+        _keep(Stragglers(ranks=slow), self.attempt.stragglers_json)
         for each in slow:
             self._note(
                 f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.own_step_seconds:.3f} s of its own "
