@@ -99,6 +99,7 @@ class LauncherSettings(Section):
     rank_table: Path | None = None
     allow_run_as_root: bool = False
     stop_grace_s: Annotated[float, Field(gt=0)] = 60.0
+    lease_s: Annotated[float, Field(ge=2)] = 120.0
     forward_variables: tuple[str, ...] = ()
 
     @field_validator("mpirun")
@@ -136,6 +137,27 @@ class PreflightSettings(Section):
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
 
 
+class RestartSettings(Section):
+    """What follows a failed attempt; `max_restarts` 0: nothing, the run ends with its failure.
+
+    The delay begins at `first_delay_s` and grows by `delay_factor` up to `max_delay_s` with each attempt in a row that
+    commits no newer checkpoint; after `max_without_progress` of those the run ends. A host that ended
+    `exclude_host_after` attempts (null: any number), or cannot be reached, gives its place to one of `spare_hosts`.
+    With `shrink` and too few hosts left, those go on with fewer ranks, at least `min_ranks`, and the same global batch:
+    each rank then has more samples, and needs the memory for them. Without, such a host is tried again.
+    """
+
+    max_restarts: Annotated[int, Field(ge=0)] = 0
+    first_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    delay_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    max_delay_s: Annotated[float, Field(ge=0)] = 300.0
+    max_without_progress: Annotated[int, Field(ge=1)] = 3
+    exclude_host_after: Annotated[int, Field(ge=1)] | None = 2
+    spare_hosts: tuple[Host, ...] = ()
+    shrink: bool = False
+    min_ranks: Annotated[int, Field(ge=1)] = 1
+
+
 class ClusterConfig(Section):
     """A cluster file. Ranks go over hosts in the string order of their addresses, then over devices."""
 
@@ -147,6 +169,7 @@ class ClusterConfig(Section):
     network: Network = Network()
     metrics: Metrics = Metrics()
     preflight: PreflightSettings = PreflightSettings()
+    restart: RestartSettings = RestartSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     environment: Annotated[dict[str, str], Field(default_factory=dict)]
 
@@ -158,6 +181,11 @@ class ClusterConfig(Section):
             host.model_copy(update={"devices": tuple(sorted(host.devices, key=lambda device: device.id))})
             for host in hosts
         )
+
+    @property
+    def known_hosts(self) -> tuple[Host, ...]:
+        """Those that ranks start on and the spare ones."""
+        return (*self.hosts, *self.restart.spare_hosts)
 
     @property
     def world_size(self) -> int:
@@ -176,7 +204,7 @@ class ClusterConfig(Section):
 
     @property
     def highest_metrics_port(self) -> int:
-        return self.metrics.base_port + max(self.ranks_on(host) for host in self.hosts) - 1
+        return self.metrics.base_port + max(self.ranks_on(host) for host in self.known_hosts) - 1
 
     @property
     def init(self) -> Init:
@@ -213,12 +241,12 @@ class ClusterConfig(Section):
         if self.accelerator == "cpu":
             if self.workers_per_host is None:
                 raise ValueError("workers_per_host: found nothing (accelerator cpu needs it)")
-            if any(host.devices for host in self.hosts):
+            if any(host.devices for host in self.known_hosts):
                 raise ValueError("hosts: found devices (accelerator cpu has none; workers_per_host counts)")
         else:
             if self.workers_per_host is not None:
                 raise ValueError("workers_per_host: remove it (one rank per device on accelerator ascend)")
-            bare = [host.address for host in self.hosts if not host.devices]
+            bare = [host.address for host in self.known_hosts if not host.devices]
             if bare:
                 raise ValueError(
                     f"hosts: {', '.join(bare)} without devices (list id and ip of each; "
@@ -228,8 +256,8 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _hosts_differ(self) -> Self:
-        addresses = Counter(host.address for host in self.hosts)
-        ips = Counter(device.ip for host in self.hosts for device in host.devices if device.ip is not None)
+        addresses = Counter(host.address for host in self.known_hosts)
+        ips = Counter(device.ip for host in self.known_hosts for device in host.devices if device.ip is not None)
         for what, counts in (("address", addresses), ("device ip", ips)):
             for each, count in sorted(counts.items()):
                 if count > 1:
@@ -240,18 +268,24 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _hosts_reach_each_other(self) -> Self:
-        if len(self.hosts) == 1:
+        if len(self.known_hosts) == 1:
             return self
-        local = [host.address for host in self.hosts if host.address in LOCAL_ADDRESSES]
+        local = [host.address for host in self.known_hosts if host.address in LOCAL_ADDRESSES]
         if local:
             raise ValueError(f"hosts: {local[0]} among several hosts (give the address the others know)")
-        missing = [f"{host.address} device {d.id}" for host in self.hosts for d in host.devices if d.ip is None]
+        missing = [f"{host.address} device {d.id}" for host in self.known_hosts for d in host.devices if d.ip is None]
         if missing and self.needs_device_ips:
             raise ValueError(f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)")
         if self.metrics.address not in _ANY_ADDRESS:
             raise ValueError(
                 f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shrinks_no_further_than_it_is(self) -> Self:
+        if self.restart.min_ranks > self.world_size:
+            raise ValueError(f"restart.min_ranks: found {self.restart.min_ranks} (there are {self.world_size} ranks)")
         return self
 
     @model_validator(mode="after")

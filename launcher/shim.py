@@ -1,6 +1,6 @@
 """One per rank, around the trainer: its environment, log file, signals, stacks on request, a true account of its end.
 
-`python -P -m launcher.shim --run-dir D --attempt N --init WAY ... -- TRAINER ...`
+`python -P -m launcher.shim --run-dir D --attempt N --lease-s S --init WAY ... -- TRAINER ...`
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from launcher.contract.environment import environment
 from launcher.contract.process import STACKS_SIGNAL, die_with_parent, living_parent
+from launcher.lease import end_without_lease
 
 if TYPE_CHECKING:
     from launcher.contract.identity import Identity
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         forwarder.attach(trainer)
         look = partial(_dump_on_request, attempt, identity.rank, trainer)
         threading.Thread(target=look, daemon=True, name="stacks").start()
+        end_without_lease(attempt.lease, options.lease_s, trainer, attempt.log(identity.rank), daemon_pid=starter)
     returncode = _NOT_STARTED if trainer is None else trainer.wait()
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(
@@ -179,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m launcher.shim", allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--lease-s", type=float, required=True)
     parser.add_argument("--init", choices=("mpi", "rank_table", "dynamic_cluster"), default="mpi")
     parser.add_argument("--rank-table", type=Path)
     parser.add_argument("--device-ids", type=_numbers, default=())

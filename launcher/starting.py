@@ -69,6 +69,7 @@ def _node(cluster: ClusterConfig, python: Path, run: RunDir, attempt: int) -> tu
 def _shim(cluster: ClusterConfig, python: Path, run: RunDir, attempt: int) -> tuple[str, ...]:
     # -P: a folder called `data` or `launcher` in the current directory must not shadow ours.
     argv = [str(python), "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", str(attempt)]
+    argv += ["--lease-s", f"{cluster.launcher.lease_s:g}"]
     argv += ["--init", cluster.init]
     if cluster.init == "rank_table":
         devices = [str(device.id) for host in cluster.ordered_hosts for device in host.devices]

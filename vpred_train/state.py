@@ -46,7 +46,7 @@ class TrainState:
         """A moving average, (size,) float32, not to be written to; called by all ranks."""
         return self.sharding.whole(self.averages[name])
 
-    def update_(self, gradient: FloatArray | FlatArrays, learning_rate: float, scale: float) -> None:
+    def update_(self, gradient: FlatArrays, learning_rate: float, scale: float) -> None:
         """One real step of the optimiser and of every average, at `samples_seen`; called by all ranks.
 
         `gradient` is that of the own range and is multiplied by `scale`.

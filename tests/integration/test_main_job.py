@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import end, free_ports, losses, pixels, sample, start, wait_until
+from jobs import end, free_ports, lend_graphs, losses, pixels, sample, start, wait_until
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
@@ -174,6 +174,7 @@ def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_th
     recipe: Path, runs: dict[int, Path], tmp_path: Path
 ) -> None:
     killed, on_three = tmp_path / "killed", tmp_path / "three"
+    lend_graphs(runs[1], killed)
     process = start(recipe, killed, 1, overrides=SPARE)
     # The checkpoint of step 5 is written behind the steps that follow.
     saved = RunDir(killed).checkpoints
@@ -183,7 +184,8 @@ def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_th
     os.kill(rank.pid, signal.SIGKILL)
     code, output = end(process)
     assert code == 128 + signal.SIGKILL, output
-    shutil.copytree(killed, on_three)
+    shutil.copytree(killed, on_three, ignore=shutil.ignore_patterns("graphs"))
+    lend_graphs(runs[3], on_three)
 
     finished(recipe, killed, 1, *SPARE)
     assert losses(killed) == losses(runs[1])
@@ -212,6 +214,7 @@ def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     run_dir, port = tmp_path / "disturbed", free_ports(2)
     run = RunDir(run_dir)
 
+    lend_graphs(undisturbed, run_dir)
     process = start(recipe, run_dir, 2, port)
     wait_until(lambda: len(losses(run_dir)) >= 3, process)
     with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/metrics") as answer:

@@ -93,7 +93,8 @@ def test_a_run_directory_of_another_recipe(bench):
     assert result.returncode == ExitCode.BAD_CONFIG
     assert result.stderr == (
         f"{bench.run.root}: belongs to a different recipe: steps (7 there, 6 here), seed (3 there, 'absent' "
-        "here), fault_rank ('absent' there, 1 here); give another --run-dir\n"
+        "here), fault_rank ('absent' there, 1 here), fault_attempts ('absent' there, 99 here), save_every ('absent' "
+        "there, 2 here); give another --run-dir\n"
     )
     assert [path.name for path in bench.run.root.iterdir()] == ["train.yaml"]
 

@@ -124,6 +124,7 @@ def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
         "PMIX_RANK": "1",
     }
     argv = [sys.executable, "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", "4"]
+    argv += ["--lease-s", "60"]
     return subprocess.Popen([*argv, "--init", "dynamic_cluster", "--", *trainer], env=env)
 
 
