@@ -50,8 +50,8 @@ class Tokens:
 @dataclass(frozen=True)
 class Findings:
     """All that a check finds in one folder. Sides are in pixels; `bad` are (origin, reason) pairs; `duplicates` are
-    groups of origins whose images are the same bytes; `small`
-    are (origin, width, height) of those with a side below `smallest_allowed_side_px`."""
+    groups of origins whose images are the same bytes; `small` are (origin, width, height) of those with a side below
+    `smallest_allowed_side_px`."""
 
     path: str
     format: str
