@@ -112,6 +112,9 @@ class Trainer:
         if self.state.samples_seen == 0:
             self._observe(hooks, self.observers)
         self._announce(hooks, "compiling")
+        shapes = self.order.buckets
+        if len(shapes.sizes) > 1:
+            logger.info("%d graph shapes, each compiled at its first batch: %s", len(shapes.sizes), shapes.describe())
         with self._loader() as batches:
             while not self.finished:
                 result = self.step(next(batches))
