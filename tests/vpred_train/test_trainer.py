@@ -25,9 +25,10 @@ class Steps:
 
     def __init__(self) -> None:
         self.results: list[Any] = []
+        self.phases: list[str] = []
 
-    def on_phase(self, *_: Any) -> None:
-        pass
+    def on_phase(self, phase: str, *_: Any) -> None:
+        self.phases.append(phase)
 
     def on_step(self, result: Any) -> None:
         self.results.append(result)
@@ -131,6 +132,7 @@ def test_buckets_train_at_several_shapes(
         assert trainer.run([steps], Never())  # type: ignore[list-item,arg-type]
     assert "2 graph shapes, each compiled at its first batch: 8 x 8: 8, 16 x 4: 8" in caplog.text
     assert sorted(shapes) == [(4, 16), (4, 16), (8, 8), (8, 8)]
+    assert steps.phases.count("compiling") == 2
     assert all(result.finite and math.isfinite(result.loss) for result in steps.results)
     assert np.abs(trainer.state.weights - before).max() > 1e-4
 
