@@ -1,10 +1,10 @@
 """The data section of a training document."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from PIL import ImageColor
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class BucketsConfig(BaseModel):
@@ -44,6 +44,14 @@ class DataConfig(BaseModel):
     buckets: BucketsConfig | None = None
     workers: Annotated[int, Field(ge=0)] = 0
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
+
+    @model_validator(mode="after")
+    def the_square_is_a_bucket(self) -> Self:
+        if self.buckets and self.resolution % self.buckets.multiple_px:
+            raise ValueError(
+                f"resolution {self.resolution} is not a multiple of buckets.multiple_px {self.buckets.multiple_px}"
+            )
+        return self
 
     @field_validator("background")
     @classmethod
