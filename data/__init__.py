@@ -1,27 +1,36 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
+from data.buckets import make_buckets
 from data.config import DataConfig
 from data.csv_source import Sample, Source, count_small, read_csv_folder
 from data.errors import DataError
+from data.fetching import ArraySpec, Fetcher, ImageFetcher
 from data.keyed_random import batch_generator, sample_generator
-from data.loader import Batch, Loader
-from data.order import Order
+from data.loader import Batch, Loader, dropped
+from data.order import ORDER_VERSION, Order, part_of
 from data.split import hold_out
 from data.transforms import load_centred, load_image
 
 __all__ = [
+    "ArraySpec",
     "Batch",
     "DataConfig",
     "DataError",
+    "Fetcher",
+    "ImageFetcher",
     "Loader",
+    "ORDER_VERSION",
     "Order",
     "Sample",
     "Source",
     "batch_generator",
     "count_small",
+    "dropped",
     "hold_out",
     "load_centred",
     "load_image",
+    "make_buckets",
+    "part_of",
     "read_csv_folder",
     "sample_generator",
 ]

@@ -6,11 +6,29 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class BucketsConfig(BaseModel):
+    """Training at several aspect ratios, each batch at one, all of about resolution^2 pixels.
+
+    multiple_px: of which every side is one. max_aspect: the longer side over the shorter, at most. max_shapes: how many
+    sizes there may be; each is a graph to compile.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    multiple_px: Annotated[int, Field(gt=0)] = 64
+    max_aspect: Annotated[float, Field(ge=1)] = 2.0
+    max_shapes: Annotated[int, Field(gt=0, le=64)] = 7
+
+
 class DataConfig(BaseModel):
     """Where the images are and how they become a batch.
 
     path: a folder with images and *.csv (columns dir,text). resolution: square side in pixels. caption_drop: share of
-    captions replaced by the empty one, for classifier-free guidance. prefetch_batches: batches made ahead.
+    captions replaced by the empty one, for classifier-free guidance. buckets: train at several aspect ratios; without,
+    on squares. workers: processes that decode images, for each rank; 0 does it in a thread of the rank's own.
+    buckets: BucketsConfig | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
+    prefetch_batches: batches made ahead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -20,4 +38,6 @@ class DataConfig(BaseModel):
     crop: Literal["center", "random"] = "center"
     horizontal_flip: bool = False
     caption_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    buckets: BucketsConfig | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
     prefetch_batches: Annotated[int, Field(gt=0)] = 4

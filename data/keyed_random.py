@@ -12,6 +12,8 @@ STREAMS = {
     "strata": 5,
     "hold_out": 6,
     "validation": 7,
+    "mixture": 8,
+    "buckets": 9,
 }
 
 
@@ -21,11 +23,6 @@ def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.r
     # The low words of the counter count the draws; ours are the high ones, so that streams never meet.
     counter = np.array([0, 0, sample_id, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
-
-
-def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
-    """The generator of an epoch's shuffle."""
-    return sample_generator(seed, "shuffle", epoch, 0)
 
 
 def batch_generator(seed: int, samples_seen: int) -> np.random.Generator:

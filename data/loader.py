@@ -1,4 +1,4 @@
-"""Batches of this rank's share, made ahead by a background thread."""
+"""Batches of this rank's share, made ahead in the background."""
 
 import queue
 import threading
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 
 from data.config import DataConfig
 from data.csv_source import Source
+from data.errors import SampleError
+from data.fetching import Arrays, Fetcher
 from data.keyed_random import sample_generator
-from data.order import Order
-from data.transforms import load_image
-
-POLL_S = 0.2
+from data.order import Order, Share
+from data.workers import POLL_S, InThread, Maker, Workers
 
 
 @dataclass(frozen=True)
 class Batch:
     """One rank's share of a global batch.
 
-    images (b, 3, R, R) float32 in [-1, 1]; captions, "" where dropped; epochs and sample_ids (b,) int64;
+    arrays: what the fetcher makes, (b, ...) each; captions, "" where dropped; epochs and sample_ids (b,) int64;
     places (b,) int64, which of the global batch's samples these are; samples_seen: the run's clock after this global
     batch; wait_s: how long the trainer waited for it.
     """
 
-    images: NDArray[np.float32]
+    arrays: Arrays
     captions: tuple[str, ...]
     epochs: NDArray[np.int64]
     sample_ids: NDArray[np.int64]
@@ -37,12 +37,23 @@ class Batch:
     samples_seen: int
     wait_s: float
 
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """(b, 3, H, W) float32 in [-1, 1]; KeyError where the fetcher makes none."""
+        return self.arrays["images"]
+
     def part(self, index: int, count: int) -> "Batch":
         """Micro-batch `index` of `count` equal ones."""
         size = len(self.captions) // count
         own = slice(index * size, (index + 1) * size)
-        shares = ("images", "captions", "epochs", "sample_ids", "places")
-        return replace(self, **{name: getattr(self, name)[own] for name in shares})
+        shares = ("captions", "epochs", "sample_ids", "places")
+        arrays = {name: array[own] for name, array in self.arrays.items()}
+        return replace(self, arrays=arrays, **{name: getattr(self, name)[own] for name in shares})
+
+
+def dropped(config: DataConfig, seed: int, epoch: int, sample_id: int) -> bool:
+    """Whether a sample's caption gives way to the empty one this time."""
+    return bool(sample_generator(seed, "caption_drop", epoch, sample_id).random() < config.caption_drop)
 
 
 class Loader(Iterator[Batch]):
@@ -51,19 +62,23 @@ class Loader(Iterator[Batch]):
     def __init__(
         self,
         source: Source,
+        fetcher: Fetcher,
         config: DataConfig,
+        order: Order,
         *,
-        seed: int,
-        global_batch: int,
         rank: int,
         world_size: int,
         start_samples_seen: int,
     ) -> None:
-        self.source, self.config, self.seed = source, config, seed
-        self.global_batch, self.rank, self.share = global_batch, rank, global_batch // world_size
-        self.order = Order(len(source), seed)
+        self.source, self.config, self.order = source, config, order
+        self.share = order.global_batch // world_size
+        self.first = rank * self.share
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(config.prefetch_batches)
         self._closing = threading.Event()
+        self._maker: Maker = InThread(fetcher)
+        if config.workers:
+            sizes = order.buckets.sizes
+            self._maker = Workers(fetcher, config.workers, self.share, sizes, self._closing.is_set)
         self._thread = threading.Thread(target=self._work, args=(start_samples_seen,), name="loader", daemon=True)
         self._thread.start()
 
@@ -72,41 +87,45 @@ class Loader(Iterator[Batch]):
         item = self._ready.get()
         if isinstance(item, BaseException):
             raise item
-        return Batch(**{**vars(item), "wait_s": time.perf_counter() - started})
+        return replace(item, wait_s=time.perf_counter() - started)
 
-    def make(self, samples_seen: int) -> Batch:
-        """The batch that follows `samples_seen`: a pure function of it, the seed and the data."""
-        first = self.rank * self.share
-        epochs, ids = self.order.slice(samples_seen + first, self.share)
+    def _shares(self, samples_seen: int) -> Iterator[Share]:
+        while True:
+            yield self.order.share(samples_seen, self.first, self.share)
+            samples_seen += self.order.global_batch
+
+    def _batch(self, share: Share, arrays: Arrays, samples_seen: int) -> Batch:
         return Batch(
-            images=np.stack([self._image(*place) for place in zip(epochs, ids, strict=True)]),
-            captions=tuple(self._caption(*place) for place in zip(epochs, ids, strict=True)),
-            epochs=epochs,
-            sample_ids=ids,
-            places=np.arange(first, first + self.share),
-            samples_seen=samples_seen + self.global_batch,
+            arrays=arrays,
+            captions=tuple(self._caption(*place) for place in zip(share.epochs, share.sample_ids, strict=True)),
+            epochs=share.epochs,
+            sample_ids=share.sample_ids,
+            places=np.arange(self.first, self.first + self.share),
+            samples_seen=samples_seen,
             wait_s=0.0,
         )
 
-    def _image(self, epoch: int, sample_id: int) -> NDArray[np.float32]:
-        sample = self.source.sample(sample_id)
-        try:
-            return load_image(sample.image, self.config, sample_generator(self.seed, "augment", epoch, sample_id))
-        except Exception as error:
-            raise RuntimeError(f"sample {sample_id} ({sample.origin}, {sample.image}) cannot be loaded") from error
-
     def _caption(self, epoch: int, sample_id: int) -> str:
-        generator = sample_generator(self.seed, "caption_drop", epoch, sample_id)
-        return "" if generator.random() < self.config.caption_drop else self.source.sample(sample_id).text
+        drop = dropped(self.config, self.order.seed, int(epoch), int(sample_id))
+        return "" if drop else self.source.sample(int(sample_id)).text
 
     def _work(self, samples_seen: int) -> None:
         try:
-            while not self._closing.is_set():
-                batch = self.make(samples_seen)
-                samples_seen = batch.samples_seen
-                self._put(batch)
+            for share, arrays in self._maker.batches(self._shares(samples_seen)):
+                samples_seen += self.order.global_batch
+                self._put(self._batch(share, arrays, samples_seen))
+                if self._closing.is_set():
+                    return
+        except SampleError as error:
+            self._put(self._attributed(error))
         except BaseException as error:
             self._put(error)
+
+    def _attributed(self, error: SampleError) -> Exception:
+        sample = self.source.sample(error.sample_id)
+        failure = RuntimeError(f"sample {error.sample_id} ({sample.origin}, {sample.image}): {error.reason}")
+        failure.__cause__ = error.__cause__
+        return failure
 
     def _put(self, item: Batch | BaseException) -> None:
         while not self._closing.is_set():
@@ -117,9 +136,10 @@ class Loader(Iterator[Batch]):
             return
 
     def close(self) -> None:
-        """End the background thread."""
+        """End the thread and the workers."""
         self._closing.set()
         self._thread.join()
+        self._maker.close()
 
     def __enter__(self) -> Self:
         return self

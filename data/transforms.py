@@ -1,6 +1,7 @@
 """A file to an array: decode, flatten, resize, crop, flip."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,26 +27,68 @@ def decode(path: Path) -> Image.Image:
         return upright.convert("RGB")
 
 
-def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
-    """(3, R, R) float32 in [-1, 1]: short side to R with antialias, then crop and flip as `config` says.
+@dataclass(frozen=True)
+class Placement:
+    """How an image comes to `size`: resized to `resized`, then cut out at `top` and `left`, mirrored with `flip`.
+
+    All sizes are height and width in pixels; `original_size` is that of the upright image.
+    """
+
+    original_size: tuple[int, int]
+    resized: tuple[int, int]
+    top: int
+    left: int
+    flip: bool
+
+
+def place(
+    original_size: tuple[int, int], size: tuple[int, int], config: DataConfig, generator: np.random.Generator
+) -> Placement:
+    """Resized so that it just covers `size`, then cropped and flipped as `config` says.
 
     Crop offset and flip are drawn from `generator`, always two draws and one, so that a sample's randomness does not
     depend on its shape.
     """
-    image = decode(path)
-    side = config.resolution
-    scale = side / min(image.size)
-    width, height = (max(side, round(edge * scale)) for edge in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    scale = max(target / edge for target, edge in zip(size, original_size, strict=True))
+    height, width = (max(target, round(edge * scale)) for target, edge in zip(size, original_size, strict=True))
     across, down, coin = generator.random(3)
     if config.crop == "center":
         across = down = 0.5
-    left, top = int(across * (width - side + 0.999)), int(down * (height - side + 0.999))
-    image = image.crop((left, top, left + side, top + side))
-    if config.horizontal_flip and coin < 0.5:
+    top, left = int(down * (height - size[0] + 0.999)), int(across * (width - size[1] + 0.999))
+    return Placement(original_size, (height, width), top, left, config.horizontal_flip and bool(coin < 0.5))
+
+
+def load_pixels(
+    path: Path, config: DataConfig, size: tuple[int, int], generator: np.random.Generator
+) -> tuple[NDArray[np.uint8], Placement]:
+    """(H, W, 3) uint8 of `size`, with antialias, and how it was placed."""
+    image = decode(path)
+    placement = place((image.height, image.width), size, config, generator)
+    height, width = size
+    # Only what the crop shows is computed: the filter still looks beyond the box, so that the pixels are those of
+    # resizing all and cropping then.
+    down, across = (old / new for old, new in zip(placement.original_size, placement.resized, strict=True))
+    top, left = placement.top, placement.left
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    if (image.height, image.width) != size:
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    if placement.flip:
         image = ImageOps.mirror(image)
-    pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels / 127.5 - 1)
+    return np.asarray(image), placement
+
+
+def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(b, H, W, 3) uint8 -> (b, 3, H, W) float32 in [-1, 1]."""
+    values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+    values /= np.float32(127.5)
+    values -= np.float32(1)
+    return values
+
+
+def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
+    """(3, R, R) float32 in [-1, 1], at the recipe's square size."""
+    pixels, _ = load_pixels(path, config, (config.resolution, config.resolution), generator)
+    return normalised(pixels[None])[0]
 
 
 def load_centred(paths: Sequence[Path], config: DataConfig) -> NDArray[np.float32]:

@@ -1,0 +1,70 @@
+"""What the loader asks for one sample at a time, in whichever process: images decoded, cropped and flipped."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.config import DataConfig
+from data.csv_source import Source
+from data.keyed_random import sample_generator
+from data.transforms import load_pixels, normalised
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one array of one sample."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in memory."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+class Fetcher(Protocol):
+    """Makes the arrays of a sample. It is pickled to worker processes, so it holds no open file and no lock.
+
+    `size`: height and width in pixels of the sample's batch.
+    """
+
+    def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
+        """What `fetch` returns."""
+
+    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
+        """The arrays of a sample; random choices are keyed by (seed, epoch, sample id)."""
+
+    def collate(self, arrays: Arrays) -> Arrays:
+        """The arrays of a batch, stacked (b, ...), as the trainer takes them: what is cheaper in its process than to
+        carry between two."""
+
+
+@dataclass(frozen=True)
+class ImageFetcher:
+    """Images of a source: (3, H, W) float32 in [-1, 1] as `images`, carried as bytes; `original_sizes` and `crops`
+    (2,) int32: height and width of the image as stored, top and left of the crop in the resized image."""
+
+    source: Source
+    config: DataConfig
+    seed: int
+
+    def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
+        pair = ArraySpec((2,), "int32")
+        return {"images": ArraySpec((*size, 3), "uint8"), "original_sizes": pair, "crops": pair}
+
+    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
+        generator = sample_generator(self.seed, "augment", epoch, sample_id)
+        pixels, placement = load_pixels(self.source.sample(sample_id).image, self.config, size, generator)
+        return {
+            "images": pixels,
+            "original_sizes": np.array(placement.original_size, np.int32),
+            "crops": np.array((placement.top, placement.left), np.int32),
+        }
+
+    def collate(self, arrays: Arrays) -> Arrays:
+        return {**arrays, "images": normalised(arrays["images"])}

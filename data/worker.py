@@ -1,0 +1,76 @@
+"""A process that makes samples for a rank: `python -P -m data.worker SOCKET_FD MEMORY_FD`, started by `data.workers`.
+
+A program of its own rather than a fork: a rank has MPI, MindSpore and their threads in it, none of which survive a fork.
+"""
+
+import contextlib
+import mmap
+import os
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from data.fetching import Arrays, ArraySpec
+
+ALIGNMENT_BYTES = 64
+
+
+def nbytes_of(specs: dict[str, ArraySpec], samples: int) -> int:
+    """What a batch of so many samples takes in shared memory."""
+    return sum(_aligned(samples * spec.nbytes) for spec in specs.values())
+
+
+def views(memory: mmap.mmap, start: int, specs: dict[str, ArraySpec], samples: int) -> Arrays:
+    """The arrays (samples, ...) of a batch that begins at byte `start`, one behind the other."""
+    found: Arrays = {}
+    for name, spec in specs.items():
+        count = samples * int(np.prod(spec.shape))
+        found[name] = np.frombuffer(memory, spec.dtype, count, start).reshape(samples, *spec.shape)
+        start += _aligned(samples * spec.nbytes)
+    return found
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def end_with_rank() -> None:
+    """End this process, whatever it is doing, when the rank has gone: the kernel then closes the other end of stdin."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def serve(tasks: Connection, memory: mmap.mmap) -> None:
+    """Make what is asked for until nobody asks any more; answer each task with None or what went wrong."""
+    fetcher, samples = tasks.recv()
+    while True:
+        start, place, sample_id, epoch, size = tasks.recv()
+        error = None
+        try:
+            batch = views(memory, start, fetcher.specs(size), samples)
+            for name, array in fetcher.fetch(sample_id, epoch, size).items():
+                if array.shape != batch[name].shape[1:]:
+                    raise ValueError(f"{name} has shape {array.shape}, but {batch[name].shape[1:]} was told")
+                batch[name][place] = array
+        except Exception:
+            error = traceback.format_exc()
+        tasks.send(error)
+
+
+def main() -> None:
+    """Runs until the rank closes the socket or ends."""
+    end_with_rank()
+    socket_fd, memory_fd = (int(text) for text in sys.argv[1:])
+    with Connection(socket_fd) as tasks, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(tasks, mmap.mmap(memory_fd, 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Who makes the arrays of batches: a rank's own thread, or processes beside it that share memory with it."""
+
+import mmap
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Protocol
+
+import numpy as np
+
+from data.errors import SampleError
+from data.fetching import Arrays, Fetcher
+from data.order import Share
+from data.worker import nbytes_of, views
+
+SLOTS = 2  # batches that are being made at a time: while one is awaited, its idle workers begin the next
+TASKS_AHEAD = 2  # given to a worker before it has answered, so that it need not wait for the next
+POLL_S = 0.2
+END_S = 5.0
+
+
+class Maker(Protocol):
+    """Makes the arrays of batches, in order."""
+
+    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+        """The arrays of each share, stacked and collated. Raises SampleError."""
+
+    def close(self) -> None:
+        """End what works in the background."""
+
+
+class InThread:
+    """In the thread that asks."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self.fetcher = fetcher
+
+    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+        for share in shares:
+            fetched = [self._fetch(*place, share.size) for place in zip(share.sample_ids, share.epochs, strict=True)]
+            arrays = {name: np.stack([each[name] for each in fetched]) for name in fetched[0]}
+            yield share, self.fetcher.collate(arrays)
+
+    def _fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
+        try:
+            return self.fetcher.fetch(int(sample_id), int(epoch), size)
+        except Exception as error:
+            raise SampleError(int(sample_id), "cannot be loaded") from error
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Pending:
+    """A batch that is being made, in the shared memory from byte `start` on."""
+
+    share: Share
+    start: int
+    missing: int
+
+
+@dataclass
+class _Worker:
+    """A process and the tasks that it has not answered, the oldest first: that one it is at."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    tasks: deque[tuple[_Pending, int]] = field(default_factory=deque)
+
+    def give(self, pending: _Pending, place: int) -> None:
+        """One sample to make."""
+        share = pending.share
+        self.tasks.append((pending, place))
+        message = (pending.start, place, int(share.sample_ids[place]), int(share.epochs[place]), share.size)
+        self.connection.send(message)
+
+    def take(self) -> None:
+        """An answer. Raises SampleError when the sample cannot be made, EOFError and OSError when the worker died."""
+        answer = self.connection.recv()
+        pending, place = self.tasks.popleft()
+        if answer is not None:
+            raise SampleError(int(pending.share.sample_ids[place]), "cannot be loaded") from RuntimeError(answer)
+        pending.missing -= 1
+
+    def death(self) -> Exception:
+        """What to say of a worker that has gone."""
+        code = self.process.wait(END_S)
+        end = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        told = f"the worker process {self.process.pid} that made it {end}; signal 9 often means that memory ran out"
+        if not self.tasks:
+            return RuntimeError(f"data worker {self.process.pid} {end}")
+        pending, place = self.tasks[0]
+        return SampleError(int(pending.share.sample_ids[place]), told)
+
+
+class Workers:
+    """`count` processes. Each is given single samples and writes them to shared memory, which has no name and goes with
+    the last process that has it."""
+
+    def __init__(
+        self, fetcher: Fetcher, count: int, samples: int, sizes: Sequence[tuple[int, int]], closing: Callable[[], bool]
+    ) -> None:
+        self.fetcher, self.samples, self.closing = fetcher, samples, closing
+        self.slot_bytes = max(nbytes_of(fetcher.specs(size), samples) for size in sizes)
+        memory_fd = os.memfd_create("vpred-batches")
+        os.truncate(memory_fd, SLOTS * self.slot_bytes)
+        self.memory = mmap.mmap(memory_fd, 0)
+        self.workers = [self._start(memory_fd) for _ in range(count)]
+        os.close(memory_fd)
+
+    def _start(self, memory_fd: int) -> _Worker:
+        own, other = Pipe()
+        argv = [sys.executable, "-P", "-m", "data.worker", str(other.fileno()), str(memory_fd)]
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however that comes
+            pass_fds=(other.fileno(), memory_fd),
+            process_group=0,  # signals to the rank's group, such as Ctrl-C, are for the rank to act upon
+        )
+        other.close()
+        return _Worker(process, own)
+
+    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+        in_work: deque[_Pending] = deque()
+        backlog: deque[tuple[_Pending, int]] = deque()
+        free = deque(range(0, SLOTS * self.slot_bytes, self.slot_bytes))
+        for worker in self.workers:
+            self._asking(worker, lambda worker: worker.connection.send((self.fetcher, self.samples)))
+        while not self.closing():
+            while free:
+                pending = _Pending(next(shares), free.popleft(), self.samples)
+                in_work.append(pending)
+                backlog.extend((pending, place) for place in range(self.samples))
+            self._give(backlog)
+            if in_work[0].missing:
+                self._take()
+                continue
+            done = in_work.popleft()
+            made = views(self.memory, done.start, self.fetcher.specs(done.share.size), self.samples)
+            yield done.share, self.fetcher.collate({name: array.copy() for name, array in made.items()})
+            free.append(done.start)
+
+    def _give(self, backlog: deque[tuple[_Pending, int]]) -> None:
+        for _ in range(TASKS_AHEAD):
+            for worker in self.workers:
+                if backlog and len(worker.tasks) < TASKS_AHEAD:
+                    task = backlog.popleft()
+                    self._asking(worker, lambda worker, task=task: worker.give(*task))
+
+    def _take(self) -> None:
+        by_connection = {worker.connection: worker for worker in self.workers}
+        for connection in wait(list(by_connection), POLL_S):
+            self._asking(by_connection[connection], _Worker.take)  # type: ignore[index]
+
+    def _asking(self, worker: _Worker, ask: Callable[[_Worker], None]) -> None:
+        try:
+            ask(worker)
+        except (EOFError, OSError):
+            raise worker.death() from None
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.connection.close()
+            if worker.process.stdin:
+                worker.process.stdin.close()
+        for worker in self.workers:
+            try:
+                worker.process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
