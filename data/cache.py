@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -109,8 +109,12 @@ class Cache:
             raise DataError(f"{shard.path}: entry {number} is not what was written; {_remedy(self.folder)}")
         return value
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process opens files of its own."""
+        return {**vars(self), "_files": OrderedDict()}
+
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; a later read opens them again."""
         while self._files:
             os.close(self._files.popitem()[1])
 
@@ -225,9 +229,3 @@ def _write_whole(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def specs_of(cache: Cache, kind: str) -> Sequence[Spec]:
-    """The different specs of the entries of a kind."""
-    different = {_canonical(shard.spec): shard.spec for shard in cache.shards if shard.spec["kind"] == kind}
-    return list(different.values())

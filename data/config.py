@@ -1,9 +1,9 @@
 """The data section of a training document."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class BucketsConfig(BaseModel):
@@ -26,9 +26,9 @@ class DataConfig(BaseModel):
     path: a folder with images and *.csv (columns dir,text). resolution: square side in pixels. caption_drop: share of
     captions replaced by the empty one, for classifier-free guidance. buckets: train at several aspect ratios; without,
     on squares. workers: processes that decode images, for each rank; 0 does it in a thread of the rank's own.
-    buckets: BucketsConfig | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
-    prefetch_batches: batches made ahead.
+    prefetch_batches: batches made ahead. cache: a folder that `vpred-data encode` has filled; training reads moments
+    and text features from it, and neither the autoencoder nor the text encoder is loaded. An entry is of one crop, so
+    that it needs `crop: center`, and of square images. Flips are cached beside it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,3 +41,12 @@ class DataConfig(BaseModel):
     buckets: BucketsConfig | None = None
     workers: Annotated[int, Field(ge=0)] = 0
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
+    cache: Path | None = None
+
+    @model_validator(mode="after")
+    def cached_images_are_cut_one_way(self) -> Self:
+        if self.cache is not None and self.crop != "center":
+            raise ValueError("cache holds centre crops, but crop is 'random'; set crop: center, or leave out cache")
+        if self.cache is not None and self.buckets is not None:
+            raise ValueError("cache holds square images, but there are buckets; leave out one of them")
+        return self

@@ -12,6 +12,7 @@ from data.config import DataConfig
 from data.keyed_random import sample_generator
 
 BACKGROUND = "white"  # under transparent pixels
+TRANSFORM = "lanczos-1"  # in the keys of caches: to be changed with what makes other pixels of the same file
 
 
 def decode(path: Path) -> Image.Image:
@@ -51,11 +52,21 @@ def place(
     """
     scale = max(target / edge for target, edge in zip(size, original_size, strict=True))
     height, width = (max(target, round(edge * scale)) for target, edge in zip(size, original_size, strict=True))
-    across, down, coin = generator.random(3)
+    across, down = generator.random(2)
     if config.crop == "center":
         across = down = 0.5
     top, left = int(down * (height - size[0] + 0.999)), int(across * (width - size[1] + 0.999))
-    return Placement(original_size, (height, width), top, left, config.horizontal_flip and bool(coin < 0.5))
+    return Placement(original_size, (height, width), top, left, _mirrors(config, generator))
+
+
+def flips(config: DataConfig, generator: np.random.Generator) -> bool:
+    """Whether an image is mirrored, by the draws of `place` from the same generator."""
+    generator.random(2)  # the crop's
+    return _mirrors(config, generator)
+
+
+def _mirrors(config: DataConfig, generator: np.random.Generator) -> bool:
+    return config.horizontal_flip and bool(generator.random() < 0.5)
 
 
 def load_pixels(
