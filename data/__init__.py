@@ -1,17 +1,17 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
-from data.buckets import make_buckets
 from data.config import DataConfig
 from data.csv_source import Sample, Source, count_small, read_csv_folder
 from data.errors import DataError
 from data.fetching import ArraySpec, Fetcher, ImageFetcher
 from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader, dropped
-from data.order import ORDER_VERSION, Order, part_of
+from data.order import ORDER_VERSION, Order, make_order
 from data.split import hold_out
 from data.transforms import load_centred, load_image
 
 __all__ = [
+    "ORDER_VERSION",
     "ArraySpec",
     "Batch",
     "DataConfig",
@@ -19,7 +19,6 @@ __all__ = [
     "Fetcher",
     "ImageFetcher",
     "Loader",
-    "ORDER_VERSION",
     "Order",
     "Sample",
     "Source",
@@ -29,8 +28,7 @@ __all__ = [
     "hold_out",
     "load_centred",
     "load_image",
-    "make_buckets",
-    "part_of",
+    "make_order",
     "read_csv_folder",
     "sample_generator",
 ]

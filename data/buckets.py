@@ -34,15 +34,13 @@ def one_bucket(resolution: int) -> Buckets:
     return Buckets(((resolution, resolution),), np.zeros(0, np.uint8))
 
 
-def make_buckets(config: BucketsConfig | None, resolution: int, sizes: NDArray[np.int32], global_batch: int) -> Buckets:
-    """The buckets of images of `sizes` (n, 2), width and height in pixels; without a config the square one.
+def make_buckets(config: BucketsConfig, resolution: int, sizes: NDArray[np.int32], global_batch: int) -> Buckets:
+    """The buckets of images of `sizes` (n, 2), width and height in pixels.
 
     Each image goes to the size whose aspect ratio is nearest to its own, as a ratio of ratios. A size with fewer images
     than a global batch, and beyond `config.max_shapes` the one with the fewest, is given up and its images go to the
     nearest that is left.
     """
-    if config is None:
-        return one_bucket(resolution)
     candidates = bucket_sizes(resolution, config.multiple_px, config.max_aspect)
     aspects = np.log([width / height for height, width in candidates])
     kept = np.arange(len(candidates))

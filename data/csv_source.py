@@ -6,10 +6,13 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from data.errors import DataError
 from data.transforms import decode
@@ -41,6 +44,11 @@ class Source:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """(n, 2) int32, width and height in pixels of the upright images; from their headers alone."""
+        return np.array([upright_size(sample.image) for sample in self.samples], np.int32)
+
     def sample(self, sample_id: int) -> Sample:
         return self.samples[sample_id]
 
@@ -65,6 +73,13 @@ def read_csv_folder(path: Path, decode_images: bool = True) -> Source:
         more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         raise DataError(f"{path}: {len(faults)} of {total} rows are bad; mend or remove them:\n{shown}{more}")
     return Source(path, samples)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels as EXIF says the image is to be seen."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if turned else image.size
 
 
 def count_small(source: Source, side: int) -> int:

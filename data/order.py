@@ -8,7 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.buckets import Buckets
+from data.buckets import Buckets, make_buckets, one_bucket
+from data.config import DataConfig
+from data.csv_source import Source
 from data.keyed_random import sample_generator
 from data.permutation import Permutation
 
@@ -141,3 +143,11 @@ class Order:
     def _full(self, epoch: int) -> list[int]:
         """How many batches of each bucket are full before `epoch`."""
         return [epoch * pool.per_epoch // self.global_batch for pool in self.pools]
+
+
+def make_order(source: Source, config: DataConfig, seed: int, global_batch: int) -> Order:
+    """The order of a source's samples in a run."""
+    buckets = one_bucket(config.resolution)
+    if config.buckets is not None:
+        buckets = make_buckets(config.buckets, config.resolution, source.sizes, global_batch)
+    return Order([part_of(len(source), 1)], seed, global_batch, buckets)

@@ -30,7 +30,7 @@ class Permutation:
         return places.astype(np.int64)
 
     def _encipher(self, cells: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        row, column = np.divmod(cells, self.columns)
+        row, column = cells // self.columns, cells % self.columns
         for key in self.keys.reshape(-1, 2):
             row = (row + _hash(column ^ key[0]) % self.rows) % self.rows
             column = (column + _hash(row ^ key[1]) % self.columns) % self.columns
@@ -41,4 +41,5 @@ def _hash(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014, figure 16), modulo 2^64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(31)
+    return x

@@ -90,8 +90,9 @@ def load_pixels(
 
 def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(b, H, W, 3) uint8 -> (b, 3, H, W) float32 in [-1, 1]."""
-    values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
-    values /= np.float32(127.5)
+    batch, height, width, channels = pixels.shape
+    values = np.empty((batch, channels, height, width), np.float32)
+    np.divide(pixels.transpose(0, 3, 1, 2), np.float32(127.5), out=values)
     values -= np.float32(1)
     return values
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -72,6 +72,10 @@ class _Worker:
     connection: Connection
     tasks: deque[tuple[_Pending, int]] = field(default_factory=deque)
 
+    def greet(self, fetcher: Fetcher, samples: int) -> None:
+        """What comes first: who makes samples, and how many a batch has."""
+        self.connection.send((fetcher, samples))
+
     def give(self, pending: _Pending, place: int) -> None:
         """One sample to make."""
         share = pending.share
@@ -130,7 +134,7 @@ class Workers:
         backlog: deque[tuple[_Pending, int]] = deque()
         free = deque(range(0, SLOTS * self.slot_bytes, self.slot_bytes))
         for worker in self.workers:
-            self._asking(worker, lambda worker: worker.connection.send((self.fetcher, self.samples)))
+            self._asking(worker, _Worker.greet, self.fetcher, self.samples)
         while not self.closing():
             while free:
                 pending = _Pending(next(shares), free.popleft(), self.samples)
@@ -149,17 +153,16 @@ class Workers:
         for _ in range(TASKS_AHEAD):
             for worker in self.workers:
                 if backlog and len(worker.tasks) < TASKS_AHEAD:
-                    task = backlog.popleft()
-                    self._asking(worker, lambda worker, task=task: worker.give(*task))
+                    self._asking(worker, _Worker.give, *backlog.popleft())
 
     def _take(self) -> None:
-        by_connection = {worker.connection: worker for worker in self.workers}
+        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
         for connection in wait(list(by_connection), POLL_S):
-            self._asking(by_connection[connection], _Worker.take)  # type: ignore[index]
+            self._asking(by_connection[connection], _Worker.take)
 
-    def _asking(self, worker: _Worker, ask: Callable[[_Worker], None]) -> None:
+    def _asking(self, worker: _Worker, ask: Callable[..., None], *arguments: Any) -> None:
         try:
-            ask(worker)
+            ask(worker, *arguments)
         except (EOFError, OSError):
             raise worker.death() from None
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints_mgr import FlatShard, Segment, State
+from data import ORDER_VERSION
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
@@ -72,6 +73,7 @@ class TrainState:
             "optimizer_steps": self.optimizer_steps,
             "updated_at_samples": self.updated_at_samples,
             "loss_scale": self.loss_scale.to_progress(),
+            "order_version": ORDER_VERSION,
         }
         return State(whole=whole, progress=progress, shards=shards)
 

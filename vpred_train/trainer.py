@@ -2,13 +2,14 @@
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from checkpoints_mgr import CheckpointManager
-from data import Loader, Source
+from data import ORDER_VERSION, ImageFetcher, Loader, Source, make_order
+from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import Phase
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
@@ -49,6 +50,16 @@ class StopSignal:
         self.received = True
 
 
+def check_order(progress: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a run whose samples came in another order: it would miss some and repeat others."""
+    version = progress.get("order_version", 1)
+    if version != ORDER_VERSION:
+        raise ConfigError(
+            f"the checkpoint's samples come in order {version}, this version's in order {ORDER_VERSION}; end the run "
+            "with the version that began it, or begin another --run-dir from its export (pretrained.path)"
+        )
+
+
 class Observer(Protocol):
     """Looks at the run on all ranks together: before the first step, at intervals and at the end."""
 
@@ -75,7 +86,8 @@ class Trainer:
         self.observers: list[Observer] = []
         self.state = TrainState(config, FlatSpace(networks, config.trainable), collective)
         self.step = TrainStep(config, networks, self.state, collective)
-        self.saves = Saves(config, checkpoints, collective, len(source))
+        self.order = make_order(source, config.data, config.seed, config.global_batch)
+        self.saves = Saves(config, checkpoints, collective, self.order.samples_per_epoch)
         self.quarantined: tuple[int, ...] = ()
         self.nonfinite_in_a_row = 0
 
@@ -83,6 +95,7 @@ class Trainer:
         """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
         restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
+            check_order(restored.state.progress)
             self.quarantined = restored.quarantined
             self.state.from_checkpoint(restored.state)
             self.state.space.write(self.state.weights)
@@ -122,9 +135,9 @@ class Trainer:
     def _loader(self) -> Loader:
         return Loader(
             self.source,
+            ImageFetcher(self.source, self.config.data, self.config.seed),
             self.config.data,
-            seed=self.config.seed,
-            global_batch=self.config.global_batch,
+            self.order,
             rank=self.collective.rank,
             world_size=self.collective.world_size,
             start_samples_seen=self.state.samples_seen,

@@ -43,7 +43,7 @@ def make_batch(config: TrainConfig, number: int) -> Batch:
     rng = np.random.default_rng(number)
     side = config.data.resolution
     return Batch(
-        images=rng.uniform(-1, 1, (SHARE, 3, side, side)).astype(np.float32),
+        arrays={"images": rng.uniform(-1, 1, (SHARE, 3, side, side)).astype(np.float32)},
         captions=tuple(f"caption {index}" for index in range(SHARE)),
         epochs=np.full(SHARE, number),
         sample_ids=np.arange(SHARE),

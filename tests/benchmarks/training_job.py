@@ -27,7 +27,7 @@ def make_batch(config: TrainConfig, collective: Collective) -> Batch:
     places = np.arange(collective.rank * share, (collective.rank + 1) * share)
     images = np.random.default_rng(0).uniform(-1, 1, (config.global_batch, 3, *2 * (config.data.resolution,)))
     return Batch(
-        images=images[places].astype(np.float32),
+        arrays={"images": images[places].astype(np.float32)},
         captions=tuple(f"picture {place}" for place in places),
         epochs=np.zeros_like(places),
         sample_ids=places,

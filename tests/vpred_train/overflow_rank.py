@@ -27,7 +27,7 @@ def share_of(config: TrainConfig, number: int, collective: Collective) -> Batch:
     size = config.global_batch // collective.world_size
     places = np.arange(size) + size * collective.rank
     return Batch(
-        images=rng.uniform(-1, 1, (size, 3, 8, 8)).astype(np.float32),
+        arrays={"images": rng.uniform(-1, 1, (size, 3, 8, 8)).astype(np.float32)},
         captions=("a", "b", "c", "d")[:size],
         epochs=np.full(size, number),
         sample_ids=places,

@@ -29,7 +29,7 @@ def batch_of(size: int, start: int = 0, stop: int | None = None, epoch: int = 0)
     """Samples [start, stop) of a global batch of `size`."""
     places = np.arange(start, size if stop is None else stop)
     return Batch(
-        images=np.zeros((len(places), 3, 8, 8), np.float32),
+        arrays={"images": np.zeros((len(places), 3, 8, 8), np.float32)},
         captions=("",) * len(places),
         epochs=np.full(len(places), epoch),
         sample_ids=places + 5,

@@ -53,7 +53,7 @@ def batch(config: TrainConfig, number: int) -> Batch:
     rng = np.random.default_rng(number)
     size = config.global_batch
     return Batch(
-        images=rng.uniform(-1, 1, (size, 3, 8, 8)).astype(np.float32),
+        arrays={"images": rng.uniform(-1, 1, (size, 3, 8, 8)).astype(np.float32)},
         captions=tuple(f"caption {index}" for index in range(size)),
         epochs=np.full(size, number),
         sample_ids=np.arange(size),

@@ -49,7 +49,7 @@ CONFIG = TrainConfig.model_validate(
 
 def batch(step: int) -> Batch:
     return Batch(
-        images=GOLDEN["images"][step],
+        arrays={"images": GOLDEN["images"][step]},
         captions=tuple(CAPTIONS[number] for number in GOLDEN["captions"][step]),
         epochs=np.zeros(GLOBAL_BATCH, np.int64),
         sample_ids=np.arange(GLOBAL_BATCH),

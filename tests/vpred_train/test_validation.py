@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import Batch, Loader, Source, hold_out, load_centred, read_csv_folder, sample_generator
+from data import (
+    Batch,
+    ImageFetcher,
+    Loader,
+    Source,
+    hold_out,
+    load_centred,
+    make_order,
+    read_csv_folder,
+    sample_generator,
+)
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
@@ -197,7 +207,9 @@ def test_looking_changes_no_bit_of_the_training(
 
 
 def batches(config: TrainConfig, training: Source, count: int) -> list[Batch]:
-    with Loader(training, config.data, seed=0, global_batch=4, rank=0, world_size=1, start_samples_seen=0) as loader:
+    data = config.data
+    order, fetcher = make_order(training, data, 0, 4), ImageFetcher(training, data, 0)
+    with Loader(training, fetcher, data, order, rank=0, world_size=1, start_samples_seen=0) as loader:
         return [next(loader) for _ in range(count)]
 
 

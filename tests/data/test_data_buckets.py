@@ -1,0 +1,62 @@
+"""Which sizes there are, and which image goes to which."""
+
+import numpy as np
+import pytest
+
+from data.buckets import bucket_sizes, make_buckets
+from data.config import BucketsConfig
+
+
+@pytest.mark.parametrize(
+    ("resolution", "multiple_px", "max_aspect"), [(512, 64, 2), (768, 64, 2), (768, 64, 3), (32, 8, 4)]
+)
+def test_sizes_have_one_area_and_come_in_pairs(resolution: int, multiple_px: int, max_aspect: float) -> None:
+    sizes = bucket_sizes(resolution, multiple_px, max_aspect)
+    assert (resolution, resolution) in sizes
+    assert {(width, height) for height, width in sizes} == set(sizes)
+    for height, width in sizes:
+        assert height % multiple_px == width % multiple_px == 0
+        assert 1 / max_aspect <= width / height <= max_aspect
+        assert abs(height * width - resolution**2) <= min(height, width) * multiple_px / 2
+
+
+def test_the_sizes_at_768() -> None:
+    landscape = [(768, 768), (704, 832), (640, 896), (576, 1024)]
+    portrait = [(width, height) for height, width in reversed(landscape[1:])]
+    assert list(bucket_sizes(768, 64, 2.0)) == [*portrait, *landscape]
+
+
+def images(*groups: tuple[int, int, int]) -> np.ndarray:
+    """(count, width, height) of each group."""
+    return np.concatenate([np.full((count, 2), (width, height), np.int32) for count, width, height in groups])
+
+
+def test_images_go_to_the_nearest_aspect() -> None:
+    sizes = images((9, 1000, 1000), (8, 2000, 1000), (8, 500, 1000), (8, 6000, 1000))
+    buckets = make_buckets(BucketsConfig(), 768, sizes, 4)
+    assert [buckets.sizes[number] for number in buckets.of_sample[[0, 9, 17, 25]]] == [
+        (768, 768),
+        (576, 1024),
+        (1024, 576),
+        (576, 1024),
+    ]
+    assert buckets.describe() == "576 x 1024: 8, 768 x 768: 9, 1024 x 576: 16"
+
+
+def test_sizes_with_less_than_a_batch_are_given_up() -> None:
+    sizes = images((20, 100, 100), (3, 120, 100), (20, 200, 100))
+    buckets = make_buckets(BucketsConfig(), 512, sizes, 8)
+    assert buckets.sizes == ((512, 512), (384, 704))
+    assert np.bincount(buckets.of_sample).tolist() == [23, 20]
+
+
+def test_there_are_at_most_so_many_shapes() -> None:
+    sizes = images(*((20 + n, 60 + 10 * n, 100) for n in range(10)))
+    assert len(make_buckets(BucketsConfig(), 768, sizes, 4).sizes) > 3
+    buckets = make_buckets(BucketsConfig(max_shapes=3), 768, sizes, 4)
+    assert len(buckets.sizes) == 3
+    assert len(buckets.of_sample) == len(sizes)
+
+
+def test_too_few_images_make_one_bucket_of_their_own_shape() -> None:
+    assert make_buckets(BucketsConfig(), 512, images((3, 200, 100)), 8).sizes == ((384, 704),)
