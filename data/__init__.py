@@ -1,5 +1,7 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
+from data.cache import ABSENT, Cache, CacheWriter, entry_keys
+from data.cached import CacheFetcher, CacheSpecs, Entries, find_entries, image_digests, moments_keys
 from data.config import DataConfig
 from data.csv_source import Sample, Source, count_small, read_csv_folder
 from data.errors import DataError
@@ -8,14 +10,21 @@ from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader, dropped
 from data.order import ORDER_VERSION, Order, make_order
 from data.split import hold_out
-from data.transforms import load_centred, load_image
+from data.transforms import TRANSFORM, load_centred, load_image
 
 __all__ = [
+    "ABSENT",
     "ORDER_VERSION",
+    "TRANSFORM",
     "ArraySpec",
     "Batch",
+    "Cache",
+    "CacheFetcher",
+    "CacheSpecs",
+    "CacheWriter",
     "DataConfig",
     "DataError",
+    "Entries",
     "Fetcher",
     "ImageFetcher",
     "Loader",
@@ -25,10 +34,14 @@ __all__ = [
     "batch_generator",
     "count_small",
     "dropped",
+    "entry_keys",
+    "find_entries",
     "hold_out",
+    "image_digests",
     "load_centred",
     "load_image",
     "make_order",
+    "moments_keys",
     "read_csv_folder",
     "sample_generator",
 ]

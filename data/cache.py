@@ -176,7 +176,7 @@ class CacheWriter:
 
 def damaged_entries(cache: Cache) -> list[str]:
     """Read every entry; what is wrong with each shard that has a fault, its first one."""
-    faults = {}
+    faults: dict[Path, str] = {}
     for row in range(len(cache)):
         try:
             cache.read(row)

@@ -76,7 +76,10 @@ def expected_errors(config: TrainConfig, step: Any, held_out: Source, kind: str)
 
     schedule = make_schedule(config.diffusion)
     images = load_centred([sample.image for sample in held_out.samples], config.data)
-    latents, tokens = step.latents.encode(images), step.tokenizer([sample.text for sample in held_out.samples])
+    latents, tokens = (
+        step.inputs.latents.encode(images),
+        step.inputs.tokenizer([sample.text for sample in held_out.samples]),
+    )
     errors = np.zeros((7, 3))
     for image in range(7):
         for b, (first, stop) in enumerate(((0, 333), (333, 666), (666, 1000))):
