@@ -233,7 +233,7 @@ class TrainConfig(Section):
     `trainable`: the networks that learn, whole, or with `lora` through its factors alone. `zero_stage` 1: the
     optimiser's moments and the averages are sharded over the ranks; 0: each rank keeps all. `recompute` trades time
     for memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how many training prompts
-    to sample at the end, evenly spread over the data; 0: none. `max_nonfinite_steps`: a step whose loss or gradient is not
+    to sample at the end, evenly spread over the data, or 0. `max_nonfinite_steps`: a step whose loss or gradient is not
     finite changes nothing; after so many in a row the run ends with exit code 76.
     """
 

@@ -33,9 +33,11 @@ class Networks(nn.Cell):
     ) -> None:
         super().__init__()
         rng = np.random.default_rng(seed)
-        self.unet = UNet(config.unet, rng, compute_dtype) if "unet" in parts else None
-        self.text_encoder = TextEncoder(config.text_encoder, rng, compute_dtype) if "text_encoder" in parts else None
-        self.vae = AutoencoderKL(config.vae, rng, compute_dtype) if config.vae and "vae" in parts else None
+        self.unet: Any = UNet(config.unet, rng, compute_dtype) if "unet" in parts else None
+        self.text_encoder: Any = (
+            TextEncoder(config.text_encoder, rng, compute_dtype) if "text_encoder" in parts else None
+        )
+        self.vae: Any = AutoencoderKL(config.vae, rng, compute_dtype) if config.vae and "vae" in parts else None
 
     def recompute_blocks(self) -> None:
         """Keep only the inputs of the UNet's blocks for the backward pass and compute the rest again (Chen et al. 2016,
