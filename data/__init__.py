@@ -1,14 +1,14 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
 from data.cache import ABSENT, Cache, CacheWriter, entry_keys
-from data.cached import CacheFetcher, CacheSpecs, Entries, find_entries, image_digests, moments_keys
+from data.cached import CacheFetcher, CacheSpecs, Entries, find_entries, moments_keys
 from data.config import DataConfig
-from data.csv_source import Sample, Source, count_small, read_csv_folder
 from data.errors import DataError
 from data.fetching import ArraySpec, Fetcher, ImageFetcher
 from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader, dropped
 from data.order import ORDER_VERSION, Order, make_order
+from data.source import Folder, Sample, Source, open_source
 from data.split import hold_out
 from data.transforms import TRANSFORM, load_centred, load_image
 
@@ -26,22 +26,21 @@ __all__ = [
     "DataError",
     "Entries",
     "Fetcher",
+    "Folder",
     "ImageFetcher",
     "Loader",
     "Order",
     "Sample",
     "Source",
     "batch_generator",
-    "count_small",
     "dropped",
     "entry_keys",
     "find_entries",
     "hold_out",
-    "image_digests",
     "load_centred",
     "load_image",
     "make_order",
     "moments_keys",
-    "read_csv_folder",
+    "open_source",
     "sample_generator",
 ]

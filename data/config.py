@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from PIL import ImageColor
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class BucketsConfig(BaseModel):
@@ -23,17 +24,21 @@ class BucketsConfig(BaseModel):
 class DataConfig(BaseModel):
     """Where the images are and how they become a batch.
 
-    path: a folder with images and *.csv (columns dir,text). resolution: square side in pixels. caption_drop: share of
-    captions replaced by the empty one, for classifier-free guidance. buckets: train at several aspect ratios; without,
-    on squares. workers: processes that decode images, for each rank; 0 does it in a thread of the rank's own.
-    prefetch_batches: batches made ahead. cache: a folder that `vpred-data encode` has filled; training reads moments
-    and text features from it, and neither the autoencoder nor the text encoder is loaded. An entry is of one crop, so
-    that it needs `crop: center`, and of square images. Flips are cached beside it.
+    path: a folder with images and *.csv (columns dir,text), or with metadata.jsonl, WebDataset *.tar or *.parquet.
+    bad_samples: rows that cannot be trained on end the run before it begins (fail), or are left out and listed in the
+    run directory (skip). background: colour under transparent pixels, as Pillow writes it. resolution: square side in
+    pixels. caption_drop: share of captions replaced by the empty one, for classifier-free guidance. buckets: train at
+    several aspect ratios; without, on squares. workers: processes that decode images, for each rank; with 0 a thread of
+    the rank does it. prefetch_batches: batches made ahead. cache: a folder that `vpred-data encode` has filled, from
+    which training reads the autoencoder's moments and the text encoder's features; it holds centre crops of squares,
+    as they are and with `horizontal_flip` mirrored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
+    bad_samples: Literal["fail", "skip"] = "fail"
+    background: str = "white"
     resolution: Annotated[int, Field(gt=0)]
     crop: Literal["center", "random"] = "center"
     horizontal_flip: bool = False
@@ -42,6 +47,13 @@ class DataConfig(BaseModel):
     workers: Annotated[int, Field(ge=0)] = 0
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
     cache: Path | None = None
+
+    @field_validator("background")
+    @classmethod
+    def background_is_a_colour(cls, value: str) -> str:
+        if len(ImageColor.getrgb(value)) != 3:
+            raise ValueError("must have no transparency; give a colour such as white or #808080")
+        return value
 
     @model_validator(mode="after")
     def cached_images_are_cut_one_way(self) -> Self:

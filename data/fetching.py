@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import DataConfig
-from data.csv_source import Source
 from data.keyed_random import sample_generator
+from data.source import Source
 from data.transforms import load_pixels, normalised
 
 Arrays = dict[str, NDArray[Any]]
@@ -59,7 +59,9 @@ class ImageFetcher:
 
     def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
         generator = sample_generator(self.seed, "augment", epoch, sample_id)
-        pixels, placement = load_pixels(self.source.sample(sample_id).image, self.config, size, generator)
+        sample = self.source.sample(sample_id)
+        original_size = sample.height, sample.width
+        pixels, placement = load_pixels(sample.read(), original_size, self.config, size, generator)
         return {
             "images": pixels,
             "original_sizes": np.array(placement.original_size, np.int32),

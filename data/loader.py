@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import DataConfig
-from data.csv_source import Source
 from data.errors import SampleError
 from data.fetching import Arrays, Fetcher
 from data.keyed_random import sample_generator
 from data.order import Order, Share
+from data.source import Source
 from data.workers import POLL_S, InThread, Maker, Workers
 
 
@@ -123,7 +123,7 @@ class Loader(Iterator[Batch]):
 
     def _attributed(self, error: SampleError) -> Exception:
         sample = self.source.sample(error.sample_id)
-        failure = RuntimeError(f"sample {error.sample_id} ({sample.origin}, {sample.image}): {error.reason}")
+        failure = RuntimeError(f"sample {error.sample_id} ({sample.origin}): {error.reason}")
         failure.__cause__ = error.__cause__
         return failure
 

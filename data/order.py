@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from data.buckets import Buckets, make_buckets, one_bucket
 from data.config import DataConfig
-from data.csv_source import Source
 from data.keyed_random import sample_generator
 from data.permutation import Permutation
+from data.source import Source
 
 # What a checkpoint records. To be raised with each change of which sample comes when: runs cannot go on across one.
 ORDER_VERSION = 2

@@ -5,9 +5,30 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from data.csv_source import Source
 from data.errors import DataError
 from data.keyed_random import sample_generator
+from data.source import Sample, Source
+
+
+class Subset:
+    """These samples of a source, (n,) ids, numbered anew from 0."""
+
+    def __init__(self, source: Source, sample_ids: NDArray[np.intp]) -> None:
+        self.path, self.source, self.sample_ids = source.path, source, sample_ids
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def sample(self, sample_id: int) -> Sample:
+        return replace(self.source.sample(int(self.sample_ids[sample_id])), sample_id=sample_id)
+
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        return self.source.sizes[self.sample_ids]
+
+    @property
+    def content_hashes(self) -> NDArray[np.uint8]:
+        return self.source.content_hashes[self.sample_ids]
 
 
 def hold_out(
@@ -24,10 +45,4 @@ def hold_out(
         raise DataError(
             f"{source.path}: {held.sum()} of {len(source)} samples would be held out; take another share or count"
         )
-    return subset(source, np.flatnonzero(~held)), subset(source, np.flatnonzero(held))
-
-
-def subset(source: Source, sample_ids: NDArray[np.intp]) -> Source:
-    """These samples, numbered anew."""
-    samples = (replace(source.sample(int(old)), sample_id=new) for new, old in enumerate(sample_ids))
-    return Source(source.path, tuple(samples))
+    return Subset(source, np.flatnonzero(~held)), Subset(source, np.flatnonzero(held))

@@ -1,31 +1,18 @@
-"""A file to an array: decode, flatten, resize, crop, flip."""
+"""An image file's bytes to an array: decode, flatten, resize, crop, flip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data.config import DataConfig
+from data.decode import decode, upright_size
 from data.keyed_random import sample_generator
+from data.source import Sample
 
-BACKGROUND = "white"  # under transparent pixels
-TRANSFORM = "lanczos-1"  # in the keys of caches: to be changed with what makes other pixels of the same file
-
-
-def decode(path: Path) -> Image.Image:
-    """The whole image as upright RGB; raises OSError or SyntaxError (Pillow's) when it is none."""
-    with Image.open(path) as file:
-        upright = ImageOps.exif_transpose(file)
-        if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
-            upright = Image.fromarray(np.clip(np.asarray(upright) >> 8, 0, 255).astype(np.uint8))
-        if upright.has_transparency_data:
-            rgba = upright.convert("RGBA")
-            ground = Image.new("RGBA", rgba.size, BACKGROUND)
-            return Image.alpha_composite(ground, rgba).convert("RGB")
-        return upright.convert("RGB")
+TRANSFORM = "lanczos-2"  # in the keys of caches: to be changed with what makes other pixels of the same file
 
 
 @dataclass(frozen=True)
@@ -70,19 +57,25 @@ def _mirrors(config: DataConfig, generator: np.random.Generator) -> bool:
 
 
 def load_pixels(
-    path: Path, config: DataConfig, size: tuple[int, int], generator: np.random.Generator
+    content: bytes,
+    original_size: tuple[int, int],
+    config: DataConfig,
+    size: tuple[int, int],
+    generator: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], Placement]:
-    """(H, W, 3) uint8 of `size`, with antialias, and how it was placed."""
-    image = decode(path)
-    placement = place((image.height, image.width), size, config, generator)
+    """(H, W, 3) uint8 of `size`, with antialias (Lanczos), and how it was placed.
+
+    `original_size`: height and width in pixels of the upright image.
+    """
+    placement = place(original_size, size, config, generator)
     height, width = size
+    image = decode(content, config.background, placement.resized[::-1])
     # Only what the crop shows is computed: the filter still looks beyond the box, so that the pixels are those of
-    # resizing all and cropping then.
-    down, across = (old / new for old, new in zip(placement.original_size, placement.resized, strict=True))
+    # resizing all and cropping then. The image may have been decoded to a fraction of its size.
+    across, down = image.width / placement.resized[1], image.height / placement.resized[0]
     top, left = placement.top, placement.left
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    if (image.height, image.width) != size:
-        image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     if placement.flip:
         image = ImageOps.mirror(image)
     return np.asarray(image), placement
@@ -93,17 +86,19 @@ def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     batch, height, width, channels = pixels.shape
     values = np.empty((batch, channels, height, width), np.float32)
     np.divide(pixels.transpose(0, 3, 1, 2), np.float32(127.5), out=values)
-    values -= np.float32(1)
+    np.subtract(values, np.float32(1), out=values)
     return values
 
 
-def load_image(path: Path, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
+def load_image(content: bytes, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
     """(3, R, R) float32 in [-1, 1], at the recipe's square size."""
-    pixels, _ = load_pixels(path, config, (config.resolution, config.resolution), generator)
-    return normalised(pixels[None])[0]
+    width, height = upright_size(content)
+    pixels, _ = load_pixels(content, (height, width), config, (config.resolution, config.resolution), generator)
+    image: NDArray[np.float32] = normalised(pixels[None])[0]
+    return image
 
 
-def load_centred(paths: Sequence[Path], config: DataConfig) -> NDArray[np.float32]:
+def load_centred(samples: Sequence[Sample], config: DataConfig) -> NDArray[np.float32]:
     """The images as they are, centre-cropped and unflipped: (n, 3, R, R) float32 in [-1, 1]."""
     plain = config.model_copy(update={"crop": "center", "horizontal_flip": False})
-    return np.stack([load_image(path, plain, sample_generator(0, "augment", 0, 0)) for path in paths])
+    return np.stack([load_image(each.read(), plain, sample_generator(0, "augment", 0, 0)) for each in samples])

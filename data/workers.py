@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.batch_memory import nbytes_of, views
 from data.errors import SampleError
 from data.fetching import Arrays, Fetcher
 from data.order import Share
-from data.worker import nbytes_of, views
 
 SLOTS = 2  # batches that are being made at a time: while one is awaited, its idle workers begin the next
 TASKS_AHEAD = 2  # given to a worker before it has answered, so that it need not wait for the next

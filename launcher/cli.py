@@ -1,4 +1,4 @@
-"""vpred-launch run | plan | check | ranktable generate."""
+"""vpred-launch run | plan | check | ranktable | schema."""
 
 import argparse
 import errno
@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from launcher.cluster import ClusterConfig, load_cluster
+from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.files import write_atomic
 from launcher.job import Job, check_job, load_job, plan_job, run_job
 from launcher.plan import describe
-from launcher.ranktable.v1 import rank_table
+from launcher.ranktable import cli as ranktable
 from launcher.recipe import TRAINER, RecipeError, Trainer
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -70,25 +69,6 @@ def _check(options: argparse.Namespace, overrides: Sequence[str], trainer: Train
     return ExitCode.BAD_CONFIG if failed else ExitCode.OK
 
 
-def _generate(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    cluster = load_cluster(options.cluster, [each.removeprefix("cluster.") for each in overrides])
-    if cluster.accelerator != "ascend":
-        raise ConfigError(
-            f"{options.cluster}: accelerator: found {cluster.accelerator!r} (rank tables list Ascend devices)"
-        )
-    table = rank_table(cluster)
-    if options.output is None:
-        print(table, end="")
-        return ExitCode.OK
-    if options.output.suffix != ".json":
-        raise ConfigError(f"--output: found {str(options.output)!r} (HCCL wants a name that ends in .json)")
-    try:
-        write_atomic(options.output, table)
-    except OSError as error:
-        raise ConfigError(f"{options.output}: cannot be written ({error.strerror})") from None
-    return ExitCode.OK
-
-
 def _schema(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
     print(schema_json(ClusterConfig))
     return ExitCode.OK
@@ -107,13 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         ("check", _check, "look for what would make run fail; exit code 2 if anything would"),
     ):
         _job_command(commands, name, command, text).add_argument("--json", action="store_true", help="for programs")
-    tables = commands.add_parser("ranktable", help="HCCL rank tables", allow_abbrev=False)
-    generate = tables.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "generate", help="the HCCL 1.0 rank table of a cluster file", allow_abbrev=False
-    )
-    generate.add_argument("--cluster", type=Path, required=True, metavar="FILE")
-    generate.add_argument("--output", type=Path, metavar="FILE", help="default: stdout")
-    generate.set_defaults(command=_generate)
+    ranktable.add_commands(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of cluster files", allow_abbrev=False)
     schema.set_defaults(command=_schema)
     return parser

@@ -2,7 +2,9 @@
 
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,10 +22,14 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Device(Section):
-    """One NPU: `id` is the physical number (/dev/davinciN), `ip` that of its own NIC (hccn_tool)."""
+    """One NPU: `id` is the physical number (/dev/davinciN), `ip` that of its own NIC (hccn_tool).
+
+    `super_device_id`: A3 only, SDID of `npu-smi info -t spod-info`.
+    """
 
     id: Annotated[int, Field(ge=0)]
     ip: str | None = None
+    super_device_id: Annotated[int, Field(ge=0)] | None = None
 
     @field_validator("ip")
     @classmethod
@@ -37,10 +43,14 @@ class Device(Section):
 
 
 class Host(Section):
-    """One machine as mpirun reaches it. `devices` on accelerators; on cpu `workers_per_host` counts."""
+    """One machine as mpirun reaches it. `devices` on accelerators; on cpu `workers_per_host` counts.
+
+    `super_pod`: A3 only, the super-pod that it lies in (`Super Pod ID` of npu-smi, or a label).
+    """
 
     address: str
     devices: tuple[Device, ...] = ()
+    super_pod: Annotated[str, Field(min_length=1)] | None = None
 
     @field_validator("address")
     @classmethod
@@ -57,13 +67,25 @@ class Host(Section):
         ids = [device.id for device in self.devices]
         if len(set(ids)) != len(ids):
             raise ValueError(f"host {self.address}: the device ids {ids} repeat; each device takes one rank")
+        without = [
+            device.id for device in self.devices if (device.super_device_id is None) == (self.super_pod is not None)
+        ]
+        if without:
+            raise ValueError(
+                f"host {self.address}: device {without[0]}: super_pod and super_device_id come together (A3)"
+            )
         return self
 
 
 class LauncherSettings(Section):
-    """How ranks are started. `mpirun` null: the one beside python, else the first on PATH."""
+    """How ranks are started. `mpirun` null: the one beside python, else the first on PATH.
+
+    `rank_table`: Ascend only, a table that a controller wrote (or its directory) to use as it is, once it has been
+    checked against the cluster file; null makes one of the cluster file.
+    """
 
     mpirun: Path | None = None
+    rank_table: Path | None = None
     allow_run_as_root: bool = False
     stop_grace_s: Annotated[float, Field(gt=0)] = 60.0
     forward_variables: tuple[str, ...] = ()
@@ -127,6 +149,17 @@ class ClusterConfig(Section):
         return sum(self.ranks_on(host) for host in self.hosts)
 
     @property
+    def inter_hccs(self) -> bool:
+        """Do devices of a super-pod talk over HCCS between servers? Else they need their own NICs."""
+        return self.environment.get("HCCL_INTER_HCCS_DISABLE", "FALSE").upper() != "TRUE"
+
+    @property
+    def needs_device_ips(self) -> bool:
+        pods = {host.super_pod for host in self.hosts}
+        one_pod = len(pods) == 1 and None not in pods
+        return len(self.hosts) > 1 and not (one_pod and self.inter_hccs)
+
+    @property
     def highest_metrics_port(self) -> int:
         return self.metrics.base_port + max(self.ranks_on(host) for host in self.hosts) - 1
 
@@ -157,19 +190,20 @@ class ClusterConfig(Section):
                 raise ValueError("workers_per_host: remove it (one rank per device on accelerator ascend)")
             bare = [host.address for host in self.hosts if not host.devices]
             if bare:
-                raise ValueError(f"hosts: {', '.join(bare)} without devices (list id and ip of each)")
+                raise ValueError(
+                    f"hosts: {', '.join(bare)} without devices (list id and ip of each; "
+                    "`vpred-launch ranktable generate --discover --to hosts` finds them)"
+                )
         return self
 
     @model_validator(mode="after")
     def _hosts_differ(self) -> Self:
-        addresses = [host.address for host in self.hosts]
-        repeated = sorted({address for address in addresses if addresses.count(address) > 1})
-        if repeated:
-            raise ValueError(f"hosts: the address {repeated[0]} is given {addresses.count(repeated[0])} times")
-        ips = [device.ip for host in self.hosts for device in host.devices if device.ip is not None]
-        twice = sorted({ip for ip in ips if ips.count(ip) > 1})
-        if twice:
-            raise ValueError(f"hosts: the device ip {twice[0]} is given {ips.count(twice[0])} times")
+        addresses = Counter(host.address for host in self.hosts)
+        ips = Counter(device.ip for host in self.hosts for device in host.devices if device.ip is not None)
+        for what, counts in (("address", addresses), ("device ip", ips)):
+            for each, count in sorted(counts.items()):
+                if count > 1:
+                    raise ValueError(f"hosts: the {what} {each} is given {count} times")
         if len({ipaddress.ip_address(ip).version for ip in ips}) > 1:
             raise ValueError("hosts: the device ips mix IPv4 and IPv6 (HCCL wants one family for all ranks)")
         return self
@@ -182,12 +216,31 @@ class ClusterConfig(Section):
         if local:
             raise ValueError(f"hosts: {local[0]} among several hosts (give the address the others know)")
         missing = [f"{host.address} device {d.id}" for host in self.hosts for d in host.devices if d.ip is None]
-        if missing:
+        if missing and self.needs_device_ips:
             raise ValueError(f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)")
         if self.metrics.address not in _ANY_ADDRESS:
             raise ValueError(
                 f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _super_pods_stay_together(self) -> Self:
+        pods = [host.super_pod for host in self.ordered_hosts]
+        bare = [host.address for host in self.hosts if host.super_pod is None]
+        if bare and len(bare) < len(self.hosts):
+            raise ValueError(f"hosts: {bare[0]} has no super_pod, but others have (A3: all hosts or none)")
+        if len([pod for pod, _ in groupby(pods)]) > len(set(pods)):
+            raise ValueError(
+                "hosts: the super pods lie among each other in the text order of addresses, which ranks follow "
+                "(name the hosts so that those of a pod come together)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rank_table_is_for_ascend(self) -> Self:
+        if self.launcher.rank_table is not None and self.accelerator != "ascend":
+            raise ValueError("launcher.rank_table: remove it (rank tables list Ascend devices)")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import Section, dump_yaml
 from launcher.contract.run_dir import RunDir
 from launcher.mpirun import ROOT_VARIABLES, Mpirun
-from launcher.ranktable.v1 import rank_table
+from launcher.ranktable.given import chosen_table
 
 _JOB = "vpred"
 
@@ -68,7 +68,7 @@ def make_plan(
         run.targets_json: _targets(run_dir.name, ranks),
     }
     if cluster.accelerator == "ascend":
-        files[run.rank_table_json] = rank_table(cluster)
+        files[run.rank_table_json] = chosen_table(cluster)
     environment = dict(cluster.environment)
     if cluster.launcher.allow_run_as_root:
         environment |= ROOT_VARIABLES

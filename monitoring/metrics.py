@@ -68,6 +68,7 @@ class WorkerMetrics:
         self._checkpoint_step = self._gauge("vpred_checkpoint_last_step", "Step of the last committed checkpoint.")
         self._failed = self._counter("vpred_checkpoint_failures", "Checkpoints that could not be saved.")
         self._quarantined = self._counter("vpred_checkpoints_quarantined", "Checkpoints found corrupt on a resume.")
+        self._left_out = self._gauge("vpred_bad_samples", "Rows of the data that are left out as bad.")
         self._size = self._gauge("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks.")
         self._last_checkpoint = self._gauge(
             "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
@@ -151,6 +152,10 @@ class WorkerMetrics:
     def count_quarantined(self, count: int) -> None:
         """So many checkpoints were found corrupt and moved aside."""
         self._quarantined.labels(*self._values).inc(count)
+
+    def observe_left_out(self, samples: int) -> None:
+        """So many rows of the data are bad and not trained on."""
+        self._set(self._left_out, samples)
 
     def observe_validation(self, weights: str, timesteps: str, loss: float, standard_error: float) -> None:
         """Take over a held-out loss: of `weights` (raw or an average), over a range of timesteps such as 0-499."""

@@ -61,7 +61,7 @@ def write_results(
     run.samples.mkdir(exist_ok=True)
     retrieval, grids = None, []
     if samples:
-        real = load_centred([sample.image for sample in samples], config.data)
+        real = load_centred(samples, config.data)
         nearest = nearest_real(sampled, real)
         retrieval = float(np.mean(nearest == np.arange(len(samples))))
         grids = write_grids(run.samples, [sample.text for sample in samples], real, sampled, nearest)

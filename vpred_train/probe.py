@@ -45,8 +45,9 @@ class Probe:
 def probe(networks: Networks, diffusion: DiffusionConfig, source: Source, inputs: Inputs) -> Probe:
     """Let the networks denoise the first images of `source` at three noise levels, one at a time."""
     schedule = make_schedule(diffusion)
-    latents, text = inputs.of_samples(source.samples[:IMAGES])
-    generators = [sample_generator(0, "diffusion", 0, index) for index in range(len(latents))]
+    samples = [source.sample(number) for number in range(min(IMAGES, len(source)))]
+    latents, text = inputs.of_samples(samples)
+    generators = [sample_generator(0, "diffusion", 0, index) for index in range(len(samples))]
 
     def predict(z: FloatArray, t: int, image: int) -> FloatArray:
         inputs = (z[None], np.array([t], np.float32), text[image : image + 1])

@@ -1,20 +1,23 @@
 """A recipe file plus overrides, resolved and checked against its data and weights; without MindSpore."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from data import DataError, Source, count_small, hold_out, read_csv_folder
+from data import DataConfig, DataError, Folder, Source, hold_out, open_source
 from launcher.contract.config import ConfigError, build_document, load_document
+from vpred_train.collectives import Collective
 from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.mindone_keys import COMMAND_LINE, MindoneRecipe
 from vpred_train.mindone_recipe import Setting, translate
 from vpred_train.weights.layouts import weights_of
 from vpred_train.weights.lora import attention_targets
-from vpred_train.weights.sources import open_source, weights_digest
+from vpred_train.weights.sources import open_source as open_weights
+from vpred_train.weights.sources import weights_digest
 from vpred_train.weights.stored import LazyTensors
 from vpred_train.weights.told import record_for
 
@@ -35,8 +38,9 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
     """MindONE's `recipe`, read from `path` and flags, on its data and `world_size` ranks, with overrides of ours on
     top; relative paths count from here. Raises ConfigError and DataError."""
     origin = path or COMMAND_LINE
-    source = read_csv_folder(Path(recipe.data_path), decode_images=False)  # `open_data` does, once
-    setting = Setting(len(source), count_small(source, recipe.smallest_side), world_size)
+    source = open_source(Path(recipe.data_path), "skip")  # `open_data` follows the policy
+    small = int((source.sizes.min(1) < recipe.smallest_side).sum())
+    setting = Setting(len(source), small, world_size)
     try:
         raw = translate(recipe, setting)
     except ConfigError as error:
@@ -84,7 +88,7 @@ def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConf
 
     The schedule may differ from that of the weights, the prediction type and the networks may not. Raises ConfigError.
     """
-    record = record_for(open_source(pretrained.path), pretrained.weights, None)
+    record = record_for(open_weights(pretrained.path), pretrained.weights, None)
     if record is None:
         if "prediction_type" not in config.diffusion.model_fields_set:
             raise ConfigError(
@@ -164,22 +168,53 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
         )
 
 
-def open_data(config: TrainConfig) -> tuple[Source, Source | None]:
-    """The training samples, and with `validation` the held-out ones; all bad rows are found now. Raises DataError."""
-    source, validation = read_csv_folder(config.data.path), config.validation
+@dataclass(frozen=True)
+class OpenedData:
+    """Samples to train on, those held out with `validation`, and (origin, reason) of the rows left out."""
+
+    training: Source
+    held_out: Source | None
+    left_out: tuple[tuple[str, str], ...]
+
+
+def open_data(config: TrainConfig, collective: Collective | None = None) -> OpenedData:
+    """The data, all bad rows found. Of several ranks the first looks at what is new, the others wait for its index.
+
+    Raises DataError.
+    """
+    source, validation = open_checked(config.data, config.data.path, collective), config.validation
     if validation is None:
-        return source, None
+        return OpenedData(source, None, tuple(source.bad))
     if validation.path is None:
         training, held_out = hold_out(source, validation.seed, share=validation.share, count=validation.count)
-    else:
-        training, held_out = source, read_csv_folder(validation.path)
-        trained_on = {sample.image.resolve() for sample in training.samples}
-        both = [sample.origin for sample in held_out.samples if sample.image.resolve() in trained_on]
-        if both:
-            raise DataError(f"{validation.path}: {len(both)} images are trained on, first {both[0]}; give others")
-    if len(held_out) < 2:
-        raise DataError(f"{held_out.path}: 1 image is held out, which has no standard error; give 2 or more")
-    return training, held_out
+        if len(held_out) < 2:
+            raise DataError(f"{held_out.path}: 1 image is held out, which has no standard error; give 2 or more")
+        return OpenedData(training, held_out, tuple(source.bad))
+    separate = open_checked(config.data, validation.path, collective)
+    trained_on = set(map(bytes, source.content_hashes))
+    both = [number for number, found in enumerate(separate.content_hashes) if bytes(found) in trained_on]
+    if both:
+        first = separate.sample(both[0]).origin
+        raise DataError(f"{validation.path}: {len(both)} images are trained on, first {first}; give others")
+    if len(separate) < 2:
+        raise DataError(f"{separate.path}: 1 image is held out, which has no standard error; give 2 or more")
+    return OpenedData(source, separate, (*source.bad, *separate.bad))
+
+
+def open_checked(config: DataConfig, path: Path, collective: Collective | None) -> Folder:
+    """A folder by its index, which the first rank brings up to date. Raises DataError, on another host also when its
+    folder is not the first rank's."""
+    if collective is None:
+        return open_source(path, config.bad_samples)
+    folder = open_source(path, config.bad_samples) if collective.rank == 0 else None
+    digest = collective.broadcast_object(folder.index.digest if folder else None)
+    if folder is None:
+        folder = open_source(path, config.bad_samples, checked=True)
+    if folder.index.digest != digest:
+        raise DataError(
+            f"{path}: rank {collective.rank} sees other images or captions there than rank 0; copy them anew"
+        )
+    return folder
 
 
 def open_pretrained(config: TrainConfig) -> LazyTensors:
@@ -189,5 +224,5 @@ def open_pretrained(config: TrainConfig) -> LazyTensors:
     """
     if config.pretrained is None:
         return LazyTensors({})
-    source = open_source(config.pretrained.path, config.model)
+    source = open_weights(config.pretrained.path, config.model)
     return weights_of(source, config.pretrained.weights, config.model)

@@ -1,9 +1,11 @@
 """One rank of a run, from its identity to its exit code."""
 
 import argparse
+import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -89,7 +91,9 @@ def train_rank(
         arguments.attempt or collective.broadcast_object(run.next_attempt() if identity.rank == 0 else None)
     )
     attempt.root.mkdir(parents=True, exist_ok=True)
-    source, held_out = open_data(config)
+    data = open_data(config, collective)
+    if identity.rank == 0:
+        note_left_out(data.left_out, run)
     folder = config.checkpoint.node_folder
     checkpoints = CheckpointManager(
         folder or run.checkpoints,
@@ -98,23 +102,23 @@ def train_rank(
         node=identity.hostname if folder else "",
     )
     networks = build_networks(config)
-    fetcher, inputs = make_inputs(config, networks, source, held_out, collective, run.train_yaml)
-    trainer = Trainer(config, networks, source, collective, checkpoints, run.snapshots, fetcher, inputs)
+    fetcher, inputs = make_inputs(config, networks, data.training, data.held_out, collective, run.train_yaml)
+    trainer = Trainer(config, networks, data.training, collective, checkpoints, run.snapshots, fetcher, inputs)
     if accelerator.cached_graphs:
         trainer.step.loss_and_gradients = CachedGraph(
             trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
         )
     trainer.saves.request = SaveRequest(run.checkpoint_now, looks=identity.rank == 0)
-    trainer.observers += make_observers(config, trainer, held_out, run)
+    trainer.observers += make_observers(config, trainer, data.held_out, run)
     if identity.rank == 0:
         mass = ", ".join(map(str, trainer.step.objective.weight_mass))
         logger.info("precision: %s", config.precision)
         logger.info("objective %s: weight on v (samples) by log SNR: %s", config.objective.weight, mass)
     with ExitStack() as resources:
         resources.callback(stop.close)
-        hooks = make_hooks(config, arguments, identity, run, attempt, trainer, resources)
+        hooks = make_hooks(config, arguments, identity, run, attempt, trainer, len(data.left_out), resources)
         if trainer.steps_done == 0:
-            check_prediction(config, networks, source, inputs, collective)
+            check_prediction(config, networks, data.training, inputs, collective)
         try:
             finished = trainer.run(hooks, stop)
         except DivergedError as error:
@@ -125,6 +129,15 @@ def train_rank(
             return ExitCode.PREEMPTED
         finish(config, trainer, run, hooks)
     return ExitCode.OK
+
+
+def note_left_out(left_out: Sequence[tuple[str, str]], run: RunDir) -> None:
+    """List the rows that are not trained on in the run directory, and say how many there are."""
+    run.bad_samples_jsonl.unlink(missing_ok=True)
+    if left_out:
+        lines = [json.dumps({"origin": origin, "reason": reason}, ensure_ascii=False) for origin, reason in left_out]
+        write_atomic(run.bad_samples_jsonl, "\n".join(lines) + "\n")
+        logger.warning("%d bad samples are left out; they are listed in %s", len(left_out), run.bad_samples_jsonl)
 
 
 def make_observers(config: TrainConfig, trainer: Any, held_out: Source | None, run: RunDir) -> list[Any]:
@@ -150,6 +163,7 @@ def make_hooks(
     run: RunDir,
     attempt: AttemptDir,
     trainer: Any,
+    left_out: int,
     resources: ExitStack,
 ) -> list[Any]:
     """Resume the trainer and attach what watches it; rank 0 alone keeps the history."""
@@ -168,6 +182,7 @@ def make_hooks(
         exporter = start_exporter(metrics.registry, arguments.metrics_address, port)
         resources.callback(exporter.close)
         metrics.count_quarantined(len(trainer.quarantined))
+        metrics.observe_left_out(left_out)
         hooks.append(MetricsHook(metrics, config, speed))
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)

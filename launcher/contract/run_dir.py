@@ -3,7 +3,7 @@
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
-RUN/metrics.jsonl validation.jsonl report.html summary.json
+RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json
 RUN/checkpoint_now is put there by a person.
 """
 
@@ -179,6 +179,11 @@ class RunDir:
     @property
     def validation_jsonl(self) -> Path:
         return self.root / "validation.jsonl"
+
+    @property
+    def bad_samples_jsonl(self) -> Path:
+        """Rows of the data that are not trained on, and why; absent when there are none."""
+        return self.root / "bad_samples.jsonl"
 
     @property
     def report_html(self) -> Path:

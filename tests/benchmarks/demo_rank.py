@@ -32,7 +32,7 @@ def make_trainer(run: RunDir) -> tuple[TrainConfig, Any]:
 
     recipe = load_recipe(RECIPE, [f"global_batch={SHARE}"])
     config = recipe.model_copy(update={"precision": recipe.precision.on(ACCELERATORS["cpu"])})
-    source, _ = open_data(config)
+    source = open_data(config).training
     collective = SingleProcess()
     checkpoints = CheckpointManager(run.checkpoints, collective)
     return config, Trainer(config, build_networks(config), source, collective, checkpoints, run.snapshots)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import ArraySpec, DataConfig, Loader, make_order, read_csv_folder
+from data import ArraySpec, DataConfig, Loader, make_order, open_source
 from data.fetching import Arrays
 
 
@@ -36,7 +36,7 @@ class DeadlyFetcher:
 def main() -> None:
     from deadly_fetcher import DeadlyFetcher  # by the name under which the workers find it
 
-    source = read_csv_folder(Path(sys.argv[1]))
+    source = open_source(Path(sys.argv[1]))
     config = DataConfig(path=source.path, resolution=8, workers=2)
     order = make_order(source, config, 3, 7)
     with Loader(source, DeadlyFetcher(stuck=True), config, order, rank=0, world_size=1, start_samples_seen=0) as loader:

@@ -1,6 +1,9 @@
 """Batches: the same for any number of ranks and workers, from any start, and loud about failures."""
 
 import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from deadly_fetcher import DeadlyFetcher
 from PIL import Image
 
-from data import Batch, DataConfig, ImageFetcher, Loader, Source, make_order, read_csv_folder
+from data import Batch, DataConfig, ImageFetcher, Loader, Source, make_order, open_source
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"resolution": 8, "crop": "random", "horizontal_flip": True, "caption_drop": 0.5}
@@ -28,7 +31,7 @@ def loader(
 def batches(
     folder: Path, count: int, rank: int = 0, world_size: int = 1, start: int = 0, **changes: object
 ) -> list[Batch]:
-    with loader(read_csv_folder(folder), rank, world_size, start, **changes) as made:
+    with loader(open_source(folder), rank, world_size, start, **changes) as made:
         return [next(made) for _ in range(count)]
 
 
@@ -92,7 +95,7 @@ def test_captions_are_dropped_at_the_asked_rate(folder: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_vanishes_is_an_error_that_names_the_sample(folder: Path, workers: int) -> None:
-    source = read_csv_folder(folder)
+    source = open_source(folder)
     (folder / "4.png").unlink()
     with (
         loader(source, global_batch=7, workers=workers) as made,
@@ -104,7 +107,7 @@ def test_a_file_that_vanishes_is_an_error_that_names_the_sample(folder: Path, wo
 
 def with_deadly_fetcher(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: bool) -> Loader:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{ROOT}")  # where the workers find the fetcher
-    source = read_csv_folder(folder)
+    source = open_source(folder)
     config = DataConfig(path=folder, resolution=8, workers=2)
     order = make_order(source, config, 3, 7)
     return Loader(source, DeadlyFetcher(**changes), config, order, rank=0, world_size=1, start_samples_seen=0)
@@ -120,7 +123,7 @@ def test_a_dead_worker_is_an_error_that_names_the_sample(folder: Path, monkeypat
 
 def test_closing_ends_the_thread_and_a_worker_that_is_stuck(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
-    with with_deadly_fetcher(folder, monkeypatch, stuck=True) as made:
+    with with_deadly_fetcher(folder, monkeypatch, stuck=True):
         time.sleep(1)
         workers = [each for each in psutil.Process().children() if "data.worker" in each.cmdline()]
     assert len(workers) == 2

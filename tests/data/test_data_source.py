@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import DataError, count_small, read_csv_folder
+from data import DataError, open_source
 from data.cli import main
 
 
 def test_reads_all_tables_in_sorted_order(folder: Path) -> None:
     Image.new("RGB", (4, 4)).save(folder / "extra.png")
     (folder / "a.csv").write_text("text,dir\nNA,extra.png\n")
-    source = read_csv_folder(folder)
-    assert [sample.origin for sample in source.samples][:2] == ["a.csv:2", "img_txt.csv:2"]
+    source = open_source(folder)
+    assert [source.sample(number).origin for number in (0, 1)] == ["a.csv:2", "img_txt.csv:2"]
     assert source.sample(0).text == "NA"
     assert source.sample(3).text == "caption 2, with a comma"
-    assert [sample.sample_id for sample in source.samples] == list(range(8))
+    assert [source.sample(number).sample_id for number in range(len(source))] == list(range(8))
 
 
 def test_all_faults_are_listed_at_once(folder: Path) -> None:
@@ -39,7 +39,7 @@ def test_all_faults_are_listed_at_once(folder: Path) -> None:
         file.writelines(f"{image},{text}\n" for image, text in rows)
         file.write("2.png,\n")
     with pytest.raises(DataError) as caught:
-        read_csv_folder(folder)
+        open_source(folder)
     message = str(caught.value)
     for fragment in (
         "img_txt.csv:9: 1.png is already in img_txt.csv:3",
@@ -60,7 +60,7 @@ def test_a_long_list_of_faults_is_cut_and_counted(folder: Path) -> None:
     with (folder / "img_txt.csv").open("a") as file:
         file.writelines(f"gone{number}.png,x\n" for number in range(30))
     with pytest.raises(DataError, match="30 of 37 rows") as caught:
-        read_csv_folder(folder)
+        open_source(folder)
     assert str(caught.value).endswith("and 10 more")
 
 
@@ -76,14 +76,14 @@ def test_a_long_list_of_faults_is_cut_and_counted(folder: Path) -> None:
 def test_bad_tables(tmp_path: Path, table: str, fragment: str) -> None:
     (tmp_path / "img_txt.csv").write_text(table)
     with pytest.raises(DataError, match=fragment):
-        read_csv_folder(tmp_path)
+        open_source(tmp_path)
 
 
 def test_no_folder_and_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
-        read_csv_folder(tmp_path / "nothing")
+        open_source(tmp_path / "nothing")
     with pytest.raises(DataError, match=r"holds no \.csv"):
-        read_csv_folder(tmp_path)
+        open_source(tmp_path)
 
 
 def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,13 +102,13 @@ def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_origins_count_the_lines_of_the_file(folder: Path) -> None:
     (folder / "img_txt.csv").write_text('dir,text\n0.png,"two\nlines"\n\n1.png,x\ngone.png,x\n')
     with pytest.raises(DataError, match=r"1 of 3 rows are bad.*\n  img_txt\.csv:6: gone\.png"):
-        read_csv_folder(folder)
+        open_source(folder)
 
 
 def test_unquoted_commas_are_listed_with_the_other_faults(folder: Path) -> None:
     (folder / "img_txt.csv").write_text("dir,text\n0.png,red, round\ngone.png,x\n1.png,a,b,c,d\n2.png\n3.png,fine\n")
     with pytest.raises(DataError) as caught:
-        read_csv_folder(folder)
+        open_source(folder)
     message = str(caught.value)
     assert "4 of 5 rows are bad" in message
     for fragment in (
@@ -123,18 +123,4 @@ def test_unquoted_commas_are_listed_with_the_other_faults(folder: Path) -> None:
 def test_a_quote_left_open_is_found_where_it_opens(folder: Path) -> None:
     (folder / "img_txt.csv").write_text('dir,text\n0.png,fine\n1.png,"open\n2.png,x\n')
     with pytest.raises(DataError, match=r"img_txt\.csv:3: a quote \(\"\) opened here is never closed"):
-        read_csv_folder(folder)
-
-
-def test_images_with_a_small_side_are_counted(tmp_path: Path) -> None:
-    for name, size in (("wide", (30, 10)), ("tall", (10, 30)), ("large", (11, 11))):
-        Image.new("RGB", size).save(tmp_path / f"{name}.png")
-    (tmp_path / "img_txt.csv").write_text("dir,text\nwide.png,a\ntall.png,b\nlarge.png,c\n")
-    source = read_csv_folder(tmp_path)
-    assert [count_small(source, side) for side in (0, 10, 11, 12)] == [0, 0, 2, 3]
-    (tmp_path / "tall.png").write_text("no image")
-    assert read_csv_folder(tmp_path, decode_images=False) == source
-    assert count_small(source, 11) == 1
-    (tmp_path / "img_txt.csv").write_text("dir,text\nwide.png,a\nwide.png,\n")
-    with pytest.raises(DataError, match="2 of 2 rows are bad"):
-        read_csv_folder(tmp_path, decode_images=False)
+        open_source(folder)

@@ -2,18 +2,28 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data import DataError, Source, hold_out
-from data.csv_source import Sample
+from data import DataError, Sample, Source, hold_out
+from data.index import make_index
+from data.rows import Row
+from data.source import Folder, build_columns
 
 
 def source_of(count: int) -> Source:
-    return Source(Path("x"), tuple(Sample(n, Path(f"{n}.png"), f"text {n}", f"x.csv:{n + 2}") for n in range(count)))
+    rows = [Row(f"text {n}", f"x.csv:{n + 2}", f"{n}.png") for n in range(count)]
+    names = {row.file: number for number, row in enumerate(rows)}
+    nothing = np.zeros(count, np.int64)
+    return Folder(Path("x"), make_index("csv", 0, build_columns(rows, {}, names, (nothing, nothing))))
+
+
+def samples(source: Source) -> list[Sample]:
+    return [source.sample(number) for number in range(len(source))]
 
 
 def names(source: Source) -> list[str]:
-    return [sample.image.name for sample in source.samples]
+    return [sample.place.path.name for sample in samples(source)]
 
 
 @pytest.mark.parametrize("choice", [{"share": 0.2}, {"count": 60}])
@@ -23,8 +33,8 @@ def test_parts_are_disjoint_whole_and_numbered_anew(choice: dict[str, float]) ->
     assert sorted(names(training) + names(held_out)) == sorted(names(source))
     assert 40 < len(held_out) < 80 if "share" in choice else len(held_out) == 60
     for part in (training, held_out):
-        assert [sample.sample_id for sample in part.samples] == list(range(len(part)))
-        assert all(sample.text == f"text {sample.image.stem}" for sample in part.samples)
+        assert [sample.sample_id for sample in samples(part)] == list(range(len(part)))
+        assert all(sample.text == f"text {sample.place.path.stem}" for sample in samples(part))
 
 
 def test_the_choice_is_that_of_the_seed_and_the_ids_alone() -> None:

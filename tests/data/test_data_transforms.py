@@ -26,7 +26,7 @@ def write(path: Path, pixels: np.ndarray, mode: str = "RGB") -> Path:
 def test_range_and_layout(tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[2, 5] = (255, 128, 0)
-    image = load_image(write(tmp_path / "a.png", pixels), config(), generator())
+    image = load_image(write(tmp_path / "a.png", pixels).read_bytes(), config(), generator())
     assert (image.shape, image.dtype) == ((3, 8, 8), np.float32)
     np.testing.assert_allclose(image[:, 2, 5], [1, 128 / 127.5 - 1, -1], atol=1e-6)
     assert image[0, 0, 0] == -1
@@ -34,16 +34,16 @@ def test_range_and_layout(tmp_path: Path) -> None:
 
 def test_centre_crop_of_a_wide_image(tmp_path: Path) -> None:
     pixels = np.tile(np.arange(16, dtype=np.uint8)[None, :, None], (8, 1, 3)) * 10
-    image = load_image(write(tmp_path / "a.png", pixels), config(), generator())
+    image = load_image(write(tmp_path / "a.png", pixels).read_bytes(), config(), generator())
     np.testing.assert_allclose((image[0, 0] + 1) * 127.5, np.arange(4, 12) * 10, atol=1e-3)
 
 
 def test_random_crop_reaches_every_offset_and_flip_mirrors(tmp_path: Path) -> None:
     pixels = np.tile(np.arange(11, dtype=np.uint8)[None, :, None], (8, 1, 3)) * 10
     path = write(tmp_path / "a.png", pixels)
-    crops = [load_image(path, config(crop="random"), generator(i)) for i in range(60)]
+    crops = [load_image(path.read_bytes(), config(crop="random"), generator(i)) for i in range(60)]
     assert {round((float(crop[0, 0, 0]) + 1) * 12.75) for crop in crops} == {0, 1, 2, 3}
-    flipped = [load_image(path, config(horizontal_flip=True), generator(i)) for i in range(60)]
+    flipped = [load_image(path.read_bytes(), config(horizontal_flip=True), generator(i)) for i in range(60)]
     rising = [bool(image[0, 0, 0] < image[0, 0, -1]) for image in flipped]
     assert 15 < sum(rising) < 45
     np.testing.assert_array_equal(flipped[rising.index(True)], flipped[rising.index(False)][:, :, ::-1])
@@ -51,11 +51,11 @@ def test_random_crop_reaches_every_offset_and_flip_mirrors(tmp_path: Path) -> No
 
 def test_transparency_lies_on_white_and_palettes_and_grey_become_rgb(tmp_path: Path) -> None:
     clear = write(tmp_path / "clear.png", np.zeros((8, 8, 4), np.uint8), "RGBA")
-    assert load_image(clear, config(), generator()).min() == 1
+    assert load_image(clear.read_bytes(), config(), generator()).min() == 1
     grey = write(tmp_path / "grey.png", np.full((8, 8), 51, np.uint8), "L")
-    np.testing.assert_allclose(load_image(grey, config(), generator()), 51 / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(load_image(grey.read_bytes(), config(), generator()), 51 / 127.5 - 1, atol=1e-6)
     Image.new("P", (8, 8), 1).save(tmp_path / "palette.png")
-    assert load_image(tmp_path / "palette.png", config(), generator()).shape == (3, 8, 8)
+    assert load_image((tmp_path / "palette.png").read_bytes(), config(), generator()).shape == (3, 8, 8)
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # rotated by 180 degrees
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    image = load_image(tmp_path / "a.png", config(), generator())
+    image = load_image((tmp_path / "a.png").read_bytes(), config(), generator())
     assert image[0, 0, 0] == -1
     assert image[0, -1, 0] == 1
 
@@ -72,11 +72,11 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(5, 9), (33, 8), (8, 8), (100, 51)])
 def test_any_size_becomes_the_resolution(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
-    assert load_image(tmp_path / "a.png", config(crop="random"), generator()).shape == (3, 8, 8)
+    assert load_image((tmp_path / "a.png").read_bytes(), config(crop="random"), generator()).shape == (3, 8, 8)
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = load_image(tmp_path / "a.png", config(), generator())
+    image = load_image((tmp_path / "a.png").read_bytes(), config(), generator())
     np.testing.assert_allclose((image[0] + 1) * 127.5, pixels // 256, atol=1e-3)

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from data import read_csv_folder
+from data import open_source
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 from vpred_train.weights.layouts import read_weights
 
@@ -273,7 +273,7 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
     code, output = end(start(recipe, undisturbed, 2))
     assert code == 0
     assert "complete" in output
-    assert len(read_csv_folder(recipe.parent / "images")) == 6
+    assert len(open_source(recipe.parent / "images")) == 6
 
 
 def test_an_average_of_another_width_is_made_afterwards(undisturbed: Path, tmp_path: Path) -> None:

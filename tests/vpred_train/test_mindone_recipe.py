@@ -7,7 +7,7 @@ import pytest
 from jobs import write_images
 from weights_files import write_tiny
 
-from data import csv_source
+from data import scan
 from launcher.contract.config import ConfigError, build_document, dump_yaml, load_document
 from vpred_train.cli import build_parser
 from vpred_train.config import TrainConfig
@@ -159,17 +159,17 @@ def test_lora_of_nothing_and_small_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By `open_data`, which each rank calls after the recipe is made."""
+    """When the recipe is made; `open_data`, which each rank calls afterwards, finds the index."""
     write_tiny(tmp_path / "sd.ckpt", "mindone")
     write_images(tmp_path / "images", 5)
     decoded = []
-    monkeypatch.setattr(csv_source, "decode", decoded.append)
+    monkeypatch.setattr(scan, "decode", lambda content, **_: decoded.append(content))
     given = {"pretrained_model_path": tmp_path / "sd.ckpt", "data_path": tmp_path / "images", "image_size": 16}
     given |= {"model_config": "v2-vpred-train.yaml", "train_batch_size": 3, "image_filter_size": 16, "warmup_steps": 1}
     config = from_mindone(read_mindone(None, [(key, str(value)) for key, value in given.items()]), None, [], 1)
-    assert (config.global_batch, decoded) == (3, [])
+    assert config.global_batch == 3
     open_data(config)
-    assert sorted(path.name for path in decoded) == [f"{number}.png" for number in range(5)]
+    assert sorted(decoded) == sorted(path.read_bytes() for path in (tmp_path / "images").glob("*.png"))
 
 
 def test_an_unknown_key_gets_the_nearest_known_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import DataConfig, read_csv_folder
+from data import DataConfig, open_source
 from launcher.contract.config import ConfigError
 from vpred_train import pretrained
 from vpred_train.collectives import SingleProcess
@@ -67,7 +67,7 @@ def test_fresh_networks_are_probed(model_config: ModelConfig, tmp_path: Path) ->
     (tmp_path / "img_txt.csv").write_text("dir,text\n0.png,noise\n")
     networks = Networks(model_config, 0)
     data = DataConfig(path=tmp_path, resolution=8)
-    found = probe(networks, DiffusionConfig(), read_csv_folder(tmp_path), Online(model_config, data, 0, networks))
+    found = probe(networks, DiffusionConfig(), open_source(tmp_path), Online(model_config, data, 0, networks))
     assert found.verdict is None
     assert all(np.isfinite(residual) for residual in found.means.values())
 

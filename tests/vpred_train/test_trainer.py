@@ -8,7 +8,8 @@ import pytest
 from jobs import write_images
 
 from checkpoints_mgr import CheckpointManager
-from data import Batch, read_csv_folder
+from data import Batch, open_source
+from launcher.contract.config import ConfigError
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 
@@ -49,7 +50,7 @@ def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]
     data = config.data.model_copy(update={"path": folder / "images"})
     config = config.model_copy(update={"data": data})
     checkpoints = CheckpointManager(folder / "checkpoints")
-    source = read_csv_folder(data.path)
+    source = open_source(data.path)
     trainer: Any = Trainer(
         config, Networks(config.model, 0), source, SingleProcess(), checkpoints, folder / "snapshots"
     )
@@ -84,3 +85,12 @@ def test_overflows_alone_never_do(train_config: TrainConfig, tmp_path: Path) -> 
     steps = Steps()
     assert trainer.run([steps], Never())
     assert [result.overflow for result in steps.results] == [True] * 10 + [False] * 10
+
+
+def test_a_run_that_drew_its_samples_in_another_order_is_refused(train_config: TrainConfig, tmp_path: Path) -> None:
+    trainer = trainer_of(train_config, tmp_path, [])
+    saved = trainer.state.to_checkpoint()
+    del saved.progress["order_version"]  # as before there was one
+    trainer.checkpoints.save(3, saved)
+    with pytest.raises(ConfigError, match="the checkpoint's samples come in order 1, this version's in order 2"):
+        trainer.resume()

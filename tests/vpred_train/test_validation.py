@@ -17,7 +17,7 @@ from data import (
     hold_out,
     load_centred,
     make_order,
-    read_csv_folder,
+    open_source,
     sample_generator,
 )
 from vpred_train.collectives import SingleProcess
@@ -39,7 +39,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Source]:
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{number}.png")
     rows = "\n".join(f"{number}.png,caption {number}" for number in range(12))
     (folder / "img_txt.csv").write_text(f"dir,text\n{rows}\n")
-    return hold_out(read_csv_folder(folder), 5, count=7)
+    return hold_out(open_source(folder), 5, count=7)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,11 @@ def expected_errors(config: TrainConfig, step: Any, held_out: Source, kind: str)
     from mindspore import Tensor
 
     schedule = make_schedule(config.diffusion)
-    images = load_centred([sample.image for sample in held_out.samples], config.data)
+    samples = [held_out.sample(number) for number in range(len(held_out))]
+    images = load_centred(samples, config.data)
     latents, tokens = (
         step.inputs.latents.encode(images),
-        step.inputs.tokenizer([sample.text for sample in held_out.samples]),
+        step.inputs.tokenizer([sample.text for sample in samples]),
     )
     errors = np.zeros((7, 3))
     for image in range(7):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data import DataConfig, DataError, read_csv_folder
+from data import DataConfig, DataError
+from data import open_source as open_images
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
@@ -251,7 +252,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     diffusion = record.diffusion if record else DiffusionConfig()
     tensors = weights_of(source, arguments.weights)
     try:
-        samples = read_csv_folder(arguments.data)
+        samples = open_images(arguments.data)
     except DataError as error:
         raise ConfigError(str(error)) from None
     accelerator = ACCELERATORS[arguments.accelerator]

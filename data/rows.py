@@ -1,0 +1,50 @@
+"""What a table tells of a sample before anybody has looked at its image."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+WHOLE_FILE = -1
+
+
+@dataclass(slots=True)
+class Row:
+    """One captioned image as it is written down.
+
+    origin: img_txt.csv:17. file: relative to the folder; "" when it must not be opened. offset, length: where in the
+    file, as the format's reader takes them. fault: all that is wrong with the row, "" when nothing is.
+    """
+
+    text: str
+    origin: str
+    file: str
+    offset: int = 0
+    length: int = WHOLE_FILE
+    fault: str = ""
+
+    def blame(self, fault: str) -> None:
+        """Add a fault."""
+        self.fault = f"{self.fault}; {fault}" if self.fault else fault
+
+
+def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str) -> None:
+    """Blame rows of a table of image files for what is wrong with them by themselves."""
+    first_use: dict[PurePosixPath, str] = {}
+    for row in rows:
+        if not row.file:
+            if not row.fault:
+                row.blame(f"{file_column} is empty")
+            continue
+        if not row.text.strip():
+            row.blame(f"{text_column} is empty ({row.file})")
+        name = PurePosixPath(row.file)
+        if not is_below(folder, name):
+            row.blame(f"{row.file} leaves the folder; give a path below it")
+            row.file = ""
+        elif name in first_use:
+            row.blame(f"{row.file} is already in {first_use[name]}")
+        first_use.setdefault(name, row.origin)
+
+
+def is_below(folder: Path, name: PurePosixPath) -> bool:
+    """Whether the file lies within the folder, links followed."""
+    return not name.is_absolute() and (folder / name).resolve().is_relative_to(folder.resolve())

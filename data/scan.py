@@ -1,0 +1,107 @@
+"""Every image looked at once: does it decode, how large is it, what is its content's hash?"""
+
+import multiprocessing
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+from PIL import Image
+from tqdm import tqdm
+
+from data.decode import UNREADABLE, decode, upright_size
+
+Reader = Callable[[Path, int, int], bytes]
+PER_TASK = 64
+FEW = 2048  # images for which starting processes takes longer than it saves
+THREADS = 4
+DRAFT_PX = 32  # a JPEG's data are read to their end at any scale
+POLL_S = 2.0
+NO_HASH = bytes(16)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image file's bytes are."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found: upright size in pixels, xxh3-128 of the bytes, and what is wrong, "" when nothing is."""
+
+    width: int
+    height: int
+    content_hash: bytes
+    fault: str
+
+
+def read_file(path: Path, offset: int, length: int) -> bytes:
+    """`length` bytes from `offset`, or with a negative length all of the file."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def look(read: Reader, place: Place) -> Look:
+    """Decode one image to its end."""
+    content_hash = NO_HASH
+    try:
+        content = read(place.path, place.offset, place.length)
+        content_hash = xxhash.xxh3_128_digest(content)
+        width, height = upright_size(content)
+        decode(content, at_least=(DRAFT_PX, DRAFT_PX))
+    except FileNotFoundError:
+        return Look(0, 0, content_hash, f"{place.path.name} does not exist")
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        return Look(0, 0, content_hash, f"{place.path.name} is no readable image ({reason})")
+    return Look(width, height, content_hash, "")
+
+
+def look_at_all(read: Reader, places: Sequence[Place], workers: int | None = None) -> list[Look]:
+    """What is found at each place, by processes where there are many; a bar on a terminal after two seconds."""
+    tasks = [places[start : start + PER_TASK] for start in range(0, len(places), PER_TASK)]
+    found: list[Look] = []
+    with (
+        _executor(len(places), workers or os.cpu_count() or 1) as executor,
+        warnings.catch_warnings(),
+        tqdm(total=len(places), desc="checking images", unit="image", delay=2, disable=None) as bar,
+    ):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses them
+        for looks in executor.map(_look_at, [read] * len(tasks), tasks):
+            found += looks
+            bar.update(len(looks))
+    return found
+
+
+def _look_at(read: Reader, places: Sequence[Place]) -> list[Look]:
+    return [look(read, place) for place in places]
+
+
+def _executor(images: int, workers: int) -> Executor:
+    if images < FEW or workers == 1:
+        return ThreadPoolExecutor(THREADS)
+    # Spawned: the process may have MPI and MindSpore in it, whose threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),))
+
+
+def _start_worker(parent_pid: int) -> None:
+    """Quiet about what `decode` refuses, and gone soon after the parent, which may be killed."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,217 @@
+"""Tables from tables: merge, subset, convert, and what differs between two. Pure; input has been checked."""
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.contract.config import ConfigError
+from launcher.contract.config_errors import shown
+from launcher.ranktable import template_two
+from launcher.ranktable.findings import is_address
+from launcher.ranktable.rules_pods import pods_by_server
+
+Table = dict[str, Any]
+_SELECTOR = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<devices>\d+(?:,\d+)*))?")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One rank. `server`: server_id, in 2.0 the net_instance_id of the lowest layer; texts are empty if not there."""
+
+    rank: int
+    server: str
+    device_id: int
+    device_ip: str
+    super_device_id: str
+    super_pod: str
+
+
+@dataclass(frozen=True)
+class Selector:
+    """HOST, or some of its devices: HOST:0,3. An IPv6 address with devices stands in brackets."""
+
+    host: str
+    devices: frozenset[int] | None
+
+    def __str__(self) -> str:
+        return self.host if self.devices is None else f"{self.host}:{','.join(map(str, sorted(self.devices)))}"
+
+    def covers(self, server: str, device_id: int) -> bool:
+        return server == self.host and (self.devices is None or device_id in self.devices)
+
+
+def parse_selector(text: str) -> Selector:
+    """Raises ConfigError."""
+    if is_address(text):
+        return Selector(text, None)
+    match = _SELECTOR.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"found {text!r} (a selection is HOST or HOST:0,3 or [IPV6]:0,3)")
+    devices = match["devices"]
+    return Selector(match["host"].strip("[]"), frozenset(map(int, devices.split(","))) if devices else None)
+
+
+def placements(table: Table) -> list[Placement]:
+    """All ranks, in their order."""
+    if "group_list" in table:
+        table = convert(table, "1.0")
+    if table["version"] == "2.0":
+        found = [
+            Placement(rank["rank_id"], *_identity_2(rank), _addresses(rank), "", "") for rank in table["rank_list"]
+        ]
+    else:
+        pod_of = pods_by_server(table)
+        found = [
+            Placement(
+                int(device["rank_id"]), server["server_id"], int(device["device_id"]), device.get("device_ip", ""),
+                device.get("super_device_id", ""), pod_of.get(server["server_id"], ""),
+            )
+            for server in table["server_list"]
+            for device in server["device"]
+        ]  # fmt: skip
+    return sorted(found, key=lambda placement: placement.rank)
+
+
+def merge(tables: Sequence[Table]) -> Table:
+    """One table of all: sorted as MindSpore wants it, the same device taken once, ranks numbered anew.
+
+    Raises ConfigError when versions differ, or two tables say different things of one device.
+    """
+    versions = {table.get("version", "none") for table in tables}
+    if len(versions) > 1:
+        raise ConfigError(f"found versions {', '.join(sorted(versions))} (merge tables of one version; convert before)")
+    if "group_list" in tables[0]:
+        return merge([convert(table, "1.0") for table in tables])
+    status = "completed" if all(table.get("status") == "completed" for table in tables) else "initializing"
+    if versions == {"2.0"}:
+        ranks = _merged([rank for table in tables for rank in table["rank_list"]], _identity_2, "rank_id")
+        ranks.sort(key=_identity_2)
+        return _renumbered({**tables[0], "rank_list": ranks, **({"status": status} if "status" in tables[0] else {})})
+    pod_of: dict[str, str] = {}
+    for table in tables:
+        for server, pod in pods_by_server(table).items():
+            if pod_of.setdefault(server, pod) != pod:
+                raise ConfigError(f"server {server}: found in super pods {pod_of[server]} and {pod} (it lies in one)")
+    servers = [server for table in tables for server in table["server_list"]]
+    devices: dict[str, list[Table]] = {}
+    for server in servers:
+        devices.setdefault(server["server_id"], []).extend(server["device"])
+    heads = [{name: value for name, value in server.items() if name != "device"} for server in servers]
+    merged = []
+    for head in _merged(heads, lambda head: (head["server_id"],), "device"):
+        own = _merged(devices[head["server_id"]], _identity_1, "rank_id")
+        merged.append({**head, "device": sorted(own, key=_identity_1)})
+    merged.sort(key=lambda server: (pod_of.get(server["server_id"], ""), server["server_id"]))
+    return _renumbered({**tables[0], "status": status, "server_list": merged}, pod_of)
+
+
+def subset(table: Table, keeps: Callable[[str, int], bool]) -> Table:
+    """The devices for which `keeps(server, device_id)`, ranks numbered anew; raises ConfigError if none are left."""
+    if "group_list" in table:
+        table = convert(table, "1.0")
+    kept: Table
+    if table["version"] == "2.0":
+        kept = {**table, "rank_list": [rank for rank in _by_rank(table["rank_list"]) if keeps(*_identity_2(rank))]}
+    else:
+        servers = []
+        for server in table["server_list"]:
+            name = server["server_id"]
+            devices = [each for each in _by_rank(server["device"]) if keeps(name, int(each["device_id"]))]
+            if devices:
+                servers.append({**server, "device": devices})
+        servers.sort(key=lambda server: int(server["device"][0]["rank_id"]))
+        kept = {**table, "server_list": servers}
+    if not kept.get("server_list", kept.get("rank_list")):
+        raise ConfigError("found no device that is left (exclude less)")
+    return _renumbered(kept, pods_by_server(table))
+
+
+def convert(table: Table, version: str) -> Table:
+    """Template two to 1.0, or 1.2 to 1.0; raises ConfigError where the wanted version says what the table does not."""
+    own = "group_list" if "group_list" in table else table["version"]
+    if own == version:
+        return table
+    if version != "1.0" or own == "2.0":
+        raise ConfigError(
+            f"version: found {own}, which does not say what {version} needs; make it of a cluster file with "
+            "super_pod and super_device_id: `vpred-launch ranktable generate`"
+        )
+    if own == "group_list":
+        return _renumbered({"version": "1.0", "status": table["status"], "server_list": template_two.servers(table)})
+    servers = copy.deepcopy(table["server_list"])
+    for server in servers:
+        for device in server["device"]:
+            device.pop("super_device_id", None)
+    rest = {name: value for name, value in table.items() if name != "super_pod_list"}
+    return _renumbered({**rest, "version": "1.0", "server_list": servers})
+
+
+def diff(old: Table, new: Table) -> list[str]:
+    """One line for each difference: version, devices that came or went, and what changed about a device."""
+    lines = []
+    for name in ("version", "status"):
+        if old.get(name) != new.get(name):
+            lines.append(f"{name}: {shown(old.get(name))} -> {shown(new.get(name))}")
+    before, after = ({(each.server, each.device_id): each for each in placements(table)} for table in (old, new))
+    lines += [f"- {server} device {device}" for server, device in before if (server, device) not in after]
+    lines += [f"+ {server} device {device}" for server, device in after if (server, device) not in before]
+    for key, old_place in before.items():
+        if key not in after:
+            continue
+        for name in ("rank", "device_ip", "super_device_id", "super_pod"):
+            was, now = getattr(old_place, name), getattr(after[key], name)
+            if was != now:
+                lines.append(f"  {key[0]} device {key[1]}: {name} {shown(was)} -> {shown(now)}")
+    return lines
+
+
+def _renumbered(table: Table, pod_of: dict[str, str] | None = None) -> Table:
+    """Ranks 0, 1, 2 ... in the order of the lists, counts and super pods to match."""
+    if table["version"] == "2.0":
+        ranks = [{**rank, "rank_id": number} for number, rank in enumerate(table["rank_list"])]
+        return {**table, "rank_count": len(ranks), "rank_list": ranks}
+    servers, rank = [], 0
+    for server in table["server_list"]:
+        devices = []
+        for device in server["device"]:
+            devices.append({**device, "rank_id": str(rank)})
+            rank += 1
+        servers.append({**server, "device": devices})
+    result = {**table, "server_count": str(len(servers)), "server_list": servers}
+    if pod_of:
+        members: dict[str, list[Table]] = {}
+        for server in servers:
+            members.setdefault(pod_of[server["server_id"]], []).append({"server_id": server["server_id"]})
+        result["super_pod_list"] = [{"super_pod_id": pod, "server_list": each} for pod, each in members.items()]
+    return result
+
+
+def _merged(entries: Sequence[Table], identity: Callable[[Table], tuple[Any, ...]], numbering: str) -> list[Table]:
+    """Each entry once; raises ConfigError when two of one identity differ in more than `numbering`."""
+    found: dict[tuple[Any, ...], Table] = {}
+    for entry in entries:
+        first = found.setdefault(identity(entry), entry)
+        for name in (first.keys() | entry.keys()) - {numbering}:
+            if first.get(name) != entry.get(name):
+                who = " ".join(map(str, identity(entry)))
+                values = f"{shown(first.get(name))} and {shown(entry.get(name))}"
+                raise ConfigError(f"{who}: {name}: found {values} (the tables disagree; make the stale one anew)")
+    return list(found.values())
+
+
+def _identity_1(device: Table) -> tuple[int, int]:
+    return int(device["device_id"]), int(device.get("device_port", 0))
+
+
+def _identity_2(rank: Table) -> tuple[str, int]:
+    return rank["level_list"][0]["net_instance_id"], rank["device_id"]
+
+
+def _addresses(rank: Table) -> str:
+    return ",".join(addr["addr"] for level in rank["level_list"] for addr in level["rank_addr_list"])
+
+
+def _by_rank(ranks: Sequence[Table]) -> list[Table]:
+    return sorted(ranks, key=lambda rank: int(rank["rank_id"]))

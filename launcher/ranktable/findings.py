@@ -1,0 +1,114 @@
+"""What is wrong with a rank table, and the rows that say what a key may hold."""
+
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from launcher.contract.config_errors import shown
+
+# HCCL's answers, as its documentation names them.
+BAD_FILE = "EI0004"
+BAD_VALUE = "EI0014"
+BAD_KEY_OR_TYPE = "EI0017"
+MIXED_FAMILIES = "EI0001"
+
+_JSON_NAMES: dict[type, str] = {
+    str: "text in quotes",
+    int: "a number without quotes",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`path`: where in the table; `value`: what stands there; `code`: HCCL's answer, empty if it would not mind."""
+
+    path: str
+    value: str
+    rule: str
+    problem: str
+    remedy: str
+    code: str = BAD_VALUE
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        answer = f" [HCCL: {self.code}]" if self.code else ""
+        place = f"{self.path}: " if self.path else ""
+        return f"{self.severity:7} {place}found {self.value} ({self.problem}){answer}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key must hold: `kind` of JSON value, `fits` for one of that kind, `must` in words."""
+
+    rule: str
+    kind: type
+    must: str
+    remedy: str
+    fits: Callable[[Any], bool] = bool
+    required: bool = False
+
+
+def check_object(value: Any, path: str, keys: Mapping[str, Key], ignored: frozenset[str]) -> Iterator[Finding]:
+    """Is `value` a mapping with the required `keys`, each of its kind and fit? Those `ignored` may be there too."""
+    if not isinstance(value, dict):
+        yield Finding(path, shown(value), "type", "must be a mapping", "write { ... }", BAD_KEY_OR_TYPE)
+        return
+    for name, key in keys.items():
+        place = f"{path}.{name}" if path else name
+        if name not in value:
+            if key.required:
+                remedy = f"add it; {key.must}"
+                yield Finding(place, "nothing", "required-key", "this key is required", remedy, BAD_KEY_OR_TYPE)
+        elif type(value[name]) is not key.kind:  # True is no number
+            problem = f"must be {_JSON_NAMES[key.kind]}"
+            yield Finding(place, shown(value[name]), "type", problem, key.remedy, BAD_KEY_OR_TYPE)
+        elif not key.fits(value[name]):
+            yield Finding(place, shown(value[name]), key.rule, key.must, key.remedy)
+    for name in value:
+        if name not in keys and name not in ignored:
+            place = f"{path}.{name}" if path else name
+            remedy = "remove it, or look for a misspelling"
+            yield Finding(place, shown(value[name]), "known-keys", "no key that HCCL knows", remedy, "", "warning")
+
+
+def entries(value: Any, name: str) -> list[Any]:
+    """`value[name]` if that is a list; else nothing, as a finding of its own tells."""
+    inner = value.get(name) if isinstance(value, dict) else None
+    return inner if isinstance(inner, list) else []
+
+
+def is_number(text: str, lowest: int = 0, highest: int | None = None) -> bool:
+    """Is `text` a plain decimal number within these bounds?"""
+    return text.isascii() and text.isdigit() and lowest <= int(text) and (highest is None or int(text) <= highest)
+
+
+def is_port(text: str) -> bool:
+    return is_number(text, 1, 65535)
+
+
+def is_address(text: str) -> bool:
+    return family(text) != 0
+
+
+def are_addresses(text: str) -> bool:
+    """One address, or several with commas between."""
+    return all(is_address(each) for each in text.split(","))
+
+
+def family(text: str) -> int:
+    """4 or 6, and 0 when `text` is no address."""
+    try:
+        return ipaddress.ip_address(text).version
+    except ValueError:
+        return 0
+
+
+def one_of(*choices: str) -> Callable[[str], bool]:
+    return frozenset(choices).__contains__
+
+
+def text_of(longest: int) -> Callable[[str], bool]:
+    return lambda text: 1 <= len(text) <= longest

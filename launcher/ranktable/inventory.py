@@ -1,0 +1,95 @@
+"""From the texts of hccn_tool, /etc/hccn.conf and npu-smi to the devices of a host.
+
+Formats follow the tools' documentation; none of this has been run beside an NPU.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from launcher.cluster import Device, Host
+from launcher.ranktable.findings import is_address
+from launcher.ranktable.probe import Captured
+
+_NO_NUMBER = 0xFFFFFFFF  # what an unsigned field holds that was never set
+
+
+class InventoryError(Exception):
+    """What the tools of a host do not tell; the message is ready to print."""
+
+
+def host_of(address: str, captured: Captured) -> Host:
+    """The host with all its devices; raises InventoryError when it has none, or an address is none."""
+    if not captured["devices"]:
+        raise InventoryError(f"{address}: no /dev/davinci* (no NPU, no driver, or a container without its devices)")
+    pods = dict(_super_pods(captured))
+    names = Counter(pod for pod, _ in pods.values())
+    if len(names) > 1:
+        raise InventoryError(f"{address}: its devices name several super pods: {', '.join(sorted(names))}")
+    devices = tuple(
+        Device(
+            id=number,
+            ip=device_ip(captured, number),
+            super_device_id=pods[number][1] if number in pods else None,
+        )
+        for number in captured["devices"]
+    )
+    missing = [device.id for device in devices if device.super_device_id is None]
+    if names and missing:
+        raise InventoryError(f"{address}: npu-smi tells no SDID of device {missing[0]}, but of others")
+    return Host(address=address, devices=devices, super_pod=next(iter(names), None))
+
+
+def device_ip(captured: Captured, device: int) -> str | None:
+    """From hccn_tool, IPv4 before IPv6; else from /etc/hccn.conf; None when neither has an address."""
+    configured = parse_hccn_conf(captured["hccn_conf"] or "")
+    said = (captured["ip"].get(str(device), ""), captured["ip6"].get(str(device), ""))
+    return parse_hccn_ip(said[0]) or parse_hccn_ip(said[1]) or configured.get(device)
+
+
+def parse_hccn_ip(text: str) -> str | None:
+    """The address in `hccn_tool -i N -ip [-inet6] -g`; None where it says -.-.-.- or complains."""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        address = value.strip().partition("/")[0]
+        if name.strip().lower().endswith("ipaddr") and is_address(address):
+            return address
+    return None
+
+
+def parse_hccn_conf(text: str) -> dict[int, str]:
+    """Device number -> address: `address_0=...`, and `IPv6address_0=...` where that is missing."""
+    found: dict[int, str] = {}
+    for prefix in ("IPv6address", "address"):
+        for number, value in re.findall(rf"^\s*{prefix}_(\d+)\s*=\s*(\S+)", text, re.MULTILINE):
+            if is_address(value):
+                found[int(number)] = value
+    return found
+
+
+def parse_mapping(text: str) -> dict[int, tuple[int, int]]:
+    """Physical device -> (NPU, chip) of `npu-smi info -m`; rows of the MCU have no number.
+
+    The column "Chip Phy-ID" is missing in older versions, where the logical number is the physical one on the host.
+    """
+    found = {}
+    physical_column = "Phy-ID" in text
+    for row in re.findall(r"^\s*(\d+)\s+(\d+)\s+(\d+|-)\s+(\S+)", text, re.MULTILINE):
+        number = row[3] if physical_column else row[2]
+        if number.isdigit():
+            found[int(number)] = (int(row[0]), int(row[1]))
+    return found
+
+
+def parse_spod_info(text: str) -> tuple[str, int] | None:
+    """(Super Pod ID, SDID) of `npu-smi info -t spod-info`; None where the device has none."""
+    values = dict(re.findall(r"^\s*(.+?)\s*:\s*(\d+)\s*$", text, re.MULTILINE))
+    pod, number = values.get("Super Pod ID"), int(values.get("SDID", _NO_NUMBER))
+    return None if pod is None or number == _NO_NUMBER else (pod, number)
+
+
+def _super_pods(captured: Captured) -> Iterator[tuple[int, tuple[str, int]]]:
+    for number, (npu, chip) in parse_mapping(captured["mapping"]).items():
+        pod = parse_spod_info(captured["spod"].get(f"{npu} {chip}", ""))
+        if pod is not None:
+            yield number, pod

@@ -1,0 +1,249 @@
+"""`vpred-launch ranktable ...` as a user types it, and a table that a controller wrote used by a plan."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from launcher.cli import main
+from launcher.cluster import load_cluster
+from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
+from launcher.ranktable.given import chosen_table
+from launcher.ranktable.v1 import rank_table
+
+CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
+FOUR_HOSTS = CONFIGS / "ascend_4x8_mpirun.yaml"
+PODS = """
+name: a3
+accelerator: ascend
+metrics: {address: 0.0.0.0}
+hosts:
+- {address: n0, super_pod: "7",
+   devices: [{id: 0, ip: 10.1.0.1, super_device_id: 5}, {id: 1, ip: 10.1.0.2, super_device_id: 6}]}
+- {address: n1, super_pod: "8",
+   devices: [{id: 0, ip: 10.1.0.3, super_device_id: 5}, {id: 1, ip: 10.1.0.4, super_device_id: 6}]}
+"""
+
+
+def ranktable(capsys, *words: str | Path) -> tuple[int, str, str]:
+    code = main(["ranktable", *map(str, words)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def made(tmp_path, capsys) -> Path:
+    """The table of four hosts with 8 devices each."""
+    path = tmp_path / "table.json"
+    assert ranktable(capsys, "generate", "--cluster", FOUR_HOSTS, "--output", path)[0] == ExitCode.OK
+    return path
+
+
+def server(table: Path, index: int) -> dict:
+    return json.loads(table.read_text())["server_list"][index]
+
+
+def test_parts_merge_to_the_whole_in_any_order(made, tmp_path, capsys):
+    parts = []
+    for host in ("10.0.0.3", "10.0.0.1", "10.0.0.4", "10.0.0.2"):
+        parts.append(tmp_path / f"{host}.json")
+        assert ranktable(capsys, "subset", made, "--include", host, "--output", parts[-1])[0] == ExitCode.OK
+        assert json.loads(parts[-1].read_text())["server_count"] == "1"
+    whole = tmp_path / "whole.json"
+    assert ranktable(capsys, "merge", *parts, parts[0], "--output", whole)[0] == ExitCode.OK
+    assert whole.read_text() == made.read_text()
+    assert ranktable(capsys, "diff", made, whole) == (ExitCode.OK, "", "")
+
+
+def test_merge_refuses_tables_that_disagree(made, tmp_path, capsys):
+    other = tmp_path / "other.json"
+    other.write_text(made.read_text().replace("192.168.103.102", "192.168.103.99"))
+    code, out, err = ranktable(capsys, "merge", made, other)
+    assert (code, out) == (ExitCode.BAD_CONFIG, "")
+    assert "device_ip: found '192.168.103.102' and '192.168.103.99'" in err
+
+
+def test_subset_and_diff_tell_what_went(made, tmp_path, capsys):
+    part = tmp_path / "part.json"
+    words = ("--exclude", "10.0.0.2", "--exclude", "10.0.0.3:0,7", "--output", part)
+    assert ranktable(capsys, "subset", made, *words)[0] == ExitCode.OK
+    code, out, _ = ranktable(capsys, "diff", made, part)
+    assert code == ExitCode.FAILED
+    lines = out.splitlines()
+    assert [line for line in lines if line[0] == "-"][-2:] == ["- 10.0.0.3 device 0", "- 10.0.0.3 device 7"]
+    assert len([line for line in lines if line[0] == "-"]) == 10
+    assert "  10.0.0.4 device 7: rank 31 -> 21" in lines
+    assert ranktable(capsys, "validate", part)[0] == ExitCode.OK
+
+
+@pytest.mark.parametrize("word", ["10.0.0.9", "10.0.0.1:8", "10.0.0.1:x"])
+def test_a_selection_of_nothing_is_refused(made, capsys, word):
+    code, _, err = ranktable(capsys, "subset", made, "--exclude", word)
+    assert code == ExitCode.BAD_CONFIG
+    assert word in err and err.count("\n") == 1
+
+
+def test_show_lists_ranks(made, capsys):
+    _, out, _ = ranktable(capsys, "show", made)
+    lines = out.splitlines()
+    assert lines[0] == "version 1.0, 32 ranks on 4 server(s)"
+    assert lines[2 + 9].split() == ["9", "10.0.0.2", "1", "192.168.101.102", "-", "-"]
+    _, out, _ = ranktable(capsys, "show", made, "--json")
+    assert json.loads(out)[9]["device_ip"] == "192.168.101.102"
+
+
+def test_validate_prints_each_fault_with_its_code_and_few_of_a_kind(made, capsys):
+    text = made.read_text()
+    made.write_text(text.replace('"192.168.', '"-.-.-.-'))
+    code, out, _ = ranktable(capsys, "validate", made)
+    assert code == ExitCode.BAD_CONFIG
+    lines = out.splitlines()
+    assert "server_list[0].device[0].device_ip: found '-.-.-.-100.101' (must be an IPv4 or IPv6" in lines[0]
+    assert "[HCCL: EI0014]; `hccn_tool" in lines[0]
+    assert lines[-1].endswith("... 22 more of device-ip; --json has all")
+    _, out, _ = ranktable(capsys, "validate", made, "--json")
+    assert len(json.loads(out)) == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.json", '{"version": "1.0", // ours\n}', "JSON has no comments"),
+        ("t.json", '{"version": "1.0", "ser', "half written"),
+        ("t.json", "[]", "must be a mapping"),
+        ("t.json", "\udcff", "no UTF-8 text"),
+        ("t.txt", "{}", "must end in .json"),
+        ("t.json", '{"version": "1.3"}', "found '1.3' (HCCL reads 1.0, 1.2 and, on Ascend 950, 2.0) [HCCL: EI0014]"),
+        ("t.json", None, "No such file or directory"),
+        ("t.json", "{}", "required-key"),
+    ],
+)
+def test_a_file_that_is_no_table_is_one_clear_error(tmp_path, capsys, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text, errors="surrogateescape")
+    code, out, err = ranktable(capsys, "validate", tmp_path / name, "--json")
+    assert (code, err) == (ExitCode.BAD_CONFIG, "")
+    finding = json.loads(out)[0]
+    code, out, _ = ranktable(capsys, "validate", tmp_path / name)
+    assert code == ExitCode.BAD_CONFIG
+    assert message in out or message == finding["rule"]
+
+
+def test_super_pods_give_1_2_and_convert_to_1_0_and_to_hosts(tmp_path, capsys):
+    cluster, table, again = tmp_path / "c.yaml", tmp_path / "t.json", tmp_path / "again.yaml"
+    cluster.write_text(PODS)
+    assert ranktable(capsys, "generate", "--cluster", cluster, "--output", table)[0] == ExitCode.OK
+    document = json.loads(table.read_text())
+    assert document["version"] == "1.2"
+    assert document["super_pod_list"] == [
+        {"super_pod_id": "7", "server_list": [{"server_id": "n0"}]},
+        {"super_pod_id": "8", "server_list": [{"server_id": "n1"}]},
+    ]
+    assert ranktable(capsys, "validate", table, "--cluster", cluster)[0] == ExitCode.OK
+    _, out, _ = ranktable(capsys, "convert", table, "--to", "1.0")
+    assert json.loads(out)["version"] == "1.0" and "super" not in out
+    assert ranktable(capsys, "convert", table, "--to", "hosts", "--output", again)[0] == ExitCode.OK
+    again.write_text(PODS.partition("hosts:")[0] + again.read_text())
+    assert load_cluster(again) == load_cluster(cluster)
+
+
+def test_model_arts_table_from_its_directory(tmp_path, capsys):
+    instances = [
+        {"pod_name": "a", "server_id": "n0", "devices": [{"device_id": "0", "device_ip": "192.168.1.8"}]},
+        {"pod_name": "b", "server_id": "n1", "devices": [{"device_id": "1", "device_ip": "192.168.1.9"}]},
+    ]
+    table = {"status": "completed", "group_count": "1", "group_list": [{"instance_list": instances}]}
+    (tmp_path / "jobstart_hccl.json").write_text(json.dumps(table))
+    (tmp_path / "other.json").write_text("{}")
+    code, out, _ = ranktable(capsys, "convert", tmp_path)
+    assert code == ExitCode.OK
+    assert json.loads(out)["server_list"][1] == {
+        "server_id": "n1",
+        "device": [{"device_id": "1", "device_ip": "192.168.1.9", "rank_id": "1"}],
+    }
+    assert ranktable(capsys, "convert", tmp_path, "--to", "1.2")[0] == ExitCode.BAD_CONFIG
+
+
+def test_wait_returns_once_the_controller_is_done(made, tmp_path, capsys):
+    place = tmp_path / "user" / "config"
+    table = place / "jobstart_hccl.json"
+    whole = made.read_text()
+
+    def controller() -> None:
+        place.mkdir(parents=True)
+        table.write_text('{"status": "initia')
+        table.write_text('{"status": "initializing"}')
+        table.write_text(whole)
+
+    timer = threading.Timer(0.2, controller)
+    timer.start()
+    code, out, _ = ranktable(capsys, "wait", place, "--timeout-s", "30", "--interval-s", "0.01")
+    timer.join()
+    assert (code, out.splitlines()) == (ExitCode.OK, [f"{table}: version 1.0, 32 ranks on 4 server(s)"])
+    table.write_text(whole.replace("completed", "initializing"))
+    code, _, err = ranktable(capsys, "wait", place, "--timeout-s", "0.05", "--interval-s", "0.01")
+    assert (code, err.count("\n")) == (ExitCode.FAILED, 1)
+    assert "not completed within 0.05 s" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("192.168.103.102", "192.168.103.99"), "a stale table (changed since it was made)"),
+        (None, "a stale inventory (made of other hosts, devices or addresses than the cluster file has)"),
+    ],
+)
+def test_a_stale_table_is_refused(made, tmp_path, capsys, change, message):
+    cluster = tmp_path / "c.yaml"
+    cluster.write_text(FOUR_HOSTS.read_text())
+    assert ranktable(capsys, "validate", made, "--cluster", cluster)[0] == ExitCode.OK
+    if change:
+        made.write_text(made.read_text().replace(*change))
+    else:
+        cluster.write_text(FOUR_HOSTS.read_text().replace("192.168.103.102", "192.168.103.99"))
+    code, out, _ = ranktable(capsys, "validate", made, "--cluster", cluster)
+    assert code == ExitCode.BAD_CONFIG and message in out
+    with pytest.raises(ConfigError, match=message.split(" (", maxsplit=1)[0]):
+        chosen_table(load_cluster(cluster, [f"launcher.rank_table={made}"]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"10.0.0.2"', '"10.0.0.3"', "EI0014"),
+        ('"device_id": "7"', '"device_id": "9"', "found device 9 (in the cluster file it is device 7 of 10.0.0.1)"),
+        ("192.168.103.102", "192.168.103.99", "rank 11: found device_ip '192.168.103.99'"),
+        ("completed", "initializing", "ranktable wait"),
+    ],
+)
+def test_a_controllers_table_must_place_ranks_as_the_cluster_file_does(made, tmp_path, old, new, message):
+    theirs = tmp_path / "hccl.json"
+    cluster = load_cluster(FOUR_HOSTS, [f"launcher.rank_table={theirs}"])
+    theirs.write_text(made.read_text())
+    assert chosen_table(cluster) == rank_table(cluster)
+    theirs.write_text(made.read_text().replace('"server_id": "10.0.0.', '"server_id": "node-'))
+    assert json.loads(chosen_table(cluster))["server_list"][3]["server_id"] == "node-4"
+    theirs.write_text(made.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=r"launcher\.rank_table") as caught:
+        chosen_table(cluster)
+    assert message in str(caught.value)
+
+
+def test_ranks_on_other_hosts_are_found(made, tmp_path, capsys):
+    theirs = tmp_path / "hccl.json"
+    table = json.loads(made.read_text())
+    first, last = table["server_list"][0], table["server_list"][3]
+    first["device"], last["device"] = last["device"], first["device"]
+    theirs.write_text(json.dumps(table))
+    code, out, _ = ranktable(capsys, "validate", theirs, "--cluster", FOUR_HOSTS)
+    assert code == ExitCode.BAD_CONFIG
+    assert "rank 0: found server '10.0.0.4' (in the cluster file this rank is on 10.0.0.1)" in out
+
+
+def test_overrides_need_a_cluster_file(made, capsys):
+    code, _, err = ranktable(capsys, "show", made, "name=x")
+    assert code == ExitCode.BAD_CONFIG and "an override changes a cluster file" in err
+    _, out, _ = ranktable(capsys, "generate", "--cluster", FOUR_HOSTS, "--include", "10.0.0.4", "--to", "hosts")
+    assert out.startswith("hosts:\n- address: 10.0.0.4\n  devices:\n  - id: 0\n    ip: 192.168.100.104\n")
