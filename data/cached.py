@@ -1,25 +1,21 @@
 """Training samples from a cache: moments of the autoencoder's posterior and text features, instead of images."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from data.cache import ABSENT, Cache, Rows, Spec, entry_keys
 from data.config import DataConfig
-from data.csv_source import Sample, Source
 from data.errors import DataError
 from data.fetching import Arrays, ArraySpec
 from data.keyed_random import sample_generator
 from data.loader import dropped
+from data.source import Sample, Source
 from data.transforms import flips
 
 SHOWN = 10
-HASH_THREADS = 4
 VARIANTS = (False, True)  # as it is, and mirrored
 
 
@@ -31,22 +27,9 @@ class CacheSpecs:
     text: Spec
 
 
-def image_digests(samples: Sequence[Sample]) -> list[str]:
-    """xxh3-128, hexadecimal, of each image's file. Raises DataError for a file that is not there."""
-
-    def digest(sample: Sample) -> str:
-        try:
-            return xxhash.xxh3_128_hexdigest(Path(sample.image).read_bytes())
-        except OSError as error:
-            raise DataError(f"{sample.origin}: {sample.image} cannot be read ({error.strerror})") from None
-
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        return list(pool.map(digest, samples))
-
-
-def moments_keys(spec: Spec, digests: Sequence[str], flipped: bool) -> NDArray[np.void]:
-    """The keys of images (n,) by the digests of their files."""
-    return entry_keys(spec, (f"{digest}:{'mirrored' if flipped else 'plain'}" for digest in digests))
+def moments_keys(spec: Spec, samples: Sequence[Sample], flipped: bool) -> NDArray[np.void]:
+    """The keys of images (n,)."""
+    return entry_keys(spec, (f"{sample.content_hash}:{'mirrored' if flipped else 'plain'}" for sample in samples))
 
 
 @dataclass(frozen=True)
@@ -67,17 +50,16 @@ class Entries:
 
 def find_entries(cache: Cache, source: Source, specs: CacheSpecs, *, mirrored: bool, remedy: str) -> Entries:
     """The entries of every sample. Raises DataError with the first samples that lack one, and `remedy`."""
-    digests = image_digests(source.samples)
-    moments = tuple(cache.find(moments_keys(specs.moments, digests, flipped)) for flipped in VARIANTS[: 1 + mirrored])
-    captions = cache.find(entry_keys(specs.text, (sample.text for sample in source.samples)))
+    samples = [source.sample(number) for number in range(len(source))]
+    moments = tuple(cache.find(moments_keys(specs.moments, samples, flipped)) for flipped in VARIANTS[: 1 + mirrored])
+    captions = cache.find(entry_keys(specs.text, (sample.text for sample in samples)))
     empty = cache.find(entry_keys(specs.text, [""]))
     lacks_moments = np.any([rows == ABSENT for rows in moments], axis=0)
     lacking = np.flatnonzero(lacks_moments | (captions == ABSENT))
     if len(lacking) or empty[0] == ABSENT:
         rows = [
-            f"  {sample.origin}: {sample.image.name if lacks_moments[index] else f'the caption {sample.text[:60]!r}'}"
+            f"  {samples[index].origin}: {'its image' if lacks_moments[index] else 'its caption'}"
             for index in lacking[:SHOWN].tolist()
-            for sample in [source.sample(index)]
         ]
         rows += [f"  and {len(lacking) - SHOWN} more"] if len(lacking) > SHOWN else []
         rows += [] if len(lacking) else ["  the empty caption"]

@@ -98,7 +98,7 @@ def read_index(path: Path) -> Index | None:
     try:
         with path.open("rb") as file:
             start = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(start))
+            header = json.loads(file.read(min(start, path.stat().st_size)))
         facts = header.pop("__metadata__")
         if facts["version"] != VERSION:
             return None

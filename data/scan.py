@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import xxhash
 from PIL import Image
@@ -17,8 +19,10 @@ from tqdm import tqdm
 from data.decode import UNREADABLE, decode, upright_size
 
 Reader = Callable[[Path, int, int], bytes]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 PER_TASK = 64
-FEW = 2048  # images for which starting processes takes longer than it saves
+FEW = 2048  # items for which starting processes takes longer than it saves
 THREADS = 4
 DRAFT_PX = 32  # a JPEG's data are read to their end at any scale
 POLL_S = 2.0
@@ -68,27 +72,39 @@ def look(read: Reader, place: Place) -> Look:
 
 
 def look_at_all(read: Reader, places: Sequence[Place], workers: int | None = None) -> list[Look]:
-    """What is found at each place, by processes where there are many; a bar on a terminal after two seconds."""
-    tasks = [places[start : start + PER_TASK] for start in range(0, len(places), PER_TASK)]
-    found: list[Look] = []
-    with (
-        _executor(len(places), workers or os.cpu_count() or 1) as executor,
-        warnings.catch_warnings(),
-        tqdm(total=len(places), desc="checking images", unit="image", delay=2, disable=None) as bar,
-    ):
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses them
-        for looks in executor.map(_look_at, [read] * len(tasks), tasks):
-            found += looks
-            bar.update(len(looks))
-    return found
+    """What is found at each place."""
+    return in_parallel(partial(_look_at, read), places, PER_TASK, "checking images", workers)
 
 
 def _look_at(read: Reader, places: Sequence[Place]) -> list[Look]:
     return [look(read, place) for place in places]
 
 
-def _executor(images: int, workers: int) -> Executor:
-    if images < FEW or workers == 1:
+def in_parallel(
+    work: Callable[[Sequence[Item]], list[Result]],
+    items: Sequence[Item],
+    per_task: int,
+    doing: str,
+    workers: int | None = None,
+) -> list[Result]:
+    """`work` on slices of the items, in `workers` processes (default: one a core) where there are many; a bar on a
+    terminal after two seconds."""
+    tasks = [items[start : start + per_task] for start in range(0, len(items), per_task)]
+    found: list[Result] = []
+    with (
+        _executor(len(items), workers or os.cpu_count() or 1) as executor,
+        warnings.catch_warnings(),
+        tqdm(total=len(items), desc=doing, delay=2, disable=None) as bar,
+    ):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses them
+        for results in executor.map(work, tasks):
+            found += results
+            bar.update(len(results))
+    return found
+
+
+def _executor(items: int, workers: int) -> Executor:
+    if items < FEW or workers == 1:
         return ThreadPoolExecutor(THREADS)
     # Spawned: the process may have MPI and MindSpore in it, whose threads do not survive a fork.
     context = multiprocessing.get_context("spawn")

@@ -3,7 +3,9 @@
 import argparse
 import errno
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -34,10 +36,16 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
     if strange:
         parser.error(f"found {strange[0]!r}: neither an option nor an override section.key=value")
     try:
-        return int(options.command(options, rest, trainer))
+        code = int(options.command(options, rest, trainer))
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         print(error, file=sys.stderr)
         return ExitCode.BAD_CONFIG
+    except BrokenPipeError:
+        # `| head` has seen enough; what is still unwritten must not fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _NO_FAULT_OF_OURS:
             raise
@@ -50,7 +58,7 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    return run_job(_job(options, overrides, trainer))
+    return run_job(_job(options, overrides, trainer), options.stream)
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
@@ -81,7 +89,8 @@ def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-launch", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
+    run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
+    run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
     for name, command, text in (
         ("plan", _plan, "show what run would do; writes nothing"),
         ("check", _check, "look for what would make run fail; exit code 2 if anything would"),

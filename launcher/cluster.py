@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import Section, load_document
+from launcher.supervision import SupervisionSettings
 
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -133,6 +134,7 @@ class ClusterConfig(Section):
     network: Network = Network()
     metrics: Metrics = Metrics()
     preflight: PreflightSettings = PreflightSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
     environment: Annotated[dict[str, str], Field(default_factory=dict)]
 
     @property

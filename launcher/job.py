@@ -18,13 +18,14 @@ from launcher.mpirun import find_mpirun
 from launcher.plan import LaunchPlan, describe, make_plan
 from launcher.preflight import Finding, preflight
 from launcher.progress import make_progress
+from launcher.ranktable.given import chosen_table
 from launcher.recipe import Trainer, require_same_recipe, resolve_recipe
+from launcher.stopping import stop_requests
+from launcher.stream import parse_ranks
 from launcher.supervise import supervise
 from launcher.verdict import Verdict
 
 _CLUSTER_PREFIX = "cluster."
-_LOG_LINES = 3
-_LOG_TAIL_BYTES = 16384
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def load_job(cluster_file: Path, recipe: Path, run_dir: Path | None, overrides: 
     ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
     theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
     cluster = load_cluster(cluster_file, ours)
+    if cluster.launcher.rank_table is not None:
+        chosen_table(cluster)  # its faults, before anything else costs time
     train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, theirs)
     run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
     require_same_recipe(run, train_yaml)
@@ -69,12 +72,16 @@ def check_job(job: Job) -> list[Finding]:
     return preflight(job.cluster, job.run, job.trainer, environment())
 
 
-def run_job(job: Job) -> ExitCode:
-    """Check, plan, write, start, watch; tells the outcome on stdout or stderr. Raises ConfigError."""
+def run_job(job: Job, streamed: str | None = None) -> int:
+    """Check, plan, write, start, watch; tells the outcome on stdout or stderr and returns the exit code.
+
+    `streamed`: ranks whose logs are shown, as parse_ranks reads them. Raises ConfigError.
+    """
     if (summary := Summary.read(job.run.summary_json)) is not None:
         print(f"{job.run.root} is already complete; give another --run-dir to train anew")
         print(closing_line(job.run, summary))
         return ExitCode.OK
+    shown = parse_ranks(streamed, job.cluster.world_size, "--stream") if streamed else []
     findings = check_job(job)
     for finding in findings:
         if finding.severity != "ok":
@@ -86,8 +93,9 @@ def run_job(job: Job) -> ExitCode:
         plan = plan_job(job)
         _write_files(job.run, plan)
         print(describe(plan), flush=True)
-        verdict = supervise(plan, environment(), make_progress(sys.stderr))
-    _report(job.run, plan, verdict)
+        with stop_requests() as stop:
+            verdict = supervise(plan, environment(), make_progress(sys.stderr), stop, shown)
+    _report(job.run, verdict)
     return verdict.exit_code
 
 
@@ -137,31 +145,13 @@ def _write_files(run: RunDir, plan: LaunchPlan) -> None:
         ) from None
 
 
-def _report(run: RunDir, plan: LaunchPlan, verdict: Verdict) -> None:
+def _report(run: RunDir, verdict: Verdict) -> None:
     """At most five lines on how it ended."""
-    if verdict.exit_code is ExitCode.OK:
+    if verdict.exit_code == ExitCode.OK:
         if verdict.text:
             print(f"warning: {verdict.text}", file=sys.stderr)
         summary = Summary.read(run.summary_json)
         if summary is not None:
             print(closing_line(run, summary), flush=True)
         return
-    print(verdict.text, file=sys.stderr)
-    if verdict.exit_code is ExitCode.PREEMPTED:
-        return
-    attempt = run.attempt(plan.attempt)
-    log = attempt.launcher_log if verdict.rank is None else attempt.log(verdict.rank)
-    lines = _tail(log)
-    print(f"log: {log}{', which ends' if lines else ' (empty)'}", file=sys.stderr)
-    for line in lines:
-        print(f"  {line}", file=sys.stderr)
-
-
-def _tail(log: Path) -> list[str]:
-    """The last lines with something in them."""
-    if not log.exists():
-        return []
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-        text = file.read().decode(errors="replace")
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-_LOG_LINES:]
+    print(verdict.failure or verdict.text, file=sys.stderr)

@@ -10,6 +10,7 @@ from launcher.contract.config import Section, dump_yaml
 from launcher.contract.run_dir import RunDir
 from launcher.mpirun import ROOT_VARIABLES, Mpirun
 from launcher.ranktable.given import chosen_table
+from launcher.supervision import SupervisionSettings
 
 _JOB = "vpred"
 
@@ -38,6 +39,7 @@ class LaunchPlan(Section):
     environment: dict[str, str]
     files: dict[Path, str]
     stop_grace_s: float
+    supervision: SupervisionSettings
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -87,6 +89,7 @@ def make_plan(
         environment=environment,
         files=files,
         stop_grace_s=cluster.launcher.stop_grace_s,
+        supervision=cluster.supervision,
     )
 
 

@@ -27,6 +27,9 @@ class Progress(Protocol):
 
     def update(self, statuses: Mapping[int, RankStatus]) -> None: ...
 
+    def line(self, text: str) -> None:
+        """A line of its own, above the bar if there is one."""
+
     def close(self) -> None: ...
 
 
@@ -62,6 +65,9 @@ class BarProgress:
             self._bar.update(lead.step - self._bar.n)
             self._bar.refresh()
 
+    def line(self, text: str) -> None:
+        tqdm.write(text, file=self._stream)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
@@ -90,7 +96,10 @@ class LineProgress:
         self._next_line_s = now_s + _LINE_EVERY_S
         line = f"{_WORDS[lead.phase]}: step {lead.step}/{lead.total_steps}"
         parts = [line, _figures(lead, statuses), self._time_left(lead, now_s)]
-        print(", ".join(part for part in parts if part), file=self._stream, flush=True)
+        self.line(", ".join(part for part in parts if part))
+
+    def line(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         self._stream.flush()

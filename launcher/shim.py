@@ -1,4 +1,4 @@
-"""One per rank, between mpirun and the trainer: log file, signals, and a true account of its end.
+"""One per rank, between mpirun and the trainer: log file, signals, stacks on request, and a true account of its end.
 
 `python -P -m launcher.shim --run-dir D --attempt N [--unset NAME ...] -- TRAINER ...`
 """
@@ -8,28 +8,38 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from launcher.contract.process import die_with_parent, living_parent
+from launcher.contract.process import STACKS_SIGNAL, die_with_parent, living_parent
+
+if TYPE_CHECKING:
+    from launcher.contract.run_dir import AttemptDir
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_NO_STOP = {signal.SIGUSR2, STACKS_SIGNAL}
 _NOT_STARTED = 127
+_LOOK_S = 1.0
+_DUMP_S = 0.5  # faulthandler needs milliseconds
 
 
 class _Forwarder:
     """Passes signals on to the trainer; those that come before it exists are kept for it."""
 
     def __init__(self) -> None:
+        self.told_to_stop = False
         self._trainer: subprocess.Popen[bytes] | None = None
         self._kept: list[int] = []
         for number in _FORWARDED:
             signal.signal(number, self._forward)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.told_to_stop |= number not in _NO_STOP
         if self._trainer is None:
             self._kept.append(number)
         else:
@@ -52,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from launcher.contract.environment import environment
     from launcher.contract.identity import read_identity
     from launcher.contract.run_dir import Outcome, RankStatus, RunDir
+    from launcher.out_of_memory import evidence, oom_kills
 
     options = _parser().parse_args(argv)
     forwarder = _Forwarder()
@@ -60,37 +71,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     attempt = RunDir(options.run_dir).attempt(options.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
     trainer_env = {name: value for name, value in env.items() if name not in options.unset}
-    pid, returncode = _run_trainer(options.trainer, trainer_env, attempt.log(identity.rank), forwarder)
+    killed_before = oom_kills()
+    trainer = _start_trainer(options.trainer, trainer_env, attempt.log(identity.rank))
+    if trainer is not None:
+        forwarder.attach(trainer)
+        look = partial(_dump_on_request, attempt, identity.rank, trainer)
+        threading.Thread(target=look, daemon=True, name="stacks").start()
+    returncode = _NOT_STARTED if trainer is None else trainer.wait()
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(
         rank=identity.rank,
         hostname=identity.hostname,
-        pid=pid,
+        pid=0 if trainer is None else trainer.pid,
         returncode=returncode,
         last_step=status.step if status else 0,
         ended_unix_s=time.time(),
+        told_to_stop=forwarder.told_to_stop,
+        waiting=status is not None and status.waiting,
+        out_of_memory=evidence(killed_before) if returncode == -signal.SIGKILL else None,
     ).write(attempt.outcome(identity.rank))
     return returncode if returncode >= 0 else 128 - returncode
 
 
-def _run_trainer(argv: Sequence[str], env: dict[str, str], log: Path, forwarder: _Forwarder) -> tuple[int, int]:
-    """The trainer's pid and return code; (0, 127) when it cannot be started."""
+def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes] | None":
+    """The trainer, its output going to `log`; None, and a line there, when it cannot be started."""
     with log.open("ab") as output:
         try:
-            trainer = subprocess.Popen(
+            return subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=env,
                 # This process has one thread, so code between fork and exec is safe.
-                preexec_fn=partial(die_with_parent, os.getpid()),
+                preexec_fn=partial(_prepare, os.getpid()),
             )
         except OSError as error:
             output.write(f"cannot start {argv[0]}: {error.strerror}\n".encode())
-            return 0, _NOT_STARTED
-    forwarder.attach(trainer)
-    return trainer.pid, trainer.wait()
+            return None
+
+
+def _prepare(shim_pid: int) -> None:
+    # What asks for something and ends nothing must not end a trainer that has no handler for it yet.
+    for number in _NO_STOP:
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(shim_pid)
+
+
+def _dump_on_request(attempt: "AttemptDir", rank: int, trainer: subprocess.Popen[bytes]) -> None:
+    """Wait for the launcher's wish (a file: it crosses hosts without another connection) and grant it once."""
+    from launcher.contract.run_dir import StackDump
+
+    while not attempt.dump_stacks.exists():
+        time.sleep(_LOOK_S)
+    state = _state(trainer.pid)
+    trainer.send_signal(STACKS_SIGNAL)
+    time.sleep(_DUMP_S)
+    StackDump(rank=rank, state=state).write(attempt.stacks(rank))
+
+
+def _state(pid: int) -> str:
+    """The process's state letter, proc(5); "?" when it cannot be read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "?"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,47 +5,75 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import Outcome, Summary
+from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Record, Summary
+from launcher.failure import Failure, FailureKind
+from launcher.hangs import Blame, Hang
 
 _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 # What a rank that was told to stop may end with: itself, killed by the signal, or a shell's code for that.
 _STOPPED = {0, int(ExitCode.PREEMPTED), *(-n for n in _STOP_SIGNALS), *(128 + n for n in _STOP_SIGNALS)}
 _PASSED_ON = {ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED}
+_SIGNAL_HINTS = {
+    signal.SIGKILL: "somebody killed it: the kernel for want of memory (dmesg tells), a scheduler, or a person",
+    signal.SIGSEGV: "a fault in native code: the stack of it is in the log",
+    signal.SIGBUS: "no room in /dev/shm, or a file that shrank while mapped",
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`text`: one line; `rank`: whose log tells more, None for the launcher's own log or none needed."""
+    """How an attempt ended.
 
-    exit_code: ExitCode
+    exit_code: an ExitCode, or 128 + n when signal n ended the rank that failed first. text: one line, empty when all is
+    well. failure: the first, None unless the attempt failed.
+    """
+
+    exit_code: int
     text: str
-    rank: int | None = None
+    failure: Failure | None = None
 
 
-def judge(
-    hosts: Mapping[int, str],
-    outcomes: Mapping[int, Outcome],
-    summary: Summary | None,
-    mpirun_returncode: int,
-    stopped: bool,
-) -> Verdict:
-    """`hosts`: host of every rank of the plan; `stopped`: the launcher was asked to stop the job."""
-    failed, preempted = _first_failure(outcomes, stopped)
-    if summary is not None:
-        return Verdict(ExitCode.OK, _late_failure(failed))
+class VerdictRecord(Record):
+    """An attempt's verdict as it is kept. Times are unix times of the launcher's host."""
+
+    exit_code: int
+    text: str
+    started_unix_s: float
+    ended_unix_s: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an attempt has left.
+
+    hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. suffering: ranks whose log says
+    that another is at fault. hang: why the launcher ended it; blame: whom it blames for that.
+    """
+
+    hosts: Mapping[int, str]
+    statuses: Mapping[int, RankStatus]
+    outcomes: Mapping[int, Outcome]
+    summary: Summary | None
+    mpirun_returncode: int
+    stopped: bool
+    attempt: AttemptDir
+    suffering: frozenset[int] = frozenset()
+    hang: Hang | None = None
+    blame: Blame | None = None
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict; pure, so that the failure lacks what only logs can tell (failure.read_log)."""
+    failed, preempted = _first_failure(evidence)
+    if evidence.summary is not None:
+        return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
+    if evidence.hang is not None:
+        return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
     if failed is not None:
-        return _failure(failed)
+        return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))
     if preempted:
-        return Verdict(ExitCode.PREEMPTED, _stopped(outcomes))
-    silent = [rank for rank in hosts if rank not in outcomes]
-    if not silent:
-        return Verdict(ExitCode.FAILED, "every rank ended without an error, but the run is not complete", 0)
-    names = ", ".join(f"{rank} on host {hosts[rank]}" for rank in silent[:4])
-    more = f" and {len(silent) - 4} more" if len(silent) > 4 else ""
-    return Verdict(
-        ExitCode.FAILED,
-        f"mpirun ended ({ended(mpirun_returncode)}) and left no account of rank {names}{more}",
-    )
+        return Verdict(ExitCode.PREEMPTED, _stopped(evidence.outcomes))
+    return _failed(_unfinished(evidence), ExitCode.FAILED)
 
 
 def ended(returncode: int) -> str:
@@ -58,34 +86,97 @@ def ended(returncode: int) -> str:
         return f"signal {-returncode}"
 
 
-def _first_failure(outcomes: Mapping[int, Outcome], stopped: bool) -> tuple[Outcome | None, bool]:
+def _failed(failure: Failure, exit_code: int) -> Verdict:
+    text = f"rank {failure.rank} on host {failure.host} {failure.ended} after step {failure.last_step}"
+    return Verdict(exit_code, text, failure)
+
+
+def _exit_code(returncode: int) -> int:
+    if returncode < 0:
+        return 128 - returncode
+    return returncode if returncode in _PASSED_ON else ExitCode.FAILED
+
+
+def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
     """The failure that came first, and whether the job was stopped rather than failed.
 
-    mpirun ends the other ranks soon after the first that ends badly, so their ends are no news. A first rank
-    that ends with PREEMPTED means that somebody else (a scheduler) told the ranks to stop.
+    mpirun ends the other ranks soon after the first that ends badly, so their ends are no news; nor is the end of one
+    that gave up waiting for another. Clocks of hosts differ, so what a rank knows counts before when it ended. A first
+    rank that ends with PREEMPTED means that somebody else (a scheduler) told the ranks to stop.
     """
-    bad = sorted((each for each in outcomes.values() if each.returncode != 0), key=lambda each: each.ended_unix_s)
-    preempted = stopped or (bool(bad) and bad[0].returncode == ExitCode.PREEMPTED)
+    bad = sorted(
+        (each for each in evidence.outcomes.values() if each.returncode != 0),
+        key=lambda each: (each.told_to_stop, each.waiting or each.rank in evidence.suffering, each.ended_unix_s),
+    )
+    preempted = evidence.stopped or (bool(bad) and bad[0].returncode == ExitCode.PREEMPTED)
     failures = [each for each in bad if not (preempted and each.returncode in _STOPPED)]
     return (failures[0] if failures else None), preempted
 
 
-def _failure(failed: Outcome) -> Verdict:
-    passed_on = failed.returncode in _PASSED_ON
-    return Verdict(
-        ExitCode(failed.returncode) if passed_on else ExitCode.FAILED,
-        f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)} "
-        f"after step {failed.last_step}",
-        failed.rank,
+def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
+    kind: FailureKind = "exit"
+    cause = hint = ""
+    if failed.returncode < 0:
+        kind, hint = "signal", _SIGNAL_HINTS.get(signal.Signals(-failed.returncode), "")
+    if failed.returncode == -signal.SIGKILL:
+        cause = "SIGKILL, which was not ours: probably killed for want of memory"
+    if failed.out_of_memory is not None:
+        kind, cause = "out_of_memory", f"killed by the kernel for want of memory ({failed.out_of_memory})"
+        hint = "smaller batch, fewer ranks or data workers per host, or more memory for the job"
+    return Failure(
+        kind=kind,
+        rank=failed.rank,
+        host=failed.hostname,
+        ended=f"ended with {ended(failed.returncode)}",
+        returncode=failed.returncode,
+        last_step=failed.last_step,
+        cause=cause,
+        hint=hint,
+        log=evidence.attempt.log(failed.rank),
     )
 
 
-def _late_failure(failed: Outcome | None) -> str:
-    if failed is None:
-        return ""
-    return (
-        f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)} after the run was complete"
+def _hung(evidence: Evidence, hang: Hang) -> Failure:
+    blame = evidence.blame or Blame(hang.rank, "", 0)
+    return Failure(
+        kind="hang",
+        rank=blame.rank,
+        host=evidence.hosts[blame.rank],
+        ended=f"made no progress for {hang.waited_s:.0f} s ({hang.phase})",
+        last_step=blame.last_step,
+        cause=blame.sign,
+        hint=f"see the stacks at the end of each rank's log; if it only needs longer: supervision.timeouts.{hang.key}",
+        log=evidence.attempt.log(blame.rank),
     )
+
+
+def _unfinished(evidence: Evidence) -> Failure:
+    """Nobody has failed by its own account: some left none, or all left without having finished."""
+    silent = [rank for rank in evidence.hosts if rank not in evidence.outcomes]
+    answered = {evidence.hosts[rank] for rank in evidence.outcomes}
+    # A host of which nobody is left tells more than a rank that mpirun was quick to kill.
+    rank = next((each for each in silent if evidence.hosts[each] not in answered), silent[0] if silent else 0)
+    status = evidence.statuses.get(rank)
+    names = ", ".join(f"{each} on host {evidence.hosts[each]}" for each in silent[:4])
+    more = f" and {len(silent) - 4} more" if len(silent) > 4 else ""
+    return Failure(
+        kind="lost" if silent else "incomplete",
+        rank=rank,
+        host=evidence.hosts[rank],
+        ended="left no account of its end" if silent else "ended without an error, but the run is not complete,",
+        last_step=0 if status is None else status.step,
+        cause=f"mpirun ended ({ended(evidence.mpirun_returncode)}) and left no account of rank {names}{more}"
+        if silent
+        else "",
+        hint=f"is the host up, and the run directory shared? mpirun's words: {evidence.attempt.launcher_log}"
+        if silent
+        else "",
+        log=evidence.attempt.log(rank),
+    )
+
+
+def _told(failed: Outcome) -> str:
+    return f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)}"
 
 
 def _stopped(outcomes: Mapping[int, Outcome]) -> str:

@@ -53,6 +53,11 @@ class WorkerMetrics:
         self._wait_seconds = self._histogram(
             "vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S
         )
+        self._collective_seconds = self._histogram(
+            "vpred_collective_seconds",
+            "Part of a step in collectives; what is left is this rank's own.",
+            STEP_BUCKETS_S,
+        )
         self._save_seconds = self._histogram(
             "vpred_checkpoint_save_seconds", "Time from a checkpoint's start to its commit.", SAVE_BUCKETS_S
         )
@@ -97,6 +102,7 @@ class WorkerMetrics:
         samples_seen: int,
         step_seconds: float,
         data_wait_seconds: float,
+        collective_seconds: float,
         images_per_second: float,
         images_per_second_per_device: float,
         model_flops_per_second: float,
@@ -121,6 +127,7 @@ class WorkerMetrics:
         outcome.labels(*self._values).inc()
         self._step_seconds.labels(*self._values).observe(step_seconds)
         self._wait_seconds.labels(*self._values).observe(data_wait_seconds)
+        self._collective_seconds.labels(*self._values).observe(collective_seconds)
 
     def observe_ceiling(self, flops_per_second: float) -> None:
         """Take over how fast matrix products are here."""

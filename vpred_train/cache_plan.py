@@ -1,13 +1,13 @@
 """What a cache lacks of a recipe, and what that takes on disk. No MindSpore."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data import ABSENT, Cache, CacheSpecs, Sample, entry_keys, image_digests, moments_keys
+from data import ABSENT, Cache, CacheSpecs, Sample, entry_keys, moments_keys
 from vpred_train.config import TrainConfig
+from vpred_train.recipe import OpenedData
 
 FLOAT32_BYTES = 4
 
@@ -48,13 +48,15 @@ class Work:
         return FLOAT32_BYTES * (len(self.images) * moments + len(self.captions) * features)
 
 
-def plan(config: TrainConfig, specs: CacheSpecs, training: Sequence[Sample], held_out: Sequence[Sample]) -> Work:
+def plan(config: TrainConfig, specs: CacheSpecs, data: OpenedData) -> Work:
     """What is not yet in the recipe's cache; equal images and equal captions count once."""
     cache = Cache(config.data.cache or Path())
+    training = [data.training.sample(number) for number in range(len(data.training))]
+    held_out = [data.held_out.sample(number) for number in range(len(data.held_out))] if data.held_out else []
     samples = [*training, *held_out]
     images: dict[bytes, Task] = {}
     for flipped, each in ((False, samples), (True, training if config.data.horizontal_flip else ())):
-        keys = moments_keys(specs.moments, image_digests(each), flipped)
+        keys = moments_keys(specs.moments, each, flipped)
         images |= {key.tobytes(): Task(key, "", sample, flipped) for key, sample in zip(keys, each, strict=True)}
     texts = [*dict.fromkeys(["", *(sample.text for sample in samples)])]
     captions = [Task(key, text) for key, text in zip(entry_keys(specs.text, texts), texts, strict=True)]

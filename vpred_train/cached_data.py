@@ -31,6 +31,7 @@ def cache_specs(config: TrainConfig) -> CacheSpecs:
             "height": data.resolution,
             "width": data.resolution,
             "crop": data.crop,
+            "background": data.background,
             "compute_dtype": dtype,
             "vae": vae | {"xxh3": weights_digest(tensors, ENCODER)},
         },

@@ -12,6 +12,7 @@ from launcher.contract.config import ConfigError, dump_yaml, load_document, sche
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import read_identity
+from launcher.contract.process import tell_stacks
 from launcher.contract.run_dir import RunDir
 from vpred_train.cached_data import cache_specs, check_cache
 from vpred_train.collectives import TIMEOUT_S
@@ -89,13 +90,13 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if arguments.accelerator is not None:
             config.precision.on(ACCELERATORS[arguments.accelerator])
         if arguments.check:
-            source, held_out = open_data(config)
+            data = open_data(config)
             open_pretrained(config)
             if config.data.cache is not None:
                 recipe = arguments.recipe or RunDir(arguments.run_dir).train_yaml
                 precision = config.precision.on(ACCELERATORS[arguments.accelerator or "cpu"])
                 specs = cache_specs(config.model_copy(update={"precision": precision}))
-                check_cache(config, specs, source, held_out, recipe)
+                check_cache(config, specs, data.training, data.held_out, recipe)
         if arguments.print_config:
             print(dump_yaml(config), end="")
         return ExitCode.OK
@@ -105,6 +106,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.OK
     if arguments.run_dir is None:
         raise ConfigError("--run-dir is missing: give the directory to train in (or --check)")
+    tell_stacks()
     from vpred_train.worker import train  # brings in MindSpore's world, which checking does without
 
     return train(config, arguments)

@@ -33,6 +33,7 @@ class Collective(Protocol):
 
     rank: int
     world_size: int
+    waits: "Waits"
 
     def mean_(self, values: FloatArray) -> None:
         """Replace a contiguous 1-D float32 array by its mean over the ranks, in its own memory."""
@@ -62,11 +63,22 @@ class Collective(Protocol):
         """No call follows."""
 
 
+class Waits:
+    """How long this rank has been in collectives, waiting for others or exchanging with them; `now`: it is in one."""
+
+    def __init__(self) -> None:
+        self.now = False
+        self.seconds = 0.0
+
+
 class SingleProcess:
     """A world of one rank."""
 
     rank = 0
     world_size = 1
+
+    def __init__(self) -> None:
+        self.waits = Waits()
 
     def mean_(self, values: FloatArray) -> None:
         pass
@@ -101,6 +113,7 @@ class Watchdog:
 
     def __init__(self, rank: int, timeout_s: float) -> None:
         self.rank, self.timeout_s = rank, timeout_s
+        self.waits = Waits()
         self._deadline_s: float | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="collective-watchdog").start()
@@ -108,11 +121,15 @@ class Watchdog:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """The body must end in time."""
-        self._deadline_s = time.monotonic() + self.timeout_s
+        started_s = time.monotonic()
+        self._deadline_s = started_s + self.timeout_s
+        self.waits.now = True
         try:
             yield
         finally:
             self._deadline_s = None
+            self.waits.now = False
+            self.waits.seconds += time.monotonic() - started_s
 
     def close(self) -> None:
         self._closed.set()
@@ -141,6 +158,7 @@ class Mpi:
         self.rank = self._comm.Get_rank()
         self.world_size = self._comm.Get_size()
         self._watchdog = Watchdog(self.rank, timeout_s)
+        self.waits = self._watchdog.waits
 
     def mean_(self, values: FloatArray) -> None:
         scale = np.float32(1 / self.world_size)

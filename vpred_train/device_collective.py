@@ -76,6 +76,7 @@ class Device:
         self._all_reduce, self._all_gather = AllReduce(), AllGather()
         self._reduce_scatter = REDUCE_SCATTER[backend]()
         self._watchdog = Watchdog(self.rank, timeout_s)
+        self.waits = self._watchdog.waits
 
     def mean_(self, values: FloatArray) -> None:
         scale = np.float32(1 / self.world_size)

@@ -73,9 +73,9 @@ def encode(config: TrainConfig, batch_size: int, collective: Collective) -> None
     """Make every entry of the recipe that its cache lacks. Called by all ranks. Raises ConfigError and DataError."""
     started = time.perf_counter()
     folder, tells = config.data.cache or Path(), collective.rank == 0
-    source, held_out = open_data(config)
+    data = open_data(config, collective)
     specs = CacheSpecs(**collective.broadcast_object(vars(cache_specs(config)) if tells else None))
-    work = plan(config, specs, source.samples, held_out.samples if held_out else ())
+    work = plan(config, specs, data)
     collective.barrier()  # all have looked before anyone writes
     require_space(folder, work, work.nbytes(config), tells)
     mine = work.share(collective.rank, collective.world_size)

@@ -51,7 +51,7 @@ class Encoders:
 
     def _load(self, tasks: Sequence[Task]) -> FloatArray:
         try:
-            images = load_centred([task.sample.image for task in tasks if task.sample], self.config.data)
+            images = load_centred([task.sample for task in tasks if task.sample], self.config.data)
         except Exception as error:
             origins = ", ".join(task.sample.origin for task in tasks if task.sample)
             raise RuntimeError(f"one of the samples {origins} cannot be loaded") from error

@@ -1,15 +1,18 @@
 """What happens around a step. A hook sees plain numbers; it decides nothing about the training."""
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from checkpoints_mgr import SaveResult
 from launcher.contract.identity import Identity
-from launcher.contract.run_dir import AttemptDir, Phase, RankStatus
+from launcher.contract.run_dir import BEAT_S, AttemptDir, Phase, RankStatus
 from monitoring import History, WorkerMetrics
+from vpred_train.collectives import Waits
 from vpred_train.config import TrainConfig
 from vpred_train.speed import Speed
 from vpred_train.step import StepResult
@@ -61,27 +64,41 @@ class Hook(Protocol):
 
 
 class StatusHook:
-    """Writes this rank's status file, at most once a second within a phase."""
+    """Writes this rank's status file: at each new phase, at most once a second at steps, and every BEAT_S in any case,
+    from a thread of its own: so the launcher can tell a rank that waits from one that is stuck."""
 
-    def __init__(self, identity: Identity, pid: int, config: TrainConfig, attempt: AttemptDir) -> None:
+    def __init__(self, identity: Identity, pid: int, config: TrainConfig, attempt: AttemptDir, waits: Waits) -> None:
         self.identity, self.pid, self.config = identity, pid, config
         self.path = attempt.status(identity.rank)
+        self.waits = waits
         self.phase: Phase = "starting"
+        self.step, self.samples_seen = 0, 0
+        self.loss: float | None = None
+        self.images_per_second: float | None = None
+        self.checkpoint_step: int | None = None
+        self.steps, self.own_seconds = 0, 0.0
         self.written_s = 0.0
+        self.writing, self.closed = threading.Lock(), threading.Event()
+        threading.Thread(target=self._beat, daemon=True, name="status").start()
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        self.phase = phase
-        self._write(step, samples_seen, None, None)
+        self.phase, self.step, self.samples_seen = phase, step, samples_seen
+        self.loss = self.images_per_second = None
+        self._write()
 
     def on_step(self, result: StepResult) -> None:
+        self.step, self.samples_seen, self.loss = result.step, result.samples_seen, result.loss
+        self.images_per_second = self.config.global_batch / self.identity.world_size / result.step_seconds
+        self.steps += 1
+        if self.steps > 1:
+            self.own_seconds += result.step_seconds - result.collective_seconds
         changed = self.phase != "training"
         self.phase = "training"
         if changed or time.monotonic() - self.written_s >= STATUS_INTERVAL_S:
-            rate = self.config.global_batch / self.identity.world_size / result.step_seconds
-            self._write(result.step, result.samples_seen, result.loss, rate)
+            self._write()
 
     def on_checkpoint(self, saved: SaveResult) -> None:
-        pass
+        self.checkpoint_step = saved.step
 
     def on_checkpoint_failed(self, reason: str) -> None:
         pass
@@ -89,20 +106,35 @@ class StatusHook:
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         pass
 
-    def _write(self, step: int, samples_seen: int, loss: float | None, rate: float | None) -> None:
-        RankStatus(
-            rank=self.identity.rank,
-            hostname=self.identity.hostname,
-            pid=self.pid,
-            phase=self.phase,
-            step=step,
-            total_steps=self.config.total_steps,
-            samples_seen=samples_seen,
-            loss=loss,
-            images_per_second=rate,
-            updated_unix_s=time.time(),
-        ).write(self.path)
-        self.written_s = time.monotonic()
+    def close(self) -> None:
+        self.closed.set()
+
+    def _beat(self) -> None:
+        while not self.closed.wait(BEAT_S / 2):
+            if time.monotonic() - self.written_s >= BEAT_S / 2:
+                # The training's own writes tell of a full disk.
+                with suppress(OSError):
+                    self._write()
+
+    def _write(self) -> None:
+        with self.writing:
+            RankStatus(
+                rank=self.identity.rank,
+                hostname=self.identity.hostname,
+                pid=self.pid,
+                phase=self.phase,
+                step=self.step,
+                total_steps=self.config.total_steps,
+                samples_seen=self.samples_seen,
+                loss=self.loss,
+                images_per_second=self.images_per_second,
+                waiting=self.waits.now,
+                timed_steps=max(0, self.steps - 1),
+                own_seconds=self.own_seconds,
+                checkpoint_step=self.checkpoint_step,
+                updated_unix_s=time.time(),
+            ).write(self.path)
+            self.written_s = time.monotonic()
 
 
 class LogHook:
@@ -168,6 +200,7 @@ class MetricsHook:
             samples_seen=result.samples_seen,
             step_seconds=result.step_seconds,
             data_wait_seconds=result.data_wait_seconds,
+            collective_seconds=result.collective_seconds,
             images_per_second=self.config.global_batch / result.step_seconds,
             finite=result.finite,
             overflow=result.overflow,

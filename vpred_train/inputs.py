@@ -18,7 +18,6 @@ from data import (
     Sample,
     Source,
     entry_keys,
-    image_digests,
     load_centred,
     moments_keys,
     sample_generator,
@@ -61,7 +60,7 @@ class Online:
     def of_samples(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[FloatArray, Text]:
-        images = load_centred([sample.image for sample in samples], self.data)
+        images = load_centred(samples, self.data)
         return self.latents.encode(images, generators), self.tokenizer([sample.text for sample in samples])
 
 
@@ -78,7 +77,7 @@ class Cached:
     def of_samples(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[FloatArray, Text]:
-        moments = self.cache.find(moments_keys(self.specs.moments, image_digests(samples), flipped=False))
+        moments = self.cache.find(moments_keys(self.specs.moments, samples, flipped=False))
         captions = self.cache.find(entry_keys(self.specs.text, [sample.text for sample in samples]))
         read = self.cache.read
         return self._drawn(np.stack([*map(read, moments)]), generators), np.stack([*map(read, captions)])

@@ -22,7 +22,8 @@ from vpred_train.state import TrainState
 
 @dataclass(frozen=True)
 class StepResult:
-    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's.
+    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's, those of data and
+    collectives parts of the step's.
 
     finite: an update was made. overflow: none was, because the gradient overflowed at `loss_scale`, which has fallen.
     `nonfinite_samples`: rank -> its sample ids, of the ranks whose own loss or gradient was not finite.
@@ -39,6 +40,7 @@ class StepResult:
     nonfinite_samples: dict[int, list[int]]
     step_seconds: float
     data_wait_seconds: float
+    collective_seconds: float
 
 
 class LossAndGradients(nn.Cell):
@@ -72,7 +74,7 @@ class TrainStep:
         self.loss_and_gradients: Callable[..., Any] = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
 
     def __call__(self, batch: Batch) -> StepResult:
-        started = time.perf_counter()
+        started, waited_s = time.perf_counter(), self.collective.waits.seconds
         state = self.state
         local_loss, local_gradient = self._accumulate(batch)
         # Looked at before `reduce`, after which the ranks' gradients are one.
@@ -104,6 +106,7 @@ class TrainStep:
             nonfinite_samples={rank: sample_ids for rank, (_, sample_ids) in enumerate(votes) if sample_ids},
             step_seconds=time.perf_counter() - started + batch.wait_s,
             data_wait_seconds=batch.wait_s,
+            collective_seconds=self.collective.waits.seconds - waited_s,
         )
 
     def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:

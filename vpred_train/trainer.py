@@ -34,7 +34,7 @@ class DivergedError(Exception):
 class StopSignal:
     """Remembers that this rank was asked to stop; the ranks agree on it at the next step boundary."""
 
-    NUMBERS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+    NUMBERS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.received = False

@@ -52,7 +52,7 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
     except USER_ERRORS as error:
         print(error, file=sys.stderr)
         collective.abort(ExitCode.BAD_CONFIG)
-    except Exception:
+    except BaseException:  # sys.exit too
         # Without this the other ranks wait for ever: MPI's finalisation is a collective.
         logger.exception("rank %d on %s failed", identity.rank, identity.hostname)
         collective.abort(ExitCode.FAILED)
@@ -172,10 +172,13 @@ def make_hooks(
     from vpred_train.speed import measure_speed
 
     speed = measure_speed(config, trainer.collective)
-    hooks: list[Hook] = [LogHook(config, speed), StatusHook(identity, os.getpid(), config, attempt)]
+    status = StatusHook(identity, os.getpid(), config, attempt, trainer.collective.waits)
+    resources.callback(status.close)
+    hooks: list[Hook] = [LogHook(config, speed), status]
     for hook in hooks:
         hook.on_phase("starting", 0, 0)
     step = trainer.resume()
+    status.checkpoint_step = step or None
     if arguments.metrics_port_base is not None:
         metrics = WorkerMetrics(identity.rank, identity.local_rank, identity.hostname)
         port = arguments.metrics_port_base + identity.local_rank

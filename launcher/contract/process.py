@@ -1,6 +1,7 @@
-"""No orphans: ask the kernel for SIGKILL when the parent dies (prctl(2), PR_SET_PDEATHSIG)."""
+"""What a process of a run owes the others: it does not outlive its parent, and tells where it stands when asked."""
 
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -8,8 +9,16 @@ import sys
 
 logger = logging.getLogger(__name__)
 
+STACKS_SIGNAL = signal.SIGQUIT  # as with Java: tell your stacks and go on
+_STDERR = 2  # the descriptor: sys.stderr may be replaced
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def tell_stacks() -> None:
+    """From now on write all threads' stacks to stderr at STACKS_SIGNAL, and when a fault in native code ends us."""
+    faulthandler.enable(_STDERR)
+    faulthandler.register(STACKS_SIGNAL, _STDERR, all_threads=True)
 
 
 def living_parent() -> int | None:
@@ -28,9 +37,9 @@ def living_parent() -> int | None:
 def die_with_parent(parent_pid: int) -> None:
     """Tie this process's life to that of `parent_pid`, its parent as read by the caller beforehand.
 
-    The signal follows the parent's *thread* that forked us, so parents start children from their main thread.
-    It survives exec, but not fork. Ends this process with SIGKILL if the parent is already gone, since the
-    kernel only tells of deaths after the call. Off Linux: a log line and nothing else.
+    By prctl(2), PR_SET_PDEATHSIG. The signal follows the parent's *thread* that forked us, so parents start children
+    from their main thread. It survives exec, but not fork. Ends this process with SIGKILL if the parent is already
+    gone, since the kernel only tells of deaths after the call. Off Linux: a log line and nothing else.
     """
     if _LIBC is None:
         logger.warning("no PR_SET_PDEATHSIG on %s: this process may outlive its parent", sys.platform)

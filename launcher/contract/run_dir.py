@@ -2,6 +2,7 @@
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
+                  dump_stacks rank_0.stacks.json stragglers.json failure.json verdict.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json
 RUN/checkpoint_now is put there by a person.
@@ -17,6 +18,8 @@ from launcher.contract.config import Section
 from launcher.contract.files import write_atomic
 
 Phase = Literal["starting", "compiling", "training", "validating", "checkpointing", "sampling", "done"]
+
+BEAT_S = 5.0  # a rank that lives writes its status at least this often
 
 
 class Record(Section):
@@ -40,7 +43,12 @@ class Record(Section):
 
 
 class RankStatus(Record):
-    """What a rank does now. `images_per_second` counts this rank's own images; `loss` is the global mean."""
+    """What a rank does now: its heartbeat.
+
+    images_per_second: this rank's own images. loss: the global mean. waiting: it is in a collective, so it waits for
+    the others or exchanges with them. own_seconds: of `timed_steps` steps together, without what was spent in
+    collectives; all of this attempt but the first, which compiles. checkpoint_step: of the newest committed checkpoint.
+    """
 
     rank: int
     hostname: str
@@ -51,6 +59,10 @@ class RankStatus(Record):
     samples_seen: int
     loss: float | None = None
     images_per_second: float | None = None
+    waiting: bool = False
+    timed_steps: int = 0
+    own_seconds: float = 0.0
+    checkpoint_step: int | None = None
     updated_unix_s: float
 
     def write(self, path: Path) -> None:
@@ -59,7 +71,11 @@ class RankStatus(Record):
 
 
 class Outcome(Record):
-    """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal."""
+    """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal.
+
+    told_to_stop: it was sent a signal by way of mpirun before. waiting: as it last told (RankStatus). out_of_memory:
+    what speaks for the kernel's out-of-memory killer.
+    """
 
     rank: int
     hostname: str
@@ -67,6 +83,16 @@ class Outcome(Record):
     returncode: int
     last_step: int
     ended_unix_s: float
+    told_to_stop: bool = False
+    waiting: bool = False
+    out_of_memory: str | None = None
+
+
+class StackDump(Record):
+    """A rank's shim has asked its trainer for its stacks. `state`: the process's letter in /proc, such as T."""
+
+    rank: int
+    state: str
 
 
 class Summary(Record):
@@ -103,6 +129,26 @@ class AttemptDir:
 
     def outcome(self, rank: int) -> Path:
         return self.root / f"rank_{rank}.outcome.json"
+
+    @property
+    def dump_stacks(self) -> Path:
+        """A file that the launcher puts there: each rank's shim then has its trainer write its stacks to its log."""
+        return self.root / "dump_stacks"
+
+    def stacks(self, rank: int) -> Path:
+        return self.root / f"rank_{rank}.stacks.json"
+
+    @property
+    def stragglers_json(self) -> Path:
+        return self.root / "stragglers.json"
+
+    @property
+    def failure_json(self) -> Path:
+        return self.root / "failure.json"
+
+    @property
+    def verdict_json(self) -> Path:
+        return self.root / "verdict.json"
 
 
 @dataclass(frozen=True)

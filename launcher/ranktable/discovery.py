@@ -16,23 +16,35 @@ PROBE = (sys.executable, "-P", "-m", "launcher.ranktable.probe")
 TIMEOUT_S = 180.0  # on 16 dies with a tool that does not answer
 
 
-class _Address(Section):
+class _Asked(Section):
+    """A part of a cluster file, whose devices are yet to be found: of what it says of them only the ids count."""
+
     model_config = ConfigDict(extra="ignore")
+
+
+class _AskedDevice(_Asked):
+    id: int
+
+
+class _AskedHost(_Asked):
     address: str
+    devices: tuple[_AskedDevice, ...] = ()
 
 
-class _Addresses(Section):
-    """A cluster file of which only the hosts' addresses matter: their devices are yet to be found."""
-
-    model_config = ConfigDict(extra="ignore")
-    hosts: tuple[_Address, ...]
+class _AskedCluster(_Asked):
+    hosts: tuple[_AskedHost, ...]
 
 
 def discovered_cluster(path: Path, overrides: Sequence[str], remote: Remote) -> ClusterConfig:
-    """The cluster file with the devices that its hosts have now, whatever it lists; raises ConfigError."""
-    addresses = [host.address for host in load_document(_Addresses, path, overrides).hosts]
-    hosts = [host.model_dump(mode="json", exclude_none=True) for host in discover(addresses, remote)]
-    return load_cluster(path, [*overrides, f"hosts={json.dumps(hosts)}"])
+    """The cluster file with the addresses that its hosts' devices have now; raises ConfigError.
+
+    A host listed without devices gets all that it has.
+    """
+    asked = load_document(_AskedCluster, path, overrides).hosts
+    found = discover([host.address for host in asked], remote)
+    hosts = [_only(host, {device.id for device in wanted.devices}) for host, wanted in zip(found, asked, strict=True)]
+    text = json.dumps([host.model_dump(mode="json", exclude_none=True) for host in hosts])
+    return load_cluster(path, [*overrides, f"hosts={text}"])
 
 
 def discover(addresses: Sequence[str], remote: Remote) -> list[Host]:
@@ -54,6 +66,16 @@ def discover(addresses: Sequence[str], remote: Remote) -> list[Host]:
     if faults:
         raise ConfigError("\n".join(faults))
     return found
+
+
+def _only(host: Host, wanted: set[int]) -> Host:
+    if not wanted:
+        return host
+    there = {device.id for device in host.devices}
+    if missing := sorted(wanted - there):
+        has = ", ".join(map(str, sorted(there)))
+        raise ConfigError(f"{host.address}: device {missing[0]} of the cluster file is not there (it has {has})")
+    return host.model_copy(update={"devices": tuple(device for device in host.devices if device.id in wanted)})
 
 
 def _why(answer: Answer) -> str:

@@ -1,6 +1,7 @@
 """What is wrong with a rank table, and the rows that say what a key may hold."""
 
-import ipaddress
+import contextlib
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -99,11 +100,12 @@ def are_addresses(text: str) -> bool:
 
 
 def family(text: str) -> int:
-    """4 or 6, and 0 when `text` is no address."""
-    try:
-        return ipaddress.ip_address(text).version
-    except ValueError:
-        return 0
+    """4 or 6, and 0 when `text` is no address. By inet_pton, with which HCCL reads them too."""
+    for number, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: not ASCII
+            socket.inet_pton(kind, text)
+            return number
+    return 0
 
 
 def one_of(*choices: str) -> Callable[[str], bool]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from launcher.contract.config_errors import shown
 from launcher.ranktable import findings
@@ -80,13 +80,17 @@ class Target:
 DEFAULT_TARGET = Target()
 
 
-@dataclass(frozen=True)
-class Place:
-    """One device of a table, with its path and its server."""
+class Place(NamedTuple):
+    """One device of a table: where it stands in which lists, its server_id, itself."""
 
-    path: str
+    server_index: int
+    device_index: int
     server: str
     device: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        return f"server_list[{self.server_index}].device[{self.device_index}]"
 
 
 def structure(table: dict[str, Any]) -> Iterator[Finding]:
@@ -107,7 +111,7 @@ def structure(table: dict[str, Any]) -> Iterator[Finding]:
 def places(table: dict[str, Any]) -> list[Place]:
     """All devices, in the order in which they stand."""
     return [
-        Place(f"server_list[{i}].device[{j}]", server["server_id"], device)
+        Place(i, j, server["server_id"], device)
         for i, server in enumerate(table["server_list"])
         for j, device in enumerate(server["device"])
     ]

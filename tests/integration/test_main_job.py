@@ -180,7 +180,7 @@ def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_th
     assert rank is not None
     os.kill(rank.pid, signal.SIGKILL)
     code, output = end(process)
-    assert code == 1, output
+    assert code == 128 + signal.SIGKILL, output
     shutil.copytree(killed, on_three)
 
     finished(recipe, killed, 1, *SPARE)
@@ -230,7 +230,7 @@ def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     assert victim is not None
     os.kill(victim.pid, signal.SIGKILL)
     code, output = end(process)
-    assert code == 1, output
+    assert code == 128 + signal.SIGKILL, output
     for fragment in ("rank 1 on", "SIGKILL", "after step", "rank_1.log"):
         assert fragment in output
 

@@ -1,7 +1,8 @@
 """A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
 
-The recipe is a flat YAML file: steps, step_s, fault (none, raise, kill, exit, deaf, check_crash) and
-fault_rank. Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
+The recipe is a flat YAML file: steps, step_s, fault and fault_rank. Faults: none, raise, kill, exit, deaf,
+check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at its own work). Every step is one
+Allreduce, so a rank that dies leaves its peers inside a collective.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.process import die_with_parent
+from launcher.contract.process import die_with_parent, tell_stacks
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 
 DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1}
@@ -43,29 +45,48 @@ def train(options: argparse.Namespace) -> int:
     recipe = yaml.safe_load(run.train_yaml.read_text())
     status_path = run.attempt(options.attempt).status(comm.rank)
     stop: list[int] = []
+    saves: list[int] = []
+    now = {"phase": "compiling", "step": 0, "waiting": False, "own_seconds": 0.0}
+    writing = threading.Lock()
     signal.signal(signal.SIGUSR1, lambda number, frame: stop.append(number))
+    signal.signal(signal.SIGUSR2, lambda number, frame: saves.append(number))
     faulty = comm.rank == recipe["fault_rank"]
     if recipe["fault"] == "deaf":
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+    def write() -> None:
+        step = now["step"]
+        with writing:
+            RankStatus(
+                rank=comm.rank,
+                hostname=socket.gethostname(),
+                pid=os.getpid(),
+                total_steps=recipe["steps"],
+                samples_seen=4 * step,
+                timed_steps=step,
+                loss=1 / (1 + step),
+                images_per_second=10.0,
+                checkpoint_step=len(saves) or None,
+                updated_unix_s=time.time(),
+                **now,
+            ).write(status_path)
+
+    def beat() -> None:
+        while True:
+            time.sleep(0.3)
+            write()
+
     def tell(phase: str, step: int) -> None:
-        RankStatus(
-            rank=comm.rank,
-            hostname=socket.gethostname(),
-            pid=os.getpid(),
-            phase=phase,
-            step=step,
-            total_steps=recipe["steps"],
-            samples_seen=4 * step,
-            loss=1 / (1 + step),
-            images_per_second=10.0,
-            updated_unix_s=time.time(),
-        ).write(status_path)
+        now.update(phase=phase, step=step)
+        write()
 
     tell("compiling", 0)
+    threading.Thread(target=beat, daemon=True).start()
     for step in range(1, recipe["steps"] + 1):
+        now["waiting"] = True
         stopping = comm.allreduce(len(stop), op=MPI.MAX)
+        now["waiting"] = False
         if stopping:
             # As the trainer does: the default, which Python restores at its end, would kill a rank that is done.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -78,7 +99,13 @@ def train(options: argparse.Namespace) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             if recipe["fault"] == "exit":
                 os._exit(ExitCode.DIVERGED)
-        time.sleep(recipe["step_s"])
+            if recipe["fault"] == "busy":
+                work_without_end()
+            if recipe["fault"] == "frozen":
+                os.kill(os.getpid(), signal.SIGSTOP)
+        own_s = recipe["step_s"] * (10 if recipe["fault"] == "slow" and faulty else 1)
+        time.sleep(own_s)
+        now["own_seconds"] += own_s
     if comm.rank == 0:
         tell("done", recipe["steps"])
         Summary(
@@ -93,6 +120,11 @@ def train(options: argparse.Namespace) -> int:
         ).write(run.summary_json)
     comm.barrier()
     return ExitCode.OK
+
+
+def work_without_end() -> None:
+    while True:
+        time.sleep(0.1)
 
 
 def main() -> int:
@@ -112,6 +144,7 @@ def main() -> int:
     if options.check:
         return check(options, options.overrides)
     die_with_parent(os.getppid())
+    tell_stacks()
     try:
         return train(options)
     except Exception:

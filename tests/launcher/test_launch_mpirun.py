@@ -10,6 +10,7 @@ import yaml
 
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Outcome
+from launcher.failure import Failure
 
 
 def outcomes(bench) -> dict[int, int]:
@@ -48,23 +49,28 @@ def test_success_leaves_the_whole_run_directory_and_a_closing_line(bench):
 def test_a_rank_that_raises_ends_the_job_and_is_named(bench):
     result = bench.launch("fault=raise")
     assert result.returncode == ExitCode.FAILED
-    log = bench.run.attempt(1).log(1)
     lines = result.stderr.splitlines()
     report = lines[lines.index(f"rank 1 on host {socket.gethostname()} ended with exit code 1 after step 3") :]
-    assert report[1] == f"log: {log}, which ends"
-    assert report[-1] == "  ValueError: a tensor went missing"
+    assert report[1] == "cause:  ValueError: a tensor went missing"
+    assert 'fake_trainer.py", line ' in report[2]
+    assert str(bench.run.attempt(1).log(1)) in report[4]
     assert len(report) == 5
+    failure = Failure.read(bench.run.attempt(1).failure_json)
+    assert failure is not None
+    assert (failure.kind, failure.rank, failure.last_step, failure.returncode) == ("exit", 1, 3, 1)
+    assert failure.traceback[0] == "Traceback (most recent call last):"
+    assert failure.traceback[-1] == "ValueError: a tensor went missing"
     assert bench.workers() == []
 
 
 def test_a_killed_rank_is_named_with_its_signal_and_the_next_run_is_a_new_attempt(bench):
     result = bench.launch("fault=kill")
-    assert result.returncode == ExitCode.FAILED
+    assert result.returncode == 128 + signal.SIGKILL
     assert f"rank 1 on host {socket.gethostname()} ended with SIGKILL after step 3" in result.stderr
     assert str(bench.run.attempt(1).log(1)) in result.stderr
     assert bench.workers() == []
 
-    assert bench.launch("fault=kill", "cluster.name=renamed").returncode == ExitCode.FAILED
+    assert bench.launch("fault=kill", "cluster.name=renamed").returncode == 128 + signal.SIGKILL
     assert bench.run.last_attempt() == 2
 
 
@@ -107,7 +113,8 @@ def test_nothing_survives_a_killed_mpirun(bench):
     os.kill(bench.child_of(launcher.pid), signal.SIGKILL)
     _, stderr = launcher.communicate(timeout=30)
     assert launcher.returncode == ExitCode.FAILED
-    assert "mpirun ended (SIGKILL) and left no account of rank 0 on host localhost" in stderr
+    assert "rank 0 on host localhost left no account of its end" in stderr
+    assert "mpirun ended (SIGKILL) and left no account of rank 0 on host localhost, 1 on host localhost" in stderr
     assert bench.workers() == []
 
 

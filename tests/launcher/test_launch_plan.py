@@ -36,7 +36,7 @@ def test_plans_are_golden(config):
     assert plan_for(config).model_dump(mode="json") == golden
 
 
-@pytest.mark.parametrize("config", ["ascend_1x8", "ascend_4x8_mpirun"])
+@pytest.mark.parametrize("config", ["ascend_1x8", "ascend_2x16_superpod", "ascend_4x8_mpirun"])
 def test_rank_tables_are_golden(config):
     table = rank_table(load_cluster(CONFIGS / f"{config}.yaml"))
     assert table == (GOLDEN / f"rank_table_{config}.json").read_text()

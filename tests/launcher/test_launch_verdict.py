@@ -1,13 +1,15 @@
 """Verdicts from the ranks' records, and when which signal is due: no process is started here."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import Outcome, Summary
-from launcher.supervise import due_signal
-from launcher.verdict import ended, judge
+from launcher.contract.run_dir import AttemptDir, Outcome, Summary
+from launcher.hangs import Blame, Hang
+from launcher.stopping import due_signal
+from launcher.verdict import Evidence, ended, judge
 
 HOSTS = {0: "n1", 1: "n2"}
 SUMMARY = Summary(
@@ -31,6 +33,11 @@ def records(*codes: int | None) -> dict[int, Outcome]:
     }
 
 
+def evidence(outcomes, summary=None, mpirun=0, stopped=False, **more):
+    attempt = AttemptDir(Path("/run/attempts/0001"))
+    return Evidence(HOSTS, {}, outcomes, summary, mpirun, stopped, attempt, **more)
+
+
 @pytest.mark.parametrize(
     ("codes", "complete", "mpirun", "stopped", "expected", "words", "rank"),
     [
@@ -38,7 +45,7 @@ def records(*codes: int | None) -> dict[int, Outcome]:
         ((0, -11), True, 139, False, ExitCode.OK, "SIGSEGV after the run was complete", None),
         ((0, 0), True, 0, True, ExitCode.OK, "", None),
         ((1, -15), False, 1, False, ExitCode.FAILED, "n1 ended with exit code 1 after step 7", 0),
-        ((-9, -15), False, 137, False, ExitCode.FAILED, "n1 ended with SIGKILL after step 7", 0),
+        ((-9, -15), False, 137, False, 137, "n1 ended with SIGKILL after step 7", 0),
         ((None, 3), False, 3, False, ExitCode.FAILED, "rank 1 on host n2 ended with exit code 3", 1),
         ((76, 76), False, 76, False, ExitCode.DIVERGED, "exit code 76", 0),
         ((2, None), False, 2, False, ExitCode.BAD_CONFIG, "exit code 2", 0),
@@ -46,21 +53,45 @@ def records(*codes: int | None) -> dict[int, Outcome]:
         ((75, -15), False, 75, True, ExitCode.PREEMPTED, "checkpoint saved", None),
         ((75, -15), False, 75, False, ExitCode.PREEMPTED, "checkpoint saved", None),
         ((75, None), False, 75, False, ExitCode.PREEMPTED, "checkpoint saved", None),
-        ((-15, 75), False, 143, False, ExitCode.FAILED, "rank 0 on host n1 ended with SIGTERM", 0),
+        ((-15, 75), False, 143, False, 143, "rank 0 on host n1 ended with SIGTERM", 0),
         ((-10, 143), False, 1, True, ExitCode.PREEMPTED, "without a new checkpoint", None),
         ((None, None), False, 1, True, ExitCode.PREEMPTED, "stopped after step 0 without", None),
         ((75, 1), False, 75, True, ExitCode.FAILED, "rank 1 on host n2 ended with exit code 1", 1),
-        ((-11, 75), False, 139, True, ExitCode.FAILED, "rank 0 on host n1 ended with SIGSEGV", 0),
+        ((-11, 75), False, 139, True, 139, "rank 0 on host n1 ended with SIGSEGV", 0),
         ((0, 0), False, 0, False, ExitCode.FAILED, "the run is not complete", 0),
-        ((0, None), False, 0, False, ExitCode.FAILED, "(exit code 0) and left no account of rank 1", None),
-        ((None, None), False, -9, False, ExitCode.FAILED, "(SIGKILL) and left no account of rank 0", None),
+        ((0, None), False, 0, False, ExitCode.FAILED, "rank 1 on host n2 left no account", 1),
+        ((None, None), False, -9, False, ExitCode.FAILED, "rank 0 on host n1 left no account", 0),
     ],
 )  # fmt: skip
 def test_verdicts(codes, complete, mpirun, stopped, expected, words, rank):
-    verdict = judge(HOSTS, records(*codes), SUMMARY if complete else None, mpirun, stopped)
-    assert verdict.exit_code is expected
+    verdict = judge(evidence(records(*codes), SUMMARY if complete else None, mpirun, stopped))
+    assert verdict.exit_code == expected
     assert words in verdict.text and bool(words) == bool(verdict.text)
-    assert verdict.rank == rank
+    assert (None if verdict.failure is None else verdict.failure.rank) == rank
+
+
+def test_who_was_told_waited_or_blames_another_is_not_first_whatever_the_clocks_say():
+    codes = records(1, 1)  # rank 0 ended first by its host's clock
+    for innocent in ({"told_to_stop": True}, {"waiting": True}):
+        verdict = judge(evidence({**codes, 0: codes[0].model_copy(update=innocent)}))
+        assert verdict.failure.rank == 1
+    assert judge(evidence(codes, suffering=frozenset({0}))).failure.rank == 1
+    assert judge(evidence(codes)).failure.rank == 0
+
+
+def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():
+    (killed,) = records(-9).values()
+    assert "probably" in judge(evidence({0: killed})).failure.cause
+    counted = killed.model_copy(update={"out_of_memory": "oom_kill in memory.events rose from 0 to 1"})
+    failure = judge(evidence({0: counted})).failure
+    assert failure.kind == "out_of_memory" and "rose from 0 to 1" in failure.cause
+
+
+def test_a_hang_is_the_blamed_ranks():
+    hang = Hang(rank=0, phase="training", waited_s=901.0, key="step_s")
+    verdict = judge(evidence(records(None, -15), hang=hang, blame=Blame(1, "its process is stopped", 7)))
+    assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (ExitCode.FAILED, "hang", 1)
+    assert "supervision.timeouts.step_s" in verdict.failure.hint
 
 
 def test_ended_names_signals():

@@ -1,6 +1,8 @@
 """`vpred-launch ranktable ...` as a user types it, and a table that a controller wrote used by a plan."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -240,6 +242,14 @@ def test_ranks_on_other_hosts_are_found(made, tmp_path, capsys):
     code, out, _ = ranktable(capsys, "validate", theirs, "--cluster", FOUR_HOSTS)
     assert code == ExitCode.BAD_CONFIG
     assert "rank 0: found server '10.0.0.4' (in the cluster file this rank is on 10.0.0.1)" in out
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(made):
+    words = [sys.executable, "-P", "-m", "launcher.cli", "ranktable", "show", str(made), "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=CONFIGS.parent) as show:
+        show.stdout.close()
+        assert show.stderr.read() == b""
+    assert show.returncode == 141
 
 
 def test_overrides_need_a_cluster_file(made, capsys):

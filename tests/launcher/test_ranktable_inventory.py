@@ -155,20 +155,28 @@ CLUSTER = """
 name: a3
 accelerator: ascend
 metrics: {address: 0.0.0.0}
-hosts: [{address: n1}, {address: n0, devices: [{id: 0, ip: 1.2.3.4}]}]
+hosts: [{address: n1}, {address: n0, devices: [{id: 4, ip: 1.2.3.4}, {id: 5}]}]
 """
 
 
-def test_discovered_hosts_take_the_place_of_those_in_the_file(tmp_path):
+def test_discovery_finds_what_the_file_leaves_open_and_keeps_to_the_devices_that_it_lists(tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text(CLUSTER)
     cluster = discovered_cluster(path, [], Played({"n0": a3_host(server=0), "n1": a3_host(server=1)}))
-    assert cluster.world_size == 32
+    assert [(each.id, each.ip) for each in cluster.ordered_hosts[0].devices] == [(4, "10.2.0.5"), (5, "10.2.0.6")]
+    assert cluster.world_size == 18
     table = make_table(cluster)
     assert (table["version"], check_table(table)) == ("1.2", [])
     assert table["server_list"][1]["device"][15] == {
-        "device_id": "15", "rank_id": "31", "device_ip": "10.2.1.16", "super_device_id": str(4194304 + 15),
+        "device_id": "15", "rank_id": "17", "device_ip": "10.2.1.16", "super_device_id": str(4194304 + 15),
     }  # fmt: skip
+
+
+def test_a_listed_device_that_is_not_there_is_told(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CLUSTER.replace("id: 5", "id: 16"))
+    with pytest.raises(ConfigError, match=r"n0: device 16 of the cluster file is not there \(it has 0, 1, 2"):
+        discovered_cluster(path, [], Played({"n0": a3_host(), "n1": a3_host()}))
 
 
 def test_every_host_that_does_not_tell_is_named():

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -142,6 +143,23 @@ def test_the_bases_of_the_mutations_are_sound(servers: int, devices: int, ranks:
     assert check_table(table_1_0(servers, devices), ON_910A) == [] or devices == 16
     assert check_table(table_1_2(servers, devices)) == []
     assert check_table(table_2_0(ranks)) == []
+
+
+def test_a_large_table_is_made_and_checked_at_once() -> None:
+    """4,096 devices; tests/benchmarks/rank_table.py has 20,000. Work that grows with the square would take minutes."""
+    hosts = tuple(
+        Host(
+            address=f"n{h:04d}",
+            super_pod=str(h // 64),
+            devices=tuple(Device(id=d, ip=f"10.{h}.0.{d + 1}", super_device_id=h * 65536 + d) for d in range(16)),
+        )
+        for h in range(256)
+    )
+    begin_s = time.monotonic()
+    table = make_table(ClusterConfig(name="big", accelerator="ascend", metrics=Metrics(address="::"), hosts=hosts))
+    assert check_table(table) == []
+    assert placements(table)[-1].rank == 4095
+    assert time.monotonic() - begin_s < 30
 
 
 def device_of(table: Table, random: Random) -> Table:

@@ -21,6 +21,7 @@ STEP = {
     "samples_seen": 12_016,
     "step_seconds": 0.4,
     "data_wait_seconds": 0.003,
+    "collective_seconds": 0.02,
     "images_per_second": 40.0,
     "images_per_second_per_device": 20.0,
     "model_flops_per_second": 3e10,
@@ -114,6 +115,7 @@ def test_step_duration_falls_into_the_right_bucket(metrics: WorkerMetrics) -> No
     assert buckets["{'le': '+Inf'}"] == 3
     assert found["vpred_step_seconds_sum"][""] == pytest.approx(7.8)
     assert found["vpred_data_wait_seconds_count"] == {"": 3}
+    assert found["vpred_collective_seconds_sum"] == {"": pytest.approx(0.06)}
 
 
 def test_step_that_is_not_finite_is_counted_and_stays_visible(metrics: WorkerMetrics) -> None:

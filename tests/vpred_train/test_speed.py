@@ -27,6 +27,7 @@ RESULT = StepResult(
     nonfinite_samples={},
     step_seconds=0.25,
     data_wait_seconds=0.01,
+    collective_seconds=0.02,
 )
 SPEED = Speed(images_per_step=8, flops_per_step=5e9, matmul_flops_per_second=8e10)
 RATES = Rates(images_per_second_per_device=32, model_flops_per_second=2e10, mfu_ratio=0.25)

@@ -59,7 +59,8 @@ def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]
     def step(batch: Batch) -> StepResult:
         trainer.state.samples_seen = batch.samples_seen
         number = batch.samples_seen // config.global_batch
-        clock = {"step": number, "samples_seen": batch.samples_seen, "step_seconds": 1.0, "data_wait_seconds": 0.0}
+        seconds = {"step_seconds": 1.0, "data_wait_seconds": 0.0, "collective_seconds": 0.0}
+        clock = {"step": number, "samples_seen": batch.samples_seen, **seconds}
         return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, nonfinite_samples={}, **next(coming, GOOD))
 
     trainer.step = step

@@ -1,0 +1,56 @@
+"""What people and schedulers ask of a run by signals: to stop, to stop now, or to take a checkpoint and go on."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+_TERM_GRACE_S = 5.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass
+class StopRequest:
+    """Set by signal handlers. `count`: wishes to stop; a second means "now", a third "at once". `checkpoints`: wishes
+    for one (SIGUSR2)."""
+
+    count: int = 0
+    first_s: float = 0.0
+    checkpoints: int = 0
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count == 1:
+            self.first_s = time.monotonic()
+
+    def receive_checkpoint(self, number: int, frame: FrameType | None) -> None:
+        self.checkpoints += 1
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Receive them in the block, in the main thread. SIGHUP stays ignored if it is (nohup)."""
+    stop = StopRequest()
+    handlers = dict.fromkeys(_STOP_SIGNALS, stop.receive) | {signal.SIGUSR2: stop.receive_checkpoint}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        del handlers[signal.SIGHUP]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def due_signal(waited_s: float, grace_s: float, requests: int) -> signal.Signals:
+    """What mpirun should have got `waited_s` after the first of `requests` wishes to stop.
+
+    USR1 makes trainers checkpoint and leave at the next step; TERM and KILL are for those that do not.
+    """
+    if waited_s >= grace_s + _TERM_GRACE_S or requests >= 3:
+        return signal.SIGKILL
+    if waited_s >= grace_s or requests >= 2:
+        return signal.SIGTERM
+    return signal.SIGUSR1

@@ -1,0 +1,86 @@
+"""`vpred-data check`: what it counts, against folders where the answers are known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.check import examine
+from data.source import open_source
+from vpred_train.data_cli import main
+
+LONG = "word " * 80
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Four good images, one twice and two small, with a caption of 80 words, and two bad rows."""
+    rng = np.random.default_rng(0)
+    for name, size in (("wide", (600, 280)), ("tall", (256, 256)), ("tiny", (30, 90))):
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "tiny.png").read_bytes())
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    rows = [
+        "wide.png,a <b> boat",
+        "tall.png,a house",
+        f"tiny.png,{LONG}",
+        "copy.png,a house",
+        "bad.png,x",
+        "none.png,x",
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["dir,text", *rows]))
+    return tmp_path
+
+
+def run(*argv: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["check", *argv])
+    return int(ended.value.code or 0)
+
+
+def test_all_is_counted(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(mixed), "--json") == 2
+    output = capsys.readouterr()
+    found = json.loads(output.out)
+    assert (found["rows"], found["images"], found["distinct_captions"]) == (6, 4, 3)
+    assert (found["smallest_side_px"], found["largest_short_side_px"], found["median_short_side_px"]) == (30, 280, 143)
+    assert found["small"] == ["a.csv:4", "a.csv:5"]
+    assert found["duplicates"] == [["a.csv:4", "a.csv:5"]]
+    shapes = {name: count for name, count in found["aspect_ratios"].items() if count}
+    assert shapes == {"below 1:2": 2, "about 1:1": 1, "above 2:1": 1}
+    assert found["tokens"]["longest"] == 82
+    assert found["tokens"]["cut"] == [{"origin": "a.csv:4", "tokens": 82, "lost": " ".join(["word"] * 5)}]
+    assert found["tokens"]["mean"] == round((7 + 4 + 82 + 4) / 4, 1)  # a < b > boat
+    assert [origin for origin, _ in found["bad"]] == ["a.csv:6", "a.csv:7"]
+    assert "a.csv:6: bad.png is no readable image" in output.err
+    assert "a.csv:7: none.png does not exist" in output.err
+
+
+def test_the_page_escapes_captions_and_shows_every_list(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(mixed), "--html", str(mixed / "check.html")) == 2
+    page = (mixed / "check.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert "a &lt;b&gt; boat" in page
+    assert "<b>" not in page
+    for text in ("a.csv:7", "none.png does not exist", "more than once", "no network sees", "below 256 px"):
+        assert text in page
+    assert "bad rows                 2" in capsys.readouterr().out
+
+
+def test_several_folders_and_a_page_that_cannot_be_written(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    Image.new("RGB", (300, 300)).save(other / "a.png")
+    (other / "a.csv").write_text("dir,text\na.png,a\n")
+    assert run(str(folder), str(other), "--json") == 0
+    assert [each["images"] for each in json.loads(capsys.readouterr().out)] == [7, 1]
+    assert run(str(other), "--html", str(other / "none" / "a.html")) == 2
+    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+def test_without_a_tokenizer_words_are_counted(folder: Path) -> None:
+    found = examine(open_source(folder), 0, None)
+    assert (found.tokens, found.longest_caption_words, found.small) == (None, 5, [])

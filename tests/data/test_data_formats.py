@@ -1,0 +1,195 @@
+"""The same samples from each format, and the faults that a user can make in it."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from PIL import Image
+
+from data import DataError, Folder, open_source
+
+CAPTIONS = ("a red boat", "ein grünes Haus, am See", '"quoted" 三')
+
+
+def images() -> list[bytes]:
+    rng = np.random.default_rng(1)
+    found = []
+    for number in range(3):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (10 + number, 20, 3), np.uint8)).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_csv(folder: Path) -> None:
+    quoted = ('"' + text.replace('"', '""') + '"' for text in CAPTIONS)
+    lines = [f"{number}.png,{text}" for number, text in enumerate(quoted)]
+    (folder / "img_txt.csv").write_text("\n".join(["dir,text", *lines]), encoding="utf-8")
+    for number, content in enumerate(images()):
+        (folder / f"{number}.png").write_bytes(content)
+
+
+def write_jsonl(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    for number, content in enumerate(images()):
+        (folder / "sub" / f"{number}.png").write_bytes(content)
+    lines = [
+        json.dumps({"file_name": f"sub/{number}.png", "text" if number else "caption": text})
+        for number, text in enumerate(CAPTIONS)
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+
+
+def write_tars(folder: Path) -> None:
+    first, second, third = images()
+    with tarfile.open(folder / "shard-0000.tar", "w") as tar:
+        add(tar, "0.txt", CAPTIONS[0].encode())
+        add(tar, "0.png", first)
+        add(tar, "1.png", second)
+        add(tar, "1.json", json.dumps({"caption": CAPTIONS[1], "width": 5}).encode())
+    with tarfile.open(folder / "shard-0001.tar", "w") as tar:
+        add(tar, "a.b/2.png", third)
+        add(tar, "a.b/2.txt", CAPTIONS[2].encode())
+
+
+def write_parquet(folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    column = [{"bytes": content, "path": None} for content in images()]
+    table = pyarrow.table({"image": column, "text": list(CAPTIONS)})
+    parquet.write_table(table, folder / "train.parquet", row_group_size=2)
+
+
+FORMATS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "csv": (write_csv, ["img_txt.csv:2", "img_txt.csv:3", "img_txt.csv:4"]),
+    "jsonl": (write_jsonl, ["metadata.jsonl:1", "metadata.jsonl:2", "metadata.jsonl:3"]),
+    "webdataset": (write_tars, ["shard-0000.tar:0.png", "shard-0000.tar:1.png", "shard-0001.tar:a.b/2.png"]),
+    "parquet": (write_parquet, ["train.parquet:0", "train.parquet:1", "train.parquet:2"]),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_gives_the_same_samples(name: str, tmp_path: Path) -> None:
+    write, origins = FORMATS[name]
+    write(tmp_path)
+    source = open_source(tmp_path)
+    assert source.index.format == name
+    found = [source.sample(number) for number in range(len(source))]
+    assert [sample.read() for sample in found] == images()
+    assert tuple(sample.text for sample in found) == CAPTIONS
+    assert [sample.origin for sample in found] == origins
+    assert [(sample.width, sample.height) for sample in found] == [(20, 10), (20, 11), (20, 12)]
+    assert source.sizes.tolist() == [[20, 10], [20, 11], [20, 12]]
+    assert [sample.content_hash for sample in found] == [xxhash.xxh3_128_hexdigest(content) for content in images()]
+
+
+@pytest.mark.parametrize("name", ["csv", "webdataset"])
+def test_a_source_crosses_to_another_process(name: str, tmp_path: Path) -> None:
+    FORMATS[name][0](tmp_path)
+    source = open_source(tmp_path)
+    program = (
+        "import sys\nfrom multiprocessing.reduction import ForkingPickler\n"
+        "source = ForkingPickler.loads(sys.stdin.buffer.read())\nprint(source.sample(1).origin, len(source))"
+    )
+    from multiprocessing.reduction import ForkingPickler
+
+    pickled = bytes(ForkingPickler.dumps(source))
+    answer = subprocess.run([sys.executable, "-c", program], input=pickled, capture_output=True, check=True)
+    assert answer.stdout.decode().split() == [source.sample(1).origin, "3"]
+    assert len(pickled) < 2000  # a name, and no columns
+
+
+def bad_rows(folder: Path) -> list[str]:
+    return [f"{origin}: {reason}" for origin, reason in open_source(folder, "skip").bad]
+
+
+def test_faults_in_a_metadata_jsonl(tmp_path: Path) -> None:
+    write_jsonl(tmp_path)
+    with (tmp_path / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": "sub/0.png", "text": "again"}\nno json\n{"text": "x"}\n{"file_name": "sub/1.png"}\n')
+        file.write('{"file_name": "../x.png", "text": "x"}\n')
+    found = bad_rows(tmp_path)
+    assert len(found) == 5
+    for line, fragment in zip(
+        found,
+        (
+            "metadata.jsonl:5: sub/0.png is already in metadata.jsonl:1",
+            "metadata.jsonl:6: no JSON (Expecting value",
+            'metadata.jsonl:7: no "file_name"',
+            'metadata.jsonl:8: no "text" or "caption" that is a string (found file_name)',
+            "metadata.jsonl:9: ../x.png leaves the folder",
+        ),
+        strict=True,
+    ):
+        assert fragment in line
+
+
+def test_faults_in_shards(tmp_path: Path) -> None:
+    content = images()[0]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.png", content)
+        add(tar, "0.txt", b"fine")
+        add(tar, "1.png", content)
+        add(tar, "2.txt", b"no image")
+        add(tar, "3.png", content[:50])
+        add(tar, "3.txt", b"broken")
+        add(tar, "4.png", content)
+        add(tar, "4.json", b"{")
+        add(tar, "5.png", content)
+        add(tar, "5.txt", b" ")
+    found = bad_rows(tmp_path)
+    assert [line.split(": ")[0] for line in found] == [
+        f"a.tar:{name}" for name in ("1.png", "2.txt", "3.png", "4.png", "5.png")
+    ]
+    for line, fragment in zip(
+        found, ("no caption", "no image", "no readable image", "cannot be read", "empty"), strict=True
+    ):
+        assert fragment in line
+    (tmp_path / "b.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(DataError, match=r"b\.tar: no whole plain tar"):
+        open_source(tmp_path)
+
+
+def test_faults_in_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    column = [{"bytes": images()[0], "path": None}, {"bytes": None, "path": "0.png"}, {"bytes": b"x", "path": None}]
+    parquet.write_table(pyarrow.table({"image": column, "caption": ["a", "b", "c"]}), tmp_path / "a.parquet")
+    assert [line.split(" (")[0] for line in bad_rows(tmp_path)] == [
+        "a.parquet:1: a.parquet is no readable image",
+        "a.parquet:2: a.parquet is no readable image",
+    ]
+    parquet.write_table(pyarrow.table({"picture": [b""], "caption": ["a"]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: found the columns picture, caption; needed image"):
+        open_source(tmp_path)
+
+
+def test_without_pyarrow_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"needs PyArrow; pip install 'vpred\[parquet\]'"):
+        open_source(tmp_path)
+
+
+def test_a_folder_of_tables_is_mindones_whatever_else_lies_in_it(tmp_path: Path) -> None:
+    write_csv(tmp_path)
+    with tarfile.open(tmp_path / "backup.tar", "w") as tar:
+        add(tar, "x", b"")
+    source = open_source(tmp_path)
+    assert isinstance(source, Folder)
+    assert (source.index.format, len(source)) == ("csv", 3)

@@ -1,0 +1,127 @@
+"""The index: what makes it new, what it spares, and that it is never believed against the files."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data import DataError, open_source, scan
+from data.index import read_index
+from data.source import INDEX_NAME, index_path
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The images that are decoded from now on."""
+    found: list[bytes] = []
+    real = scan.decode
+
+    def record(content: bytes, **options: object) -> Image.Image:
+        found.append(content)
+        return real(content, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scan, "decode", record)
+    return found
+
+
+def test_a_second_start_decodes_nothing(folder: Path, decoded: list[bytes]) -> None:
+    first = open_source(folder)
+    assert len(decoded) == 7
+    again = open_source(folder)
+    assert len(decoded) == 7
+    assert again.index.path == folder / INDEX_NAME
+    assert [again.sample(n) for n in range(7)] == [first.sample(n) for n in range(7)]
+
+
+def test_only_what_changed_is_looked_at_again(folder: Path, decoded: list[bytes]) -> None:
+    before = open_source(folder)
+    decoded.clear()
+    Image.new("RGB", (31, 17), "red").save(folder / "3.png")
+    Image.new("RGB", (9, 9)).save(folder / "new.png")
+    (folder / "img_txt.csv").write_text((folder / "img_txt.csv").read_text() + "new.png,new\n")
+    after = open_source(folder)
+    assert decoded == [(folder / "3.png").read_bytes(), (folder / "new.png").read_bytes()]
+    assert (after.sample(3).width, after.sample(3).height, after.sample(7).text) == (31, 17, "new")
+    assert after.index.digest != before.index.digest
+    assert after.sample(2) == before.sample(2)
+
+
+def test_a_table_added_or_taken_away_is_seen(folder: Path, decoded: list[bytes]) -> None:
+    open_source(folder)
+    Image.new("RGB", (9, 9)).save(folder / "new.png")
+    (folder / "a.csv").write_text("dir,text\nnew.png,new\n")
+    assert open_source(folder).sample(0).origin == "a.csv:2"
+    (folder / "a.csv").unlink()
+    assert open_source(folder).sample(0).origin == "img_txt.csv:2"
+    assert len(decoded) == 8
+
+
+def test_a_bad_file_is_found_again_until_it_is_mended(folder: Path) -> None:
+    good = (folder / "2.png").read_bytes()
+    (folder / "2.png").write_bytes(good[:60])
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"1 of 7 rows are bad.*\n  img_txt\.csv:4: 2\.png is no readable image"):
+            open_source(folder)
+    kept = open_source(folder, "skip")
+    assert len(kept) == 6
+    assert [kept.sample(n).origin for n in (1, 2)] == ["img_txt.csv:3", "img_txt.csv:5"]
+    assert [origin for origin, _ in kept.bad] == ["img_txt.csv:4"]
+    (folder / "2.png").write_bytes(good)
+    assert len(open_source(folder)) == 7
+
+
+def test_nothing_is_left_to_train_on(folder: Path) -> None:
+    for image in folder.glob("*.png"):
+        image.unlink()
+    with pytest.raises(DataError, match="7 of 7 rows are bad"):
+        open_source(folder, "skip")
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:100], lambda data: b"x" * 1000])
+def test_a_damaged_index_is_made_anew(folder: Path, damage: object) -> None:
+    expected = open_source(folder)
+    path = folder / INDEX_NAME
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    assert read_index(path) is None
+    assert open_source(folder).index.digest == expected.index.digest
+
+
+def test_an_image_that_changes_under_a_run_is_no_sample(folder: Path) -> None:
+    source = open_source(folder)
+    status = (folder / "1.png").stat()
+    content = bytearray((folder / "1.png").read_bytes())
+    content[-1] ^= 1
+    (folder / "1.png").write_bytes(content)
+    os.utime(folder / "1.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(DataError, match=r"img_txt\.csv:3: .*1\.png has changed since it was checked"):
+        source.sample(1).read()
+    (folder / "1.png").unlink()
+    with pytest.raises(DataError, match=r"img_txt\.csv:3: .*1\.png cannot be read any more"):
+        source.sample(1).read()
+
+
+def test_a_folder_that_nobody_may_write_to(folder: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes]) -> None:
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert open_source(folder).index.path == index_path(folder)
+    assert index_path(folder).is_relative_to(folder / "home")
+    assert len(open_source(folder)) == len(decoded) == 7
+
+
+def test_a_worker_notices_that_its_index_was_replaced(folder: Path) -> None:
+    source = open_source(folder)
+    make, arguments = source.index.__reduce__()
+    assert make(*arguments).digest == source.index.digest
+    (folder / "img_txt.csv").write_text("dir,text\n0.png,other\n")
+    open_source(folder)
+    with pytest.raises(RuntimeError, match="was replaced while it was in use"):
+        make(*arguments)
+
+
+def test_many_images_are_looked_at_by_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = open_source(folder).index.digest
+    (folder / INDEX_NAME).unlink()
+    monkeypatch.setattr(scan, "FEW", 0)
+    assert open_source(folder, workers=2).index.digest == expected
