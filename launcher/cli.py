@@ -1,4 +1,4 @@
-"""vpred-launch run | plan | check | ranktable | schema."""
+"""vpred-launch run | plan | check | status | logs | ranktable | schema."""
 
 import argparse
 import errno
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from launcher import logs, status
 from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
@@ -97,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         _job_command(commands, name, command, text).add_argument("--json", action="store_true", help="for programs")
     ranktable.add_commands(commands)
+    status.add_command(commands)
+    logs.add_command(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of cluster files", allow_abbrev=False)
     schema.set_defaults(command=_schema)
     return parser

@@ -131,13 +131,14 @@ def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
         found = f"{free_bytes / _GIB:.2f} GiB free for {run.root}, {min_free_bytes / _GIB:.2f} GiB demanded"
         remedy = "free some space, give another --run-dir, or lower preflight.min_free_disk_bytes"
         return [Finding("error", "disk", found, remedy)]
-    if _is_locked(run.lock):
+    if is_locked(run.lock):
         found = f"{run.root} is in use by another launcher (pid {run.lock.read_text().strip()})"
         return [Finding("error", "run directory", found, "wait for it or stop it, or give another --run-dir")]
     return [Finding("ok", "run directory", f"{run.root} can be written, {free_bytes / _GIB:.1f} GiB free")]
 
 
-def _is_locked(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
+    """Whether a launcher holds this lock file now."""
     if not lock.exists():
         return False
     with lock.open("rb") as file:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from launcher.cluster import ClusterConfig, load_cluster
@@ -28,12 +28,20 @@ from launcher.ranktable.editing import Table, convert, diff, merge, parse_select
 from launcher.ranktable.findings import Finding
 from launcher.ranktable.given import against_cluster
 from launcher.ranktable.rules_v1 import Target
+from launcher.ranktable.topology import check_topology
 from launcher.ranktable.v1 import hosts_of, make_table, target_of
 from launcher.remote import Ssh
 
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
 _SHOWN_OF_A_RULE = 10
 _HCCL_WAIT_S = 1800.0
+# Sorting, taking each device once and numbering anew leaves none of these.
+_MERGE_MENDS = frozenset(
+    {
+        "device-unique", "rank-contiguous", "rank-count", "rank-interleaved", "rank-unique", "server-count",
+        "server-id-unique", "super-pod-interleaved",
+    }
+)  # fmt: skip
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,6 +58,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     validate.add_argument("table", type=Path, metavar="FILE")
     _cluster_options(validate, required=False)
     validate.add_argument("--chip", choices=["910A"], help="also what only this chip demands")
+    validate.add_argument("--topology", type=Path, metavar="FILE", help="of 2.0: also against this topology file")
     validate.add_argument("--json", action="store_true", help="for programs")
     converted = _add(inner, "convert", _convert, "a table without version (group_list) or 1.2 as 1.0, or as hosts")
     converted.add_argument("table", type=Path, metavar="FILE")
@@ -83,21 +92,33 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _merge(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    return _write(options, merge([_sound(path) for path in options.tables]))
+    return _write(options, merge([_sound(path, _MERGE_MENDS) for path in options.tables]))
 
 
 def _validate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    if options.discover and options.cluster is None:
+        raise ConfigError("--discover: found no --cluster (its hosts are asked)")
     cluster = _cluster(options, overrides) if options.cluster else None
     path = find_file(options.table)
     target = Target(chip=options.chip, inter_hccs=target_of(cluster).inter_hccs if cluster else True)
     table, found = _checked(path, target)
     if cluster is not None and not _errors(found):
         found += [*check_origin(path, fingerprint(make_table(cluster))), *against_cluster(table, cluster)]
+    if options.topology is not None and not _errors(found):
+        found += _topology(options.topology, path, table)
     if options.json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
         print(*(_lines(path, found) or [f"{path}: {_summary(table)}, nothing wrong"]), sep="\n")
     return ExitCode.BAD_CONFIG if _errors(found) else ExitCode.OK
+
+
+def _topology(topology_path: Path, path: Path, table: Table) -> list[Finding]:
+    if table.get("version") != "2.0":
+        raise ConfigError(f"--topology: found a table of version {table.get('version')} in {path} (2.0 alone has one)")
+    topology, found = read_table(topology_path)
+    found = [replace(each, code="") for each in found] or check_topology(topology, table)
+    return [replace(each, path=f"{topology_path}: {each.path}".rstrip(": ")) for each in found]
 
 
 def _convert(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -167,11 +188,11 @@ def _checked(path: Path, target: Target) -> tuple[Table, list[Finding]]:
     return (table, found) if _errors(found) else (table, [*found, *check_table(table, target)])
 
 
-def _sound(path: Path) -> Table:
-    """A table without errors; raises ConfigError with them. One that is still initializing will do here."""
+def _sound(path: Path, passing: frozenset[str] = frozenset()) -> Table:
+    """A table without errors but those of the rules `passing`; raises ConfigError. It may still be initializing."""
     path = find_file(path)
     table, found = _checked(path, Target())
-    if errors := [each for each in _errors(found) if each.rule != "completed"]:
+    if errors := [each for each in _errors(found) if each.rule not in {"completed", *passing}]:
         raise ConfigError("\n".join(_lines(path, errors)))
     return table
 
@@ -180,7 +201,7 @@ def _errors(found: Sequence[Finding]) -> list[Finding]:
     return [each for each in found if each.severity == "error"]
 
 
-def _lines(path: Path, found: Sequence[Finding]) -> list[str]:
+def _lines(path: Path | str, found: Sequence[Finding]) -> list[str]:
     """A line for each finding, but no more than a few of one rule."""
     lines, counts = [], Counter(each.rule for each in found)
     left = dict.fromkeys(counts, _SHOWN_OF_A_RULE)
@@ -232,6 +253,9 @@ def _write_hosts(options: argparse.Namespace, table: Table) -> int:
 
 
 def _write(options: argparse.Namespace, table: Table, inventory: str | None = None) -> int:
+    """Sound tables can make an unsound one: raises ConfigError instead of writing that."""
+    if errors := [each for each in _errors(check_table(table)) if each.rule != "completed"]:
+        raise ConfigError("\n".join(_lines("the table that would come out", errors)))
     if options.output is None:
         print(render(table), end="")
     else:

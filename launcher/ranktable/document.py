@@ -112,7 +112,7 @@ def check_table(table: Table, target: Target = DEFAULT_TARGET) -> list[Finding]:
         found = list(rules_v2.structure(table))
     elif version is None and "group_list" in table:
         found = template_two.check(table)
-    elif version in {"1.0", "1.2"} or not isinstance(version, str):
+    elif version in ("1.0", "1.2") or not isinstance(version, str):
         found = list(rules_v1.structure(table))
     else:
         problem = "HCCL reads 1.0, 1.2 and, on Ascend 950, 2.0"

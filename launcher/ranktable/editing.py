@@ -133,9 +133,11 @@ def convert(table: Table, version: str) -> Table:
     own = "group_list" if "group_list" in table else table["version"]
     if own == version:
         return table
-    if version != "1.0" or own == "2.0":
+    if own == "2.0":
+        raise ConfigError(f"version: found 2.0, the table of Ascend 950 (its chips do not take {version})")
+    if version != "1.0":
         raise ConfigError(
-            f"version: found {own}, which does not say what {version} needs; make it of a cluster file with "
+            f"version: found {own}, which names no super-pods as {version} does; make it of a cluster file with "
             "super_pod and super_device_id: `vpred-launch ranktable generate`"
         )
     if own == "group_list":

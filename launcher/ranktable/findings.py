@@ -22,6 +22,9 @@ _JSON_NAMES: dict[type, str] = {
 }
 
 
+_MOST_DIGITS = 20
+
+
 @dataclass(frozen=True)
 class Finding:
     """`path`: where in the table; `value`: what stands there; `code`: HCCL's answer, empty if it would not mind."""
@@ -81,9 +84,9 @@ def entries(value: Any, name: str) -> list[Any]:
     return inner if isinstance(inner, list) else []
 
 
-def is_number(text: str, lowest: int = 0, highest: int | None = None) -> bool:
+def is_number(text: str, lowest: int = 0, highest: int = 0xFFFFFFFF) -> bool:
     """Is `text` a plain decimal number within these bounds?"""
-    return text.isascii() and text.isdigit() and lowest <= int(text) and (highest is None or int(text) <= highest)
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and lowest <= int(text) <= highest
 
 
 def is_port(text: str) -> bool:

@@ -59,4 +59,5 @@ def _misplaced(placed: Sequence[Placement], cluster: ClusterConfig, *, named: bo
             yield Finding(path, f"device {place.device_id}", "cluster-device", problem, remedy, "")
         elif named and device.ip and place.device_ip and device.ip not in place.device_ip.split(","):
             problem = f"in the cluster file device {device.id} of {address} has {device.ip}"
-            yield Finding(path, f"device_ip {shown(place.device_ip)}", "cluster-ip", problem, remedy, "")
+            ask = "ask the host: `vpred-launch ranktable generate --discover --to hosts`"
+            yield Finding(path, f"device_ip {shown(place.device_ip)}", "cluster-ip", problem, ask, "")

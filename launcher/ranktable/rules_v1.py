@@ -285,7 +285,7 @@ RULES: tuple[Rule, ...] = (
 def _needs_ips(table: dict[str, Any], target: Target) -> bool:
     if target.chip == "910A":
         return True
-    if pods := table.get("super_pod_list"):
+    if table["version"] == "1.2" and (pods := table.get("super_pod_list")):
         return len(pods) > 1 or not target.inter_hccs
     return len(table["server_list"]) > 1
 

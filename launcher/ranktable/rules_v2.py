@@ -1,6 +1,6 @@
 """The rules of rank table 2.0: Ascend 950. Numbers are numbers; addresses stand layer by layer.
 
-HCCL also reads a topology file of the host below /usr/local/Ascend/driver/topo, which is not looked at here.
+HCCL also reads a topology file of the host: `topology`.
 """
 
 import re

@@ -67,6 +67,28 @@ def test_merge_refuses_tables_that_disagree(made, tmp_path, capsys):
     assert "device_ip: found '192.168.103.102' and '192.168.103.99'" in err
 
 
+def test_tables_that_fit_alone_but_not_together_do_not_become_one(made, tmp_path, capsys):
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    for path, host in ((one, "10.0.0.1"), (other, "10.0.0.2")):
+        ranktable(capsys, "subset", made, "--include", host, "--output", path)
+    other.write_text(other.read_text().replace("192.168.103.102", "192.168.103.101"))
+    code, out, err = ranktable(capsys, "merge", one, other, "--output", tmp_path / "whole.json")
+    assert (code, out, err.count("\n")) == (ExitCode.BAD_CONFIG, "", 1)
+    assert "server_list[1].device[3].device_ip: found '192.168.103.101' (also that of device 3 of 10.0.0.1)" in err
+    assert not (tmp_path / "whole.json").exists()
+
+
+def test_merge_mends_ranks_that_lie_among_each_other(made, tmp_path, capsys):
+    mixed, mended = tmp_path / "mixed.json", tmp_path / "mended.json"
+    text = made.read_text()
+    mixed.write_text(text.replace('"rank_id": "0"', '"rank_id": "x"').replace('"31"', '"0"').replace('"x"', '"31"'))
+    code, out, _ = ranktable(capsys, "validate", mixed)
+    assert code == ExitCode.BAD_CONFIG and "`vpred-launch ranktable merge` does it" in out
+    assert ranktable(capsys, "show", mixed)[0] == ExitCode.BAD_CONFIG
+    assert ranktable(capsys, "merge", mixed, "--output", mended)[0] == ExitCode.OK
+    assert mended.read_text() == text
+
+
 def test_subset_and_diff_tell_what_went(made, tmp_path, capsys):
     part = tmp_path / "part.json"
     words = ("--exclude", "10.0.0.2", "--exclude", "10.0.0.3:0,7", "--output", part)
@@ -250,6 +272,27 @@ def test_a_reader_that_has_seen_enough_is_no_fault(made):
         show.stdout.close()
         assert show.stderr.read() == b""
     assert show.returncode == 141
+
+
+def test_validate_takes_the_topology_file_of_2_0_only(made, tmp_path, capsys):
+    address = {"addr_type": "IPV4", "addr": "172.16.0.1"}
+    level = {"net_layer": 0, "net_instance_id": "a", "net_type": "TOPO_FILE_DESC", "rank_addr_list": [address]}
+    rank = {"rank_id": 0, "local_id": 3, "device_id": 3, "level_list": [level]}
+    (tmp_path / "t.json").write_text(json.dumps({"version": "2.0", "rank_count": 1, "rank_list": [rank]}))
+    topology = tmp_path / "topo.json"
+    document = {"version": "2.0", "peer_count": 1, "peer_list": [{"local_id": 3}], "edge_count": 0, "edge_list": []}
+    topology.write_text(json.dumps(document))
+    assert ranktable(capsys, "validate", tmp_path / "t.json", "--topology", topology)[0] == ExitCode.OK
+    topology.write_text(json.dumps(document).replace("3", "4"))
+    code, out, _ = ranktable(capsys, "validate", tmp_path / "t.json", "--topology", topology)
+    assert code == ExitCode.BAD_CONFIG and "topo.json: rank_list[0].local_id: found 3" in out
+    code, _, err = ranktable(capsys, "validate", made, "--topology", topology)
+    assert code == ExitCode.BAD_CONFIG and "2.0 alone has one" in err
+
+
+def test_discovery_needs_a_cluster_file(made, capsys):
+    code, _, err = ranktable(capsys, "validate", made, "--discover")
+    assert code == ExitCode.BAD_CONFIG and "--discover: found no --cluster" in err
 
 
 def test_overrides_need_a_cluster_file(made, capsys):

@@ -1,0 +1,181 @@
+"""What people see of a run: its state, its logs, the lines of a failure; and the kernel's word on want of memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.cli import main
+from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import AttemptDir
+from launcher.failure import Failure, blames_peer, last_traceback, read_log
+from launcher.hccl_codes import HCCL_CODES, find_code
+from launcher.stream import LogStream, parse_ranks
+
+EAT = (
+    "import os, sys\n"
+    "from launcher.out_of_memory import evidence, oom_kills\n"
+    "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
+    "before = oom_kills()\n"
+    "pid = os.fork()\n"
+    "if pid == 0:\n"
+    "    open('/proc/self/oom_score_adj', 'w').write('1000')\n"
+    "    kept = [bytearray(b'x') * (1 << 20) for _ in range(512)]\n"
+    "    os._exit(0)\n"
+    "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    "print(evidence(before))\n"
+)
+
+
+@pytest.fixture
+def small_group() -> Path:
+    """A control group that may have 128 MiB of memory."""
+    root = Path("/sys/fs/cgroup")
+    version_1 = (root / "memory").is_dir()
+    group = (root / "memory" if version_1 else root) / f"vpred_test_{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text(str(128 << 20))
+    except OSError as error:
+        pytest.skip(f"no control group for memory can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_the_kernels_count_tells_who_died_for_want_of_memory(small_group):
+    words = [sys.executable, "-c", EAT, str(small_group)]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    code, told = answer.stdout.splitlines()
+    assert int(code) == -signal.SIGKILL
+    assert told.startswith(f"oom_kill in {small_group}/memory.") and "rose from 0 to 1" in told
+
+
+def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd):
+    run = str(bench.run.root)
+    recipe = ("fault=raise", "step_s=0.7")
+    bench.launch(*recipe)
+    assert main(["status", run]) == 0
+    told = capfd.readouterr().out.splitlines()
+    assert told[0] == f"run         {run}: ended"
+    assert told[1].startswith("step        3 of 6 (50 %), loss 0.2500")
+    assert told[2] == "checkpoint  none by this attempt"
+    assert told[3].startswith("attempt 1   exit code 1: rank 1 on host ")
+    assert told[4].split() == ["rank", "host", "phase", "step", "own", "s/step", "img/s", "told"]
+    assert told[5].startswith("0     localhost  training")
+
+    assert main(["logs", run, "--rank", "1"]) == 0
+    assert "ValueError: a tensor went missing" in capfd.readouterr().out.splitlines()
+    assert main(["logs", run]) == 0
+    assert "[1] ValueError: a tensor went missing" in capfd.readouterr().out.splitlines()
+
+    launcher = bench.start(*recipe)
+    second = bench.run.attempt(2)
+    bench.wait_until(lambda: all(second.status(rank).exists() for rank in (0, 1)))
+    assert main(["status", run, "--json"]) == 0
+    state = json.loads(capfd.readouterr().out)
+    assert state["state"] == "running"
+    assert [(each["attempt"], each["exit_code"]) for each in state["attempts"]] == [(1, 1), (2, None)]
+    assert [(each["rank"], each["host"]) for each in state["ranks"]] == [(0, "localhost"), (1, "localhost")]
+    launcher.kill()
+    launcher.communicate()
+    bench.wait_until(lambda: main(["status", run]) == 0 and "its launcher left no verdict" in capfd.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("logs", "RUN", "--rank", "2"), "--rank: found rank 2 (the run has ranks 0 to 1)"),
+        (("logs", "RUN", "--attempt", "2"), "--attempt: found 2 (the run has attempts 1 to 1)"),
+        (("status", "/nowhere"), "/nowhere: found no run"),
+    ],
+)
+def test_a_wrong_question_is_one_line(bench, capsys, words, said):
+    bench.run.attempt(1).root.mkdir(parents=True)
+    bench.run.plan_json.write_text(json.dumps({"ranks": [{"rank": rank, "host": "n"} for rank in (0, 1)]}))
+    assert main([word.replace("RUN", str(bench.run.root)) for word in words]) == ExitCode.BAD_CONFIG
+    err = capsys.readouterr().err
+    assert err.startswith(said) and err.count("\n") == 1
+
+
+def test_logs_are_followed_to_the_end_of_the_run_and_streamed_by_the_launcher(bench):
+    launcher = bench.start("fault=raise", "step_s=0.3", "--stream", "1")
+    bench.wait_until(bench.run.attempt(1).log(1).exists)
+    words = [sys.executable, "-P", "-m", "launcher.cli", "logs", str(bench.run.root), "--follow"]
+    followed = subprocess.run(words, env=bench.env, capture_output=True, text=True, timeout=60, check=True)
+    assert "[1] ValueError: a tensor went missing" in followed.stdout.splitlines()
+    _, stderr = launcher.communicate(timeout=30)
+    assert "[1] ValueError: a tensor went missing" in stderr.splitlines()
+    assert "[0] " not in stderr
+
+
+def test_a_reader_that_has_enough_is_no_error(bench):
+    attempt = bench.run.attempt(1)
+    attempt.root.mkdir(parents=True)
+    bench.run.plan_json.write_text(json.dumps({"ranks": [{"rank": 0, "host": "n"}]}))
+    attempt.log(0).write_text("a line\n" * 100_000)
+    words = [sys.executable, "-P", "-m", "launcher.cli", "logs", str(bench.run.root)]
+    with subprocess.Popen(words, env=bench.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as logs:
+        logs.stdout.readline()
+        logs.stdout.close()
+        assert logs.stderr.read() == b""
+    assert logs.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_stream_gives_whole_lines_of_its_ranks(tmp_path):
+    attempt = AttemptDir(tmp_path)
+    stream = LogStream(attempt, [3, 12])
+
+    def grown(rank: int, more: bytes) -> list[str]:
+        with attempt.log(rank).open("ab") as log:
+            log.write(more)
+        return stream.lines({each: attempt.log(each).stat().st_size for each in (3, 12) if attempt.log(each).exists()})
+
+    assert grown(3, b"one\ntw") == ["[ 3] one"]
+    assert grown(3, b"o\n") == ["[ 3] two"]
+    assert grown(12, b"\xff\r\n") == ["[12] \ufffd"]
+    assert grown(3, b"end") == []
+    assert stream.rest() == ["[ 3] end"] and stream.rest() == []
+    assert stream.lines({}) == []
+
+
+def test_ranks_of_an_option():
+    assert parse_ranks("all", 3, "--stream") == [0, 1, 2]
+    assert parse_ranks("7,0,2-4", 8, "--stream") == [0, 2, 3, 4, 7]
+    for wrong in ("", "x", "4-2", "0,", "8", "-1"):
+        with pytest.raises(ConfigError, match=r"^--stream: found "):
+            parse_ranks(wrong, 8, "--stream")
+
+
+def test_the_last_traceback_ends_where_the_log_goes_on():
+    lines = [
+        "Traceback (most recent call last):",
+        "ValueError: an earlier one",
+        "2026-01-31T12:00:00.123Z rank 0 ERROR vpred_train.worker: rank 0 failed",
+        "Traceback (most recent call last):",
+        '  File "step.py", line 9, in __call__',
+        "    return 1 / 0",
+        "ZeroDivisionError: division by zero",
+        "mpirun noticed something",
+    ]
+    assert last_traceback(lines) == tuple(lines[3:7])
+    assert last_traceback(["nothing"]) == ()
+
+
+def test_hccl_codes_are_found_by_their_present_name_and_bring_their_hint(tmp_path):
+    assert find_code("[ERROR] EJ0003: bind failed") == "EI0019"
+    assert find_code("EI9999 then EI0006 then EI0001") == "EI0006"
+    assert find_code("none") is None
+    log = tmp_path / "rank_0.log"
+    log.write_text("E10: EI0002: wait timeout\nlast words\n")
+    assert blames_peer(log)
+    failure = read_log(Failure(kind="exit", rank=0, host="n", ended="ended with exit code 1", last_step=5, log=log))
+    assert (failure.hccl_code, failure.hint) == ("EI0002", HCCL_CODES["EI0002"].hint)
+    assert failure.cause == "HCCL EI0002, a wait for another rank timed out: last words"
+    lines = str(failure).splitlines()
+    assert len(lines) == 5 and lines[0] == "rank 0 on host n ended with exit code 1 after step 5"
+    assert not blames_peer(tmp_path / "rank_1.log")  # there is none
