@@ -56,7 +56,10 @@ class Shard:
 
 
 class Cache:
-    """The entries that were in `folder` when it was opened, by row. Raises DataError for a damaged shard."""
+    """The entries that were in `folder` when it was opened, by row, for one thread: copy it for another one.
+
+    Raises DataError for a damaged shard.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,6 +76,7 @@ class Cache:
         self._keys = every[self._order].astype(KEY.newbyteorder("="))  # a native order is searched faster
         self._first_rows = np.array([shard.first_row for shard in self.shards], np.int64)
         self._files: OrderedDict[Path, int] = OrderedDict()
+        self._borrowed: dict[tuple[int, ...], NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self._sums)
@@ -96,8 +100,18 @@ class Cache:
 
     def read(self, row: int) -> NDArray[np.float32]:
         """A new array: one entry, float32. Raises DataError when it is not what was written."""
+        return self._read(row, np.empty(self.shape(row), np.float32))
+
+    def borrow(self, row: int) -> NDArray[np.float32]:
+        """`read` into memory that the next call for an entry of this shape overwrites: new memory costs more than
+        reading does."""
+        shape = self.shape(row)
+        if shape not in self._borrowed:
+            self._borrowed[shape] = np.empty(shape, np.float32)
+        return self._read(row, self._borrowed[shape])
+
+    def _read(self, row: int, value: NDArray[np.float32]) -> NDArray[np.float32]:
         shard = self._shard(row)
-        value = np.empty(shard.shape, np.float32)
         offset = shard.values_at + (row - shard.first_row) * value.nbytes
         try:
             # The whole entry or an error: a short read is told by the digest.
@@ -110,8 +124,8 @@ class Cache:
         return value
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process opens files of its own."""
-        return {**vars(self), "_files": OrderedDict()}
+        """A copy, also in another process, opens files of its own."""
+        return {**vars(self), "_files": OrderedDict(), "_borrowed": {}}
 
     def close(self) -> None:
         """Close the files; a later read opens them again."""

@@ -42,10 +42,11 @@ class Entries:
     captions: Rows
     empty: int
 
-    def read(self, sample_id: int, flipped: bool = False, drop: bool = False) -> tuple[NDArray[np.float32], ...]:
-        """Moments (2 C, h, w), mean above log-variance, and features (tokens, width) of a sample, float32."""
+    def borrow(self, sample_id: int, flipped: bool, drop: bool) -> tuple[NDArray[np.float32], ...]:
+        """Moments (2 C, h, w), mean above log-variance, and features (tokens, width) of a sample, float32; the next
+        call overwrites them."""
         caption = self.empty if drop else int(self.captions[sample_id])
-        return self.cache.read(int(self.moments[flipped][sample_id])), self.cache.read(caption)
+        return self.cache.borrow(int(self.moments[flipped][sample_id])), self.cache.borrow(caption)
 
 
 def find_entries(cache: Cache, source: Source, specs: CacheSpecs, *, mirrored: bool, remedy: str) -> Entries:
@@ -97,7 +98,7 @@ class CacheFetcher:
     def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
         flipped = flips(self.config, sample_generator(self.seed, "augment", epoch, sample_id))
         drop = dropped(self.config, self.seed, epoch, sample_id)
-        moments, features = self.entries.read(sample_id, flipped, drop)
+        moments, features = self.entries.borrow(sample_id, flipped, drop)
         return {"moments": moments, "features": features}
 
     def collate(self, arrays: Arrays) -> Arrays:

@@ -1,6 +1,7 @@
 """What the UNet is trained and judged on: latents and text, made from images and captions or read from a cache."""
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ def make_inputs(
     specs = CacheSpecs(**told)
     entries = check_cache(config, specs, source, held_out, recipe)
     fetcher = CacheFetcher(entries, config.data, config.seed)
-    return fetcher, Cached(config.model.vae, config.seed, entries.cache, specs)
+    return fetcher, Cached(config.model.vae, config.seed, copy(entries.cache), specs)
 
 
 def posterior_generators(seed: int, batch: Batch) -> list[np.random.Generator]:
