@@ -1,14 +1,17 @@
 """Sharded checkpoints that are either whole or not there: safetensors, digests, one atomic commit for all ranks."""
 
 from checkpoints_mgr.communicator import Communicator, SingleProcess
-from checkpoints_mgr.errors import CheckpointError
+from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError
 from checkpoints_mgr.manager import CheckpointManager
 from checkpoints_mgr.policy import Retention, SaveEvery
+from checkpoints_mgr.reading import Checkpoint
 from checkpoints_mgr.state import JSON, FlatShard, Restored, SaveResult, Segment, State
 
 __all__ = [
     "JSON",
+    "Checkpoint",
     "CheckpointError",
+    "CheckpointFaultError",
     "CheckpointManager",
     "Communicator",
     "FlatShard",

@@ -5,17 +5,19 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, step_name, steps_in
 from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.policy import Retention
-from checkpoints_mgr.reading import open_step, verify_files
+from checkpoints_mgr.reading import lease, open_step, verify_files
 from checkpoints_mgr.state import JSON
 from checkpoints_mgr.streaming import consolidate, differences
 from checkpoints_mgr.sweeping import expired_steps, leftovers, retire
@@ -23,6 +25,19 @@ from checkpoints_mgr.writing import discard
 
 OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1
+SAFETENSORS = "safetensors"
+
+
+class Format(Protocol):
+    """Writes a step's weights as whole models of another layout; the package on top brings its own to `main`."""
+
+    def __call__(self, step: Path, weights: str, base: Path | None, output: Path) -> str:
+        """weights: raw, ema, or an average's name; base: the weights that the run began with, when they moved. Returns
+        one line that tells what was written. CheckpointError."""
+        ...
+
+
+NO_FORMATS: Mapping[str, Format] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,10 @@ class StepReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met."""
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS) -> None:
+    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met. formats: what
+    `consolidate` can write besides safetensors."""
+    arguments = _parser(formats).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
@@ -56,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(formats: Mapping[str, Format]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-ckpt", description="Look after the checkpoints of a run.")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -69,10 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "read every byte and compare it with its digest")
     for each in (inspect, verify):
         each.add_argument("path", type=Path, help="a checkpoint root, or one step_... directory")
-    gather = command("consolidate", _consolidate, "write whole tensors of a step as one safetensors file")
-    gather.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
-    gather.add_argument("output", type=Path, help="the file to write")
-    gather.add_argument("--component", action="append", help="which (may be repeated); model unless told")
+    _add_consolidate(command("consolidate", _consolidate, "write whole tensors of a step as one file"), formats)
     diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
     diff.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
     diff.add_argument("other", type=Path, help="the same")
@@ -89,6 +102,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_consolidate(parser: argparse.ArgumentParser, formats: Mapping[str, Format]) -> None:
+    parser.set_defaults(formats=formats)
+    parser.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
+    parser.add_argument("output", type=Path, help="the file, or for diffusers the folder, to write; must be new")
+    parser.add_argument(
+        "--format",
+        choices=(SAFETENSORS, *formats),
+        default=SAFETENSORS,
+        help="safetensors (default): the step's own tensors; the others: a whole model that other software loads",
+    )
+    parser.add_argument("--component", action="append", help="of safetensors: which (may be repeated); default model")
+    whole = parser.add_argument_group("whole models")
+    whole.add_argument("--weights", metavar="WHICH", help="raw, ema (default), or an average's name: power_0.07")
+    whole.add_argument("--base", type=Path, help="where the weights that the run began with are now, if they moved")
+
+
 def _inspect(arguments: argparse.Namespace) -> int:
     return _report_steps(arguments, open_step)
 
@@ -98,8 +127,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _open_verified(path: Path) -> Manifest:
-    manifest = open_step(path)
-    verify_files(path, manifest)
+    with lease(path):
+        manifest = open_step(path)
+        verify_files(path, manifest)
     return manifest
 
 
@@ -110,15 +140,27 @@ def _report_steps(arguments: argparse.Namespace, opened: Callable[[Path], Manife
 
 
 def _consolidate(arguments: argparse.Namespace) -> int:
-    path = _step_paths(arguments.path)[0]
-    size_bytes = consolidate(path, open_step(path), arguments.component or ["model"], arguments.output.absolute())
-    print(f"{arguments.output}: {size_bytes} bytes of {path}")
+    path, output = _step_paths(arguments.path)[0], arguments.output.absolute()
+    if arguments.format == SAFETENSORS:
+        if arguments.weights is not None or arguments.base is not None:
+            raise CheckpointError("--weights and --base: go with another --format; safetensors takes --component")
+        with lease(path):
+            size_bytes = consolidate(path, open_step(path), arguments.component or ["model"], output)
+        print(f"{arguments.output}: {size_bytes} bytes of {path}")
+        return OK
+    if arguments.component is not None:
+        raise CheckpointError(f"--component: goes with --format {SAFETENSORS}; give --weights instead")
+    if storage.is_occupied(output):
+        raise CheckpointError(f"{output} exists already; give a new path")
+    with lease(path):
+        print(arguments.formats[arguments.format](path, arguments.weights or "ema", arguments.base, output))
     return OK
 
 
 def _diff(arguments: argparse.Namespace) -> int:
     first, second = (_step_paths(path)[0] for path in (arguments.path, arguments.other))
-    found = differences((first, open_step(first)), (second, open_step(second)))
+    with lease(first), lease(second):
+        found = differences((first, open_step(first)), (second, open_step(second)))
     lines = [f"{each.name}: {each.fault or f'{each.elements} elements, at most {each.largest:.3g}'}" for each in found]
     _print(arguments, [asdict(each) for each in found], lines or ["the same, bit for bit"])
     return DIFFERENT if found else OK
@@ -140,6 +182,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     names = [*map(step_name, steps), *left]
     if arguments.delete:
         discard(*retire(root, steps, secrets.token_hex(16)), *(root / name for name in left))
+        names = [name for name in names if not storage.is_occupied(root / name)]  # one that is being read stays
     verb = "removed" if arguments.delete else "would remove"
     _print(arguments, names, [f"{verb} {root / name}" for name in names] or ["nothing to remove"])
     return OK

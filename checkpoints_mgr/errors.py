@@ -5,6 +5,10 @@ class CheckpointError(Exception):
     """A checkpoint cannot be saved or restored; the message is one readable line, equal on all ranks."""
 
 
+class CheckpointFaultError(CheckpointError):
+    """Not the user's doing: a bug, whose traceback is in the log of its rank, or a machine that fails."""
+
+
 class CorruptCheckpointError(CheckpointError):
     """The bytes on disk provably differ from what was committed (never raised for a transient I/O error).
 

@@ -7,9 +7,11 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,11 @@ def _missing(path: Path) -> CheckpointError:
     if not storage.is_dir(path.parent):
         return CheckpointError(f"{path.parent} was removed while it was read")
     return CorruptCheckpointError(f"{path} is missing", path.name)
+
+
+def lease(directory: Path) -> AbstractContextManager[bool]:
+    """While the context lasts, retention leaves the step alone."""
+    return storage.locked(directory / MANIFEST, exclusive=False)
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
@@ -101,6 +108,33 @@ def read_range(directory: Path, manifest: Manifest, part: Range) -> NDArray[Any]
     values = np.empty(part.high - part.low, DTYPES[part.spec.dtype])
     read_parts(directory, manifest, [(part, values)])
     return values
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A step that is open for reading; its tensors are read, and verified, when asked for."""
+
+    directory: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Errors as of `open_step`."""
+        return cls(directory, open_step(directory))
+
+    def names(self, component: str) -> list[str]:
+        """The component's tensors, without the component. CheckpointError: there is no such component."""
+        if component not in self.manifest.components:
+            raise CheckpointError(
+                f"{self.directory} has no component {component}; it has: {', '.join(self.manifest.components)}"
+            )
+        specs = (placement.spec for placement in self.manifest.tensors.values())
+        return [spec.key for spec in specs if spec.component == component]
+
+    def read(self, component: str, name: str) -> NDArray[Any]:
+        """A new array of the whole tensor, whichever ranks have written it. Errors as of `read_parts`."""
+        spec = self.manifest.tensors[f"{component}/{name}"].spec
+        return read_range(self.directory, self.manifest, Range(spec, 0, spec.numel)).reshape(spec.shape)
 
 
 def plan_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:

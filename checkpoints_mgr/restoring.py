@@ -1,6 +1,7 @@
 """Reading the newest sound step by all ranks together: rank 0 decides and tells, all read and vote."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from checkpoints_mgr.communicator import Communicator
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import QUARANTINE, step_name, steps_in
 from checkpoints_mgr.manifest import Manifest, from_bytes, to_bytes
-from checkpoints_mgr.reading import open_step, quarantine, read_parts, verify_file
+from checkpoints_mgr.reading import lease, open_step, quarantine, read_parts, verify_file
 from checkpoints_mgr.state import Parts, Restored, State, wanted_parts
 from checkpoints_mgr.votes import on_root, together
 
@@ -32,7 +33,8 @@ class Restorer:
         candidates = on_root(self._comm, f"cannot restore step {step}", lambda: self._candidates(step))
         faults: dict[int, str] = {}
         for candidate in candidates:
-            restored, fault = self._restore_step(candidate, template)
+            with lease(self._root / step_name(candidate)) if self._comm.rank == 0 else nullcontext():
+                restored, fault = self._restore_step(candidate, template)
             if restored is not None:
                 return replace(restored, quarantined=tuple(faults))
             faults[candidate] = fault

@@ -21,7 +21,7 @@ from checkpoints_mgr.nodes import Nodes
 from checkpoints_mgr.reading import Wanted, open_step, plan_reads, quarantine, read_local, read_wanted
 from checkpoints_mgr.state import Restored, State, wanted_parts
 from checkpoints_mgr.tensor_file import byte_view
-from checkpoints_mgr.votes import attempt, on_root, together
+from checkpoints_mgr.votes import attempt, on_root, results_of, together
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class NodeRestorer:
         votes = together(comm, what, read_own)
         faults = {nodes.of_rank[rank]: fault for rank, (fault, _) in enumerate(votes) if fault}
         for node, name in sorted({(node, name) for _, asked in votes for node, name in asked}):
-            fault = self._pass_on(directory, manifest, nodes.leader(node), name, wanted.get(name, []))
+            fault = self._pass_on(what, directory, manifest, nodes.leader(node), name, wanted.get(name, []))
             if fault:
                 faults[node] = fault
         if not faults:
@@ -111,8 +111,11 @@ class NodeRestorer:
         comm.barrier()
         return None, next(iter(faults.values()))
 
-    def _pass_on(self, directory: Path, manifest: Manifest, owner: int, name: str, wanted: list[Wanted]) -> str:
-        """One file from its node's leader to all ranks, of which each takes what it wants; or what is corrupt."""
+    def _pass_on(
+        self, what: str, directory: Path, manifest: Manifest, owner: int, name: str, wanted: list[Wanted]
+    ) -> str:
+        """One file from its node's leader to all ranks, of which each takes what it wants; or what is corrupt.
+        CheckpointError, on all ranks: it cannot be read."""
         comm = self._comm
         blocks: Iterator[tuple[int, Any]] = iter(())
         if comm.rank == owner:
@@ -120,9 +123,12 @@ class NodeRestorer:
             blocks = _verified_chunks(directory, entry)
         while True:
             vote = comm.broadcast_object(attempt(lambda: next(blocks, None)) if comm.rank == owner else None, owner)
-            if vote["error"] or vote["result"] is None:
+            if vote["kind"] == "corrupt":
                 return str(vote["error"])
-            start, chunk = vote["result"]
+            (result,) = results_of(what, {owner: vote})
+            if result is None:
+                return ""
+            start, chunk = result
             content = byte_view(chunk, "U8")
             for offset, memory in wanted if comm.rank != owner else []:
                 low, high = max(offset, start), min(offset + len(memory), start + len(content))

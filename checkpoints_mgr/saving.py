@@ -13,7 +13,7 @@ from checkpoints_mgr import storage
 from checkpoints_mgr.balance import shares
 from checkpoints_mgr.communicator import Communicator
 from checkpoints_mgr.digests import document_digest
-from checkpoints_mgr.errors import CheckpointError
+from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError
 from checkpoints_mgr.nodes import Nodes
 from checkpoints_mgr.owner import own_tag
 from checkpoints_mgr.policy import Retention
@@ -116,7 +116,9 @@ class Saver:
 
         def proceed() -> SaveResult | None:
             if waiting:
-                raise CheckpointError(f"{what}: rank {', '.join(waiting)} did not write within {self._timeout_s:g} s")
+                raise CheckpointFaultError(
+                    f"{what}: rank {', '.join(waiting)} did not write within {self._timeout_s:g} s"
+                )
             if not writing:
                 return self._conclude(what, pending, entered_s)
             self._start_commit(what, pending)
@@ -143,7 +145,7 @@ class Saver:
             if step < 0:
                 raise CheckpointError(f"step is {step}, expected 0 or more")
             if self._job is not None and not self._job.ended.is_set():
-                raise CheckpointError("the writer of an earlier save is still stuck")
+                raise CheckpointFaultError("the writer of an earlier save is still stuck")
             check_state(state)
             check_json("metrics", metrics)
             table = [

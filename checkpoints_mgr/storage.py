@@ -1,11 +1,13 @@
 """Every file operation of the package: one place to make durable, to time and to break in tests.
 
 Each operation passes its failpoint just before it takes effect, by name: mkdir, create, reserve, write, fsync, rename,
-sync_dir, unlink, rmdir, list, stat, read. What a process that dies leaves behind is what the operations before left.
+sync_dir, unlink, rmdir, list, stat, lock, read. What a process that dies leaves behind is what the operations before it
+left.
 """
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -159,6 +161,24 @@ def read_bytes(path: Path) -> bytes:
     """The whole of a small file."""
     _pass("read", path)
     return path.read_bytes()
+
+
+@contextmanager
+def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
+    """Whether the file is ours for the context: ours alone, or shared with others who only read. The kernel frees it
+    when the process ends. A file that cannot be opened, or of a file system without locks, is refused to nobody."""
+    descriptor, ours = -1, True
+    try:
+        _pass("lock", path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError as error:
+        ours = not isinstance(error, BlockingIOError)
+    try:
+        yield ours
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class Reader:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.errors import CheckpointError
-from checkpoints_mgr.layout import PIN_SUFFIX, TMP_PREFIX, TRASH_PREFIX, step_name, steps_in, trash_name
+from checkpoints_mgr.layout import MANIFEST, PIN_SUFFIX, TMP_PREFIX, TRASH_PREFIX, step_name, steps_in, trash_name
 from checkpoints_mgr.owner import is_alive
 from checkpoints_mgr.policy import Kept, Retention
 from checkpoints_mgr.reading import open_step
@@ -63,12 +63,16 @@ def expired_steps(root: Path, retention: Retention) -> list[int]:
 
 
 def retire(root: Path, steps: Sequence[int], save_id: str) -> list[Path]:
-    """Take steps out of the root by a rename, so that no half-removed one is ever taken for a checkpoint; returns what
-    is left to discard. A failure is logged only."""
+    """Take steps that nobody reads out of the root by a rename, so that no half-removed one is ever taken for a
+    checkpoint; returns what is left to discard. A failure is logged only."""
     trash = []
     try:
         for step in steps:
-            storage.rename(root / step_name(step), root / trash_name(step, save_id))
+            with storage.locked(root / step_name(step) / MANIFEST, exclusive=True) as unread:
+                if not unread:
+                    logger.warning("%s stays for now: it is being read", root / step_name(step))
+                    continue
+                storage.rename(root / step_name(step), root / trash_name(step, save_id))
             trash.append(root / trash_name(step, save_id))
         if trash:
             storage.sync_dir(root)

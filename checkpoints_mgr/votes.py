@@ -1,17 +1,29 @@
 """Act, vote, then decide: one rank's failure becomes the same error on every rank, and nobody is left waiting."""
 
+import errno
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from checkpoints_mgr.communicator import Communicator
-from checkpoints_mgr.errors import CheckpointError
+from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError, CorruptCheckpointError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Vote = dict[str, Any]
+
+ROOM = "make room there, keep fewer checkpoints, or keep them on another disk"
+RIGHTS = "give a directory that may be written to"
+REMEDIES = {  # what the user can mend; any other OSError is the machine's
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.EROFS: RIGHTS,
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+}
 
 
 def together(comm: Communicator, what: str, action: Callable[[], T]) -> list[T]:
@@ -29,35 +41,51 @@ def on_root(comm: Communicator, what: str, action: Callable[[], T], root: int = 
     """
     vote = comm.broadcast_object(attempt(action) if comm.rank == root else None, root)
     if vote["error"]:
-        raise CheckpointError(f"{what}: {vote['error']}")
+        raise _error_of([vote], f"{what}: {vote['error']}")
     result: T = vote["result"]
     return result
 
 
-def results_of(what: str, votes: Sequence[Vote]) -> list[Any]:
-    """The results of all ranks' votes. CheckpointError when any of them failed."""
+def results_of(what: str, votes: Sequence[Vote] | Mapping[int, Vote]) -> list[Any]:
+    """The results of all ranks' votes, or of those of some by rank. CheckpointError when any of them failed."""
+    by_rank = votes if isinstance(votes, Mapping) else dict(enumerate(votes))
     ranks_of: dict[str, list[str]] = {}
-    for rank, vote in enumerate(votes):
+    for rank, vote in by_rank.items():
         if vote["error"]:
             ranks_of.setdefault(vote["error"], []).append(str(rank))
     if ranks_of:
         faults = "; ".join(f"rank {', '.join(ranks)}: {error}" for error, ranks in ranks_of.items())
-        raise CheckpointError(f"{what}: {faults}")
-    return [vote["result"] for vote in votes]
+        raise _error_of(list(by_rank.values()), f"{what}: {faults}")
+    return [vote["result"] for vote in by_rank.values()]
+
+
+def _error_of(votes: Sequence[Vote], message: str) -> CheckpointError:
+    is_fault = any(vote["kind"] == "fault" for vote in votes)
+    return CheckpointFaultError(message) if is_fault else CheckpointError(message)
 
 
 def attempt(action: Callable[[], Any]) -> Vote:
-    """One rank's vote: its result, or what went wrong."""
+    """One rank's vote: its result, or what went wrong. kind, of the latter: "request" for what the user can mend,
+    "corrupt" for bytes that provably changed, "fault" for all else."""
     try:
-        return {"result": action(), "error": ""}
+        return {"result": action(), "error": "", "kind": ""}
+    except CheckpointFaultError as error:
+        return _failed(error, "fault")
+    except CorruptCheckpointError as error:
+        return _failed(error, "corrupt")
     except CheckpointError as error:
-        return {"result": None, "error": str(error)}
+        return _failed(error, "request")
     except OSError as error:
-        return {"result": None, "error": str(error) or type(error).__name__}
+        remedy = REMEDIES.get(error.errno or 0)
+        return _failed(error, "fault") if remedy is None else _failed(f"{error}; {remedy}", "request")
     except Exception as error:
         # Not the user's doing: the traceback must not be lost on its way through the vote.
         logger.exception("unexpected error while saving or restoring a checkpoint")
-        return {"result": None, "error": f"{type(error).__name__}: {error}"}
+        return _failed(f"{type(error).__name__}: {error}", "fault")
+
+
+def _failed(error: object, kind: str) -> Vote:
+    return {"result": None, "error": str(error) or type(error).__name__, "kind": kind}
 
 
 class Job:

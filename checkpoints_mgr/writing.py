@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.digests import ChunkHasher, canonical_json, chunk_bytes_of
-from checkpoints_mgr.errors import CheckpointError
+from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError
 from checkpoints_mgr.layout import MANIFEST, MODEL_INDEX, share_name, step_name, tmp_name
 from checkpoints_mgr.manifest import FileEntry, Manifest, Piece, Placement, fault_of, from_bytes, to_bytes
 from checkpoints_mgr.nodes import Nodes
@@ -156,7 +156,7 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
         storage.wait_until_visible(tmp / entry.name, VISIBLE_TIMEOUT_S)
         size_bytes = storage.file_size(tmp / entry.name)
         if size_bytes != entry.size_bytes:
-            raise CheckpointError(f"{tmp / entry.name} has {size_bytes} bytes, its writer says {entry.size_bytes}")
+            raise CheckpointFaultError(f"{tmp / entry.name} has {size_bytes} bytes, its writer says {entry.size_bytes}")
     content = to_bytes(manifest)
     storage.write_new(tmp / MANIFEST, len(content), [memoryview(content)])
     storage.sync_dir(tmp)
@@ -172,7 +172,7 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
     try:
         storage.sync_dir(attempt.root)
     except OSError as error:
-        raise CheckpointError(f"{target} is in place, but may not outlive a power cut: {error}") from error
+        raise CheckpointFaultError(f"{target} is in place, but may not outlive a power cut: {error}") from error
     return manifest.data_bytes + len(content)
 
 

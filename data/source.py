@@ -2,28 +2,22 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from data.csv_source import csv_rows, csv_tables
 from data.errors import DataError
-from data.index import Columns, Index, make_index, read_index, string_columns, write_index
-from data.jsonl_source import jsonl_rows, jsonl_tables
-from data.parquet_source import parquet_files, parquet_rows, read_cell
-from data.rows import Row
-from data.scan import Look, Place, Reader, look_at_all, read_file
-from data.tar_source import tar_rows, tar_shards
+from data.index import Index, read_index
+from data.indexing import FORMATS, index_path, up_to_date
+from data.scan import Place, Reader
 
-INDEX_NAME = ".vpred_index.safetensors"
 SHOWN_FAULTS = 20
-ABSENT = -1
 
 
 @dataclass(frozen=True)
@@ -71,25 +65,6 @@ class Source(Protocol):
     @property
     def content_hashes(self) -> NDArray[np.uint8]:
         """(n, 16): xxh3-128 of the encoded images."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """A way to store captioned images. `tables`: the files that list them, none when the folder is not of this format;
-    `rows`: what they list; `read`: the bytes of an image by its file, offset and length."""
-
-    tables: Callable[[Path], list[Path]]
-    rows: Callable[[Path, list[Path]], list[Row]]
-    read: Reader = read_file
-
-
-# The first of which a folder holds any table is its format.
-FORMATS = {
-    "csv": Format(csv_tables, csv_rows),
-    "jsonl": Format(jsonl_tables, jsonl_rows),
-    "webdataset": Format(tar_shards, tar_rows),
-    "parquet": Format(parquet_files, parquet_rows, read_cell),
-}
 
 
 class Folder:
@@ -155,128 +130,9 @@ def open_source(
     if bad and (bad_samples == "fail" or not len(folder)):
         shown = "\n".join(f"  {origin}: {fault}" for origin, fault in bad[:SHOWN_FAULTS])
         more = f"\n  and {len(bad) - SHOWN_FAULTS} more" if len(bad) > SHOWN_FAULTS else ""
-        raise DataError(f"{path}: {len(bad)} of {len(index)} rows are bad; mend or remove them:\n{shown}{more}")
+        remedy = "mend or remove them, or set data.bad_samples: skip" if len(folder) else "mend them"
+        raise DataError(f"{path}: {len(bad)} of {len(index)} rows are bad; {remedy}\n{shown}{more}")
     return folder
-
-
-def index_path(path: Path) -> Path:
-    """In the folder itself or, when nobody may write there, in the user's cache."""
-    inside = path / INDEX_NAME
-    if inside.exists() or os.access(path, os.W_OK):
-        return inside
-    return Path.home() / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(str(path.resolve()).encode())}.safetensors"
-
-
-def find_format(path: Path) -> tuple[str, list[Path]]:
-    """Name of the folder's format, and its tables. Raises DataError."""
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
-    for name, form in FORMATS.items():
-        if tables := form.tables(path):
-            return name, tables
-    raise DataError(
-        f"{path}: holds no .csv; add one with the columns dir,text, such as img_txt.csv "
-        "(or metadata.jsonl, WebDataset *.tar, *.parquet)"
-    )
-
-
-def up_to_date(path: Path, workers: int | None = None) -> Index:
-    """The folder's index, made or mended where files differ from it."""
-    name, tables = find_format(path)
-    file = index_path(path)
-    old = read_index(file)
-    if old is not None and old.format == name and is_fresh(old, path, tables):
-        return old
-    index = build(path, name, tables, old if old is not None and old.format == name else None, workers)
-    with suppress(OSError):  # an index that cannot be kept is made again next time
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return write_index(index, file)
-    return index
-
-
-def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
-    """Whether all files are as they were when the index was made."""
-    names = index.strings("name")
-    if names[: index.tables] != [table.name for table in tables]:
-        return False
-    stats = stat_files(path, names)
-    return np.array_equal(stats[0], index.columns["file_bytes"]) and np.array_equal(
-        stats[1], index.columns["file_mtime_ns"]
-    )
-
-
-def stat_files(path: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sizes in bytes and times of change in ns, (f,) each; -1 where there is no file."""
-    root = str(path)
-    found = np.full((2, len(names)), ABSENT, np.int64)
-    for number, name in enumerate(names):
-        with suppress(OSError):
-            status = os.stat(f"{root}/{name}")  # noqa: PTH116 - a million Path objects take seconds
-            found[:, number] = status.st_size, status.st_mtime_ns
-    return found[0], found[1]
-
-
-def build(path: Path, name: str, tables: list[Path], old: Index | None, workers: int | None) -> Index:
-    """List and look; what `old` knows of unchanged files is taken over."""
-    rows = FORMATS[name].rows(path, tables)
-    names = list(dict.fromkeys([*(table.name for table in tables), *(row.file for row in rows if row.file)]))
-    number_of = {each: number for number, each in enumerate(names)}
-    stats = stat_files(path, names)
-    known = dict(_known(old, names, stats)) if old is not None else {}
-    keys = list(dict.fromkeys((row.file, row.offset, row.length) for row in rows if row.file))
-    missing = [key for key in keys if key not in known]
-    places = [Place(path / file, offset, length) for file, offset, length in missing]
-    known |= zip(missing, look_at_all(FORMATS[name].read, places, workers), strict=True)
-    return make_index(name, len(tables), build_columns(rows, known, number_of, stats))
-
-
-Key = tuple[str, int, int]
-
-
-def _known(
-    old: Index, names: Sequence[str], stats: tuple[NDArray[np.int64], NDArray[np.int64]]
-) -> Iterator[tuple[Key, Look]]:
-    """What the old index tells of images in files that have not changed; bad ones are looked at again."""
-    now = {name: (size, mtime) for name, size, mtime in zip(names, *(each.tolist() for each in stats), strict=True)}
-    columns = {name: array.tolist() for name, array in old.columns.items() if name not in ("text", "origin", "fault")}
-    then = zip(columns["file_bytes"], columns["file_mtime_ns"], strict=True)
-    old_names = old.strings("name")
-    unchanged = [now.get(name) == stat for name, stat in zip(old_names, then, strict=True)]
-    for row in np.flatnonzero(~old.is_bad).tolist():
-        file = columns["file"][row]
-        if unchanged[file]:
-            key = (old_names[file], columns["offset"][row], columns["length"][row])
-            width, height = columns["size"][row]
-            yield key, Look(width, height, bytes(columns["content_hash"][row]), "")
-
-
-def build_columns(
-    rows: Sequence[Row],
-    looks: dict[Key, Look],
-    number_of: dict[str, int],
-    stats: tuple[NDArray[np.int64], NDArray[np.int64]],
-) -> Columns:
-    """The rows and what was found at each; rows whose image is bad are blamed."""
-    nothing = Look(0, 0, bytes(16), "")
-    found = [looks.get((row.file, row.offset, row.length), nothing) for row in rows]
-    for row, each in zip(rows, found, strict=True):
-        if each.fault:
-            row.blame(each.fault)
-    hashes = np.frombuffer(b"".join(each.content_hash for each in found), np.uint8).reshape(-1, 16)
-    columns: dict[str, NDArray[Any]] = {
-        "file": np.array([number_of.get(row.file, ABSENT) for row in rows], np.int32),
-        "offset": np.array([row.offset for row in rows], np.int64),
-        "length": np.array([row.length for row in rows], np.int64),
-        "size": np.array([(each.width, each.height) for each in found], np.int32).reshape(-1, 2),
-        "content_hash": hashes,
-        "file_bytes": stats[0],
-        "file_mtime_ns": stats[1],
-    }
-    strings = {"text": [row.text for row in rows], "origin": [row.origin for row in rows]}
-    strings |= {"fault": [row.fault for row in rows], "name": list(number_of)}
-    for name, values in strings.items():
-        columns |= string_columns(name, values)
-    return columns
 
 
 @contextmanager

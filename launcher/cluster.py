@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from launcher.backends import INITS, Binding, Init, Kind, faults
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import Section, load_document
 from launcher.supervision import SupervisionSettings
@@ -79,16 +80,26 @@ class Host(Section):
 
 
 class LauncherSettings(Section):
-    """How ranks are started. `mpirun` null: the one beside python, else the first on PATH.
+    """How ranks are started (`kind`) and find each other (`init`): see launcher/backends.py; `init` null: the first
+    that works.
 
-    `rank_table`: Ascend only, a table that a controller wrote (or its directory) to use as it is, once it has been
-    checked against the cluster file; null makes one of the cluster file.
+    `mpirun` null: the one beside python, else the first on PATH. `mpirun_arguments` go to it as they are. `binding`:
+    each rank to a core, a NUMA node, or none. `oversubscribe`: more ranks than cores; null: on cpu, not on Ascend.
+    `rank_table`: with `init: rank_table`, one that a controller wrote (or its directory) to use as it is, once it has
+    been checked against the cluster file; null makes one of that. `forward_variables` and those of `environment` are
+    all that crosses to other hosts.
     """
 
+    kind: Kind = "mpirun"
+    init: Init | None = None
     mpirun: Path | None = None
+    mpirun_arguments: tuple[str, ...] = ()
+    binding: Binding = "none"
+    oversubscribe: bool | None = None
     rank_table: Path | None = None
     allow_run_as_root: bool = False
     stop_grace_s: Annotated[float, Field(gt=0)] = 60.0
+    lease_s: Annotated[float, Field(ge=2)] = 120.0
     forward_variables: tuple[str, ...] = ()
 
     @field_validator("mpirun")
@@ -102,11 +113,14 @@ class LauncherSettings(Section):
 class Network(Section):
     """`interface`: the NIC (or CIDR) for MPI between hosts; null lets MPI choose.
 
+    `scheduler_port`: on the first host, where ranks of a dynamic cluster meet within `join_timeout_s`.
     A rank whose peers do not answer a collective within `collective_timeout_s` ends with an error. The time covers what
     ranks do not do alike: one may compile, load or write for longer than another.
     """
 
     interface: str | None = None
+    scheduler_port: Annotated[int, Field(ge=1024, le=65535)] = 8118
+    join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     collective_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
 
 
@@ -123,6 +137,27 @@ class PreflightSettings(Section):
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
 
 
+class RestartSettings(Section):
+    """What follows a failed attempt; `max_restarts` 0: nothing, the run ends with its failure.
+
+    The delay begins at `first_delay_s` and grows by `delay_factor` up to `max_delay_s` with each attempt in a row that
+    commits no newer checkpoint; after `max_without_progress` of those the run ends. A host that ended
+    `exclude_host_after` attempts (null: any number), or cannot be reached, gives its place to one of `spare_hosts`.
+    With `shrink` and too few hosts left, those go on with fewer ranks, at least `min_ranks`, and the same global batch:
+    each rank then has more samples, and needs the memory for them. Without, such a host is tried again.
+    """
+
+    max_restarts: Annotated[int, Field(ge=0)] = 0
+    first_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    delay_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    max_delay_s: Annotated[float, Field(ge=0)] = 300.0
+    max_without_progress: Annotated[int, Field(ge=1)] = 3
+    exclude_host_after: Annotated[int, Field(ge=1)] | None = 2
+    spare_hosts: tuple[Host, ...] = ()
+    shrink: bool = False
+    min_ranks: Annotated[int, Field(ge=1)] = 1
+
+
 class ClusterConfig(Section):
     """A cluster file. Ranks go over hosts in the string order of their addresses, then over devices."""
 
@@ -134,6 +169,7 @@ class ClusterConfig(Section):
     network: Network = Network()
     metrics: Metrics = Metrics()
     preflight: PreflightSettings = PreflightSettings()
+    restart: RestartSettings = RestartSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     environment: Annotated[dict[str, str], Field(default_factory=dict)]
 
@@ -145,6 +181,11 @@ class ClusterConfig(Section):
             host.model_copy(update={"devices": tuple(sorted(host.devices, key=lambda device: device.id))})
             for host in hosts
         )
+
+    @property
+    def known_hosts(self) -> tuple[Host, ...]:
+        """Those that ranks start on and the spare ones."""
+        return (*self.hosts, *self.restart.spare_hosts)
 
     @property
     def world_size(self) -> int:
@@ -163,7 +204,22 @@ class ClusterConfig(Section):
 
     @property
     def highest_metrics_port(self) -> int:
-        return self.metrics.base_port + max(self.ranks_on(host) for host in self.hosts) - 1
+        return self.metrics.base_port + max(self.ranks_on(host) for host in self.known_hosts) - 1
+
+    @property
+    def init(self) -> Init:
+        """How ranks find each other."""
+        return self.launcher.init or INITS[self.accelerator, self.launcher.kind][0]
+
+    @property
+    def needs_mpirun(self) -> bool:
+        return self.launcher.kind == "mpirun" or (self.launcher.kind == "msrun" and len(self.hosts) > 1)
+
+    @property
+    def scheduler_host(self) -> str:
+        """The address of rank 0's host, as its peers know it."""
+        first = self.ordered_hosts[0].address
+        return "127.0.0.1" if first in LOCAL_ADDRESSES else first
 
     def ranks_on(self, host: Host) -> int:
         return len(host.devices) or self.workers_per_host or 0
@@ -185,12 +241,12 @@ class ClusterConfig(Section):
         if self.accelerator == "cpu":
             if self.workers_per_host is None:
                 raise ValueError("workers_per_host: found nothing (accelerator cpu needs it)")
-            if any(host.devices for host in self.hosts):
+            if any(host.devices for host in self.known_hosts):
                 raise ValueError("hosts: found devices (accelerator cpu has none; workers_per_host counts)")
         else:
             if self.workers_per_host is not None:
                 raise ValueError("workers_per_host: remove it (one rank per device on accelerator ascend)")
-            bare = [host.address for host in self.hosts if not host.devices]
+            bare = [host.address for host in self.known_hosts if not host.devices]
             if bare:
                 raise ValueError(
                     f"hosts: {', '.join(bare)} without devices (list id and ip of each; "
@@ -200,8 +256,8 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _hosts_differ(self) -> Self:
-        addresses = Counter(host.address for host in self.hosts)
-        ips = Counter(device.ip for host in self.hosts for device in host.devices if device.ip is not None)
+        addresses = Counter(host.address for host in self.known_hosts)
+        ips = Counter(device.ip for host in self.known_hosts for device in host.devices if device.ip is not None)
         for what, counts in (("address", addresses), ("device ip", ips)):
             for each, count in sorted(counts.items()):
                 if count > 1:
@@ -212,18 +268,35 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _hosts_reach_each_other(self) -> Self:
-        if len(self.hosts) == 1:
+        if len(self.known_hosts) == 1:
             return self
-        local = [host.address for host in self.hosts if host.address in LOCAL_ADDRESSES]
+        local = [host.address for host in self.known_hosts if host.address in LOCAL_ADDRESSES]
         if local:
             raise ValueError(f"hosts: {local[0]} among several hosts (give the address the others know)")
-        missing = [f"{host.address} device {d.id}" for host in self.hosts for d in host.devices if d.ip is None]
+        missing = [f"{host.address} device {d.id}" for host in self.known_hosts for d in host.devices if d.ip is None]
         if missing and self.needs_device_ips:
             raise ValueError(f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)")
         if self.metrics.address not in _ANY_ADDRESS:
             raise ValueError(
                 f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shrinks_no_further_than_it_is(self) -> Self:
+        if self.restart.min_ranks > self.world_size:
+            raise ValueError(f"restart.min_ranks: found {self.restart.min_ranks} (there are {self.world_size} ranks)")
+        return self
+
+    @model_validator(mode="after")
+    def _backend_fits(self) -> Self:
+        chosen = self.launcher
+        counts = tuple(self.ranks_on(host) for host in self.hosts)
+        found = faults(
+            self.accelerator, chosen.kind, chosen.init, chosen.binding, counts, bool(chosen.mpirun_arguments)
+        )
+        if fault := next(found, None):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -243,6 +316,8 @@ class ClusterConfig(Section):
     def _rank_table_is_for_ascend(self) -> Self:
         if self.launcher.rank_table is not None and self.accelerator != "ascend":
             raise ValueError("launcher.rank_table: remove it (rank tables list Ascend devices)")
+        if self.launcher.rank_table is not None and self.init != "rank_table":
+            raise ValueError(f"launcher.rank_table: remove it (init {self.init} reads none)")
         return self
 
     @model_validator(mode="after")

@@ -5,24 +5,30 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from launcher.account import Account, first_record, lost_line, read_records
 from launcher.cluster import ClusterConfig, load_cluster
 from launcher.contract.config import ConfigError
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
+from launcher.lease import Lease
 from launcher.mpirun import find_mpirun
 from launcher.plan import LaunchPlan, describe, make_plan
 from launcher.preflight import Finding, preflight
 from launcher.progress import make_progress
 from launcher.ranktable.given import chosen_table
-from launcher.recipe import Trainer, require_same_recipe, resolve_recipe
-from launcher.stopping import stop_requests
+from launcher.recipe import Trainer, rank_counts, require_same_recipe, resolve_recipe
+from launcher.recovery import Attempted, recover
+from launcher.remote import Ssh
+from launcher.stopping import StopRequest, stop_requests
 from launcher.stream import parse_ranks
 from launcher.supervise import supervise
+from launcher.sweep import sweep_hosts
 from launcher.verdict import Verdict
 
 _CLUSTER_PREFIX = "cluster."
@@ -58,7 +64,7 @@ def plan_job(job: Job) -> LaunchPlan:
     """What `run` would do now; raises ConfigError when there is no usable mpirun."""
     return make_plan(
         cluster=job.cluster,
-        mpirun=find_mpirun(job.cluster.launcher.mpirun, environment()),
+        mpirun=find_mpirun(job.cluster.launcher.mpirun, environment()) if job.cluster.needs_mpirun else None,
         python=Path(sys.executable),
         trainer=job.trainer.argv,
         run_dir=job.run.root,
@@ -90,13 +96,31 @@ def run_job(job: Job, streamed: str | None = None) -> int:
         return ExitCode.BAD_CONFIG
     with _locked(job.run):
         require_same_recipe(job.run, job.train_yaml)
-        plan = plan_job(job)
-        _write_files(job.run, plan)
-        print(describe(plan), flush=True)
+        sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
+        if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
+            print(f"could not look for ranks of earlier attempts on {', '.join(left)}", file=sys.stderr)
+        counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)
         with stop_requests() as stop:
-            verdict = supervise(plan, environment(), make_progress(sys.stderr), stop, shown)
-    _report(job.run, verdict)
-    return verdict.exit_code
+            ended = recover(job.cluster, partial(_attempt, job, stop, shown), sweep, counts, stop)
+    _report(job.run, ended.verdict)
+    records = read_records(job.run)
+    if len(records) > 1:
+        print(lost_line(records), file=sys.stderr)
+    return ended.verdict.exit_code
+
+
+def _attempt(job: Job, stop: StopRequest, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:
+    """Plan, write, start and watch one attempt on `cluster`, whose ranks may be fewer than those to be shown."""
+    plan = plan_job(replace(job, cluster=cluster))
+    _write_files(job.run, plan)
+    print(describe(plan), flush=True)
+    records = read_records(job.run)
+    lease = Lease(job.run.attempt(plan.attempt).lease, cluster.launcher.lease_s)
+    account = Account(job.run, first_record(plan), records[-1] if records else None, lease, make_progress(sys.stderr))
+    account.begin()
+    verdict = supervise(plan, environment(), account, stop, [rank for rank in shown if rank < len(plan.ranks)])
+    account.end(plan, verdict)
+    return Attempted(plan, verdict, account.record)
 
 
 def closing_line(run: RunDir, summary: Summary) -> str:

@@ -1,4 +1,4 @@
-"""Finding mpirun and speaking its dialect: Open MPI 4 (ORTE) and 5 (PRRTE) differ in a few options."""
+"""Finding mpirun and telling whose it is: Open MPI 4 (ORTE) and 5 (PRRTE) differ in a few options, MPICH in all."""
 
 import re
 import shutil
@@ -7,11 +7,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from launcher.contract.config import ConfigError
 
 _VERSION_TIMEOUT_S = 20.0
-_VERSION = re.compile(r"\(Open MPI\) (\d+)\.(\d+)\.(\d+)")
+_OPEN_MPI = re.compile(r"\(Open MPI\) (\d+)\.(\d+)\.(\d+)")
+_MPICH = re.compile(r"HYDRA build details:\s+Version:\s+(\d+)\.(\d+)\.?(\d*)")
 
 # Open MPI refuses to run as root without both.
 ROOT_VARIABLES = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -19,38 +21,41 @@ ROOT_VARIABLES = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 
 @dataclass(frozen=True)
 class Dialect:
-    """Options that differ: how several ranks per core are allowed, and the shared-memory transport's name."""
+    """What differs: how several ranks per core are allowed, the name of the transport over shared memory, and how ssh
+    gets options (as one word)."""
 
     oversubscribe: tuple[str, ...]
     shared_memory: str
+    ssh_arguments: tuple[str, ...]
 
 
 DIALECTS: dict[int, Dialect] = {
-    4: Dialect(oversubscribe=("--map-by", "slot", "--oversubscribe"), shared_memory="vader"),
-    5: Dialect(oversubscribe=("--map-by", "slot:OVERSUBSCRIBE"), shared_memory="sm"),
+    4: Dialect(("--map-by", "slot", "--oversubscribe"), "vader", ("--mca", "plm_rsh_args")),
+    5: Dialect(("--map-by", "slot:OVERSUBSCRIBE"), "sm", ("--prtemca", "plm_ssh_args")),
 }
 
 
 @dataclass(frozen=True)
 class Mpirun:
-    """An Open MPI mpirun: absolute path and version, e.g. (5, 0, 11)."""
+    """An mpirun: absolute path and version, e.g. (5, 0, 11)."""
 
     path: Path
     version: tuple[int, int, int]
+    name: Literal["Open MPI", "MPICH"] = "Open MPI"
 
     @property
     def dialect(self) -> Dialect:
+        """Open MPI's."""
         return DIALECTS[self.version[0]]
 
-    @property
-    def version_text(self) -> str:
-        return ".".join(str(part) for part in self.version)
+    def __str__(self) -> str:
+        return f"{self.path} ({self.name} {'.'.join(str(part) for part in self.version)})"
 
 
 def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
     """The mpirun that the cluster file names, else the one beside python, else the first on PATH.
 
-    Raises ConfigError with the remedy when there is none, it does not run, or it is no Open MPI 4 or 5.
+    Raises ConfigError with the remedy when there is none, it does not run, or it is neither Open MPI 4 or 5 nor MPICH.
     """
     path = named or _beside_python() or _on_path(env)
     if path is None:
@@ -65,11 +70,13 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"no answer in {_VERSION_TIMEOUT_S:.0f} s"
         raise ConfigError(f"mpirun: {path} does not run ({reason}); name a working one: launcher.mpirun") from None
-    match = _VERSION.search(answer.stdout)
+    if mpich := _MPICH.search(answer.stdout):
+        return Mpirun(path, (int(mpich[1]), int(mpich[2]), int(mpich[3] or 0)), "MPICH")
+    match = _OPEN_MPI.search(answer.stdout)
     if match is None or int(match[1]) not in DIALECTS:
         said = (answer.stdout or answer.stderr).strip().splitlines()
         raise ConfigError(
-            f"mpirun: {path} is not Open MPI 4 or 5 (it says {said[0] if said else 'nothing'!r}); "
+            f"mpirun: {path} is neither Open MPI 4 or 5 nor MPICH (it says {said[0] if said else 'nothing'!r}); "
             "name another one: launcher.mpirun"
         )
     return Mpirun(path, (int(match[1]), int(match[2]), int(match[3])))

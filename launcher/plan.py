@@ -5,14 +5,18 @@ import shlex
 from pathlib import Path
 
 from launcher.cluster import ClusterConfig, Host
-from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import Section, dump_yaml
 from launcher.contract.run_dir import RunDir
 from launcher.mpirun import ROOT_VARIABLES, Mpirun
 from launcher.ranktable.given import chosen_table
+from launcher.starting import slots, start_argv
 from launcher.supervision import SupervisionSettings
 
 _JOB = "vpred"
+# HCCL's, on each host: HCCL_IF_BASE_PORT and the 31 after it, and the NPUs' own.
+_HCCL_BASE_PORT = 60000
+_HCCL_PORTS = 32
+_DEVICE_PORT = 16666
 
 
 class RankPlace(Section):
@@ -28,13 +32,19 @@ class RankPlace(Section):
 class LaunchPlan(Section):
     """One attempt: `argv` starts all ranks, with `environment` added to the launcher's own.
 
-    `files` maps paths to the text they get before the start.
+    `starter`: what runs it; `ports`: those that must be free, first to last on every host, but "scheduler" on the first
+    alone. `forwarded`: variables that cross to other hosts. `files` maps paths to the text they get before the start.
     """
 
     run_dir: Path
     attempt: int
     accelerator: str
+    starter: str
+    init: str
+    binding: str
+    ports: dict[str, tuple[int, int]]
     ranks: tuple[RankPlace, ...]
+    forwarded: tuple[str, ...]
     argv: tuple[str, ...]
     environment: dict[str, str]
     files: dict[Path, str]
@@ -53,39 +63,42 @@ class LaunchPlan(Section):
 
 def make_plan(
     cluster: ClusterConfig,
-    mpirun: Mpirun,
+    mpirun: Mpirun | None,
     python: Path,
     trainer: tuple[str, ...],
     run_dir: Path,
     attempt: int,
     train_yaml: str,
 ) -> LaunchPlan:
-    """The plan to start `trainer` (an argv) on every rank of `cluster`. `run_dir` is absolute."""
+    """The plan to start `trainer` (an argv) on every rank of `cluster`. `run_dir` is absolute.
+
+    `mpirun` is None where the cluster needs none. Raises ConfigError where this mpirun cannot start it.
+    """
     run = RunDir(run_dir)
     ranks = _places(cluster)
     files = {
         run.cluster_yaml: dump_yaml(cluster),
         run.train_yaml: train_yaml,
-        run.hostfile: "".join(f"{host.address} slots={cluster.ranks_on(host)}\n" for host in cluster.ordered_hosts),
+        run.hostfile: "".join(f"{host.address} slots={slots(cluster, host)}\n" for host in cluster.ordered_hosts),
         run.targets_json: _targets(run_dir.name, ranks),
     }
-    if cluster.accelerator == "ascend":
+    if cluster.init == "rank_table":
         files[run.rank_table_json] = chosen_table(cluster)
     environment = dict(cluster.environment)
     if cluster.launcher.allow_run_as_root:
         environment |= ROOT_VARIABLES
-    argv = (
-        *_mpirun_argv(cluster, mpirun, run, len(ranks)),
-        *_shim_argv(cluster, python, run, attempt),
-        *trainer,
-        *_trainer_options(cluster, run, attempt, ranks),
-    )
+    trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks))
     return LaunchPlan(
         run_dir=run_dir,
         attempt=attempt,
         accelerator=cluster.accelerator,
         ranks=ranks,
-        argv=argv,
+        starter=str(mpirun) if mpirun else f"{python} -m launcher.node",
+        init=cluster.init,
+        binding=cluster.launcher.binding,
+        ports=_ports(cluster),
+        argv=start_argv(cluster, mpirun, python, run, attempt, trainer),
+        forwarded=(*cluster.launcher.forward_variables, *cluster.environment),
         environment=environment,
         files=files,
         stop_grace_s=cluster.launcher.stop_grace_s,
@@ -97,6 +110,11 @@ def describe(plan: LaunchPlan) -> str:
     """The plan for a reader: a few lines."""
     lines = [
         f"run directory  {plan.run_dir} (attempt {plan.attempt})",
+        f"started by     {plan.starter}; ranks meet by {plan.init}, bound to {plan.binding}",
+        f"ports          {', '.join(f'{name} {_span(*span)}' for name, span in plan.ports.items())}",
+        f"variables      {' '.join(plan.forwarded) or 'none'} (cross to other hosts)",
+        *(f"  {name}={value}" for name, value in plan.environment.items()),
+        f"files          {' '.join(path.name for path in plan.files)}",
         f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}",
     ]
     for host in plan.hosts:
@@ -108,6 +126,21 @@ def describe(plan: LaunchPlan) -> str:
         lines.append(f"  {host}: {span}{f', devices {devices}' if devices else ''}, metrics {metrics}")
     lines.append(f"command        {shlex.join(plan.argv)}")
     return "\n".join(lines)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _ports(cluster: ClusterConfig) -> dict[str, tuple[int, int]]:
+    ports = {"metrics": (cluster.metrics.base_port, cluster.highest_metrics_port)}
+    if cluster.init == "dynamic_cluster":
+        ports["scheduler"] = (cluster.network.scheduler_port,) * 2
+    if cluster.accelerator == "ascend":
+        told = cluster.environment.get("HCCL_IF_BASE_PORT", "")
+        base = int(told) if told.isdecimal() else _HCCL_BASE_PORT
+        ports |= {"hccl": (base, base + _HCCL_PORTS - 1), "device": (_DEVICE_PORT, _DEVICE_PORT)}
+    return ports
 
 
 def _places(cluster: ClusterConfig) -> tuple[RankPlace, ...]:
@@ -132,30 +165,6 @@ def _metrics_target(cluster: ClusterConfig, host: Host, local_rank: int) -> str:
     return f"{bracketed}:{cluster.metrics.base_port + local_rank}"
 
 
-def _mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, run: RunDir, world_size: int) -> tuple[str, ...]:
-    dialect = mpirun.dialect
-    one_host = len(cluster.hosts) == 1
-    transports = f"self,{dialect.shared_memory}" if one_host else f"self,{dialect.shared_memory},tcp"
-    argv = [str(mpirun.path), "--hostfile", str(run.hostfile), "-np", str(world_size)]
-    # By slot: rank r is the r-th line-and-slot of the hostfile, whatever the default mapping of this version.
-    argv += dialect.oversubscribe if cluster.accelerator == "cpu" else ("--map-by", "slot")
-    # Unbound: with two ranks Open MPI may pin both to the same core.
-    argv += ["--bind-to", "none", "--mca", "pml", "ob1", "--mca", "btl", transports]
-    if cluster.network.interface is not None:
-        argv += ["--mca", "btl_tcp_if_include", cluster.network.interface]
-    for name in (*cluster.launcher.forward_variables, *cluster.environment):
-        argv += ["-x", name]
-    return tuple(argv)
-
-
-def _shim_argv(cluster: ClusterConfig, python: Path, run: RunDir, attempt: int) -> tuple[str, ...]:
-    # -P: a folder called `data` or `launcher` in the current directory must not shadow ours.
-    argv = [str(python), "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", str(attempt)]
-    for name in ACCELERATORS[cluster.accelerator].hidden_variables:
-        argv += ["--unset", name]
-    return (*argv, "--")
-
-
 def _trainer_options(
     cluster: ClusterConfig, run: RunDir, attempt: int, ranks: tuple[RankPlace, ...]
 ) -> tuple[str, ...]:
@@ -163,8 +172,9 @@ def _trainer_options(
     options += ["--metrics-address", cluster.metrics.address]
     options += ["--metrics-port-base", str(cluster.metrics.base_port)]
     options += ["--collective-timeout-s", f"{cluster.network.collective_timeout_s:g}"]
-    if cluster.accelerator == "ascend":
+    if cluster.init == "rank_table":
         options += ["--rank-table", str(run.rank_table_json)]
+    if cluster.accelerator == "ascend":
         options += ["--device-ids", ",".join(str(place.device_id) for place in ranks)]
     return tuple(options)
 

@@ -56,6 +56,8 @@ def preflight(cluster: ClusterConfig, run: RunDir, trainer: Trainer, env: Mappin
         *_forwarded(cluster, env),
         *_cores(cluster),
     ]
+    if not cluster.needs_mpirun:
+        return findings
     try:
         mpirun = find_mpirun(cluster.launcher.mpirun, env)
     except ConfigError as error:
@@ -205,12 +207,13 @@ def _cores(cluster: ClusterConfig) -> list[Finding]:
 
 def _mpi(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) -> Finding:
     """Does this mpirun start ranks that see each other? A library of another MPI makes each a world of 1."""
-    argv = [str(mpirun.path), "--host", f"localhost:{_PROBE_RANKS}", "-np", str(_PROBE_RANKS)]
-    argv += [*mpirun.dialect.oversubscribe, "--bind-to", "none"]
-    argv += ["--mca", "pml", "ob1", "--mca", "btl", f"self,{mpirun.dialect.shared_memory}"]
+    argv = [str(mpirun.path), "-np", str(_PROBE_RANKS)]
+    if mpirun.name == "Open MPI":
+        argv += ["--host", f"localhost:{_PROBE_RANKS}", *mpirun.dialect.oversubscribe, "--bind-to", "none"]
+        argv += ["--mca", "pml", "ob1", "--mca", "btl", f"self,{mpirun.dialect.shared_memory}"]
     argv += [sys.executable, "-P", "-c", _PROBE]
     root = ROOT_VARIABLES if cluster.launcher.allow_run_as_root else {}
-    name = f"{mpirun.path} (Open MPI {mpirun.version_text})"
+    name = str(mpirun)
     remedy = "name the mpirun of the MPI that mpi4py uses: launcher.mpirun"
     process = start_tied(argv, {**env, **root}, subprocess.PIPE, subprocess.STDOUT)
     try:

@@ -36,9 +36,8 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def workers_of(run_dir: Path, attempt: int) -> list[int]:
-    """Pids on this host whose command line is a rank of this attempt (Linux; elsewhere none are found)."""
-    marks = (["--run-dir", str(run_dir)], ["--attempt", str(attempt)])
+def workers_of(run_dir: Path, attempt: int | None = None) -> list[int]:
+    """Pids on this host whose command line is a rank of this attempt, or of any (Linux; elsewhere none are found)."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -46,6 +45,8 @@ def workers_of(run_dir: Path, attempt: int) -> list[int]:
         except OSError:
             continue  # it ended while we looked
         pairs = [words[index : index + 2] for index in range(len(words) - 1)]
-        if all(mark in pairs for mark in marks) and int(entry.name) != os.getpid():
+        attempts = [value for option, value in pairs if option == "--attempt"]
+        ours = ["--run-dir", str(run_dir)] in pairs and (str(attempt) in attempts if attempt else bool(attempts))
+        if ours and int(entry.name) != os.getpid():
             found.append(int(entry.name))
     return found

@@ -57,6 +57,15 @@ def resolve_recipe(trainer: Trainer, recipe: Path, accelerator: str, world_size:
     return answer.stdout
 
 
+def rank_counts(trainer: Trainer, run: RunDir, most: int) -> list[int]:
+    """The numbers of ranks up to `most` with which the trainer can go on with `run`; raises RecipeError."""
+    argv = [*trainer.argv, "--print-rank-counts", "--run-dir", str(run.root), "--world-size", str(most)]
+    answer = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    if answer.returncode != 0:
+        raise RecipeError(ExitCode.FAILED)
+    return [int(line) for line in answer.stdout.split()]
+
+
 def require_same_recipe(run: RunDir, resolved: str) -> None:
     """Raise ConfigError when `run` holds another recipe than `resolved`, naming the keys that differ."""
     if not run.train_yaml.exists():

@@ -1,6 +1,6 @@
-"""One per rank, between mpirun and the trainer: log file, signals, stacks on request, and a true account of its end.
+"""One per rank, around the trainer: its environment, log file, signals, stacks on request, a true account of its end.
 
-`python -P -m launcher.shim --run-dir D --attempt N [--unset NAME ...] -- TRAINER ...`
+`python -P -m launcher.shim --run-dir D --attempt N --lease-s S --init WAY ... -- TRAINER ...`
 """
 
 import argparse
@@ -16,9 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from launcher.contract.environment import environment
 from launcher.contract.process import STACKS_SIGNAL, die_with_parent, living_parent
+from launcher.lease import end_without_lease
 
 if TYPE_CHECKING:
+    from launcher.contract.identity import Identity
     from launcher.contract.run_dir import AttemptDir
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -53,30 +56,33 @@ class _Forwarder:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trainer to its end and return its exit code, 128 + signal when a signal ended it."""
-    mpirun = living_parent()
-    if mpirun is None:
-        print("launcher.shim: mpirun is gone; not starting a trainer nobody watches", file=sys.stderr)
+    # msrun gives every rank a session of its own, mpirun and launcher.node do not.
+    starter = living_parent("msrun" if "MS_ROLE" in environment() else None)
+    if starter is None:
+        print("launcher.shim: what started it is gone; not starting a trainer nobody watches", file=sys.stderr)
         return _NOT_STARTED
-    die_with_parent(mpirun)
-    # Imported only now: pydantic takes a moment, and mpirun may die in it.
-    from launcher.contract.environment import environment
-    from launcher.contract.identity import read_identity
+    die_with_parent(starter)
+    # Imported only now: pydantic takes a moment, and what started us may die in it.
+    from launcher.contract.identity import is_scheduler, read_identity
     from launcher.contract.run_dir import Outcome, RankStatus, RunDir
     from launcher.out_of_memory import evidence, oom_kills
 
     options = _parser().parse_args(argv)
-    forwarder = _Forwarder()
     env = environment()
-    identity = read_identity(env)
     attempt = RunDir(options.run_dir).attempt(options.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
-    trainer_env = {name: value for name, value in env.items() if name not in options.unset}
+    if is_scheduler(env):
+        return _schedule(options.trainer, env, attempt.scheduler_log)
+    forwarder = _Forwarder()
+    identity = read_identity(env)
+    trainer_env = _trainer_environment(options, env, identity, attempt)
     killed_before = oom_kills()
     trainer = _start_trainer(options.trainer, trainer_env, attempt.log(identity.rank))
     if trainer is not None:
         forwarder.attach(trainer)
         look = partial(_dump_on_request, attempt, identity.rank, trainer)
         threading.Thread(target=look, daemon=True, name="stacks").start()
+        end_without_lease(attempt.lease, options.lease_s, trainer, attempt.log(identity.rank), daemon_pid=starter)
     returncode = _NOT_STARTED if trainer is None else trainer.wait()
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(
@@ -91,6 +97,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         out_of_memory=evidence(killed_before) if returncode == -signal.SIGKILL else None,
     ).write(attempt.outcome(identity.rank))
     return returncode if returncode >= 0 else 128 - returncode
+
+
+def _schedule(argv: Sequence[str], env: dict[str, str], log: Path) -> int:
+    """Be the process beside msrun's ranks. It ends when they have; what tells them to stop is not for it."""
+    for number in _FORWARDED:
+        signal.signal(number, signal.SIG_IGN)
+    scheduler = _start_trainer(argv, env, log)
+    return _NOT_STARTED if scheduler is None else scheduler.wait()
+
+
+def _trainer_environment(
+    options: argparse.Namespace, env: dict[str, str], identity: "Identity", attempt: "AttemptDir"
+) -> dict[str, str]:
+    """What the rank's trainer sees; beside rank 0 of a dynamic cluster without msrun, start the scheduler."""
+    from launcher.rank_environment import Meeting, rank_environment, scheduler_environment
+
+    meeting = Meeting(
+        init=options.init,
+        rank_table=options.rank_table,
+        host=options.scheduler_host,
+        port=options.scheduler_port,
+        timeout_s=options.join_timeout_s,
+        device_ids=options.device_ids,
+    )
+    trainer_env = rank_environment(env, meeting, identity)
+    if trainer_env.get("MS_ROLE") == "MS_WORKER" and identity.launcher != "msrun" and identity.rank == 0:
+        # It ends by itself after the last rank, or with this process.
+        _start_trainer(options.trainer, scheduler_environment(env, meeting, identity), attempt.scheduler_log)
+    return trainer_env
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes] | None":
@@ -142,7 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m launcher.shim", allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--unset", action="append", default=[], metavar="NAME")
+    parser.add_argument("--lease-s", type=float, required=True)
+    parser.add_argument("--init", choices=("mpi", "rank_table", "dynamic_cluster"), default="mpi")
+    parser.add_argument("--rank-table", type=Path)
+    parser.add_argument("--device-ids", type=_numbers, default=())
+    parser.add_argument("--scheduler-host", default="")
+    parser.add_argument("--scheduler-port", type=int, default=0)
+    parser.add_argument("--join-timeout-s", type=float, default=0.0)
     parser.add_argument("trainer", nargs="+")
     return parser
 

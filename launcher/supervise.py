@@ -44,7 +44,7 @@ def supervise(
     """
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
-    attempt.root.mkdir(parents=True)
+    attempt.root.mkdir(parents=True, exist_ok=True)
     started_unix_s = time.time()
     watch = _Watch(plan, attempt, progress, streamed)
     with attempt.launcher_log.open("xb") as log:

@@ -21,7 +21,7 @@ from vpred_train.errors import USER_ERRORS
 from vpred_train.memory_plan import memory_plans, table
 from vpred_train.mindone_keys import read_mindone
 from vpred_train.mindone_recipe import TABLE, notes
-from vpred_train.recipe import check_world_size, from_mindone, load_recipe, open_data, open_pretrained
+from vpred_train.recipe import check_world_size, from_mindone, load_recipe, open_data, open_pretrained, rank_counts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,6 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="check recipe and data, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML, then stop")
     parser.add_argument("--print-schema", action="store_true", help="print the recipe's JSON Schema, then stop")
+    parser.add_argument(
+        "--print-rank-counts",
+        action="store_true",
+        help="print which numbers of ranks up to --world-size fit, then stop",
+    )
     parser.add_argument("--memory-plan", action="store_true", help="print the bytes of each rank by kind, then stop")
     parser.add_argument(
         "--world-sizes", type=world_sizes, default=(8, 64, 512), metavar="N,N", help="ranks of the memory plan"
@@ -85,6 +90,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         raise ConfigError("--json: found without --memory-plan, which alone has it; give both or leave it out")
     of_mindone = arguments.flags or arguments.train_config
     config = resolve_mindone(arguments) if of_mindone else resolve(arguments)
+    if arguments.print_rank_counts:
+        print(*rank_counts(config, arguments.world_size), sep="\n")
+        return ExitCode.OK
     if arguments.check or arguments.print_config:
         check_world_size(config, arguments.world_size)
         if arguments.accelerator is not None:

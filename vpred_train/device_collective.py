@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vpred_train.collectives import Watchdog
 from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.flat import FlatArrays, blocks, longest_range, rank_pieces
+from vpred_train.flat import FlatArrays, blocks, longest_range, range_in, rank_pieces
 from vpred_train.plain_values import pack, unpack
 
 # Elements that one operation handles. Each length is a graph to compile, so there are few; the rest is zeros.
@@ -78,23 +78,20 @@ class Device:
         self._watchdog = Watchdog(self.rank, timeout_s)
         self.waits = self._watchdog.waits
 
-    def mean_(self, values: FloatArray) -> None:
-        scale = np.float32(1 / self.world_size)
+    def sum_(self, values: FloatArray) -> None:
         length = piece_elements(values.size)
         with self._watchdog.watching():
             for block in blocks(0, values.size, length):
                 own = values[block]
-                np.multiply(run(self._all_reduce, padded(own, length))[: own.size], scale, out=own)
+                own[:] = run(self._all_reduce, padded(own, length))[: own.size]
 
-    def reduce_scatter_mean(self, values: FlatArrays, bounds: Sequence[int]) -> FloatArray:
-        scale = np.float32(1 / self.world_size)
-        reduced = np.empty(bounds[self.rank + 1] - bounds[self.rank], np.float32)
+    def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
         length = self._share_elements(longest_range(bounds))
         with self._watchdog.watching():
             for block, pieces in rank_pieces(values, bounds, length):
-                own = reduced[block]
-                np.multiply(run(self._reduce_scatter, pieces.reshape(-1))[: own.size], scale, out=own)
-        return reduced
+                place = range_in(bounds, self.rank, block)
+                values.view(place.start, place.stop).set_(run(self._reduce_scatter, pieces.reshape(-1)))
+        return values.view(bounds[self.rank], bounds[self.rank + 1])
 
     def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
         own = values[bounds[self.rank] : bounds[self.rank + 1]]

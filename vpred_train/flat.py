@@ -24,15 +24,19 @@ class FlatArrays:
         parts = list(self._parts(wanted.start, wanted.stop))
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
-    def add_(self, other: "FlatArrays") -> None:
-        """Add another space of the same arrays in place."""
-        for own, added in zip(self.arrays, other.arrays, strict=True):
-            own += added
+    def view(self, start: int, stop: int) -> "FlatArrays":
+        """Elements [start, stop) as a space of its own in the same memory."""
+        return FlatArrays(list(self._parts(start, stop)))
 
-    def scale_(self, factor: float) -> None:
-        """Multiply by `factor` in place."""
-        for own in self.arrays:
-            own *= np.float32(factor)
+    def add_(self, values: "FloatArray | FlatArrays") -> None:
+        """Add `values` (size,) in place."""
+        for own, start in zip(self.arrays, self.starts, strict=False):
+            own += values[start : start + own.size]
+
+    def set_(self, values: FloatArray) -> None:
+        """Become `values` (size,) in place."""
+        for own, start in zip(self.arrays, self.starts, strict=False):
+            own[:] = values[start : start + own.size]
 
     def is_finite(self) -> bool:
         """Whether no element is infinite or NaN."""

@@ -72,6 +72,8 @@ class StatusHook:
         self.path = attempt.status(identity.rank)
         self.waits = waits
         self.phase: Phase = "starting"
+        self.phase_unix_s: dict[Phase, float] = {}
+        self.resumed_step: int | None = None
         self.step, self.samples_seen = 0, 0
         self.loss: float | None = None
         self.images_per_second: float | None = None
@@ -82,7 +84,10 @@ class StatusHook:
         threading.Thread(target=self._beat, daemon=True, name="status").start()
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        self.phase, self.step, self.samples_seen = phase, step, samples_seen
+        if phase != "starting" and self.resumed_step is None:
+            self.resumed_step = self.checkpoint_step = step
+        self._enter(phase)
+        self.step, self.samples_seen = step, samples_seen
         self.loss = self.images_per_second = None
         self._write()
 
@@ -93,7 +98,7 @@ class StatusHook:
         if self.steps > 1:
             self.own_seconds += result.step_seconds - result.collective_seconds
         changed = self.phase != "training"
-        self.phase = "training"
+        self._enter("training")
         if changed or time.monotonic() - self.written_s >= STATUS_INTERVAL_S:
             self._write()
 
@@ -108,6 +113,11 @@ class StatusHook:
 
     def close(self) -> None:
         self.closed.set()
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        # A new dict: the other thread may be writing the old one.
+        self.phase_unix_s = {phase: time.time()} | self.phase_unix_s
 
     def _beat(self) -> None:
         while not self.closed.wait(BEAT_S / 2):
@@ -132,6 +142,8 @@ class StatusHook:
                 timed_steps=max(0, self.steps - 1),
                 own_seconds=self.own_seconds,
                 checkpoint_step=self.checkpoint_step,
+                resumed_step=self.resumed_step,
+                phase_unix_s=self.phase_unix_s,
                 updated_unix_s=time.time(),
             ).write(self.path)
             self.written_s = time.monotonic()

@@ -72,7 +72,6 @@ def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") 
     if config.gradient_accumulation_steps > 1:
         counts["gradients of a micro-batch"] = learning
     if sharded:
-        counts["reduced gradients"] = own
         counts["collective buffers"] = PIECE_ELEMENTS
     counts |= dict.fromkeys(config.optimizer.moment_names, own)
     counts |= dict.fromkeys((f"average {name}" for name in config.ema.names), own)

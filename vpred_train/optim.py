@@ -26,9 +26,7 @@ class Optimizer(Protocol):
 
     moments: dict[str, FloatArray]
 
-    def update_(
-        self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
-    ) -> None:
+    def update_(self, weights: FloatArray, gradient: FlatArrays, step: int, learning_rate: float, scale: float) -> None:
         """One step in place on `weights`. Both are the range's own (stop - start,) float32; the gradient is multiplied
         by `scale` (clipping); `step` counts from 1."""
 
@@ -43,9 +41,7 @@ class AdamW:
         self.stretches = stretches(spans, start, stop)
         self.moments = fresh_moments(config, start, stop)
 
-    def update_(
-        self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
-    ) -> None:
+    def update_(self, weights: FloatArray, gradient: FlatArrays, step: int, learning_rate: float, scale: float) -> None:
         beta1, beta2 = self.config.betas
         corrections = (1 - beta1**step, math.sqrt(1 - beta2**step)) if self.bias_correction else (1.0, 1.0)
         step_size, root_correction = learning_rate / corrections[0], 1 / corrections[1]
@@ -101,9 +97,7 @@ class Sgd:
         self.stretches = stretches(spans, start, stop)
         self.moments = fresh_moments(config, start, stop)
 
-    def update_(
-        self, weights: FloatArray, gradient: FloatArray | FlatArrays, step: int, learning_rate: float, scale: float
-    ) -> None:
+    def update_(self, weights: FloatArray, gradient: FlatArrays, step: int, learning_rate: float, scale: float) -> None:
         for block, decays in decaying_blocks(self.stretches):
             g, w = gradient[block] * np.float32(scale), weights[block]
             if decays:

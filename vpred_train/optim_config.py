@@ -177,3 +177,8 @@ class EmaConfig(Section):
 def power_name(sigma_rel: float) -> str:
     """The name of a power-function average, such as power_0.05."""
     return f"power_{sigma_rel:g}"
+
+
+def component_of(average: str) -> str:
+    """The component of a checkpoint that holds the average of that name; a component's name has no dots."""
+    return f"ema_{average.replace('.', '_')}"

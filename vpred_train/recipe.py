@@ -168,6 +168,12 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
         )
 
 
+def rank_counts(config: TrainConfig, most: int) -> list[int]:
+    """The numbers of ranks up to `most` that share the global batch out evenly."""
+    parts = config.gradient_accumulation_steps
+    return [count for count in range(1, most + 1) if config.global_batch % (count * parts) == 0]
+
+
 @dataclass(frozen=True)
 class OpenedData:
     """Samples to train on, those held out with `validation`, and (origin, reason) of the rows left out."""

@@ -20,11 +20,11 @@ class Sharding(Protocol):
     start: int
     stop: int
 
-    def reduce(self, gradient: FlatArrays) -> FloatArray | FlatArrays:
-        """The mean of the ranks' gradients on the own range."""
+    def reduce_(self, gradient: FlatArrays) -> FlatArrays:
+        """The sum of the ranks' gradients on the own range, in the memory of `gradient`."""
 
-    def square_sum(self, reduced: FloatArray | FlatArrays) -> float:
-        """The sum of squares over the whole space of what `reduce` returned on each rank."""
+    def square_sum(self, reduced: FlatArrays) -> float:
+        """The sum of squares over the whole space of what `reduce_` returned on each rank."""
 
     def gather_(self, weights: FloatArray) -> None:
         """Complete `weights` (size,), of which each rank has renewed its own range."""
@@ -41,12 +41,12 @@ class Replicated:
     def __init__(self, size: int, collective: Collective) -> None:
         self.start, self.stop, self.collective = 0, size, collective
 
-    def reduce(self, gradient: FlatArrays) -> FlatArrays:
+    def reduce_(self, gradient: FlatArrays) -> FlatArrays:
         for values in gradient.arrays:
-            self.collective.mean_(values)
+            self.collective.sum_(values)
         return gradient
 
-    def square_sum(self, reduced: FloatArray | FlatArrays) -> float:
+    def square_sum(self, reduced: FlatArrays) -> float:
         return _square_sum(reduced)
 
     def gather_(self, weights: FloatArray) -> None:
@@ -66,10 +66,10 @@ class Zero1:
         self.bounds, self.collective = bounds_of(size, collective.world_size), collective
         self.start, self.stop = self.bounds[collective.rank : collective.rank + 2]
 
-    def reduce(self, gradient: FlatArrays) -> FloatArray:
-        return self.collective.reduce_scatter_mean(gradient, self.bounds)
+    def reduce_(self, gradient: FlatArrays) -> FlatArrays:
+        return self.collective.reduce_scatter_sum_(gradient, self.bounds)
 
-    def square_sum(self, reduced: FloatArray | FlatArrays) -> float:
+    def square_sum(self, reduced: FlatArrays) -> float:
         return float(sum(self.collective.allgather_object(_square_sum(reduced))))
 
     def gather_(self, weights: FloatArray) -> None:
@@ -88,7 +88,6 @@ def make_sharding(config: TrainConfig, size: int, collective: Collective) -> Sha
     return Zero1(size, collective) if sharded else Replicated(size, collective)
 
 
-def _square_sum(values: FloatArray | FlatArrays) -> float:
+def _square_sum(values: FlatArrays) -> float:
     """In float64 over blocks: one float32 sum of so many would lose digits."""
-    arrays = values.arrays if isinstance(values, FlatArrays) else [values]
-    return sum(float(np.dot(array[block], array[block])) for array in arrays for block in blocks(0, array.size))
+    return sum(float(np.dot(array[block], array[block])) for array in values.arrays for block in blocks(0, array.size))

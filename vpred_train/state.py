@@ -13,6 +13,7 @@ from vpred_train.ema.profiles import average_, decays
 from vpred_train.flat import FlatArrays
 from vpred_train.models.networks import FlatSpace
 from vpred_train.optim import OPTIMIZERS
+from vpred_train.optim_config import component_of
 from vpred_train.precision import LossScale
 from vpred_train.sharding import make_sharding
 
@@ -45,7 +46,7 @@ class TrainState:
         """A moving average, (size,) float32, not to be written to; called by all ranks."""
         return self.sharding.whole(self.averages[name])
 
-    def update_(self, gradient: FloatArray | FlatArrays, learning_rate: float, scale: float) -> None:
+    def update_(self, gradient: FlatArrays, learning_rate: float, scale: float) -> None:
         """One real step of the optimiser and of every average, at `samples_seen`; called by all ranks.
 
         `gradient` is that of the own range and is multiplied by `scale`.
@@ -90,8 +91,7 @@ class TrainState:
         self.loss_scale = self.loss_scale.restored(state.progress["loss_scale"])
 
     def _shards(self) -> dict[str, FloatArray]:
-        # The name of a component has no dots.
-        averages = {f"ema_{name.replace('.', '_')}": values for name, values in self.averages.items()}
+        averages = {component_of(name): values for name, values in self.averages.items()}
         return {**averages, **self.optimizer.moments}
 
     def _named(self, component: str, values: FloatArray) -> dict[str, np.ndarray[Any, Any]]:

@@ -77,20 +77,22 @@ class TrainStep:
         started, waited_s = time.perf_counter(), self.collective.waits.seconds
         state = self.state
         local_loss, local_gradient = self._accumulate(batch)
-        # Looked at before `reduce`, after which the ranks' gradients are one.
+        # Looked at before `reduce_`, after which the ranks' gradients are one.
         blamed = [] if math.isfinite(local_loss) and local_gradient.is_finite() else batch.sample_ids.tolist()
-        gradient = state.sharding.reduce(local_gradient)
+        gradient = state.sharding.reduce_(local_gradient)
         votes = self.collective.allgather_object([local_loss, blamed])
         loss = sum(rank_loss for rank_loss, _ in votes) / self.collective.world_size
         loss_scale = state.loss_scale.value
-        grad_norm = math.sqrt(state.sharding.square_sum(gradient)) / loss_scale
+        # The gradient is a sum over ranks and micro-batches, of the scaled loss.
+        divisor = loss_scale * self.collective.world_size * self.config.gradient_accumulation_steps
+        grad_norm = math.sqrt(state.sharding.square_sum(gradient)) / divisor
         finite = not self.collective.any(not (math.isfinite(grad_norm) and math.isfinite(loss)))
         overflow = not finite and math.isfinite(loss) and state.loss_scale.can_fall
         state.samples_seen = batch.samples_seen
         rate = learning_rate(self.config, state.samples_seen)
         if finite:
-            # Clipping and un-scaling are one factor, so that the gradient is gone through once.
-            state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / loss_scale)
+            # Clipping, un-scaling and the mean are one factor, so that the gradient is gone through once.
+            state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / divisor)
             state.loss_scale = state.loss_scale.after_update()
         elif overflow:
             state.loss_scale = state.loss_scale.lowered()
@@ -110,16 +112,14 @@ class TrainStep:
         )
 
     def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:
-        """The loss and the gradient of this rank's share, the means over its micro-batches; the gradient is that of the
-        scaled loss."""
+        """Of this rank's share: the loss, the mean over its micro-batches, and the sum of the gradients of their scaled
+        losses."""
         parts = self.config.gradient_accumulation_steps
         loss, gradient = self._differentiate(batch.part(0, parts))
         for index in range(1, parts):
             more_loss, more_gradient = self._differentiate(batch.part(index, parts))
             loss += more_loss
             gradient.add_(more_gradient)
-        if parts > 1:
-            gradient.scale_(1 / parts)
         return loss / parts, gradient
 
     def _differentiate(self, batch: Batch) -> tuple[float, FlatArrays]:

@@ -22,7 +22,7 @@ from monitoring import History, WorkerMetrics, configure_logging, start_exporter
 from vpred_train import runtime
 from vpred_train.collectives import Collective, make_collective
 from vpred_train.config import TrainConfig
-from vpred_train.errors import USER_ERRORS
+from vpred_train.errors import is_users
 from vpred_train.recipe import check_world_size, open_data
 
 logger = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         outcome = train_rank(config, arguments, accelerator, identity, collective)
         collective.close()
         return outcome
-    except USER_ERRORS as error:
-        print(error, file=sys.stderr)
-        collective.abort(ExitCode.BAD_CONFIG)
-    except BaseException:  # sys.exit too
+    except BaseException as error:  # sys.exit too
+        if is_users(error):
+            print(error, file=sys.stderr)
+            collective.abort(ExitCode.BAD_CONFIG)
         # Without this the other ranks wait for ever: MPI's finalisation is a collective.
         logger.exception("rank %d on %s failed", identity.rank, identity.hostname)
         collective.abort(ExitCode.FAILED)

@@ -20,7 +20,6 @@ class Accelerator:
     imported. compiled_operations: our own are used where they have been built; plain_variables: settings
     for when they are not. cached_graphs: a restart takes the compiled training graph from the run directory.
     compute_dtypes: those in which networks can compute, first the one that a recipe gets unless it asks for another.
-    hidden_variables: mpirun's variables the trainer must not see.
     """
 
     name: str
@@ -33,7 +32,6 @@ class Accelerator:
     compute_dtypes: tuple[ComputeDtype, ...]
     cached_graphs: bool
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
-    hidden_variables: tuple[str, ...]
 
     def collective_under(self, launcher: str) -> str:
         """How ranks reduce that this row of the identity table started."""
@@ -75,7 +73,6 @@ ACCELERATORS: dict[str, Accelerator] = {
         compute_dtypes=("float32", "float16"),  # MindSpore has no bfloat16 matrix product for CPU
         cached_graphs=True,
         rank_variables=_no_rank_variables,
-        hidden_variables=(),
     ),
     "ascend": Accelerator(
         name="ascend",
@@ -88,7 +85,5 @@ ACCELERATORS: dict[str, Accelerator] = {
         compute_dtypes=("bfloat16", "float16", "float32"),  # bfloat16 has float32's range: no loss scale to find
         cached_graphs=False,  # a wrong graph would train wrongly without a word, and there it was never tried
         rank_variables=_hccl_variables,
-        # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores the rank table.
-        hidden_variables=("OMPI_COMMAND",),
     ),
 }

@@ -40,7 +40,16 @@ class _Row:
 # beside Slurm's, and srun --mpi=pmix sets PMIX_RANK beside SLURM_PROCID. Bare PMIx (prun) tells only the rank
 # (open-mpi/ompi#9167): whoever starts us so must tell the rest. msrun tells no local size, AscendJob does;
 # without it all ranks count as local.
+# What our own launcher tells is told last of all.
 _ROWS = (
+    _Row(
+        "vpred",
+        ("VPRED_RANK",),
+        ("VPRED_RANK",),
+        ("VPRED_WORLD_SIZE",),
+        ("VPRED_LOCAL_RANK",),
+        ("VPRED_LOCAL_SIZE",),
+    ),
     _Row(
         "msrun",
         ("MS_ROLE",),

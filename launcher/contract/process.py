@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +22,19 @@ def tell_stacks() -> None:
     faulthandler.register(STACKS_SIGNAL, _STDERR, all_threads=True)
 
 
-def living_parent() -> int | None:
+def living_parent(name: str | None = None) -> int | None:
     """The pid of the parent that started us; None when it is gone and init, or a subreaper, has adopted us.
 
     Children start in their parent's session, adopters live in another: mpirun has a session of its own, and
-    Open MPI gives ranks a process group but no session.
+    Open MPI gives ranks a process group but no session. `name`: for children that have a session of their own, a
+    word in the parent's command line.
     """
     parent_pid = os.getppid()
     try:
+        if name is not None:
+            return parent_pid if name.encode() in Path(f"/proc/{parent_pid}/cmdline").read_bytes() else None
         return parent_pid if os.getsid(parent_pid) == os.getsid(0) else None
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
         return None
 
 

@@ -1,18 +1,18 @@
 """The run directory: the one place that names its files, and the small records ranks leave there.
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
-RUN/attempts/0001/launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
+RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json verdict.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
-RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json
+RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom
 RUN/checkpoint_now is put there by a person.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from launcher.contract.config import Section
 from launcher.contract.files import write_atomic
@@ -48,6 +48,8 @@ class RankStatus(Record):
     images_per_second: this rank's own images. loss: the global mean. waiting: it is in a collective, so it waits for
     the others or exchanges with them. own_seconds: of `timed_steps` steps together, without what was spent in
     collectives; all of this attempt but the first, which compiles. checkpoint_step: of the newest committed checkpoint.
+    resumed_step: of the one that this attempt went on from, 0 without one, None until that is known. phase_unix_s: when
+    each phase was first entered; training with the end of the first step.
     """
 
     rank: int
@@ -63,6 +65,8 @@ class RankStatus(Record):
     timed_steps: int = 0
     own_seconds: float = 0.0
     checkpoint_step: int | None = None
+    resumed_step: int | None = None
+    phase_unix_s: Annotated[dict[Phase, float], Field(default_factory=dict)]
     updated_unix_s: float
 
     def write(self, path: Path) -> None:
@@ -118,8 +122,22 @@ class AttemptDir:
     root: Path
 
     @property
+    def record(self) -> Path:
+        return self.root / "attempt.json"
+
+    @property
+    def lease(self) -> Path:
+        """A file that the launcher touches as long as it lives."""
+        return self.root / "lease"
+
+    @property
     def launcher_log(self) -> Path:
         return self.root / "launcher.log"
+
+    @property
+    def scheduler_log(self) -> Path:
+        """Of the process through which ranks of a dynamic cluster find each other."""
+        return self.root / "scheduler.log"
 
     def log(self, rank: int) -> Path:
         return self.root / f"rank_{rank}.log"
@@ -180,6 +198,10 @@ class RunDir:
     @property
     def targets_json(self) -> Path:
         return self.root / "targets.json"
+
+    @property
+    def launcher_prom(self) -> Path:
+        return self.root / "launcher.prom"
 
     @property
     def lock(self) -> Path:

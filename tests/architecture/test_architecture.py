@@ -297,7 +297,7 @@ def loaded(modules: str, watched: tuple[str, ...]) -> list[str]:
         ("monitoring", ("mindspore", "mpi4py", *set(PACKAGES) - {"monitoring"})),
         ("vpred_train.config, vpred_train.cli", ("mindspore", "mpi4py")),
         ("vpred_train.weights.cli", ("mindspore", "mpi4py", "torch")),
-        ("vpred_train.ema.cli", ("mindspore", "mpi4py", "torch")),
+        ("vpred_train.ema.cli, vpred_train.checkpoint_cli", ("mindspore", "mpi4py", "torch")),
     ],
 )
 def test_what_an_import_does_not_bring_in(modules: str, absent: tuple[str, ...]) -> None:

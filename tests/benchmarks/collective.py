@@ -4,7 +4,7 @@
 
 Theirs is cut into pieces of the size that turns out fastest in the same run. Both take turns on the same array, and
 each ratio, theirs / ours in seconds, is of two neighbours in time; an operation takes as long as on its slowest rank.
-Ours also divides by the number of ranks. `zero` is the two of a sharded step, reduce-scatter and all-gather, which
+`zero` is the two of a sharded step, reduce-scatter and all-gather, which
 together move what an all-reduce does; each by itself moves half of it.
 """
 
@@ -64,10 +64,10 @@ def measure(rank: Rank, megabytes: int) -> dict[str, Any]:
     values = np.empty(size, np.float32)
     flat = FlatArrays([values])
     operations: dict[str, Callable[[], object]] = {
-        "mean": lambda: collective.mean_(values),
-        "reduce_scatter": lambda: collective.reduce_scatter_mean(flat, bounds),
+        "sum": lambda: collective.sum_(values),
+        "reduce_scatter": lambda: collective.reduce_scatter_sum_(flat, bounds),
         "all_gather": lambda: collective.all_gather_(values, bounds),
-        "zero": lambda: (collective.reduce_scatter_mean(flat, bounds), collective.all_gather_(values, bounds)),
+        "zero": lambda: (collective.reduce_scatter_sum_(flat, bounds), collective.all_gather_(values, bounds)),
     }
     piece_kib, search = best_piece(rank, values)
     theirs = bare(values, piece_kib * 256)

@@ -1,8 +1,8 @@
 """Faults at named file operations, for ranks that are threads or processes: "write#3@rank1=kill".
 
 OPERATION#N@rankR=ACTION: at the operation (* is any) that would be number N (0 is the first) on rank R (@rankR may be
-left out: all ranks count together). Actions: kill, stop, raise:ERRNO, delay:SECONDS; die raises Killed, which stands
-for kill -9 where ranks are threads.
+left out: all ranks count together). Actions: kill, stop, term, raise:ERRNO, delay:SECONDS; die raises Killed, which
+stands for kill -9 where ranks are threads.
 """
 
 import errno
@@ -54,7 +54,7 @@ class Fault:
         if self.action == "delay":
             time.sleep(float(self.argument))
         else:
-            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[self.action])
+            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[self.action])
 
 
 def thread_rank() -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from failpoints import Fault, Killed
 
-from checkpoints_mgr import CheckpointError, CheckpointManager, restoring, storage
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, restoring, storage
 from checkpoints_mgr.errors import CorruptCheckpointError
 
 FILE_CLASSES = ("MANIFEST.json", "model-0*", "ema-0*", "adam_m-0*", "adam_v-0*", "model.safetensors.index.json")
@@ -261,7 +261,7 @@ def test_a_given_corrupt_step_does_not_fall_back(two_steps, flip_bit, restore):
 def test_a_transient_read_error_condemns_nothing(two_steps, run_ranks, names, failpoint, restore):
     failpoint(Fault("read#9=raise:EIO"))
     errors = run_ranks(2, lambda comm: restore(two_steps, comm=comm))
-    assert {type(error) for error in errors} == {CheckpointError}
+    assert {type(error) for error in errors} == {CheckpointFaultError}
     assert len({str(error) for error in errors}) == 1
     assert names(two_steps) == ["step_0000000010", "step_0000000020"]
 

@@ -8,7 +8,7 @@ import pytest
 from failpoints import Fault
 from process_ranks import end_of, start_ranks
 
-from checkpoints_mgr import CheckpointError, CheckpointManager, Retention, State, storage
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, Retention, State, storage
 
 LAYOUTS = {"pair": "ab", "two": "aabb", "three": "abc", "other": "abbab", "one": "a"}
 
@@ -115,6 +115,28 @@ def test_corrupt_bytes_send_a_nodes_part_to_quarantine(tmp_path, save, restored,
     assert restored(readers) == (10, ())
 
 
+@pytest.mark.parametrize("file", ["adam_m-00003", "model-0"])
+def test_a_file_that_cannot_be_read_for_another_node_condemns_nothing(
+    tmp_path, save, run_ranks, make_state, sharded, blank, names, failpoint, file
+):
+    """A disk's passing error is none of the checkpoint's."""
+    save(10, "two")
+    save(20, "two")
+
+    def hook(operation, path, detail):
+        if operation == "read" and path.is_relative_to(tmp_path / "b") and path.name.startswith(file):
+            raise OSError(5, "Input/output error")
+
+    failpoint(hook)
+    errors = run_ranks(
+        3, lambda comm: manager(tmp_path, comm, "three").restore(blank(sharded(make_state(0), comm.rank, 3)))
+    )
+    failpoint(None)
+    assert {type(error) for error in errors} == {CheckpointFaultError}
+    assert len({str(error) for error in errors}) == 1
+    assert [names(tmp_path / each) for each in "ab"] == [["step_0000000010", "step_0000000020"]] * 2
+
+
 @pytest.mark.parametrize("node", ["a", "b"])
 def test_a_leader_that_cannot_commit_fails_all_and_leaves_nothing(tmp_path, save, restored, names, failpoint, node):
     save(10, "two")
@@ -126,7 +148,7 @@ def test_a_leader_that_cannot_commit_fails_all_and_leaves_nothing(tmp_path, save
     failpoint(refuse)
     errors = save(20, "two")
     failpoint(None)
-    assert {type(error) for error in errors} == {CheckpointError}
+    assert {type(error) for error in errors} == {CheckpointFaultError}
     assert len({str(error) for error in errors}) == 1
     assert [names(tmp_path / each) for each in "ab"] == [["step_0000000010"]] * 2
     assert restored("two") == (10, ())

@@ -8,7 +8,7 @@ from PIL import Image
 
 from data import DataError, open_source, scan
 from data.index import read_index
-from data.source import INDEX_NAME, index_path
+from data.indexing import INDEX_NAME, index_path
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 
 from data import DataError, Sample, Source, hold_out
 from data.index import make_index
+from data.indexing import build_columns
 from data.rows import Row
-from data.source import Folder, build_columns
+from data.source import Folder
 
 
 def source_of(count: int) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import end, free_ports, losses, pixels, sample, start, wait_until
+from jobs import end, free_ports, lend_graphs, losses, pixels, sample, start, wait_until
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
@@ -21,6 +21,8 @@ from safetensors.numpy import load_file
 
 from data import open_source
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from vpred_train.checkpoint_cli import main as consolidate
+from vpred_train.weights.cli import main as compare
 from vpred_train.weights.layouts import read_weights
 
 STEPS = 20
@@ -172,6 +174,7 @@ def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_th
     recipe: Path, runs: dict[int, Path], tmp_path: Path
 ) -> None:
     killed, on_three = tmp_path / "killed", tmp_path / "three"
+    lend_graphs(runs[1], killed)
     process = start(recipe, killed, 1, overrides=SPARE)
     # The checkpoint of step 5 is written behind the steps that follow.
     saved = RunDir(killed).checkpoints
@@ -181,7 +184,8 @@ def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_th
     os.kill(rank.pid, signal.SIGKILL)
     code, output = end(process)
     assert code == 128 + signal.SIGKILL, output
-    shutil.copytree(killed, on_three)
+    shutil.copytree(killed, on_three, ignore=shutil.ignore_patterns("graphs"))
+    lend_graphs(runs[3], on_three)
 
     finished(recipe, killed, 1, *SPARE)
     assert losses(killed) == losses(runs[1])
@@ -210,6 +214,7 @@ def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     run_dir, port = tmp_path / "disturbed", free_ports(2)
     run = RunDir(run_dir)
 
+    lend_graphs(undisturbed, run_dir)
     process = start(recipe, run_dir, 2, port)
     wait_until(lambda: len(losses(run_dir)) >= 3, process)
     with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/metrics") as answer:
@@ -290,6 +295,24 @@ def test_an_average_of_another_width_is_made_afterwards(undisturbed: Path, tmp_p
         np.testing.assert_allclose(made[name], tensor, rtol=2**-11, atol=2**-24)
     options = ["--ckpt", str(tmp_path / "0.07.safetensors"), "--prompt", "picture number 1"]
     assert pixels(*sample(*options, "--output", str(tmp_path))).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_checkpoint_consolidated_is_what_the_run_exported(
+    runs: dict[int, Path], tmp_path: Path, ranks: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights whole on each rank, and averages put together from the ranks' shards."""
+    run = RunDir(runs[ranks])
+    for weights, exported in (("raw", "raw"), ("ema", "ema"), ("power_0.1", "ema_power_0.1")):
+        for layout, name in (("mindone", f"{weights}.ckpt"), ("stability", f"{weights}.safetensors")):
+            output, other = tmp_path / name, run.weights / f"{exported}.safetensors"
+            for main, argv in (
+                (consolidate, ["consolidate", run.checkpoints, output, "--format", layout, "--weights", weights]),
+                (compare, ["compare", output, other]),
+            ):
+                with pytest.raises(SystemExit) as ended:
+                    main(list(map(str, argv)))
+                assert ended.value.code == 0, capsys.readouterr()
 
 
 def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cluster import ClusterConfig
+from launcher.contract.config import build_document
 from launcher.contract.environment import environment
 from launcher.contract.run_dir import RankStatus, RunDir
 from launcher.processes import workers_of
@@ -126,3 +128,23 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
     bench.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Callable[..., ClusterConfig]:
+    """Makes cluster configurations; see a_cluster."""
+    return a_cluster
+
+
+def a_cluster(hosts: int = 3, each: int = 2, **restart) -> ClusterConfig:
+    """Hosts n1, n2 ... with `each` workers, spare hosts s1, s2 ..."""
+    spare = [{"address": f"s{number}"} for number in range(1, restart.pop("spare", 0) + 1)]
+    raw = {
+        "name": "test",
+        "accelerator": "cpu",
+        "workers_per_host": each,
+        "hosts": [{"address": f"n{number}"} for number in range(1, hosts + 1)],
+        "metrics": {"address": "::"},
+        "restart": {"max_restarts": 10, "spare_hosts": spare, **restart},
+    }
+    return build_document(ClusterConfig, raw, Path("cluster.yaml"))

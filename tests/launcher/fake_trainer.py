@@ -1,6 +1,7 @@
 """A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
 
-The recipe is a flat YAML file: steps, step_s, fault and fault_rank. Faults: none, raise, kill, exit, deaf,
+The recipe is a flat YAML file: steps, step_s, fault, fault_rank, fault_attempts (later attempts have none) and
+save_every (steps; a checkpoint is a file with the number of its step). Faults: none, raise, kill, exit, deaf,
 check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at its own work). Every step is one
 Allreduce, so a rank that dies leaves its peers inside a collective.
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 import yaml
 
 from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
 from launcher.contract.process import die_with_parent, tell_stacks
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 
-DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1}
+DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1, "fault_attempts": 99, "save_every": 2}
 FAULT_STEP = 3
 
 
@@ -46,11 +48,15 @@ def train(options: argparse.Namespace) -> int:
     status_path = run.attempt(options.attempt).status(comm.rank)
     stop: list[int] = []
     saves: list[int] = []
-    now = {"phase": "compiling", "step": 0, "waiting": False, "own_seconds": 0.0}
+    now = {"phase": "compiling", "step": 0, "waiting": False, "own_seconds": 0.0, "checkpoint_step": None}
     writing = threading.Lock()
     signal.signal(signal.SIGUSR1, lambda number, frame: stop.append(number))
     signal.signal(signal.SIGUSR2, lambda number, frame: saves.append(number))
-    faulty = comm.rank == recipe["fault_rank"]
+    faulty = comm.rank == recipe["fault_rank"] and options.attempt <= recipe["fault_attempts"]
+    checkpoint = run.root / "checkpoint"
+    resumed = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    phases = {"starting": time.time()}
+    comm.barrier()  # all have read it before one writes it
     if recipe["fault"] == "deaf":
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -67,7 +73,8 @@ def train(options: argparse.Namespace) -> int:
                 timed_steps=step,
                 loss=1 / (1 + step),
                 images_per_second=10.0,
-                checkpoint_step=len(saves) or None,
+                resumed_step=resumed,
+                phase_unix_s=phases,
                 updated_unix_s=time.time(),
                 **now,
             ).write(status_path)
@@ -78,12 +85,13 @@ def train(options: argparse.Namespace) -> int:
             write()
 
     def tell(phase: str, step: int) -> None:
+        phases.setdefault(phase, time.time())
         now.update(phase=phase, step=step)
         write()
 
-    tell("compiling", 0)
+    tell("compiling", resumed)
     threading.Thread(target=beat, daemon=True).start()
-    for step in range(1, recipe["steps"] + 1):
+    for step in range(resumed + 1, recipe["steps"] + 1):
         now["waiting"] = True
         stopping = comm.allreduce(len(stop), op=MPI.MAX)
         now["waiting"] = False
@@ -91,6 +99,11 @@ def train(options: argparse.Namespace) -> int:
             # As the trainer does: the default, which Python restores at its end, would kill a rank that is done.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             return ExitCode.PREEMPTED
+        if saves or (recipe["save_every"] and step % recipe["save_every"] == 0):
+            saves.clear()
+            now["checkpoint_step"] = step
+            if comm.rank == 0:
+                write_atomic(checkpoint, str(step), fsync=False)
         tell("training", step)
         if step == FAULT_STEP and faulty:
             if recipe["fault"] == "raise":
@@ -131,6 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--print-rank-counts", action="store_true")
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--world-size", type=int)
     parser.add_argument("--run-dir", type=Path)
@@ -141,6 +155,9 @@ def main() -> int:
     parser.add_argument("--collective-timeout-s", type=float)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
+    if options.print_rank_counts:  # a global batch of 4
+        print(*(count for count in (1, 2, 4) if count <= options.world_size))
+        return ExitCode.OK
     if options.check:
         return check(options, options.overrides)
     die_with_parent(os.getppid())

@@ -93,7 +93,8 @@ def test_a_run_directory_of_another_recipe(bench):
     assert result.returncode == ExitCode.BAD_CONFIG
     assert result.stderr == (
         f"{bench.run.root}: belongs to a different recipe: steps (7 there, 6 here), seed (3 there, 'absent' "
-        "here), fault_rank ('absent' there, 1 here); give another --run-dir\n"
+        "here), fault_rank ('absent' there, 1 here), fault_attempts ('absent' there, 99 here), save_every ('absent' "
+        "there, 2 here); give another --run-dir\n"
     )
     assert [path.name for path in bench.run.root.iterdir()] == ["train.yaml"]
 
@@ -106,9 +107,9 @@ def test_no_mpirun(bench):
 
 
 def test_an_mpirun_of_another_mpi(bench):
-    hydra = script(bench.root / "mpirun", "#!/bin/sh\necho HYDRA build details:\n")
-    line = refused(bench, f"cluster.launcher.mpirun={hydra}")
-    assert "is not Open MPI 4 or 5 (it says 'HYDRA build details:'); name another one" in line
+    other = script(bench.root / "mpirun", "#!/bin/sh\necho Intel MPI 2021\n")
+    line = refused(bench, f"cluster.launcher.mpirun={other}")
+    assert "is neither Open MPI 4 or 5 nor MPICH (it says 'Intel MPI 2021'); name another one" in line
 
 
 def test_an_mpirun_whose_ranks_do_not_see_each_other(bench):

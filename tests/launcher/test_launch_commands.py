@@ -121,9 +121,11 @@ def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
         "OMPI_COMM_WORLD_LOCAL_RANK": "1",
         "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
         "OMPI_COMMAND": "python",
+        "PMIX_RANK": "1",
     }
     argv = [sys.executable, "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", "4"]
-    return subprocess.Popen([*argv, "--unset", "OMPI_COMMAND", "--", *trainer], env=env)
+    argv += ["--lease-s", "60"]
+    return subprocess.Popen([*argv, "--init", "dynamic_cluster", "--", *trainer], env=env)
 
 
 def test_the_shim_logs_forwards_and_gives_an_account(tmp_path):

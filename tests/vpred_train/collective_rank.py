@@ -31,21 +31,23 @@ def contract(collective: Collective) -> None:
     rank, world_size = collective.rank, collective.world_size
     ranks = range(world_size)
     for size in (1, 2, 7, 1000, 300_001, 1_300_003):
-        mean = np.mean([values_of(each, size).astype(np.float64) for each in ranks], axis=0)
+        total = np.sum([values_of(each, size).astype(np.float64) for each in ranks], axis=0)
         own = values_of(rank, size)
         reduced = own.copy()
-        collective.mean_(reduced)
-        check(f"mean of {size}", reduced, mean)
+        collective.sum_(reduced)
+        check(f"sum of {size}", reduced, total)
         bounds = bounds_of(size, world_size)
         begin, end = bounds[rank], bounds[rank + 1]
         parts = np.split(own, sorted({size // 3, size // 2, min(5, size)}))  # empty ones among them
-        before = own.copy()
-        check(f"share of {size}", collective.reduce_scatter_mean(FlatArrays(parts), bounds), mean[begin:end])
-        check(f"inputs of {size}", own, before)
+        share = collective.reduce_scatter_sum_(FlatArrays(parts), bounds)
+        check(f"share of {size}", share[0 : end - begin], total[begin:end])
+        others = np.arange(size)[(np.arange(size) < begin) | (np.arange(size) >= end)]
+        check(f"the others' ranges of {size}", own[others], values_of(rank, size)[others])
+        check(f"own range of {size}, in place", own[begin:end], total[begin:end])
         gathered = np.full(size, np.nan, np.float32)
-        gathered[begin:end] = mean[begin:end]
+        gathered[begin:end] = total[begin:end]
         collective.all_gather_(gathered, bounds)
-        check(f"gathered {size}", gathered, mean)
+        check(f"gathered {size}", gathered, total)
     for yes in ranks:
         check(f"rank {yes} says yes", collective.any(rank == yes), True)
     check("nobody says yes", collective.any(False), False)

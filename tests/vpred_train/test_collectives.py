@@ -62,6 +62,13 @@ def test_flat_arrays_are_read_across_their_parts() -> None:
     assert np.shares_memory(flat[4:9], flat.arrays[2])
     flat.add_(FlatArrays(np.split(whole, [3, 3, 11])))
     np.testing.assert_array_equal(flat[0:20], 2 * whole)
+    part = flat.view(2, 13)
+    np.testing.assert_array_equal(part[0:11], 2 * whole[2:13])
+    part.add_(whole[2:13])
+    np.testing.assert_array_equal(flat[0:20], np.r_[2 * whole[:2], 3 * whole[2:13], 2 * whole[13:]])
+    part.set_(whole[2:13])
+    np.testing.assert_array_equal(flat[0:20], np.r_[2 * whole[:2], whole[2:13], 2 * whole[13:]])
+    assert flat.view(3, 3).size == 0
 
 
 @pytest.mark.parametrize(("size", "world_size"), [(10, 3), (2, 4), (0, 2), (1_000_003, 7)])

@@ -13,7 +13,6 @@ from weights_files import write_tiny
 from vpred_train.cli import main
 from vpred_train.collectives import PIECE_ELEMENTS, SingleProcess
 from vpred_train.config import LoraConfig, TrainConfig
-from vpred_train.flat import bounds_of
 from vpred_train.memory_plan import memory_plan, memory_plans, table
 
 RECIPES = Path(__file__).parents[2] / "vpred_train" / "recipes"
@@ -55,8 +54,6 @@ def bytes_by_kind(config: TrainConfig, world_size: int) -> dict[str, int]:
             **{f"average {name}": values for name, values in state.averages.items()},
         }
         if world_size > 1 and config.zero_stage:
-            bounds = bounds_of(space.size, world_size)
-            arrays["reduced gradients"] = state.weights[bounds[rank] : bounds[rank + 1]]
             arrays["collective buffers"] = np.empty(PIECE_ELEMENTS, np.float32)  # what comes from another rank
         for kind, values in arrays.items():
             found[kind] = max(found.get(kind, 0), values.nbytes)

@@ -32,7 +32,7 @@ def test_fifty_steps_equal_torch(name: str, operations: str) -> None:
     optimizer = OPTIMIZERS[name](CONFIGS[name], GOLDEN_SPANS, 0, 229)
     weights = GOLDEN["start"].copy()
     for step, (gradient, rate) in enumerate(zip(GOLDEN["gradients"], GOLDEN["learning_rates"], strict=True), start=1):
-        optimizer.update_(weights, gradient, step, float(rate), 1.0)
+        optimizer.update_(weights, FlatArrays([gradient]), step, float(rate), 1.0)
     np.testing.assert_allclose(weights, GOLDEN[name], rtol=0, atol=1e-6)
 
 
@@ -44,7 +44,7 @@ def test_adam_weight_decay_equals_its_published_formula(operations: str) -> None
     decay = np.where(np.arange(SIZE) < SPANS[0].stop, 0.1, 0.0)  # matrices only
     for step in range(1, 51):
         gradient = rng.standard_normal(SIZE).astype(np.float32)
-        optimizer.update_(weights, gradient, step, 1e-2, 0.5)
+        optimizer.update_(weights, FlatArrays([gradient]), step, 1e-2, 0.5)
         g = 0.5 * gradient.astype(np.float64)
         m = 0.9 * m + 0.1 * g
         v = 0.98 * v + 0.02 * g * g
@@ -68,7 +68,7 @@ def test_two_ranges_make_the_whole_bit_for_bit(name: str, cut: int, operations: 
         gradient = rng.standard_normal(SIZE).astype(np.float32)
         one.update_(whole, FlatArrays([gradient[span.start : span.stop] for span in SPANS]), step, 1e-2, 0.3)
         for own, optimizer in ranges:
-            optimizer.update_(parts[own], gradient[own], step, 1e-2, 0.3)
+            optimizer.update_(parts[own], FlatArrays([gradient[own]]), step, 1e-2, 0.3)
     assert (whole != start).all()
     np.testing.assert_array_equal(parts, whole)
     for moment, values in one.moments.items():
@@ -86,7 +86,7 @@ def test_sgd_without_momentum_remembers_nothing() -> None:
         OptimizerConfig(name="sgd", learning_rate=1.0, weight_decay=0.5), GOLDEN_SPANS, 180, 200
     )
     weights = np.full(20, 2, np.float32)
-    optimizer.update_(weights, np.full(20, 4, np.float32), 1, 0.25, 0.5)
+    optimizer.update_(weights, FlatArrays([np.full(20, 4, np.float32)]), 1, 0.25, 0.5)
     assert optimizer.moments == {}
     assert weights.tolist() == [2 - 0.25 * (2 + 0.5 * 2)] * 9 + [2 - 0.25 * 2] * 11
 

@@ -1,5 +1,6 @@
 """When a run saves: by samples, epochs, time and on request; what it bears; what it stores beside the tensors."""
 
+import argparse
 import json
 import os
 import signal
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints_mgr import CheckpointError, CheckpointManager, SaveResult, State, storage
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, SaveResult, State, storage
 from launcher.contract.config import load_document
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.errors import is_users
 
 
 class Clock:
@@ -160,3 +162,55 @@ def test_a_save_that_is_due_while_one_is_written(run: Any, on_busy: str, steps: 
     storage.set_failpoint(hold)
     _, seen = run(5, release, every_samples=4, on_busy=on_busy)
     assert seen.steps == steps
+
+
+@pytest.mark.parametrize(("number", "users"), [(28, True), (122, True), (30, True), (5, False), (116, False)])
+def test_whose_doing_a_failed_last_save_is(run: Any, number: int, users: bool) -> None:
+    """A full or read-only disk is the user's to mend, with a remedy; a disk that fails is not."""
+
+    def hook(operation: str, path: Path, detail: Any) -> None:
+        if operation == "fsync":
+            raise OSError(number, os.strerror(number), str(path))
+
+    storage.set_failpoint(hook)
+    with pytest.raises(CheckpointError, match="cannot save step 1") as raised:
+        run(1, last=True, every_samples=400)
+    assert is_users(raised.value) == users
+    assert any(word in str(raised.value) for word in ("; make room there", "; give a directory")) == users
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (CheckpointError("no room; make some"), 2, "no room; make some\n"),
+        (CheckpointFaultError("a disk fails"), 1, ""),
+        (ZeroDivisionError("a bug"), 1, ""),
+        (SystemExit(0), 1, ""),
+    ],
+)
+def test_the_exit_code_of_a_rank_and_what_it_shows(
+    train_config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    code: int,
+    told: str,
+) -> None:
+    """One line for the user's mistakes, a traceback for all else."""
+    from vpred_train import runtime, worker
+
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "train_rank", fail)
+    monkeypatch.setattr(runtime, "start", lambda *arguments: None)
+    monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
+    options = {"rank_table": None, "run_dir": tmp_path, "device_ids": None, "accelerator": "cpu"}
+    with pytest.raises(SystemExit) as ended:
+        worker.train(train_config, argparse.Namespace(collective_timeout_s=10.0, **options))
+    assert ended.value.code == code
+    assert capsys.readouterr().err == told
+    tracebacks = [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"]
+    assert tracebacks == [True] * (code == 1)

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,19 @@ from launcher.contract.config import ConfigError, load_document
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
 from vpred_train.config import TrainConfig
-from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.ema.reconstruction import Profile, combine, solve
 from vpred_train.ema.snapshots import Snapshot, find_snapshots
 from vpred_train.errors import USER_ERRORS
 from vpred_train.optim_config import SIGMA_REL_MAX, power_name
-from vpred_train.recipe import open_pretrained, pinned
-from vpred_train.weights.layouts import write_weights
-from vpred_train.weights.lora import factors_of
-from vpred_train.weights.lora_files import write_lora
-from vpred_train.weights.stored import LazyTensors
+from vpred_train.whole_model import write_whole
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Ends with sys.exit: 0 done, 2 cannot be done."""
     arguments = _parser().parse_args(argv)
     try:
-        report = reconstruct(RunDir(arguments.run_dir), arguments.sigma_rel, arguments.at_samples, arguments.output)
+        run, wanted = RunDir(arguments.run_dir), (arguments.sigma_rel, arguments.at_samples)
+        report = reconstruct(run, *wanted, arguments.output, arguments.base)
     except USER_ERRORS as error:
         print(f"vpred-ema: {error}", file=sys.stderr)
         sys.exit(ExitCode.BAD_CONFIG)
@@ -48,11 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sigma-rel", type=float, required=True, help="width, as a share of the training time: 0.07")
     parser.add_argument("--at-samples", type=int, help="samples seen by then (default: the last snapshot's)")
     parser.add_argument("--output", type=Path, required=True, help="new safetensors file, as the run exports it")
+    parser.add_argument("--base", type=Path, help="where the weights that the run began with are now, if they moved")
     parser.add_argument("--json", action="store_true", help="print one JSON object: coefficients, error of the profile")
     return parser
 
 
-def reconstruct(run: RunDir, sigma_rel: float, at_samples: int | None, output: Path) -> dict[str, Any]:
+def reconstruct(
+    run: RunDir, sigma_rel: float, at_samples: int | None, output: Path, base: Path | None = None
+) -> dict[str, Any]:
     """Write the average as `output`; what was done. Raises ConfigError."""
     if not 0 < sigma_rel <= SIGMA_REL_MAX:
         raise ConfigError(f"--sigma-rel: found {sigma_rel:g}; give a width above 0 and up to {SIGMA_REL_MAX}")
@@ -66,7 +64,7 @@ def reconstruct(run: RunDir, sigma_rel: float, at_samples: int | None, output: P
     for snapshot in snapshots:
         snapshot.verify()
     record = snapshots[-1].record.model_copy(update={"average": power_name(sigma_rel)})
-    write(output, config, combine(snapshots, coefficients), record)
+    write_whole(output, "stability", config, combine(snapshots, coefficients), record, base)
     return {
         "output": str(output),
         "sigma_rel": sigma_rel,
@@ -77,18 +75,6 @@ def reconstruct(run: RunDir, sigma_rel: float, at_samples: int | None, output: P
             for snapshot, profile, coefficient in zip(snapshots, tracked, coefficients, strict=True)
         ],
     }
-
-
-def write(output: Path, config: TrainConfig, trained: LazyTensors, record: ParameterizationRecord) -> None:
-    """The whole model with the `trained` tensors, or of LoRA's training its factors. Raises ConfigError."""
-    if config.lora is not None:
-        write_lora(output, factors_of(trained, config.lora), "stability", record)
-        return
-    if config.pretrained is not None:
-        pinned(config.pretrained)  # the frozen networks come from the very file that training began with
-    frozen = open_pretrained(config)
-    makers = {name: partial(frozen.__getitem__, name) for name in frozen}
-    write_weights(output, LazyTensors({**makers, **trained.makers}), "stability", record)
 
 
 def usable_snapshots(run: RunDir, at_samples: int | None) -> list[Snapshot]:

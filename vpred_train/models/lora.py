@@ -7,8 +7,8 @@ import numpy as np
 from vpred_train.config import LoraConfig, ModelConfig
 from vpred_train.models.layers import LowRank
 from vpred_train.models.networks import Networks
-from vpred_train.models.weights import stability_name
 from vpred_train.weights.lora import Target, attention_targets
+from vpred_train.weights.shapes import stability_name
 
 SEED = 1  # beside the run's own: the factors start from other draws than the networks
 

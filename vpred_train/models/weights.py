@@ -7,14 +7,8 @@ from mindspore import Tensor
 
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.models.networks import FlatSpace, Networks
-from vpred_train.weights.shapes import COMPONENTS
+from vpred_train.weights.shapes import COMPONENTS, stability_name
 from vpred_train.weights.stored import Float32, LazyTensors
-
-
-def stability_name(name: str) -> str:
-    """The name in Stability's files of a parameter of `Networks`."""
-    network, _, rest = name.partition(".")
-    return f"{COMPONENTS[network]}{rest}"
 
 
 def views_to_export(space: FlatSpace, values: FloatArray) -> dict[str, Float32]:

@@ -11,6 +11,12 @@ UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 COMPONENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT}
 
 
+def stability_name(name: str) -> str:
+    """The name in Stability's files of a parameter of `Networks`."""
+    network, _, rest = name.partition(".")
+    return f"{COMPONENTS[network]}{rest}"
+
+
 def stability_shapes(model: ModelConfig) -> Shapes:
     """Name -> shape of every tensor; without the autoencoder's when the model works on pixels."""
     parts = [(UNET, _unet(model.unet)), (TEXT, _text_encoder(model.text_encoder))]

@@ -75,6 +75,9 @@ class LazyTensors(Mapping[str, Float32]):
     def __getitem__(self, name: str) -> Float32:
         return self.makers[name]()
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.makers  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.makers)
 

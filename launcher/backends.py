@@ -1,0 +1,44 @@
+"""How ranks are started (`launcher.kind`) and how they find each other (`launcher.init`): what goes with what.
+
+kind   mpirun: mpirun starts every rank; MPICH's for one host only.
+       msrun: MindSpore's msrun on every host; with several hosts mpirun starts it on each.
+       local: the launcher's own processes on one host, without MPI.
+init   mpi: MPI itself; on cpu by mpi4py, on Ascend MindSpore's init() finds it.
+       rank_table: Ascend, HCCL reads the table that lies in the run directory.
+       dynamic_cluster: MindSpore's scheduler, beside rank 0; HCCL on Ascend, MCCL on cpu.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+Kind = Literal["mpirun", "msrun", "local"]
+Init = Literal["mpi", "rank_table", "dynamic_cluster"]
+Binding = Literal["none", "core", "numa"]
+
+# (accelerator, kind) -> the ways that work, first the one for `init: null`.
+INITS: dict[tuple[str, Kind], tuple[Init, ...]] = {
+    ("cpu", "mpirun"): ("mpi", "dynamic_cluster"),
+    ("cpu", "msrun"): ("dynamic_cluster",),
+    ("cpu", "local"): ("dynamic_cluster",),
+    ("ascend", "mpirun"): ("rank_table", "mpi", "dynamic_cluster"),
+    ("ascend", "msrun"): ("dynamic_cluster",),
+    ("ascend", "local"): ("rank_table", "dynamic_cluster"),
+}
+
+
+def faults(
+    accelerator: str, kind: Kind, init: Init | None, binding: Binding, ranks_on_hosts: tuple[int, ...], arguments: bool
+) -> Iterator[str]:
+    """What does not go together; `arguments`: extra arguments for mpirun are given."""
+    known = INITS[accelerator, kind]
+    if init is not None and init not in known:
+        yield f"launcher.init: found {init!r} (with kind {kind} on {accelerator}: {' or '.join(known)})"
+    several = len(ranks_on_hosts) > 1
+    if kind == "local" and several:
+        yield f"launcher.kind: found 'local' for {len(ranks_on_hosts)} hosts (it starts ranks on one; take mpirun)"
+    if kind == "local" and binding == "numa":
+        yield "launcher.binding: found 'numa' (kind local knows none and core)"
+    if kind == "msrun" and len(set(ranks_on_hosts)) > 1:
+        yield "launcher.kind: found 'msrun' (it wants the same number of ranks on each host; take mpirun)"
+    if arguments and (kind == "local" or (kind == "msrun" and not several)):
+        yield f"launcher.mpirun_arguments: remove them (kind {kind} on one host starts no mpirun)"

@@ -1,0 +1,85 @@
+"""A pytest plugin that breaks one safeguard of the package: --mutant NAME. See test_ckpt_mutants.py."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from checkpoints_mgr import reading, restoring, saving, storage, sweeping, votes, writing
+
+
+class Equal(str):
+    """A digest that fits all."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def no_tile_check() -> None:
+    writing.fault_of = lambda manifest: ""  # type: ignore[attr-defined]
+
+
+def no_digest_check() -> None:
+    def blind(blocks: Any) -> str:
+        list(blocks)
+        return Equal()
+
+    reading.blocks_digest = blind  # type: ignore[attr-defined]
+
+
+def no_size_check() -> None:
+    reading.check_sizes = lambda directory, manifest: None
+
+
+def no_vote() -> None:
+    def own_alone(comm: Any, what: str, action: Any) -> list[Any]:
+        comm.allgather_object(None)
+        return [action()] * comm.world_size
+
+    saving.together = restoring.together = own_alone  # type: ignore[attr-defined]
+
+
+def no_vote_on_what_was_written() -> None:
+    saving.results_of = lambda what, found: [vote["result"] or [[], 0.0] for vote in found]  # type: ignore[attr-defined]
+
+
+def no_blame() -> None:
+    votes.REMEDIES.clear()
+
+
+def no_lease() -> None:
+    storage.locked = lambda path, exclusive: nullcontext(True)  # type: ignore[assignment]
+
+
+def no_second_look() -> None:
+    restoring._second_look = lambda directory, manifest, files: "corrupt"
+
+
+def no_owner() -> None:
+    sweeping.is_alive = lambda tag: False  # type: ignore[attr-defined]
+
+
+def no_copy() -> None:
+    saving.Arena.stage = lambda arena, parts: parts  # type: ignore[method-assign]
+
+
+MUTANTS = {
+    each.__name__: each
+    for each in (
+        no_tile_check, no_digest_check, no_size_check, no_vote, no_vote_on_what_was_written, no_blame, no_lease,
+        no_second_look, no_owner, no_copy,
+    )
+}  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mutant", choices=list(MUTANTS))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    MUTANTS[config.getoption("--mutant")]()

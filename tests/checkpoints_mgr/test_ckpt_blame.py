@@ -1,0 +1,38 @@
+"""Whose doing a failure is, equal on all ranks: what the user can mend has a remedy, all else is a fault."""
+
+import pytest
+from failpoints import Fault
+
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        ("ENOSPC", "make room there"),
+        ("EDQUOT", "make room there"),
+        ("EROFS", "give a directory that may be written to"),
+        ("EACCES", "give a directory that may be written to"),
+        ("EIO", None),
+        ("ESTALE", None),
+    ],
+)
+@pytest.mark.parametrize("operation", ["write#0@rank1", "rename#0", "sync_dir#2@rank0"])
+def test_a_failed_save(tmp_path, run_ranks, make_state, failpoint, operation, number, remedy):
+    """By a writer, at the commit, and after it, where nothing is left to mend."""
+    failpoint(Fault(f"{operation}=raise:{number}"))
+    errors = run_ranks(2, lambda comm: CheckpointManager(tmp_path, comm).save(1, make_state(1)))
+    assert len({(type(error), str(error)) for error in errors}) == 1
+    mended = remedy is not None and "sync_dir" not in operation
+    assert type(errors[0]) is (CheckpointError if mended else CheckpointFaultError)
+    assert (remedy is not None and remedy in str(errors[0])) == mended
+
+
+def test_a_bug_on_one_rank_is_a_fault_on_all(tmp_path, run_ranks, make_state, failpoint):
+    def bug(operation, path, detail):
+        if operation == "create" and "-00001-of-" in path.name:
+            raise ZeroDivisionError
+
+    failpoint(bug)
+    errors = run_ranks(2, lambda comm: CheckpointManager(tmp_path, comm).save(1, make_state(1)))
+    assert {type(error) for error in errors} == {CheckpointFaultError}

@@ -1,0 +1,35 @@
+"""The tests bite: with one safeguard taken out of the package, the test of it fails, in a pytest of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CAUGHT_BY = {
+    "no_tile_check": ("test_ckpt_shards.py", "do_not_make_up_the_tensor"),
+    "no_digest_check": ("test_ckpt_faults.py", "flipped_bit and ema and last"),
+    "no_size_check": ("test_ckpt_faults.py", "another_size and long and model"),
+    "no_vote": ("test_ckpt_save.py", "ranks_that_disagree"),
+    "no_vote_on_what_was_written": ("test_ckpt_faults.py", "one_rank_that_cannot_write and fsync and 1"),
+    "no_blame": ("test_ckpt_blame.py", "failed_save and ENOSPC"),
+    "no_lease": ("test_ckpt_leases.py", "each_kind_of_reader and restore"),
+    "no_second_look": ("test_ckpt_faults.py", "alone_reads_wrong_bytes"),
+    "no_owner": ("test_ckpt_policy.py", "only_what_dead"),
+    "no_copy": ("test_ckpt_background.py", "what_changes_after_the_call"),
+}
+
+
+@pytest.mark.parametrize("mutant", CAUGHT_BY)
+def test_a_safeguard_that_is_missing_is_noticed(mutant):
+    file, words = CAUGHT_BY[mutant]
+    argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", words, str(HERE / file)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+
+    def run(*options):
+        return subprocess.run([*argv, *options], env=env, capture_output=True, text=True, timeout=120)
+
+    broken = run("-p", "mutants", "--mutant", mutant)
+    assert broken.returncode == pytest.ExitCode.TESTS_FAILED, broken.stdout

@@ -1,0 +1,101 @@
+"""The data of a run: looked at by one rank, the same on all, and with the bad rows listed."""
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import write_images
+
+from data import DataError, scan
+from launcher.contract.run_dir import RunDir
+from vpred_train.collectives import SingleProcess
+from vpred_train.config import TrainConfig
+from vpred_train.recipe import OpenedData, open_data
+from vpred_train.worker import note_left_out
+
+
+class ThreadRank(SingleProcess):
+    """One of several ranks that are threads; they have only a broadcast."""
+
+    def __init__(self, rank: int, told: list[Any], is_told: threading.Event) -> None:
+        self.rank, self.world_size = rank, 2
+        self.told, self.is_told = told, is_told
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        if self.rank == root:
+            self.told.append(value)
+            self.is_told.set()
+        assert self.is_told.wait(60)
+        return self.told[0]
+
+
+def on_two_ranks(first: TrainConfig, second: TrainConfig) -> list[OpenedData]:
+    told: list[Any] = []
+    is_told = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [
+            pool.submit(open_data, config, ThreadRank(rank, told, is_told))
+            for rank, config in enumerate((first, second))
+        ]
+        return [rank.result() for rank in ranks]
+
+
+@pytest.fixture
+def config(train_config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    write_images(tmp_path / "images", 6)
+    return with_data(train_config, path=tmp_path / "images")
+
+
+def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
+
+
+def test_each_image_is_decoded_by_one_rank_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(scan, "decode", lambda content, **_: decoded.append(content))
+    opened = on_two_ranks(config, config)
+    assert len(decoded) == 6
+    samples = [[each.training.sample(number) for number in range(6)] for each in opened]
+    assert samples[0] == samples[1]
+
+
+def test_a_host_with_other_data_is_found(config: TrainConfig, tmp_path: Path) -> None:
+    shutil.copytree(config.data.path, tmp_path / "copy")
+    same = with_data(config, path=tmp_path / "copy")
+    assert [len(each.training) for each in on_two_ranks(config, same)] == [6, 6]
+    table = tmp_path / "copy" / "img_txt.csv"
+    table.write_text(table.read_text().replace("picture 3", "picture three"))
+    (tmp_path / "copy" / ".vpred_index.safetensors").unlink()
+    with pytest.raises(DataError, match="rank 1 sees other images or captions there than rank 0"):
+        on_two_ranks(config, same)
+
+
+def test_bad_samples_end_the_run_or_are_left_out_and_listed(config: TrainConfig, tmp_path: Path) -> None:
+    (config.data.path / "2.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 6 rows are bad.*data\.bad_samples: skip"):
+        open_data(config)
+    for opened in on_two_ranks(*[with_data(config, bad_samples="skip")] * 2):
+        assert [opened.training.sample(number).text for number in range(5)] == [f"picture {n}" for n in (0, 1, 3, 4, 5)]
+    run = RunDir(tmp_path)
+    note_left_out(opened.left_out, run)
+    (line,) = run.bad_samples_jsonl.read_text().splitlines()
+    listed = json.loads(line)
+    assert listed["origin"] == "img_txt.csv:4"
+    assert listed["reason"].startswith("2.png is no readable image")
+    note_left_out((), run)
+    assert not run.bad_samples_jsonl.exists()
+
+
+def test_a_held_out_image_may_not_be_trained_on_under_another_name(config: TrainConfig, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    shutil.copy(config.data.path / "0.png", held_out / "copy.png")
+    (held_out / "a.csv").write_text("dir,text\ncopy.png,a copy\n")
+    validation = {"every_samples": 4, "path": held_out}
+    document = config.model_dump() | {"validation": validation}
+    with pytest.raises(DataError, match=r"1 images are trained on, first a\.csv:2"):
+        open_data(TrainConfig.model_validate(document))
