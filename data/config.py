@@ -48,6 +48,14 @@ class DataConfig(BaseModel):
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
     cache: Path | None = None
 
+    @model_validator(mode="after")
+    def the_square_is_a_bucket(self) -> Self:
+        if self.buckets and self.resolution % self.buckets.multiple_px:
+            raise ValueError(
+                f"resolution {self.resolution} is not a multiple of buckets.multiple_px {self.buckets.multiple_px}"
+            )
+        return self
+
     @field_validator("background")
     @classmethod
     def background_is_a_colour(cls, value: str) -> str:

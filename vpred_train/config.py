@@ -323,6 +323,12 @@ class TrainConfig(Section):
                 f"data.resolution {self.data.resolution} is not divisible by {self.model.pixels_per_latent}, "
                 "the pixels of one latent pixel"
             )
+        buckets = self.data.buckets
+        if buckets and buckets.multiple_px % self.model.pixels_per_latent:
+            raise ValueError(
+                f"data.buckets.multiple_px {buckets.multiple_px} is not divisible by {self.model.pixels_per_latent}, "
+                "the pixels of one latent pixel"
+            )
         return self
 
     @property

@@ -97,6 +97,7 @@ class Trainer:
         self.saves = Saves(config, checkpoints, collective, self.order.samples_per_epoch)
         self.quarantined: tuple[int, ...] = ()
         self.nonfinite_in_a_row = 0
+        self.compiled_sizes: set[tuple[int, int]] = set()
 
     def resume(self) -> int:
         """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
@@ -118,9 +119,12 @@ class Trainer:
         config = self.config
         if self.state.samples_seen == 0:
             self._observe(hooks, self.observers)
-        self._announce(hooks, "compiling")
+        shapes = self.order.buckets
+        if len(shapes.sizes) > 1:
+            logger.info("%d graph shapes, each compiled at its first batch: %s", len(shapes.sizes), shapes.describe())
         with self._loader() as batches:
             while not self.finished:
+                self._announce_new_shape(hooks)
                 result = self.step(next(batches))
                 for hook in hooks:
                     hook.on_step(result)
@@ -138,6 +142,13 @@ class Trainer:
     @property
     def finished(self) -> bool:
         return self.state.samples_seen >= self.config.total_samples
+
+    def _announce_new_shape(self, hooks: Sequence[Hook]) -> None:
+        """The coming batch may be the first of its size here; compiling its graph takes longer than steps may."""
+        size = self.order.share(self.state.samples_seen, 0, 1).size
+        if size not in self.compiled_sizes:
+            self.compiled_sizes.add(size)
+            self._announce(hooks, "compiling")
 
     def _loader(self) -> Loader:
         return Loader(
