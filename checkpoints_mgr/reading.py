@@ -150,10 +150,12 @@ def plan_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
         item_bytes = DTYPES[part.spec.dtype].itemsize
         view = byte_view(values, part.spec.dtype)
         pieces = placement.pieces
-        for piece in pieces[bisect_right(pieces, part.low, key=attrgetter("high")) :]:
-            low, high = max(piece.low, part.low), min(piece.high, part.high)
-            if low >= high:
+        first = bisect_right(pieces, part.low, key=attrgetter("high")) if part.low else 0
+        for index in range(first, len(pieces)):
+            piece = pieces[index]
+            if piece.low >= part.high:
                 break
+            low, high = max(piece.low, part.low), min(piece.high, part.high)
             memory = view[(low - part.low) * item_bytes : (high - part.low) * item_bytes]
             offset = piece.offset + (low - piece.low) * item_bytes
             wanted[manifest.files[piece.file].name].append((offset, memory))

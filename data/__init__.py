@@ -1,5 +1,7 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
+from data.cache import ABSENT, Cache, CacheWriter, entry_keys
+from data.cached import CacheFetcher, CacheSpecs, Entries, find_entries, moments_keys
 from data.config import DataConfig
 from data.errors import DataError
 from data.fetching import ArraySpec, Fetcher, ImageFetcher
@@ -8,14 +10,21 @@ from data.loader import Batch, Loader, dropped
 from data.order import ORDER_VERSION, Order, make_order
 from data.source import Folder, Sample, Source, open_source
 from data.split import hold_out
-from data.transforms import load_centred, load_image
+from data.transforms import TRANSFORM, load_centred, load_image
 
 __all__ = [
+    "ABSENT",
     "ORDER_VERSION",
+    "TRANSFORM",
     "ArraySpec",
     "Batch",
+    "Cache",
+    "CacheFetcher",
+    "CacheSpecs",
+    "CacheWriter",
     "DataConfig",
     "DataError",
+    "Entries",
     "Fetcher",
     "Folder",
     "ImageFetcher",
@@ -25,10 +34,13 @@ __all__ = [
     "Source",
     "batch_generator",
     "dropped",
+    "entry_keys",
+    "find_entries",
     "hold_out",
     "load_centred",
     "load_image",
     "make_order",
+    "moments_keys",
     "open_source",
     "sample_generator",
 ]

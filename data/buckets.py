@@ -24,7 +24,7 @@ class Buckets:
         return range(len(self.sizes))
 
     def describe(self) -> str:
-        """Every size and how many samples it has."""
+        """Every size, width x height in pixels, and how many samples it has."""
         counts = np.bincount(self.of_sample, minlength=len(self.sizes))
         return ", ".join(f"{w} x {h}: {n}" for (h, w), n in zip(self.sizes, counts, strict=True))
 

@@ -50,7 +50,8 @@ class Tokens:
 @dataclass(frozen=True)
 class Findings:
     """All that a check finds in one folder. Sides are in pixels; `bad` are (origin, reason) pairs; `duplicates` are
-    groups of origins whose images are the same bytes; `small` are origins below `smallest_allowed_side_px`."""
+    groups of origins whose images are the same bytes; `small` are (origin, width, height) of those with a side below
+    `smallest_allowed_side_px`."""
 
     path: str
     format: str
@@ -62,7 +63,7 @@ class Findings:
     largest_short_side_px: int
     aspect_ratios: dict[str, int]
     smallest_allowed_side_px: int
-    small: list[str]
+    small: list[tuple[str, int, int]]
     duplicates: list[list[str]]
     mean_caption_words: float
     longest_caption_words: int
@@ -85,7 +86,7 @@ class Findings:
             ),
             (f"below {self.smallest_allowed_side_px} px", str(len(self.small))),
             ("width : height", ", ".join(f"{name} {count}" for name, count in self.aspect_ratios.items() if count)),
-            ("duplicate images", f"{copies} in {len(self.duplicates)} groups" if copies else "0"),
+            ("duplicate images", str(copies)),
             ("distinct captions", str(self.distinct_captions)),
             ("caption words", f"mean {self.mean_caption_words}, longest {self.longest_caption_words}"),
         ]
@@ -93,7 +94,7 @@ class Findings:
             tokens = self.tokens
             found += [
                 ("caption tokens", f"mean {tokens.mean}, longest {tokens.longest}, with start and end"),
-                (f"cut at {tokens.context_length} tokens", f"{len(tokens.cut)} captions"),
+                (f"captions cut at {tokens.context_length}", str(len(tokens.cut))),
             ]
         return found
 
@@ -121,7 +122,10 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
         largest_short_side_px=int(short.max()),
         aspect_ratios={name: counts[number] for number, name in enumerate(ASPECT_NAMES)},
         smallest_allowed_side_px=smallest_allowed_side_px,
-        small=[origins[row] for row in np.flatnonzero(short < smallest_allowed_side_px)],
+        small=[
+            (origins[row], int(width[row]), int(height[row]))
+            for row in np.flatnonzero(short < smallest_allowed_side_px)
+        ],
         duplicates=same_content(source, origins),
         mean_caption_words=round(sum(words) / len(words), 1),
         longest_caption_words=max(words),

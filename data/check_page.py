@@ -34,6 +34,7 @@ td { font-variant-numeric: tabular-nums; }
 .bad th { color: var(--bad); }
 .bar { display: block; height: 12px; min-width: 1px; background: var(--bar); border-radius: 3px; }
 .count { width: 90px; text-align: right; }
+.count + td { vertical-align: middle; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 12px; }
 figure { margin: 0; padding: 8px; background: var(--card); border: 1px solid var(--edge); border-radius: 8px; }
 figure img { display: block; width: 100%; height: 144px; object-fit: contain; }
@@ -64,7 +65,8 @@ def _folder(source: Folder, findings: Findings) -> str:
         _bars("Short side", _histogram(source.sizes.min(1))),
         _list("The same image more than once", [(group[0], ", ".join(group[1:])) for group in findings.duplicates]),
         _list(
-            f"Images with a side below {findings.smallest_allowed_side_px} px", [(each, "") for each in findings.small]
+            f"Images with a side below {findings.smallest_allowed_side_px} px",
+            [(origin, f"{width} x {height}") for origin, width, height in findings.small],
         ),
         _list("Ends of captions that no network sees", [(each.origin, f"... {each.lost}") for each in cut]),
         _sheet(source),

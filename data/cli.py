@@ -1,11 +1,11 @@
-"""`vpred-data`: is a folder fit to train on?"""
+"""`vpred-data`: is a folder fit to train on, and is a cache whole?"""
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from data import check_command
+from data import check_command, verify_command
 from data.errors import DataError
 
 BAD_DATA = 2
@@ -22,6 +22,7 @@ class Command:
 
 COMMANDS = {
     "check": Command("read every row and decode every image", check_command.add_arguments, check_command.run),
+    "verify": Command("read every entry of a cache", verify_command.add_arguments, verify_command.run),
 }
 
 

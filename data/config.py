@@ -1,10 +1,10 @@
 """The data section of a training document."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from PIL import ImageColor
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class BucketsConfig(BaseModel):
@@ -29,7 +29,9 @@ class DataConfig(BaseModel):
     run directory (skip). background: colour under transparent pixels, as Pillow writes it. resolution: square side in
     pixels. caption_drop: share of captions replaced by the empty one, for classifier-free guidance. buckets: train at
     several aspect ratios; without, on squares. workers: processes that decode images, for each rank; with 0 a thread of
-    the rank does it. prefetch_batches: batches made ahead.
+    the rank does it. prefetch_batches: batches made ahead. cache: a folder that `vpred-data encode` has filled, from
+    which training reads the autoencoder's moments and the text encoder's features; it holds centre crops of squares,
+    as they are and with `horizontal_flip` mirrored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +46,15 @@ class DataConfig(BaseModel):
     buckets: BucketsConfig | None = None
     workers: Annotated[int, Field(ge=0)] = 0
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
+    cache: Path | None = None
+
+    @model_validator(mode="after")
+    def the_square_is_a_bucket(self) -> Self:
+        if self.buckets and self.resolution % self.buckets.multiple_px:
+            raise ValueError(
+                f"resolution {self.resolution} is not a multiple of buckets.multiple_px {self.buckets.multiple_px}"
+            )
+        return self
 
     @field_validator("background")
     @classmethod
@@ -51,3 +62,11 @@ class DataConfig(BaseModel):
         if len(ImageColor.getrgb(value)) != 3:
             raise ValueError("must have no transparency; give a colour such as white or #808080")
         return value
+
+    @model_validator(mode="after")
+    def cached_images_are_cut_one_way(self) -> Self:
+        if self.cache is not None and self.crop != "center":
+            raise ValueError("cache holds centre crops, but crop is 'random'; set crop: center, or leave out cache")
+        if self.cache is not None and self.buckets is not None:
+            raise ValueError("cache holds square images, but there are buckets; leave out one of them")
+        return self

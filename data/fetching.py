@@ -37,7 +37,8 @@ class Fetcher(Protocol):
         """What `fetch` returns."""
 
     def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
-        """The arrays of a sample; random choices are keyed by (seed, epoch, sample id)."""
+        """The arrays of a sample, which the next call may overwrite; random choices are keyed by (seed, epoch, sample
+        id)."""
 
     def collate(self, arrays: Arrays) -> Arrays:
         """The arrays of a batch, stacked (b, ...), as the trainer takes them: what is cheaper in its process than to

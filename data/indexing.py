@@ -1,9 +1,9 @@
 """Making the index of a folder, and mending it where files differ from it."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from data.csv_source import csv_rows, csv_tables
 from data.errors import DataError
@@ -21,6 +22,8 @@ from data.parquet_source import parquet_files, parquet_rows, read_cell
 from data.rows import Row
 from data.scan import Look, Place, Reader, look_at_all, read_file
 from data.tar_source import tar_rows, tar_shards
+
+logger = logging.getLogger(__name__)
 
 INDEX_NAME = ".vpred_index.safetensors"
 ABSENT = -1
@@ -53,7 +56,11 @@ def index_path(path: Path) -> Path:
     inside = path / INDEX_NAME
     if inside.exists() or os.access(path, os.W_OK):
         return inside
-    return Path.home() / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(str(path.resolve()).encode())}.safetensors"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without an entry, as in some containers
+        return inside
+    return home / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(str(path.resolve()).encode())}.safetensors"
 
 
 def find_format(path: Path) -> tuple[str, list[Path]]:
@@ -77,10 +84,12 @@ def up_to_date(path: Path, workers: int | None = None) -> Index:
     if old is not None and old.format == name and is_fresh(old, path, tables):
         return old
     index = build(path, name, tables, old if old is not None and old.format == name else None, workers)
-    with suppress(OSError):  # an index that cannot be kept is made again next time
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         return write_index(index, file)
-    return index
+    except (OSError, SafetensorError) as error:
+        logger.warning("%s: the index cannot be kept (%s): the next start looks at all images again", file, error)
+        return index
 
 
 def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:

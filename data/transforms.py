@@ -12,6 +12,8 @@ from data.decode import decode, upright_size
 from data.keyed_random import sample_generator
 from data.source import Sample
 
+TRANSFORM = "lanczos-2"  # in the keys of caches: to be changed with what makes other pixels of the same file
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -37,11 +39,21 @@ def place(
     """
     scale = max(target / edge for target, edge in zip(size, original_size, strict=True))
     height, width = (max(target, round(edge * scale)) for target, edge in zip(size, original_size, strict=True))
-    across, down, coin = generator.random(3)
+    across, down = generator.random(2)
     if config.crop == "center":
         across = down = 0.5
     top, left = int(down * (height - size[0] + 0.999)), int(across * (width - size[1] + 0.999))
-    return Placement(original_size, (height, width), top, left, config.horizontal_flip and bool(coin < 0.5))
+    return Placement(original_size, (height, width), top, left, _mirrors(config, generator))
+
+
+def flips(config: DataConfig, generator: np.random.Generator) -> bool:
+    """Whether an image is mirrored, by the draws of `place` from the same generator."""
+    generator.random(2)  # the crop's
+    return _mirrors(config, generator)
+
+
+def _mirrors(config: DataConfig, generator: np.random.Generator) -> bool:
+    return config.horizontal_flip and bool(generator.random() < 0.5)
 
 
 def load_pixels(

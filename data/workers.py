@@ -41,8 +41,12 @@ class InThread:
 
     def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
         for share in shares:
-            fetched = [self._fetch(*place, share.size) for place in zip(share.sample_ids, share.epochs, strict=True)]
-            arrays = {name: np.stack([each[name] for each in fetched]) for name in fetched[0]}
+            count = len(share.sample_ids)
+            specs = self.fetcher.specs(share.size)
+            arrays: Arrays = {name: np.empty((count, *spec.shape), spec.dtype) for name, spec in specs.items()}
+            for place, chosen in enumerate(zip(share.sample_ids, share.epochs, strict=True)):
+                for name, array in self._fetch(*chosen, share.size).items():
+                    arrays[name][place] = array
             yield share, self.fetcher.collate(arrays)
 
     def _fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:

@@ -1,6 +1,7 @@
 """Why an attempt failed: which rank first, where, how it ended, and what its log and its kernel say about it."""
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ class Failure(Record):
 
     exit: the trainer ended by itself; signal: a signal ended it; hang: no progress; lost: it left no account (its host
     or mpirun died); incomplete: nobody failed, but the run is not done. `returncode`: negative is minus the signal.
-    `traceback`: the last in the log of `rank`.
+    `traceback`: the last in the log of `rank`; of a hang, where its main thread stood. Most recent call last.
     """
 
     kind: FailureKind
@@ -48,7 +49,7 @@ class Failure(Record):
 
     def _where(self) -> str:
         places = [line.strip() for line in self.traceback if line.startswith("  File ")]
-        return places[-1] if places else "no traceback in the log"
+        return places[-1] if places else "its log does not tell"
 
 
 def read_log(failure: Failure) -> Failure:
@@ -56,7 +57,7 @@ def read_log(failure: Failure) -> Failure:
     text = tail(failure.log)
     lines = text.splitlines()
     code = find_code(text)
-    traceback = last_traceback(lines)
+    traceback = last_stack(lines) if failure.kind == "hang" else last_traceback(lines)
     words = next((line.strip() for line in reversed(lines) if line.strip()), "the log is empty")
     said = traceback[-1] if traceback and failure.kind != "hang" else words
     found = {"hccl_code": code, "traceback": traceback, "cause": failure.cause or said}
@@ -80,6 +81,13 @@ def tail(log: Path) -> str:
             return file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def last_stack(lines: list[str]) -> tuple[str, ...]:
+    """What faulthandler last wrote of the main thread, turned so that the most recent call is the last."""
+    starts = [number for number, line in enumerate(lines) if line.startswith("Current thread ")]
+    calls = takewhile(lambda line: line.startswith("  File "), lines[starts[-1] + 1 :] if starts else ())
+    return tuple(reversed(list(calls)))
 
 
 def last_traceback(lines: list[str]) -> tuple[str, ...]:

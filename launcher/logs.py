@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.account import AttemptRecord
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, RunDir
@@ -49,7 +50,8 @@ def _print_attempt(run: RunDir, number: int, ranks: Sequence[int], follow: bool)
     stream = LogStream(attempt, ranks, prefix=len(ranks) > 1)
     while True:
         # Asked before the logs are read: nothing is written after it has ended.
-        ended = attempt.verdict_json.exists() or not is_locked(run.lock)
+        record = AttemptRecord.read(attempt.record)
+        ended = (record is not None and record.exit_code is not None) or not is_locked(run.lock)
         for line in stream.lines(_log_bytes(attempt, ranks)):
             print(line)
         sys.stdout.flush()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.account import AttemptRecord, LostTime, lost_line, read_records
 from launcher.attempt_files import AttemptFiles
 from launcher.contract.config import ConfigError, Section
 from launcher.contract.exit_codes import ExitCode
@@ -14,7 +15,6 @@ from launcher.contract.run_dir import RankStatus, RunDir, Summary
 from launcher.preflight import is_locked
 from launcher.recipe import Trainer
 from launcher.stragglers import Straggler, Stragglers
-from launcher.verdict import VerdictRecord
 
 _HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "told")
 
@@ -33,11 +33,12 @@ class RankState(Section):
 
 
 class AttemptState(Section):
-    """One start of the ranks. `exit_code` None: it runs, or its launcher died."""
+    """One start of the ranks. `exit_code` None: it runs, or its launcher died. `lost`: seconds that did not train."""
 
     attempt: int
     exit_code: int | None
     text: str
+    lost: LostTime
 
 
 class RunState(Section):
@@ -66,7 +67,13 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _status(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
     state = read_state(require_run(options.run_dir), time.time())
-    print(state.model_dump_json(indent=2) if options.json else describe_state(state))
+    if options.json:
+        print(state.model_dump_json(indent=2))
+        return ExitCode.OK
+    print(describe_state(state))
+    records = read_records(RunDir(state.run_dir))
+    if len(records) > 1:
+        print(lost_line(records))
     return ExitCode.OK
 
 
@@ -130,10 +137,12 @@ def describe_state(state: RunState) -> str:
 
 
 def _attempt(run: RunDir, number: int, running: bool) -> AttemptState:
-    verdict = VerdictRecord.read(run.attempt(number).verdict_json)
-    if verdict is not None:
-        return AttemptState(attempt=number, exit_code=verdict.exit_code, text=verdict.text)
-    return AttemptState(attempt=number, exit_code=None, text="running" if running else "its launcher left no verdict")
+    record = AttemptRecord.read(run.attempt(number).record)
+    lost = LostTime() if record is None else record.lost
+    if record is not None and record.exit_code is not None:
+        return AttemptState(attempt=number, exit_code=record.exit_code, text=record.text, lost=lost)
+    text = "running" if running else "its launcher left no verdict"
+    return AttemptState(attempt=number, exit_code=None, text=text, lost=lost)
 
 
 def _rank(rank: int, host: str, status: RankStatus | None, now_unix_s: float) -> RankState:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from launcher.attempt_files import AttemptFiles
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.contract.run_dir import AttemptDir, Outcome, RunDir, Summary
+from launcher.contract.run_dir import AttemptDir, Outcome, Record, RunDir, Summary
 from launcher.failure import blames_peer, read_log
 from launcher.hangs import Blame, Hang, find_culprit, find_hang
 from launcher.plan import LaunchPlan
@@ -21,7 +22,7 @@ from launcher.progress import Progress
 from launcher.stopping import StopRequest, due_signal
 from launcher.stragglers import Stragglers, StragglerWatch
 from launcher.stream import LogStream
-from launcher.verdict import Evidence, Verdict, VerdictRecord, judge
+from launcher.verdict import Evidence, Verdict, judge
 
 _POLL_S = 0.2
 _LOOK_S = 0.5
@@ -37,7 +38,7 @@ _STACKS_S = 60.0
 def supervise(
     plan: LaunchPlan, env: Mapping[str, str], progress: Progress, stop: StopRequest, streamed: Collection[int] = ()
 ) -> Verdict:
-    """Run `plan` to its end in this process's main thread, and keep the verdict in the attempt's directory.
+    """Run `plan` to its end in this process's main thread; a failure is kept in the attempt's directory.
 
     `stop`: from stop_requests(), around this and other attempts; `streamed`: ranks whose logs are shown as they grow.
     Raises OSError when mpirun cannot be started.
@@ -45,7 +46,6 @@ def supervise(
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
-    started_unix_s = time.time()
     watch = _Watch(plan, attempt, progress, streamed)
     with attempt.launcher_log.open("xb") as log:
         mpirun = start_tied(plan.argv, {**env, **plan.environment}, log, subprocess.STDOUT)
@@ -70,17 +70,18 @@ def supervise(
         )
     )
     if verdict.failure is not None:
-        verdict = replace(verdict, failure=read_log(verdict.failure))
-    record = VerdictRecord(
-        exit_code=verdict.exit_code, text=verdict.text, started_unix_s=started_unix_s, ended_unix_s=time.time()
-    )
-    try:
-        if verdict.failure is not None:
-            verdict.failure.write(attempt.failure_json)
-        record.write(attempt.verdict_json)
-    except OSError as error:  # a full disk may be what the verdict is about
-        print(f"{attempt.root}: the verdict could not be kept ({error.strerror})", file=sys.stderr)
+        failure = read_log(verdict.failure)
+        _keep(failure, attempt.failure_json)
+        verdict = replace(verdict, failure=failure)
     return verdict
+
+
+def _keep(record: Record, path: Path) -> None:
+    """A full disk may be what it is about, and is no reason to leave the ranks unwatched."""
+    try:
+        record.write(path)
+    except OSError as error:
+        print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
 
 
 def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
@@ -175,7 +176,8 @@ class _Watch:
         assert self.hang is not None  # noqa: S101  for the type checker
         running = self._hosts.keys() - self.files.outcomes.keys()
         self._note(f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for stacks")
-        write_atomic(self.attempt.dump_stacks, "")
+        with suppress(OSError):  # on a full disk there is no room for stacks either
+            write_atomic(self.attempt.dump_stacks, "")
         deadline_s = time.monotonic() + _STACKS_S
         while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
             time.sleep(_POLL_S)
@@ -190,7 +192,7 @@ class _Watch:
 
     def _tell_stragglers(self) -> None:
         slow = tuple(self._stragglers.stragglers[rank] for rank in sorted(self._stragglers.stragglers))
-        Stragglers(ranks=slow).write(self.attempt.stragglers_json)
+        _keep(Stragglers(ranks=slow), self.attempt.stragglers_json)
         for each in slow:
             self._note(
                 f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.own_step_seconds:.3f} s of its own "

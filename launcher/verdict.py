@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Record, Summary
+from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.failure import Failure, FailureKind
 from launcher.hangs import Blame, Hang
 
@@ -31,15 +31,6 @@ class Verdict:
     exit_code: int
     text: str
     failure: Failure | None = None
-
-
-class VerdictRecord(Record):
-    """An attempt's verdict as it is kept. Times are unix times of the launcher's host."""
-
-    exit_code: int
-    text: str
-    started_unix_s: float
-    ended_unix_s: float
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import read_identity
 from launcher.contract.process import tell_stacks
 from launcher.contract.run_dir import RunDir
+from vpred_train.cached_data import cache_specs, check_cache
 from vpred_train.collectives import TIMEOUT_S
 from vpred_train.config import TrainConfig
 from vpred_train.errors import USER_ERRORS
@@ -97,8 +98,13 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if arguments.accelerator is not None:
             config.precision.on(ACCELERATORS[arguments.accelerator])
         if arguments.check:
-            open_data(config)
+            data = open_data(config)
             open_pretrained(config)
+            if config.data.cache is not None:
+                recipe = arguments.recipe or RunDir(arguments.run_dir).train_yaml
+                precision = config.precision.on(ACCELERATORS[arguments.accelerator or "cpu"])
+                specs = cache_specs(config.model_copy(update={"precision": precision}))
+                check_cache(config, specs, data.training, data.held_out, recipe)
         if arguments.print_config:
             print(dump_yaml(config), end="")
         return ExitCode.OK

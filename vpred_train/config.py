@@ -233,7 +233,7 @@ class TrainConfig(Section):
     `trainable`: the networks that learn, whole, or with `lora` through its factors alone. `zero_stage` 1: the
     optimiser's moments and the averages are sharded over the ranks; 0: each rank keeps all. `recompute` trades time
     for memory: the UNet's blocks are computed again in the backward pass. `final_samples`: how many training prompts
-    to sample at the end, evenly spread over the data. `max_nonfinite_steps`: a step whose loss or gradient is not
+    to sample at the end, evenly spread over the data, or 0. `max_nonfinite_steps`: a step whose loss or gradient is not
     finite changes nothing; after so many in a row the run ends with exit code 76.
     """
 
@@ -242,7 +242,7 @@ class TrainConfig(Section):
     global_batch: Positive
     gradient_accumulation_steps: Positive = 1
     log_every_steps: Positive = 1
-    final_samples: Positive = 16
+    final_samples: Annotated[int, Field(ge=0)] = 16
     max_nonfinite_steps: Positive = 3
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     lora: LoraConfig | None = None
@@ -272,6 +272,14 @@ class TrainConfig(Section):
                 if self.lora and network != "vae":
                     remedy = "leave lora out: its factors only adapt weights"
                 raise ValueError(f"the {network} would stay random: give pretrained weights for it, or {remedy}")
+        return self
+
+    @model_validator(mode="after")
+    def what_is_cached_is_frozen(self) -> Self:
+        if self.data.cache is not None and "text_encoder" in self.trainable:
+            raise ValueError("data.cache holds text features, but the text_encoder learns; leave out one of them")
+        if self.data.cache is not None and self.model.vae is None:
+            raise ValueError("data.cache holds what an autoencoder makes, but model.vae is null; leave out data.cache")
         return self
 
     @model_validator(mode="after")
@@ -315,7 +323,18 @@ class TrainConfig(Section):
                 f"data.resolution {self.data.resolution} is not divisible by {self.model.pixels_per_latent}, "
                 "the pixels of one latent pixel"
             )
+        buckets = self.data.buckets
+        if buckets and buckets.multiple_px % self.model.pixels_per_latent:
+            raise ValueError(
+                f"data.buckets.multiple_px {buckets.multiple_px} is not divisible by {self.model.pixels_per_latent}, "
+                "the pixels of one latent pixel"
+            )
         return self
+
+    @property
+    def networks_in_training(self) -> tuple[Network, ...]:
+        """The networks that must be there while the run trains: with a cache the UNet alone, unless it has previews."""
+        return ("unet",) if self.data.cache is not None and self.previews is None else self.model.networks
 
     @property
     def total_steps(self) -> int:

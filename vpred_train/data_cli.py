@@ -1,12 +1,13 @@
-"""`vpred-data`: the commands of the data room, told what a token is."""
+"""`vpred-data`: the commands of the data room, told what a token is, and `encode`, which needs networks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from data import check_command
-from data.cli import COMMANDS
+from data.cli import COMMANDS, Command
 from data.cli import main as run_command
+from vpred_train import encode
 from vpred_train.config import TextEncoderConfig
 from vpred_train.models.tokenizer import Tokenizer
 
@@ -15,11 +16,12 @@ CHECK = replace(
     COMMANDS["check"],
     run=partial(check_command.run, make_tokenizer=partial(Tokenizer, TextEncoderConfig().context_length)),
 )
+ENCODE = Command("make a cache of moments and text features to train from", encode.add_arguments, encode.run)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; never returns."""
-    run_command(argv, {**COMMANDS, "check": CHECK})
+    run_command(argv, {**COMMANDS, "check": CHECK, "encode": ENCODE})
 
 
 if __name__ == "__main__":

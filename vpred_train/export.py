@@ -14,6 +14,7 @@ from vpred_train.diffusion.parameterization import record_of
 from vpred_train.hooks import ValidationLoss
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import get_weights, views_to_export
+from vpred_train.recipe import open_pretrained
 from vpred_train.state import TrainState
 from vpred_train.step import StepResult
 from vpred_train.weights.layouts import write_weights
@@ -55,7 +56,8 @@ def write_average(
     if config.lora is not None:
         write_lora(path, factors_of(named, config.lora), layout, record)
         return
-    frozen = get_weights(networks).makers
+    # Networks that are not there stand in the pretrained file as they are.
+    frozen = {**open_pretrained(config).makers, **get_weights(networks).makers}
     trained = {name: partial(np.asarray, tensor) for name, tensor in named.items()}
     write_weights(path, LazyTensors({**frozen, **trained}), layout, record)
 

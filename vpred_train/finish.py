@@ -14,6 +14,7 @@ from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.export import export
 from vpred_train.gallery import evenly_spread, nearest_real, write_grids
 from vpred_train.hooks import Hook
+from vpred_train.pretrained import complete
 from vpred_train.report import write_report
 from vpred_train.sampling import TextToImage, generate_shared
 from vpred_train.trainer import Trainer
@@ -24,10 +25,12 @@ logger = logging.getLogger(__name__)
 
 def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[Hook]) -> None:
     """Every rank samples its share of the prompts; rank 0 writes the results, `summary.json` last of all."""
+    if config.final_samples:
+        complete(config, trainer.networks)
     for hook in hooks:
         hook.on_phase("sampling", trainer.steps_done, trainer.state.samples_seen)
     samples = evenly_spread(trainer.source, config.final_samples)
-    sampled = sample_prompts(config, trainer, samples)
+    sampled = sample_prompts(config, trainer, samples) if samples else np.empty(0, np.float32)
     writes = trainer.collective.rank == 0
     ema_path = export(config, trainer.networks, trainer.state, run.weights, writes)
     if trainer.collective.rank == 0:
@@ -55,11 +58,14 @@ def write_results(
     ema_path: Path,
 ) -> None:
     """Grids, report, summary."""
-    real = load_centred(samples, config.data)
-    nearest = nearest_real(sampled, real)
-    retrieval = float(np.mean(nearest == np.arange(len(samples))))
     run.samples.mkdir(exist_ok=True)
-    grids = write_grids(run.samples, [sample.text for sample in samples], real, sampled, nearest)
+    retrieval, grids = None, []
+    if samples:
+        real = load_centred(samples, config.data)
+        nearest = nearest_real(sampled, real)
+        retrieval = float(np.mean(nearest == np.arange(len(samples))))
+        grids = write_grids(run.samples, [sample.text for sample in samples], real, sampled, nearest)
+        logger.info("retrieval: %.1f %% of %d prompts", 100 * retrieval, len(samples))
     history = History(run.metrics_jsonl).read()
     summary = Summary(
         steps=trainer.steps_done,
@@ -73,4 +79,3 @@ def write_results(
     )
     write_report(config, run, summary, history, grids, trainer.collective.world_size)
     summary.write(run.summary_json)
-    logger.info("retrieval: %.1f %% of %d prompts", 100 * retrieval, len(samples))

@@ -73,7 +73,8 @@ class Tally:
 
 
 def flops_per_image(config: TrainConfig) -> dict[Network, Flops]:
-    """What each network does for one training image: the autoencoder's encoder, the text encoder, the UNet."""
+    """What each network does for one training image: the autoencoder's encoder, the text encoder, the UNet; the UNet
+    alone where what the others make is cached."""
     shapes = stability_shapes(config.model)
     adapted = {target.weight for target in attention_targets(config.model, config.trainable)} if config.lora else set()
     rank = config.lora.rank if config.lora else 0
@@ -93,7 +94,7 @@ def flops_per_image(config: TrainConfig) -> dict[Network, Flops]:
     unet = tally("unet")
     side = config.data.resolution // config.model.pixels_per_latent
     add_unet(unet, config.model.unet, side, config.model.text_encoder.context_length, context)
-    return found | {"unet": unet.flops}
+    return {"unet": unet.flops} if config.data.cache else found | {"unet": unet.flops}
 
 
 def add_text_encoder(tally: Tally, layers: int, tokens: int) -> bool:

@@ -85,8 +85,10 @@ def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") 
 
 
 def parameter_counts(config: TrainConfig) -> tuple[int, int]:
-    """The parameters that learn, and those that do not; both at once are all that the networks hold."""
-    sizes = {name: math.prod(shape) for name, shape in stability_shapes(config.model).items()}
+    """The parameters that learn, and those that do not; both at once are all that the networks in training hold."""
+    there = tuple(COMPONENTS[network] for network in config.networks_in_training)
+    shapes = stability_shapes(config.model)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if name.startswith(there)}
     if config.lora is not None:
         targets = attention_targets(config.model, config.trainable)
         return config.lora.rank * sum(sum(shape) for shape in targets.values()), sum(sizes.values())

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from data import DataConfig, Source, load_centred, sample_generator
-from vpred_train.config import DiffusionConfig, ModelConfig, PredictionType
+from data import Source, sample_generator
+from vpred_train.config import DiffusionConfig, PredictionType
 from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import FloatArray, Schedule, make_schedule
-from vpred_train.models.latents import make_latents
+from vpred_train.inputs import Inputs
 from vpred_train.models.networks import Networks
-from vpred_train.models.tokenizer import Tokenizer
 
 IMAGES = 4
 SNRS = (4.0, 1.0, 0.25)  # where the targets are far apart: at high SNR v is the noise, at low minus the image
@@ -43,18 +42,15 @@ class Probe:
         return ", ".join(f"{kind} {residual:.3f}" for kind, residual in self.means.items())
 
 
-def probe(
-    networks: Networks, model: ModelConfig, diffusion: DiffusionConfig, source: Source, data: DataConfig
-) -> Probe:
+def probe(networks: Networks, diffusion: DiffusionConfig, source: Source, inputs: Inputs) -> Probe:
     """Let the networks denoise the first images of `source` at three noise levels, one at a time."""
     schedule = make_schedule(diffusion)
     samples = [source.sample(number) for number in range(min(IMAGES, len(source)))]
-    latents = make_latents(model, networks.vae).encode(load_centred(samples, data))
+    latents, text = inputs.of_samples(samples)
     generators = [sample_generator(0, "diffusion", 0, index) for index in range(len(samples))]
-    tokens = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)([each.text for each in samples])
 
     def predict(z: FloatArray, t: int, image: int) -> FloatArray:
-        inputs = (z[None], np.array([t], np.float32), tokens[image : image + 1])
+        inputs = (z[None], np.array([t], np.float32), text[image : image + 1])
         prediction: FloatArray = networks(*(Tensor(each) for each in inputs)).asnumpy()[0]
         return prediction
 

@@ -1,6 +1,6 @@
 """A recipe file plus overrides, resolved and checked against its data and weights; without MindSpore."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vpred_train.weights.layouts import weights_of
 from vpred_train.weights.lora import attention_targets
 from vpred_train.weights.sources import open_source as open_weights
 from vpred_train.weights.sources import weights_digest
-from vpred_train.weights.stored import Float32
+from vpred_train.weights.stored import LazyTensors
 from vpred_train.weights.told import record_for
 
 
@@ -52,7 +52,10 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
 def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_weights: bool = False) -> TrainConfig:
     """The recipe with `absolute` (key, path) paths, its weights pinned and the model that they tell of. Raises
     ConfigError."""
-    data = config.data.model_copy(update={"path": absolute("data.path", config.data.path)})
+    found = {"path": absolute("data.path", config.data.path)}
+    if config.data.cache is not None:
+        found["cache"] = absolute("data.cache", config.data.cache)
+    data = config.data.model_copy(update=found)
     config = config.model_copy(update={"data": data})
     if config.validation is not None and config.validation.path is not None:
         path_given = absolute("validation.path", config.validation.path)
@@ -220,12 +223,12 @@ def open_checked(config: DataConfig, path: Path, collective: Collective | None) 
     return folder
 
 
-def open_pretrained(config: TrainConfig) -> Mapping[str, Float32]:
+def open_pretrained(config: TrainConfig) -> LazyTensors:
     """The pretrained tensors under Stability's names, read when asked for; none without `pretrained`.
 
     Raises ConfigError when they do not fit the model.
     """
     if config.pretrained is None:
-        return {}
+        return LazyTensors({})
     source = open_weights(config.pretrained.path, config.model)
     return weights_of(source, config.pretrained.weights, config.model)

@@ -35,10 +35,7 @@ def write_report(
         *speed_facts(history),
         ("waiting for data", f"{100 * waited / summary.seconds:.2f} % of the time"),
         ("final loss", f"{summary.final_loss:.4f}"),
-        (
-            "nearest real image is the prompt's own",
-            f"{100 * (summary.retrieval or 0):.1f} % of the prompts (pixel cosine)",
-        ),
+        *retrieval_facts(summary),
         (
             "sampler",
             f"{config.sampling.sampler}, {config.sampling.steps} steps, guidance {config.sampling.guidance_scale}",
@@ -61,6 +58,15 @@ def write_report(
         validations=[each for each in validations if each["weights"] == config.ema.used and covers_all(each, config)],
     )
     write_atomic(run.report_html, html)
+
+
+def retrieval_facts(summary: Summary) -> list[tuple[str, str]]:
+    """How often a sample is nearest to its own image; nothing of a run that ends without samples."""
+    if summary.retrieval is None:
+        return []
+    return [
+        ("nearest real image is the prompt's own", f"{100 * summary.retrieval:.1f} % of the prompts (pixel cosine)")
+    ]
 
 
 def speed_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

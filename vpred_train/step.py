@@ -6,18 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from data import Batch, sample_generator
+from data import Batch
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.objective import DiffusionLoss, Objective
 from vpred_train.flat import FlatArrays
+from vpred_train.inputs import Inputs, Online
 from vpred_train.learning_rate import learning_rate
-from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
-from vpred_train.models.tokenizer import Tokenizer
 from vpred_train.optim import clip_factor
 from vpred_train.state import TrainState
 
@@ -54,19 +52,25 @@ class LossAndGradients(nn.Cell):
         self.loss_and_gradients = ops.value_and_grad(loss, None, ParameterTuple(parameters))
 
     def construct(
-        self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, tokens: Tensor
+        self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, text: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return self.loss_and_gradients(z_t, target, weight, timesteps, tokens)
+        return self.loss_and_gradients(z_t, target, weight, timesteps, text)
 
 
 class TrainStep:
     """Forward, backward, one collective, clip, optimiser, moving averages."""
 
-    def __init__(self, config: TrainConfig, networks: Networks, state: TrainState, collective: Collective) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        state: TrainState,
+        collective: Collective,
+        inputs: Inputs | None = None,
+    ) -> None:
         self.config, self.networks, self.state, self.collective = config, networks, state, collective
         self.objective = Objective(config)
-        self.latents = make_latents(config.model, networks.vae)
-        self.tokenizer = Tokenizer(config.model.text_encoder.context_length, config.model.text_encoder.padding)
+        self.inputs = inputs or Online(config.model, config.data, config.seed, networks)
         self.loss_and_gradients: Callable[..., Any] = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
 
     def __call__(self, batch: Batch) -> StepResult:
@@ -119,17 +123,10 @@ class TrainStep:
         return loss / parts, gradient
 
     def _differentiate(self, batch: Batch) -> tuple[float, FlatArrays]:
-        z_0 = self.latents.encode(batch.images, self._generators(batch))
+        z_0, text = self.inputs.of_batch(batch)
         draws = self.objective.draw(batch, z_0.shape[1:])
         loss_scale = self.state.loss_scale.value
-        inputs = self.objective.network_inputs(z_0, draws, self.tokenizer(batch.captions), loss_scale)
+        inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
         loss, gradients = self.loss_and_gradients(*inputs)
         # asnumpy shares the tensor's memory: what the graph left there is added up and reduced in place.
         return float(loss.asnumpy()) / loss_scale, FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
-
-    def _generators(self, batch: Batch) -> list[np.random.Generator]:
-        """Each image's own for its draw from the autoencoder's posterior, so that it is the same on any rank."""
-        return [
-            sample_generator(self.config.seed, "posterior", int(epoch), int(sample_id))
-            for epoch, sample_id in zip(batch.epochs, batch.sample_ids, strict=True)
-        ]

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from checkpoints_mgr import CheckpointManager
-from data import ORDER_VERSION, ImageFetcher, Loader, Source, make_order
+from data import ORDER_VERSION, Fetcher, ImageFetcher, Loader, Source, make_order
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import Phase
 from vpred_train.collectives import Collective
@@ -16,6 +16,7 @@ from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.ema.snapshots import write_snapshot
 from vpred_train.hooks import Hook
+from vpred_train.inputs import Inputs
 from vpred_train.models.networks import FlatSpace, Networks
 from vpred_train.models.weights import views_to_export
 from vpred_train.optim_config import power_name
@@ -70,7 +71,10 @@ class Observer(Protocol):
 
 
 class Trainer:
-    """Owns the networks, their state and the step; `run` trains until the end or until asked to stop."""
+    """Owns the networks, their state and the step; `run` trains until the end or until asked to stop.
+
+    `fetcher` loads samples and `inputs` makes of them what the UNet sees; without them it is images that are loaded.
+    """
 
     def __init__(
         self,
@@ -80,16 +84,20 @@ class Trainer:
         collective: Collective,
         checkpoints: CheckpointManager,
         snapshots: Path,
+        fetcher: Fetcher | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         self.config, self.networks, self.source = config, networks, source
+        self.fetcher = fetcher or ImageFetcher(source, config.data, config.seed)
         self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
         self.observers: list[Observer] = []
         self.state = TrainState(config, FlatSpace(networks, config.trainable), collective)
-        self.step = TrainStep(config, networks, self.state, collective)
+        self.step = TrainStep(config, networks, self.state, collective, inputs)
         self.order = make_order(source, config.data, config.seed, config.global_batch)
         self.saves = Saves(config, checkpoints, collective, self.order.samples_per_epoch)
         self.quarantined: tuple[int, ...] = ()
         self.nonfinite_in_a_row = 0
+        self.compiled_sizes: set[tuple[int, int]] = set()
 
     def resume(self) -> int:
         """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
@@ -111,9 +119,12 @@ class Trainer:
         config = self.config
         if self.state.samples_seen == 0:
             self._observe(hooks, self.observers)
-        self._announce(hooks, "compiling")
+        shapes = self.order.buckets
+        if len(shapes.sizes) > 1:
+            logger.info("%d graph shapes, each compiled at its first batch: %s", len(shapes.sizes), shapes.describe())
         with self._loader() as batches:
             while not self.finished:
+                self._announce_new_shape(hooks)
                 result = self.step(next(batches))
                 for hook in hooks:
                     hook.on_step(result)
@@ -132,10 +143,17 @@ class Trainer:
     def finished(self) -> bool:
         return self.state.samples_seen >= self.config.total_samples
 
+    def _announce_new_shape(self, hooks: Sequence[Hook]) -> None:
+        """The coming batch may be the first of its size here; compiling its graph takes longer than steps may."""
+        size = self.order.share(self.state.samples_seen, 0, 1).size
+        if size not in self.compiled_sizes:
+            self.compiled_sizes.add(size)
+            self._announce(hooks, "compiling")
+
     def _loader(self) -> Loader:
         return Loader(
             self.source,
-            ImageFetcher(self.source, self.config.data, self.config.seed),
+            self.fetcher,
             self.config.data,
             self.order,
             rank=self.collective.rank,

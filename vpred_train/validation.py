@@ -10,41 +10,40 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from data import Source, load_centred, sample_generator
+from data import Source, sample_generator
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import FloatArray, make_schedule
 from vpred_train.diffusion.weighting import UNIFORM
 from vpred_train.hooks import Hook, ValidationLoss
-from vpred_train.models.latents import make_latents
+from vpred_train.inputs import Inputs, Online, Text
 from vpred_train.models.networks import Networks
-from vpred_train.models.tokenizer import Tokenizer
 from vpred_train.state import TrainState
 
 
 @dataclass(frozen=True)
 class _ImageBatch:
-    """Latents (B, C, H, W), tokens (B, context_length) and sample ids of held-out images; a short batch is filled up
-    with its first image, so that there is one shape to compile."""
+    """Latents (B, C, H, W), text and sample ids of held-out images; a short batch is filled up with its first image, so
+    that there is one shape to compile."""
 
     z_0: FloatArray
-    tokens: NDArray[np.int32]
+    text: Text
     sample_ids: list[int]
 
 
 class SquaredError(nn.Cell):
     """|net - target|^2 of each image, mean over channels and pixels.
 
-    z_t and target (B, C, H, W) float32, timesteps (B,) float32, tokens (B, context_length) int32 -> (B,) float32.
+    z_t and target (B, C, H, W) float32, timesteps (B,) float32, text as `Networks` takes it -> (B,) float32.
     """
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.networks = networks
 
-    def construct(self, z_t: Tensor, target: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        return ((self.networks(z_t, timesteps, tokens) - target) ** 2).mean((1, 2, 3))
+    def construct(self, z_t: Tensor, target: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        return ((self.networks(z_t, timesteps, text) - target) ** 2).mean((1, 2, 3))
 
 
 @contextmanager
@@ -64,7 +63,13 @@ class Validation:
     """
 
     def __init__(
-        self, config: TrainConfig, networks: Networks, state: TrainState, held_out: Source, collective: Collective
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        state: TrainState,
+        held_out: Source,
+        collective: Collective,
+        inputs: Inputs | None = None,
     ) -> None:
         if config.validation is None:
             raise ValueError("the recipe has no validation")
@@ -77,8 +82,7 @@ class Validation:
         self.to_v = UNIFORM["v"](snr) / UNIFORM[prediction_type](snr)
         self.target_of = TARGETS[prediction_type]
         self.bins = [config.diffusion.timesteps * b // self.settings.bins for b in range(self.settings.bins + 1)]
-        self.latents = make_latents(config.model, networks.vae)
-        self.tokenizer = Tokenizer(config.model.text_encoder.context_length, config.model.text_encoder.padding)
+        self.inputs = inputs or Online(config.model, config.data, config.seed, networks)
         self.squared_error = SquaredError(networks)
 
     def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
@@ -126,7 +130,7 @@ class Validation:
                 t, noise = self._draw(b, generators, batch.z_0.shape)
                 alpha, sigma = (table[t].reshape(-1, 1, 1, 1) for table in (self.schedule.alpha, self.schedule.sigma))
                 target = self.target_of(batch.z_0, noise, alpha, sigma)
-                inputs = (alpha * batch.z_0 + sigma * noise, target, t.astype(np.float32), batch.tokens)
+                inputs = (alpha * batch.z_0 + sigma * noise, target, t.astype(np.float32), batch.text)
                 found = self.squared_error(*(Tensor(each) for each in inputs)).asnumpy()
                 errors[:, b] += (found * self.to_v[t])[:images] / settings.draws
         return errors
@@ -151,7 +155,5 @@ class Validation:
     def _batch(self, sample_ids: range) -> _ImageBatch:
         fill = [sample_ids[0]] * (self.settings.batch_size - len(sample_ids))
         samples = [self.held_out.sample(number) for number in (*sample_ids, *fill)]
-        images = load_centred(samples, self.config.data)
         generators = [sample_generator(self.settings.seed, "posterior", 0, sample.sample_id) for sample in samples]
-        z_0 = self.latents.encode(images, generators)
-        return _ImageBatch(z_0, self.tokenizer([sample.text for sample in samples]), list(sample_ids))
+        return _ImageBatch(*self.inputs.of_samples(samples, generators), list(sample_ids))

@@ -80,6 +80,7 @@ def train_rank(
     """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
     from vpred_train.finish import finish
     from vpred_train.graph_cache import CachedGraph
+    from vpred_train.inputs import make_inputs
     from vpred_train.pretrained import build_networks, check_prediction
     from vpred_train.saves import SaveRequest
     from vpred_train.trainer import DivergedError, StopSignal, Trainer
@@ -101,7 +102,8 @@ def train_rank(
         node=identity.hostname if folder else "",
     )
     networks = build_networks(config)
-    trainer = Trainer(config, networks, data.training, collective, checkpoints, run.snapshots)
+    fetcher, inputs = make_inputs(config, networks, data.training, data.held_out, collective, run.train_yaml)
+    trainer = Trainer(config, networks, data.training, collective, checkpoints, run.snapshots, fetcher, inputs)
     if accelerator.cached_graphs:
         trainer.step.loss_and_gradients = CachedGraph(
             trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
@@ -116,7 +118,7 @@ def train_rank(
         resources.callback(stop.close)
         hooks = make_hooks(config, arguments, identity, run, attempt, trainer, len(data.left_out), resources)
         if trainer.steps_done == 0:
-            check_prediction(config, networks, data.training, collective)
+            check_prediction(config, networks, data.training, inputs, collective)
         try:
             finished = trainer.run(hooks, stop)
         except DivergedError as error:
@@ -147,7 +149,7 @@ def make_observers(config: TrainConfig, trainer: Any, held_out: Source | None, r
     networks, state, collective = trainer.networks, trainer.state, trainer.collective
     observers: list[Observer] = []
     if held_out is not None:
-        observers.append(Validation(config, networks, state, held_out, collective))
+        observers.append(Validation(config, networks, state, held_out, collective, trainer.step.inputs))
     if config.previews is not None:
         captioned = held_out or trainer.source
         observers.append(Previews(config, networks, state, captioned, collective, run.samples))

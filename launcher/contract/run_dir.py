@@ -2,7 +2,7 @@
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
-                  dump_stacks rank_0.stacks.json stragglers.json failure.json verdict.json
+                  dump_stacks rank_0.stacks.json stragglers.json failure.json
 RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom
 RUN/checkpoint_now is put there by a person.
@@ -163,10 +163,6 @@ class AttemptDir:
     @property
     def failure_json(self) -> Path:
         return self.root / "failure.json"
-
-    @property
-    def verdict_json(self) -> Path:
-        return self.root / "verdict.json"
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """One rank of checkpoint.py, under mpirun. Prints from rank 0 one JSON object with the times of each repeat."""
 
 import argparse
+import ctypes
 import json
 import os
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from vpred_train.flat import bounds_of
 
 TENSORS = 200
 BLOCK_BYTES = 16 << 20
+WINDOW_BYTES = 256 << 20  # beyond the caches, and little beside the state
+START_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def make_state(size_bytes: int, rank: int, world_size: int) -> State:
@@ -48,18 +52,37 @@ def timed(collective: Collective, action: Callable[[], Any]) -> float:
     return time.perf_counter() - started_s
 
 
-def write_plainly(path: Path, content: memoryview) -> None:
-    """As dd conv=fsync does it."""
+def blocks(content: memoryview, size_bytes: int) -> Iterator[memoryview]:
+    """size_bytes of the window, over and over, a block at a time."""
+    for start in range(0, size_bytes, BLOCK_BYTES):
+        low = start % len(content)
+        yield content[low : low + min(BLOCK_BYTES, size_bytes - start)]
+
+
+def write_plainly(path: Path, content: memoryview, size_bytes: int, early: bool) -> None:
+    """As dd conv=fsync does it; `early`: the device begins with each block as soon as it is written."""
     with path.open("xb", buffering=0) as stream:
-        for start in range(0, len(content), BLOCK_BYTES):
-            stream.write(content[start : start + BLOCK_BYTES])
+        at = 0
+        for block in blocks(content, size_bytes):
+            written = stream.write(block)
+            if early:
+                libc.sync_file_range(
+                    stream.fileno(), ctypes.c_int64(at), ctypes.c_int64(written), ctypes.c_uint(START_WRITE_BACK)
+                )
+            at += written
         os.fsync(stream.fileno())
 
 
-def read_plainly(path: Path, content: memoryview) -> None:
+def read_plainly(path: Path, content: memoryview, size_bytes: int) -> None:
     with path.open("rb", buffering=0) as stream:
-        for start in range(0, len(content), BLOCK_BYTES):
-            stream.readinto(content[start : start + BLOCK_BYTES])
+        for block in blocks(content, size_bytes):
+            stream.readinto(block)
+
+
+def copy_plainly(content: memoryview, copy: memoryview, size_bytes: int) -> None:
+    """At memory's speed, block by block."""
+    for source, target in zip(blocks(content, size_bytes), blocks(copy, size_bytes), strict=True):
+        target[:] = source
 
 
 def forget(*paths: Path) -> None:
@@ -101,11 +124,15 @@ def measure_once(
 ) -> None:
     """Each of ours beside the same of the machine."""
     path = folder / f"plain-{collective.rank}"
-    plain = np.ones(int(found["own_bytes"][0]), np.uint8)
-    copy = np.zeros_like(plain)
-    found.note("plain_write_s", timed(collective, lambda: write_plainly(path, plain.data)))
+    own_bytes = int(found["own_bytes"][0])
+    # A multiple of the block, so that blocks do not straddle its end.
+    window = np.ones(min(WINDOW_BYTES, -(-own_bytes // BLOCK_BYTES) * BLOCK_BYTES), np.uint8)
+    copy = np.zeros_like(window)
+    for name, early in (("plain_write_s", False), ("early_write_s", True)):
+        path.unlink(missing_ok=True)
+        found.note(name, timed(collective, lambda early=early: write_plainly(path, window.data, own_bytes, early)))
     found.note("save_s", timed(collective, lambda: manager.save(step, state)))
-    found.note("copy_s", timed(collective, lambda: np.copyto(copy, plain)))
+    found.note("copy_s", timed(collective, lambda: copy_plainly(window.data, copy.data, own_bytes)))
     manager.start_save(step + 1, state)
     while (saved := manager.poll()) is None:
         time.sleep(0.05)  # training
@@ -113,9 +140,9 @@ def measure_once(
     found.note("stall_s", saved.stall_seconds)
     found.note("background_s", saved.seconds)
     forget(path, *saved.path.iterdir())
-    found.note("plain_read_s", timed(collective, lambda: read_plainly(path, copy.data)))
+    found.note("plain_read_s", timed(collective, lambda: read_plainly(path, copy.data, own_bytes)))
     found.note("restore_s", timed(collective, lambda: manager.restore(state)))
-    found.note("plain_read_bytes", copy.nbytes)
+    found.note("plain_read_bytes", own_bytes)
     path.unlink()
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from operator import itemgetter
 from pathlib import Path
 
 from launcher.contract.run_dir import RankStatus, RunDir
@@ -51,15 +52,21 @@ def beat(run_dir: str, ranks: int) -> None:
         time.sleep(max(0.0, 1.0 - (time.monotonic() - started_s)))
 
 
-def watch(ranks: int, seconds: float, answer: "multiprocessing.Queue[tuple[float, float]]") -> None:
-    """Supervise for a while; answers (CPU seconds per second, largest resident MiB)."""
+def watch(ranks: int, seconds: float, answer: "multiprocessing.Queue[dict[str, float]]") -> None:
+    """Supervise for a while; answers CPU seconds per second, the largest resident MiB, new statuses per second."""
     figures = {}
+
+    def told() -> int:
+        status = RankStatus.read(RunDir(plan.run_dir).attempt(1).status(ranks - 1))
+        return 0 if status is None else status.step
 
     def measure() -> None:
         time.sleep(WARM_UP_S)
-        before, started_s = time.process_time(), time.monotonic()
+        before, step, started_s = time.process_time(), told(), time.monotonic()
         time.sleep(seconds)
-        figures["cpu"] = (time.process_time() - before) / (time.monotonic() - started_s)
+        elapsed_s = time.monotonic() - started_s
+        figures["cpu"] = (time.process_time() - before) / elapsed_s
+        figures["statuses"] = ranks * (told() - step) / elapsed_s
         figures["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         for _ in range(3):  # at once
             os.kill(os.getpid(), signal.SIGTERM)
@@ -82,7 +89,7 @@ def watch(ranks: int, seconds: float, answer: "multiprocessing.Queue[tuple[float
         )
         threading.Thread(target=measure, daemon=True).start()
         supervise(plan, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}, LineProgress(nowhere), stop)
-    answer.put((figures["cpu"], figures["mib"]))
+    answer.put(figures)
 
 
 def main() -> None:
@@ -100,10 +107,12 @@ def main() -> None:
         answer = context.Queue()
         process = context.Process(target=watch, args=(ranks, options.seconds, answer))
         process.start()
-        cpu, mib = found[ranks] = answer.get(timeout=options.seconds + 120)
+        cpu, mib, statuses = found[ranks] = itemgetter("cpu", "mib", "statuses")(
+            answer.get(timeout=120 + options.seconds)
+        )
         process.join()
-        print(f"{ranks} ranks: {100 * cpu:.2f} % of a core, {mib:.0f} MiB")
-    for ranks, (cpu, _) in found.items():
+        print(f"{ranks} ranks, {statuses:.0f} new statuses/s: {100 * cpu:.2f} % of a core, {mib:.0f} MiB")
+    for ranks, (cpu, *_) in found.items():
         print(f"launcher_watch_{ranks} ratio {ALLOWED_CPU_RATIO.get(ranks, 0.05) / cpu:.2f}")
 
 

@@ -1,9 +1,14 @@
 """Whose doing a failure is, equal on all ranks: what the user can mend has a remedy, all else is a fault."""
 
+import os
+import resource
+
+import numpy as np
 import pytest
 from failpoints import Fault
+from process_ranks import end_of, start_ranks
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State
 
 
 @pytest.mark.parametrize(
@@ -36,3 +41,31 @@ def test_a_bug_on_one_rank_is_a_fault_on_all(tmp_path, run_ranks, make_state, fa
     failpoint(bug)
     errors = run_ranks(2, lambda comm: CheckpointManager(tmp_path, comm).save(1, make_state(1)))
     assert {type(error) for error in errors} == {CheckpointFaultError}
+
+
+def test_a_limit_on_the_size_of_files(tmp_path, run_ranks, names):
+    """A real one, as a shell's ulimit sets it, in a process of its own."""
+    state = State({"model/w": np.zeros(1 << 18, np.float32)}, {})
+
+    def work(comm):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, resource.RLIM_INFINITY))
+        with pytest.raises(CheckpointError, match=r"File too large: .*; make room there") as caught:
+            CheckpointManager(tmp_path, comm).save(1, state)
+        assert type(caught.value) is CheckpointError
+
+    assert list(map(end_of, start_ranks(1, work))) == [0]
+    assert names(tmp_path) == []
+
+
+def test_writes_that_the_system_cuts_short_are_continued(tmp_path, make_state, assert_same, restore, monkeypatch):
+    real, cut = os.write, []
+
+    def short(descriptor, content):
+        cut.append(len(content) > 1000)
+        return real(descriptor, content[:1000])
+
+    monkeypatch.setattr(os, "write", short)
+    CheckpointManager(tmp_path).save(1, make_state(1))
+    monkeypatch.undo()
+    assert any(cut)
+    assert_same(restore(tmp_path).state, make_state(1))

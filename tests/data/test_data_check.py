@@ -46,7 +46,7 @@ def test_all_is_counted(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(output.out)
     assert (found["rows"], found["images"], found["distinct_captions"]) == (6, 4, 3)
     assert (found["smallest_side_px"], found["largest_short_side_px"], found["median_short_side_px"]) == (30, 280, 143)
-    assert found["small"] == ["a.csv:4", "a.csv:5"]
+    assert found["small"] == [["a.csv:4", 30, 90], ["a.csv:5", 30, 90]]
     assert found["duplicates"] == [["a.csv:4", "a.csv:5"]]
     shapes = {name: count for name, count in found["aspect_ratios"].items() if count}
     assert shapes == {"below 1:2": 2, "about 1:1": 1, "above 2:1": 1}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import DataError, open_source, scan
+from data import DataError, indexing, open_source, scan
 from data.index import read_index
 from data.indexing import INDEX_NAME, index_path
 
@@ -108,6 +108,20 @@ def test_a_folder_that_nobody_may_write_to(folder: Path, monkeypatch: pytest.Mon
     assert open_source(folder).index.path == index_path(folder)
     assert index_path(folder).is_relative_to(folder / "home")
     assert len(open_source(folder)) == len(decoded) == 7
+
+
+def test_an_index_that_cannot_be_kept_is_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "file").write_text("no folder")
+    monkeypatch.setattr(indexing, "index_path", lambda path: path / "file" / "index")
+    for _ in range(2):
+        source = open_source(folder)
+        assert source.index.path is None
+    assert len(decoded) == 14
+    assert "the index cannot be kept" in caplog.text
+    make, arguments = source.index.__reduce__()
+    assert make(*arguments).digest == source.index.digest
 
 
 def test_a_worker_notices_that_its_index_was_replaced(folder: Path) -> None:

@@ -130,6 +130,7 @@ def test_a_rank_that_hangs_is_named_after_all_have_told_their_stacks(bench, faul
     assert (failure.kind, failure.rank, failure.last_step) == ("hang", 1, 3)
     assert words in failure.cause
     assert "allreduce" in attempt.log(0).read_text() or "in train" in attempt.log(0).read_text()
+    assert (fault == "busy") == ("in work_without_end" in str(failure).splitlines()[2])
     assert ("in work_without_end" in attempt.log(1).read_text()) == (fault == "busy")
     assert bench.workers() == []
 

@@ -63,7 +63,7 @@ def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd)
     told = capfd.readouterr().out.splitlines()
     assert told[0] == f"run         {run}: ended"
     assert told[1].startswith("step        3 of 6 (50 %), loss 0.2500")
-    assert told[2] == "checkpoint  none by this attempt"
+    assert told[2] == "checkpoint  step 2"
     assert told[3].startswith("attempt 1   exit code 1: rank 1 on host ")
     assert told[4].split() == ["rank", "host", "phase", "step", "own", "s/step", "img/s", "told"]
     assert told[5].startswith("0     localhost  training")

@@ -16,6 +16,7 @@ from vpred_train.collectives import SingleProcess
 from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import FloatArray, make_schedule
+from vpred_train.inputs import Online
 from vpred_train.models.networks import Networks
 from vpred_train.probe import Probe, measure, probe
 
@@ -66,7 +67,7 @@ def test_fresh_networks_are_probed(model_config: ModelConfig, tmp_path: Path) ->
     (tmp_path / "img_txt.csv").write_text("dir,text\n0.png,noise\n")
     networks = Networks(model_config, 0)
     data = DataConfig(path=tmp_path, resolution=8)
-    found = probe(networks, model_config, DiffusionConfig(), open_source(tmp_path), data)
+    found = probe(networks, DiffusionConfig(), open_source(tmp_path), Online(model_config, data, 0, networks))
     assert found.verdict is None
     assert all(np.isfinite(residual) for residual in found.means.values())
 
@@ -83,11 +84,11 @@ def test_training_refuses_what_predicts_something_else(
     monkeypatch.setattr(pretrained, "probe", answer)
     nothing: Any = None
     with pytest.raises(ConfigError, match=r"sd.ckpt: predicts eps \(residuals v 0.800.*set it to eps"):
-        pretrained.check_prediction(config, nothing, nothing, SingleProcess())
+        pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
     residuals["eps"] = 0.7
-    pretrained.check_prediction(config, nothing, nothing, SingleProcess())
+    pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
     assert "neither v nor eps nor x0 clearly" in caplog.text
     residuals["v"] = 0.1
     caplog.clear()
-    pretrained.check_prediction(config, nothing, nothing, SingleProcess())
+    pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
     assert "neither" not in caplog.text

@@ -65,9 +65,9 @@ def batch(config: TrainConfig, number: int) -> Batch:
 
 def inputs_of(step: Any, data: Batch) -> tuple[Any, ...]:
     """The arguments of the loss for a batch."""
-    z_0 = step.latents.encode(data.images)
+    z_0 = step.inputs.latents.encode(data.images)
     inputs: tuple[Any, ...] = step.objective.network_inputs(
-        z_0, step.objective.draw(data, z_0.shape[1:]), step.tokenizer(data.captions)
+        z_0, step.objective.draw(data, z_0.shape[1:]), step.inputs.tokenizer(data.captions)
     )
     return inputs
 
@@ -75,7 +75,7 @@ def inputs_of(step: Any, data: Batch) -> tuple[Any, ...]:
 def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig, step: Any) -> None:
     state = step.state
     data = batch(train_config, 0)
-    z_0 = step.latents.encode(data.images)
+    z_0 = step.inputs.latents.encode(data.images)
     draws = step.objective.draw(data, z_0.shape[1:])
     schedule = make_schedule(train_config.diffusion)
     inputs = inputs_of(step, data)

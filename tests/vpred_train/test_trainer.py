@@ -4,8 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jobs import write_images
+from PIL import Image
 
 from checkpoints_mgr import CheckpointManager
 from data import Batch, open_source
@@ -23,9 +25,10 @@ class Steps:
 
     def __init__(self) -> None:
         self.results: list[Any] = []
+        self.phases: list[str] = []
 
-    def on_phase(self, *_: Any) -> None:
-        pass
+    def on_phase(self, phase: str, *_: Any) -> None:
+        self.phases.append(phase)
 
     def on_step(self, result: Any) -> None:
         self.results.append(result)
@@ -95,3 +98,47 @@ def test_a_run_that_drew_its_samples_in_another_order_is_refused(train_config: T
     trainer.checkpoints.save(3, saved)
     with pytest.raises(ConfigError, match="the checkpoint's samples come in order 1, this version's in order 2"):
         trainer.resume()
+
+
+def test_buckets_train_at_several_shapes(
+    train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vpred_train.models.networks import Networks
+    from vpred_train.trainer import Trainer
+
+    lines = ["dir,text"]
+    for number in range(16):
+        size = ((40, 40), (80, 20))[number % 2]
+        Image.new("RGB", size, (10 * number, 90, 200)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,picture {number}")
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    raw = train_config.model_dump() | {"total_samples": 16}
+    raw["data"] |= {"path": tmp_path, "buckets": {"multiple_px": 4, "max_aspect": 4.0}}
+    config = TrainConfig.model_validate(raw)
+    networks = Networks(config.model, 0)
+    trainer = Trainer(
+        config, networks, open_source(tmp_path), SingleProcess(), CheckpointManager(tmp_path / "c"), tmp_path / "s"
+    )
+    shapes, whole = [], trainer.step
+
+    def step(batch: Batch) -> Any:
+        shapes.append(batch.images.shape[2:])
+        return whole(batch)
+
+    trainer.step = step  # type: ignore[assignment]
+    steps = Steps()
+    before = trainer.state.weights.copy()
+    with caplog.at_level("INFO"):
+        assert trainer.run([steps], Never())  # type: ignore[list-item,arg-type]
+    assert "2 graph shapes, each compiled at its first batch: 8 x 8: 8, 16 x 4: 8" in caplog.text
+    assert sorted(shapes) == [(4, 16), (4, 16), (8, 8), (8, 8)]
+    assert steps.phases.count("compiling") == 2
+    assert all(result.finite and math.isfinite(result.loss) for result in steps.results)
+    assert np.abs(trainer.state.weights - before).max() > 1e-4
+
+
+def test_buckets_must_fit_the_latents_and_the_resolution(train_config: TrainConfig) -> None:
+    raw = train_config.model_dump()
+    for multiple_px, message in ((1, "multiple_px 1 is not divisible by 2"), (3, "resolution 8 is not a multiple")):
+        with pytest.raises(ValueError, match=message):
+            TrainConfig.model_validate(raw | {"data": {**raw["data"], "buckets": {"multiple_px": multiple_px}}})

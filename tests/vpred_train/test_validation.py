@@ -78,8 +78,8 @@ def expected_errors(config: TrainConfig, step: Any, held_out: Source, kind: str)
     samples = [held_out.sample(number) for number in range(len(held_out))]
     images = load_centred(samples, config.data)
     latents, tokens = (
-        step.latents.encode(images),
-        step.tokenizer([sample.text for sample in samples]),
+        step.inputs.latents.encode(images),
+        step.inputs.tokenizer([sample.text for sample in samples]),
     )
     errors = np.zeros((7, 3))
     for image in range(7):

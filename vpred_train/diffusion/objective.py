@@ -1,6 +1,7 @@
 """The objective, and the random draws that belong to a sample rather than to a rank."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -69,7 +70,7 @@ class Objective:
         return Draws(timesteps, noise, noise + np.float32(objective.input_perturbation) * perturbation)
 
     def network_inputs(
-        self, z_0: FloatArray, draws: Draws, tokens: NDArray[np.int32], loss_scale: float = 1.0
+        self, z_0: FloatArray, draws: Draws, text: NDArray[Any], loss_scale: float = 1.0
     ) -> tuple[Tensor, ...]:
         """The arguments of `DiffusionLoss` for one batch; z_t and target are made here, in float32 on the host.
 
@@ -80,14 +81,14 @@ class Objective:
         z_t = alpha * z_0 + sigma * draws.input_noise
         target = TARGETS[self.config.diffusion.prediction_type](z_0, draws.noise, alpha, sigma)
         weights = self.weights[draws.timesteps] * np.float32(loss_scale)
-        arrays = (z_t, target, weights, draws.timesteps.astype(np.float32), tokens)
+        arrays = (z_t, target, weights, draws.timesteps.astype(np.float32), text)
         return tuple(Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)
 
 
 class DiffusionLoss(nn.Cell):
     """mean over the batch of weight |net(z_t, t, text) - target|^2, averaged over channels and pixels.
 
-    Inputs: z_t and target (B, C, H, W) float32, weight and timesteps (B,) float32, tokens (B, context_length) int32.
+    Inputs: z_t and target (B, C, H, W) float32, weight and timesteps (B,) float32, text as `Networks` takes it.
     Returns a float32 scalar.
     """
 
@@ -95,6 +96,6 @@ class DiffusionLoss(nn.Cell):
         super().__init__()
         self.networks = networks
 
-    def construct(self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        error = self.networks(z_t, timesteps, tokens) - target
+    def construct(self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        error = self.networks(z_t, timesteps, text) - target
         return (weight * (error**2).mean((1, 2, 3))).mean()

@@ -98,11 +98,7 @@ class LatentSpace:
     def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray:
         """Latents (B, latent_channels, H / f, W / f): a draw from each image's posterior by its own generator, or
         without generators the mode."""
-        z, log_variance = self.posterior(images)
-        if generators:
-            noise = np.stack([generator.standard_normal(z.shape[1:], np.float32) for generator in generators])
-            z = z + np.exp(0.5 * log_variance) * noise
-        return z * np.float32(self.config.scale)
+        return drawn_latents(*self.posterior(images), generators, self.config)
 
     def decode(self, latents: FloatArray) -> FloatArray:
         """(B, latent_channels, h, w) float32 -> images (B, 3, f h, f w), not clipped; one at a time, to save memory."""
@@ -115,6 +111,18 @@ class LatentSpace:
 
     def _decode(self, z: FloatArray) -> FloatArray:
         return self.decode_graph(Tensor(z)).asnumpy()
+
+
+def drawn_latents(
+    mean: FloatArray, log_variance: FloatArray, generators: Sequence[np.random.Generator], config: VaeConfig
+) -> FloatArray:
+    """What the UNet sees of posteriors (B, C, h, w): a draw from each by its own generator, or without generators the
+    mode."""
+    z = mean
+    if generators:
+        noise = np.stack([generator.standard_normal(z.shape[1:], np.float32) for generator in generators])
+        z = z + np.exp(0.5 * log_variance) * noise
+    return z * np.float32(config.scale)
 
 
 def decode_tiles(

@@ -257,6 +257,7 @@ def _probe(arguments: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from None
     accelerator = ACCELERATORS[arguments.accelerator]
     runtime.start(accelerator, Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
+    from vpred_train.inputs import Online
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import set_weights
     from vpred_train.probe import probe
@@ -265,7 +266,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     set_weights(networks, tensors)
     resolution = record.resolution if record else arguments.resolution
     data = DataConfig(path=arguments.data, resolution=resolution)
-    found = probe(networks, source.model, diffusion, samples, data)
+    found = probe(networks, diffusion, samples, Online(source.model, data, 0, networks))
     if arguments.json:
         print(json.dumps({"verdict": found.verdict, "residuals": found.residuals}, indent=2))
     else:

@@ -1,0 +1,172 @@
+"""A cache gives back what was written under the same key, and nothing else."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xxhash
+from safetensors.numpy import load_file
+
+from data import (
+    ABSENT,
+    Cache,
+    CacheFetcher,
+    CacheSpecs,
+    CacheWriter,
+    DataConfig,
+    DataError,
+    ImageFetcher,
+    Source,
+    dropped,
+    entry_keys,
+    find_entries,
+    moments_keys,
+    open_source,
+)
+from data.cli import main
+
+SPEC = {"kind": "moments", "height": 8, "vae": {"xxh3": "1"}}
+SPECS = CacheSpecs(moments=SPEC, text={"kind": "text", "text_encoder": {"xxh3": "2"}})
+REMEDY = "make them with COMMAND"
+
+
+def values(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, *shape), np.float32)
+
+
+def write(folder: Path, spec: dict[str, Any], contents: list[str], entries: np.ndarray, **options: int) -> None:
+    with CacheWriter(folder, spec, **options) as writer:
+        for key, value in zip(entry_keys(spec, contents), entries, strict=True):
+            writer.add(key, value)
+
+
+def test_entries_come_back_from_all_shards(tmp_path: Path) -> None:
+    names, entries = [str(number) for number in range(10)], values(10, 2, 3)
+    write(tmp_path, SPEC, names, entries, shard_bytes=3 * entries[0].nbytes)
+    cache = Cache(tmp_path)
+    assert (len(cache.shards), len(cache)) == (4, 10)
+    rows = cache.find(entry_keys(SPEC, names[::-1]))
+    np.testing.assert_array_equal([cache.read(row) for row in rows], entries[::-1])
+    again = pickle.loads(pickle.dumps(cache))  # noqa: S301 - as it goes to a worker process
+    np.testing.assert_array_equal(again.read(rows[0]), entries[9])
+
+
+def test_a_shard_is_plain_safetensors(tmp_path: Path) -> None:
+    entries = values(3, 2, 3)
+    write(tmp_path, SPEC, ["a", "b", "c"], entries)
+    tensors = load_file(next(tmp_path.glob("*.safetensors")))
+    np.testing.assert_array_equal(tensors["values"], entries)
+    assert tensors["xxh3"].tolist() == [xxhash.xxh3_64_intdigest(entry.tobytes()) for entry in entries]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{**SPEC, "height": 16}, {**SPEC, "vae": {"xxh3": "3"}}, {**SPEC, "kind": "text"}, {**SPEC, "more": None}],
+)
+def test_any_other_input_is_a_miss(tmp_path: Path, other: dict[str, Any]) -> None:
+    write(tmp_path, SPEC, ["a", "b"], values(2, 2))
+    cache = Cache(tmp_path)
+    assert (cache.find(entry_keys(SPEC, ["a", "b"])) != ABSENT).all()
+    assert (cache.find(entry_keys(SPEC, ["A", "c", ""])) == ABSENT).all()
+    assert (cache.find(entry_keys(other, ["a", "b"])) == ABSENT).all()
+
+
+def test_a_writer_that_fails_leaves_whole_shards_alone(tmp_path: Path) -> None:
+    entries = values(5, 2)
+    keys = entry_keys(SPEC, list("abcde"))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        CacheWriter(tmp_path, SPEC, shard_bytes=2 * entries[0].nbytes) as writer,
+    ):
+        for key, value in zip(keys, entries, strict=True):
+            writer.add(key, value)
+        raise KeyboardInterrupt
+    found = Cache(tmp_path).find(keys) != ABSENT
+    assert found.tolist() == [True, True, True, True, False]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
+
+
+def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, SPEC, ["a", "b"], values(2, 64))
+    path = next(tmp_path.glob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[content.index(values(2, 64)[1].tobytes()) + 7] ^= 1
+    path.write_bytes(content)
+    cache = Cache(tmp_path)
+    first, second = cache.find(entry_keys(SPEC, ["a", "b"]))
+    np.testing.assert_array_equal(cache.read(first), values(2, 64)[0])
+    with pytest.raises(DataError, match=rf"{path.name}: entry 1 is not what was written; remove this file"):
+        cache.read(second)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "entry 1 is not what was written" in capsys.readouterr().err
+    path.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=rf"{path.name}: damaged"):
+        Cache(tmp_path)
+
+
+def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A cache of recognisable entries: by content hash and whether mirrored, and by caption."""
+    samples = [source.sample(number) for number in range(len(source))]
+    moments, features = {}, {}
+    with CacheWriter(folder, SPECS.moments) as writer:
+        for flipped in (False, True):
+            for key, sample in zip(moments_keys(SPECS.moments, samples, flipped), samples, strict=True):
+                moments[f"{sample.content_hash} {flipped}"] = np.full((4, 2, 2), len(moments), np.float32)
+                writer.add(key, moments[f"{sample.content_hash} {flipped}"])
+    texts = ["", *(sample.text for sample in samples)]
+    with CacheWriter(folder, SPECS.text) as writer:
+        for key, text in zip(entry_keys(SPECS.text, texts), texts, strict=True):
+            features[text] = np.full((3, 5), len(features), np.float32)
+            writer.add(key, features[text])
+    return moments, features
+
+
+def test_flips_and_dropped_captions_are_those_of_images(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    moments, features = filled(tmp_path / "cache", source)
+    config = DataConfig(path=folder, resolution=8, horizontal_flip=True, caption_drop=0.5)
+    plain = ImageFetcher(source, config.model_copy(update={"horizontal_flip": False}), 3)
+    images = ImageFetcher(source, config, 3)
+    entries = find_entries(Cache(tmp_path / "cache"), source, SPECS, mirrored=True, remedy=REMEDY)
+    fetcher = CacheFetcher(entries, config, 3)
+    seen = set()
+    for epoch in range(6):
+        for sample_id in range(len(source)):
+            pixels, unflipped = (each.fetch(sample_id, epoch, (8, 8))["images"] for each in (images, plain))
+            flipped = not np.array_equal(pixels, unflipped)
+            drop = dropped(config, 3, epoch, sample_id)
+            sample = source.sample(sample_id)
+            found = fetcher.fetch(sample_id, epoch, (8, 8))
+            np.testing.assert_array_equal(found["moments"], moments[f"{sample.content_hash} {flipped}"])
+            np.testing.assert_array_equal(found["features"], features["" if drop else sample.text])
+            assert {name: spec.shape for name, spec in fetcher.specs((8, 8)).items()} == {
+                name: array.shape for name, array in found.items()
+            }
+            seen.add((flipped, drop))
+    assert len(seen) == 4
+
+
+def test_what_is_missing_is_listed_with_the_cause_and_the_remedy(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    filled(tmp_path / "cache", source)
+    cache = Cache(tmp_path / "cache")
+    (folder / "3.png").write_bytes((folder / "2.png").read_bytes() + b"\0")  # the same picture in another file
+    with pytest.raises(DataError) as missing:
+        find_entries(cache, open_source(folder), SPECS, mirrored=True, remedy=REMEDY)
+    assert str(missing.value).splitlines() == [
+        f"{cache.folder}: 1 of 7 samples have no entry for this recipe; {REMEDY}:",
+        "  img_txt.csv:5: its image",
+    ]
+    other = CacheSpecs({**SPEC, "height": 16}, SPECS.text)
+    with pytest.raises(DataError, match="7 of 7 samples") as missing:
+        find_entries(cache, source, other, mirrored=False, remedy=REMEDY)
+    assert str(missing.value).splitlines()[-1] == "  moments made with height 8, but the recipe has 16"
+
+
+def test_a_cache_is_of_one_crop(folder: Path) -> None:
+    with pytest.raises(ValueError, match="cache holds centre crops, but crop is 'random'"):
+        DataConfig(path=folder, resolution=8, crop="random", cache=folder)

@@ -1,0 +1,183 @@
+"""Training from a cache is training online: same latents, text, losses and weights, without the encoders."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from weights_files import write_tiny
+
+from data import Cache, DataError, Loader, make_order
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import ConfigError
+from vpred_train.cached_data import cache_specs, check_cache
+from vpred_train.cli import main as train_main
+from vpred_train.collectives import SingleProcess
+from vpred_train.config import TrainConfig
+from vpred_train.encode import encode
+from vpred_train.recipe import load_recipe, open_data
+from vpred_train.weights.stored import StoredTensor
+
+RECIPE = """
+seed: 4
+total_samples: 40
+global_batch: 4
+final_samples: 0
+data: {path: images, resolution: 16, horizontal_flip: true, caption_drop: 0.3}
+pretrained: {path: published.safetensors}
+optimizer: {learning_rate: 1e-2}
+checkpoint: {every_samples: 12}
+validation: {every_samples: 8, count: 2, batch_size: 3}
+"""
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight images, two of them equal, as are two captions; a recipe with random weights."""
+    root = tmp_path_factory.mktemp("cached")
+    write_tiny(root / "published.safetensors", "stability")
+    (root / "images").mkdir()
+    rng, rows = np.random.default_rng(0), ["dir,text"]
+    for number in range(8):
+        pixels = np.zeros((16, 20, 3), np.uint8) if number < 2 else rng.integers(0, 256, (16, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+        rows.append(f"{number}.png,picture {max(number, 1)}")
+    (root / "images" / "img_txt.csv").write_text("\n".join(rows) + "\n")
+    (root / "recipe.yaml").write_text(RECIPE)
+    return root
+
+
+def recipe(root: Path, *overrides: str) -> TrainConfig:
+    config = load_recipe(root / "recipe.yaml", overrides)
+    return config.model_copy(update={"precision": config.precision.on(ACCELERATORS["cpu"])})
+
+
+@pytest.fixture(scope="module")
+def cached(root: Path) -> TrainConfig:
+    """The recipe with a filled cache."""
+    config = recipe(root, f"data.cache={root / 'cache'}")
+    encode(config, 3, SingleProcess())
+    return config
+
+
+def trained(config: TrainConfig) -> tuple[list[float], np.ndarray, np.ndarray, Any]:
+    """Losses, weights and held-out errors of a few steps, and the networks."""
+    from vpred_train.inputs import make_inputs
+    from vpred_train.models.networks import FlatSpace
+    from vpred_train.pretrained import build_networks
+    from vpred_train.state import TrainState
+    from vpred_train.step import TrainStep
+    from vpred_train.validation import Validation
+
+    data, alone = open_data(config), SingleProcess()
+    networks = build_networks(config)
+    fetcher, inputs = make_inputs(config, networks, data.training, data.held_out, alone, Path("recipe.yaml"))
+    state = TrainState(config, FlatSpace(networks, config.trainable), alone)
+    step = TrainStep(config, networks, state, alone, inputs)
+    order = make_order(data.training, config.data, config.seed, config.global_batch)
+    with Loader(data.training, fetcher, config.data, order, rank=0, world_size=1, start_samples_seen=0) as loader:
+        losses = [step(next(loader)).loss for _ in range(STEPS)]
+    assert data.held_out is not None
+    errors = Validation(config, networks, state, data.held_out, alone, inputs).image_errors()
+    return losses, state.weights.copy(), errors, networks
+
+
+def test_losses_are_those_of_training_online(root: Path, cached: TrainConfig) -> None:
+    losses, weights, errors, networks = trained(cached)
+    expected_losses, expected_weights, expected_errors, complete = trained(recipe(root))
+    assert networks.text_encoder is None
+    assert networks.vae is None
+    assert complete.vae is not None
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
+    np.testing.assert_allclose(weights, expected_weights, atol=1e-5)  # Adam divides small gradients by their own size
+    np.testing.assert_allclose(errors, expected_errors, rtol=1e-5)
+    assert len(set(losses)) == STEPS
+
+
+def test_the_encoders_weights_are_not_loaded(cached: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vpred_train.pretrained import build_networks
+
+    read: list[int] = []
+    original = StoredTensor.float32
+
+    def counted(self: StoredTensor) -> Any:
+        read.append(self.stored_bytes)
+        return original(self)
+
+    monkeypatch.setattr(StoredTensor, "float32", counted)
+    networks = build_networks(cached)
+    assert {name.split(".")[0] for name, _ in networks.parameters_and_names()} == {"unet"}
+    assert sum(read) == sum(4 * each.size for each in networks.get_parameters())
+
+
+def test_equal_inputs_are_encoded_once_and_nothing_twice(
+    root: Path, cached: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Cache(root / "cache")
+    by_kind = {kind: sum(1 for s in cache.shards if s.spec["kind"] == kind) for kind in ("moments", "text")}
+    data = open_data(cached)
+    samples = [each.sample(i) for each in (data.training, data.held_out) if each for i in range(len(each))]
+    mirrored = {data.training.sample(i).content_hash for i in range(len(data.training))}
+    expected = len({s.content_hash for s in samples}) + len(mirrored) + len({"", *(s.text for s in samples)})
+    assert len(cache) == expected
+    assert by_kind == {"moments": 1, "text": 1}
+    encode(cached, 3, SingleProcess())
+    assert f"0 entries written, {expected} were there" in capsys.readouterr().out
+    assert len(Cache(root / "cache")) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ("data.resolution=32", "moments made with height 16, but the recipe has 32"),
+        ("data.background=red", "moments made with background white, but the recipe has red"),
+        ("model.text_encoder.padding=end", "text made with text_encoder"),
+    ],
+)
+def test_a_stale_cache_is_refused(root: Path, cached: TrainConfig, change: str, cause: str) -> None:
+    config = recipe(root, f"data.cache={root / 'cache'}", change)
+    data = open_data(config)
+    with pytest.raises(DataError, match=rf"vpred-data encode --recipe r.yaml --output {root / 'cache'}") as stale:
+        check_cache(config, cache_specs(config), data.training, data.held_out, Path("r.yaml"))
+    assert cause in str(stale.value)
+
+
+def test_other_weights_are_a_miss(root: Path, cached: TrainConfig) -> None:
+    specs, data = cache_specs(cached), open_data(cached)
+    vae = {**specs.moments["vae"], "xxh3": "0"}
+    other = replace(specs, moments={**specs.moments, "vae": vae})
+    with pytest.raises(DataError, match=r"moments made with vae .*'xxh3': '0'"):
+        check_cache(cached, other, data.training, data.held_out, Path("r.yaml"))
+
+
+def test_a_check_finds_a_cache_that_lacks_something(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train_main(["--check", "--recipe", str(root / "recipe.yaml"), f"data.cache={root / 'nothing'}"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"{root / 'nothing'}: holds no cache; make them with vpred-data encode")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("trainable=[unet, text_encoder]", "data.cache holds text features, but the text_encoder learns"),
+        ("data.crop=random", "cache holds centre crops"),
+    ],
+)
+def test_what_cannot_be_cached_is_refused(root: Path, change: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        recipe(root, "data.cache=cache", change)
+
+
+def test_a_full_disk_is_told_before_work(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("vpred_train.encode.shutil.disk_usage", lambda _: usage(1, 1, 1000))
+    config = recipe(root, f"data.cache={tmp_path / 'cache'}")
+    with pytest.raises(ConfigError, match=r"needs .* GB, but 1e-06 GB are free"):
+        encode(config, 3, SingleProcess())
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -1,0 +1,119 @@
+"""What the UNet is trained and judged on: latents and text, made from images and captions or read from a cache."""
+
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import (
+    Batch,
+    Cache,
+    CacheFetcher,
+    CacheSpecs,
+    DataConfig,
+    Fetcher,
+    ImageFetcher,
+    Sample,
+    Source,
+    entry_keys,
+    load_centred,
+    moments_keys,
+    sample_generator,
+)
+from vpred_train.cached_data import cache_specs, check_cache
+from vpred_train.collectives import Collective
+from vpred_train.config import ModelConfig, TrainConfig, VaeConfig
+from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.models.latents import drawn_latents, make_latents
+from vpred_train.models.networks import Networks
+from vpred_train.models.tokenizer import Tokenizer
+
+Text = NDArray[Any]  # tokens (B, context_length) int32, or features of them (B, context_length, width) float32
+
+
+class Inputs(Protocol):
+    """Latents (B, C, h, w) float32 with their text; for a posterior's draw each image has its own generator."""
+
+    def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
+        """Of a training batch, drawn by (seed, epoch, sample id)."""
+
+    def of_samples(
+        self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
+    ) -> tuple[FloatArray, Text]:
+        """Of samples as they are, centre-cropped and unflipped; without generators the mode."""
+
+
+class Online:
+    """Made by the networks at each step."""
+
+    def __init__(self, model: ModelConfig, data: DataConfig, seed: int, networks: Networks) -> None:
+        self.data, self.seed = data, seed
+        self.latents = make_latents(model, networks.vae)
+        self.tokenizer = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)
+
+    def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
+        generators = posterior_generators(self.seed, batch)
+        return self.latents.encode(batch.images, generators), self.tokenizer(batch.captions)
+
+    def of_samples(
+        self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
+    ) -> tuple[FloatArray, Text]:
+        images = load_centred(samples, self.data)
+        return self.latents.encode(images, generators), self.tokenizer([sample.text for sample in samples])
+
+
+class Cached:
+    """Read from a cache, in which all that is asked for was found before training began."""
+
+    def __init__(self, vae: VaeConfig, seed: int, cache: Cache, specs: CacheSpecs) -> None:
+        self.vae, self.seed, self.cache, self.specs = vae, seed, cache, specs
+
+    def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
+        generators = posterior_generators(self.seed, batch)
+        return self._drawn(batch.arrays["moments"], generators), batch.arrays["features"]
+
+    def of_samples(
+        self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
+    ) -> tuple[FloatArray, Text]:
+        moments = self.cache.find(moments_keys(self.specs.moments, samples, flipped=False))
+        captions = self.cache.find(entry_keys(self.specs.text, [sample.text for sample in samples]))
+        read = self.cache.read
+        return self._drawn(np.stack([*map(read, moments)]), generators), np.stack([*map(read, captions)])
+
+    def _drawn(self, moments: FloatArray, generators: Sequence[np.random.Generator]) -> FloatArray:
+        mean, log_variance = np.split(moments, 2, axis=1)
+        return drawn_latents(mean, log_variance, generators, self.vae)
+
+
+def make_inputs(
+    config: TrainConfig,
+    networks: Networks,
+    source: Source,
+    held_out: Source | None,
+    collective: Collective,
+    recipe: Path,
+) -> tuple[Fetcher, Inputs]:
+    """What loads the training samples, and what makes latents and text of them. Called by all ranks.
+
+    Raises ConfigError and DataError when `recipe` asks for a cache that lacks something.
+    """
+    if config.data.cache is None or config.model.vae is None:
+        images = ImageFetcher(source, config.data, config.seed)
+        return images, Online(config.model, config.data, config.seed, networks)
+    # The weights' digests take seconds: one rank reads the file.
+    told = collective.broadcast_object(vars(cache_specs(config)) if collective.rank == 0 else None)
+    specs = CacheSpecs(**told)
+    entries = check_cache(config, specs, source, held_out, recipe)
+    fetcher = CacheFetcher(entries, config.data, config.seed)
+    return fetcher, Cached(config.model.vae, config.seed, copy(entries.cache), specs)
+
+
+def posterior_generators(seed: int, batch: Batch) -> list[np.random.Generator]:
+    """Each image's own for its draw from the autoencoder's posterior, so that it is the same on any rank."""
+    return [
+        sample_generator(seed, "posterior", int(epoch), int(sample_id))
+        for epoch, sample_id in zip(batch.epochs, batch.sample_ids, strict=True)
+    ]
