@@ -179,7 +179,7 @@ def _mpi(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) -> Find
     root = ROOT_VARIABLES if cluster.launcher.allow_run_as_root else {}
     name = str(mpirun)
     remedy = "name the mpirun of the MPI that mpi4py uses: launcher.mpirun"
-    process = start_tied(argv, {**env, **root}, subprocess.PIPE, subprocess.STDOUT)
+    process = start_tied(argv, {**env, **cluster.environment, **root}, subprocess.PIPE, subprocess.STDOUT)
     try:
         output = process.communicate(timeout=_PROBE_TIMEOUT_S)[0].decode(errors="replace")
     except subprocess.TimeoutExpired:
