@@ -16,10 +16,11 @@ from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
+from launcher.finding import Finding
 from launcher.lease import Lease
 from launcher.mpirun import find_mpirun
 from launcher.plan import LaunchPlan, describe, make_plan
-from launcher.preflight import Finding, preflight
+from launcher.preflight import preflight
 from launcher.progress import make_progress
 from launcher.ranktable.given import chosen_table
 from launcher.recipe import Trainer, rank_counts, require_same_recipe, resolve_recipe
@@ -75,7 +76,7 @@ def plan_job(job: Job) -> LaunchPlan:
 
 def check_job(job: Job) -> list[Finding]:
     """What the preflight finds for this job on this machine, now."""
-    return preflight(job.cluster, job.run, job.trainer, environment())
+    return preflight(job.cluster, job.run, job.trainer, environment(), job.train_yaml, Ssh())
 
 
 def run_job(job: Job, streamed: str | None = None) -> int:

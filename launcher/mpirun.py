@@ -12,7 +12,7 @@ from typing import Literal
 from launcher.contract.config import ConfigError
 
 _VERSION_TIMEOUT_S = 20.0
-_OPEN_MPI = re.compile(r"\(Open MPI\) (\d+)\.(\d+)\.(\d+)")
+_OPEN_MPI = re.compile(r"\((?:Open MPI|OpenRTE)\) (\d+)\.(\d+)\.(\d+)")
 _MPICH = re.compile(r"HYDRA build details:\s+Version:\s+(\d+)\.(\d+)\.?(\d*)")
 
 # Open MPI refuses to run as root without both.

@@ -96,7 +96,7 @@ def make_plan(
         starter=str(mpirun) if mpirun else f"{python} -m launcher.node",
         init=cluster.init,
         binding=cluster.launcher.binding,
-        ports=_ports(cluster),
+        ports=ports(cluster),
         argv=start_argv(cluster, mpirun, python, run, attempt, trainer),
         forwarded=(*cluster.launcher.forward_variables, *cluster.environment),
         environment=environment,
@@ -132,15 +132,16 @@ def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _ports(cluster: ClusterConfig) -> dict[str, tuple[int, int]]:
-    ports = {"metrics": (cluster.metrics.base_port, cluster.highest_metrics_port)}
+def ports(cluster: ClusterConfig) -> dict[str, tuple[int, int]]:
+    """What each use of ports takes on a host, first to last."""
+    spans = {"metrics": (cluster.metrics.base_port, cluster.highest_metrics_port)}
     if cluster.init == "dynamic_cluster":
-        ports["scheduler"] = (cluster.network.scheduler_port,) * 2
+        spans["scheduler"] = (cluster.network.scheduler_port,) * 2
     if cluster.accelerator == "ascend":
         told = cluster.environment.get("HCCL_IF_BASE_PORT", "")
         base = int(told) if told.isdecimal() else _HCCL_BASE_PORT
-        ports |= {"hccl": (base, base + _HCCL_PORTS - 1), "device": (_DEVICE_PORT, _DEVICE_PORT)}
-    return ports
+        spans |= {"hccl": (base, base + _HCCL_PORTS - 1), "device": (_DEVICE_PORT, _DEVICE_PORT)}
+    return spans
 
 
 def _places(cluster: ClusterConfig) -> tuple[RankPlace, ...]:

@@ -1,4 +1,4 @@
-"""Looking before leaping: what would make this launch fail on this machine, each finding with its remedy."""
+"""Looking before leaping: what would make this launch fail, here or on any host, each finding with its remedy."""
 
 import ctypes
 import fcntl
@@ -6,21 +6,22 @@ import importlib.util
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from launcher.cluster import LOCAL_ADDRESSES, ClusterConfig, Host
+from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
+from launcher.finding import Finding
 from launcher.mpirun import ROOT_VARIABLES, Mpirun, find_mpirun
+from launcher.preflight_hosts import check_hosts
+from launcher.probe import why_closed
 from launcher.processes import kill_session, start_tied
 from launcher.recipe import Trainer
+from launcher.remote import Remote, is_here
 
 _PROBE_TIMEOUT_S = 60.0
 _PROBE = (
@@ -31,58 +32,38 @@ _PROBE_RANKS = 2
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """`check`: what was looked at; `found`: what was seen; `remedy`: what to do about it, empty when ok."""
-
-    severity: Literal["ok", "warning", "error"]
-    check: str
-    found: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.severity:7} {self.check}: {self.found}{f'; {self.remedy}' if self.remedy else ''}"
-
-
-def preflight(cluster: ClusterConfig, run: RunDir, trainer: Trainer, env: Mapping[str, str]) -> list[Finding]:
+def preflight(
+    cluster: ClusterConfig, run: RunDir, trainer: Trainer, env: Mapping[str, str], train_yaml: str, remote: Remote
+) -> list[Finding]:
     """All findings for a launch of `cluster` into `run` from this machine. Writes nothing that stays."""
+    in_place = _run_dir(run, cluster.preflight.min_free_disk_bytes)
     findings = [
-        *_devices(cluster),
         _root(cluster),
         _packages(trainer),
         *_libraries(trainer),
-        *_run_dir(run, cluster.preflight.min_free_disk_bytes),
+        *in_place,
         *_ports(cluster),
         *_forwarded(cluster, env),
         *_cores(cluster),
     ]
-    if not cluster.needs_mpirun:
-        return findings
-    try:
-        mpirun = find_mpirun(cluster.launcher.mpirun, env)
-    except ConfigError as error:
-        found, _, remedy = str(error).removeprefix("mpirun: ").partition("; ")
-        return [*findings, Finding("error", "mpirun", found, remedy)]
+    mpirun = None
+    if cluster.needs_mpirun:
+        try:
+            mpirun = find_mpirun(cluster.launcher.mpirun, env)
+        except ConfigError as error:
+            found, _, remedy = str(error).removeprefix("mpirun: ").partition("; ")
+            findings.append(Finding("error", "mpirun", found, remedy))
+    if not _failed(in_place):
+        path = mpirun.path if mpirun else None
+        findings += check_hosts(cluster, run, trainer.packages, train_yaml, path, env, remote)
     # Starting ranks takes about a second: not worth it when something else must be put right first.
-    if all(finding.severity != "error" for finding in findings):
+    if mpirun is not None and not _failed(findings):
         findings.append(_mpi(mpirun, cluster, env))
     return findings
 
 
-def _devices(cluster: ClusterConfig) -> list[Finding]:
-    if cluster.accelerator != "ascend":
-        return []
-    devices = sorted(Path("/dev").glob("davinci[0-9]*"))
-    if devices:
-        return [Finding("ok", "devices", f"{len(devices)} of /dev/davinci* on this host")]
-    return [
-        Finding(
-            "error",
-            "devices",
-            "no /dev/davinci* on this host, so it has no Ascend NPU",
-            "start from one of the cluster's hosts, or use a cluster file with accelerator: cpu",
-        )
-    ]
+def _failed(findings: Sequence[Finding]) -> bool:
+    return any(finding.severity == "error" for finding in findings)
 
 
 def _root(cluster: ClusterConfig) -> Finding:
@@ -152,7 +133,7 @@ def is_locked(lock: Path) -> bool:
 
 
 def _ports(cluster: ClusterConfig) -> list[Finding]:
-    host = next((host for host in cluster.hosts if _is_here(host)), None)
+    host = next((host for host in cluster.hosts if is_here(host.address)), None)
     if host is None:
         return []
     address, base = cluster.metrics.address, cluster.metrics.base_port
@@ -161,26 +142,9 @@ def _ports(cluster: ClusterConfig) -> list[Finding]:
     errors = [
         Finding("error", "metrics port", f"{address}:{port} cannot be opened ({reason})", remedy)
         for port in ports
-        if (reason := _why_closed(address, port))
+        if (reason := why_closed(address, port))
     ]
     return errors or [Finding("ok", "metrics ports", f"{address}:{ports[0]}-{ports[-1]} free")]
-
-
-def _why_closed(address: str, port: int) -> str | None:
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As http.server does, so that connections of an earlier run in TIME_WAIT are no obstacle.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-            probe.listen(1)
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def _is_here(host: Host) -> bool:
-    return host.address in LOCAL_ADDRESSES or host.address in {socket.gethostname(), socket.getfqdn()}
 
 
 def _forwarded(cluster: ClusterConfig, env: Mapping[str, str]) -> list[Finding]:
@@ -197,7 +161,7 @@ def _forwarded(cluster: ClusterConfig, env: Mapping[str, str]) -> list[Finding]:
 
 
 def _cores(cluster: ClusterConfig) -> list[Finding]:
-    host = next((host for host in cluster.hosts if _is_here(host)), None)
+    host = next((host for host in cluster.hosts if is_here(host.address)), None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cluster.accelerator != "cpu" or host is None or cluster.ranks_on(host) <= cores:
         return []
@@ -215,7 +179,7 @@ def _mpi(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) -> Find
     root = ROOT_VARIABLES if cluster.launcher.allow_run_as_root else {}
     name = str(mpirun)
     remedy = "name the mpirun of the MPI that mpi4py uses: launcher.mpirun"
-    process = start_tied(argv, {**env, **root}, subprocess.PIPE, subprocess.STDOUT)
+    process = start_tied(argv, {**env, **cluster.environment, **root}, subprocess.PIPE, subprocess.STDOUT)
     try:
         output = process.communicate(timeout=_PROBE_TIMEOUT_S)[0].decode(errors="replace")
     except subprocess.TimeoutExpired:

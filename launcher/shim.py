@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NO_STOP = {signal.SIGUSR2, STACKS_SIGNAL}
 _NOT_STARTED = 127
+# A variable -> who set it and gave each rank a session of its own; Open MPI and launcher.node do not.
+_OWN_SESSIONS = {"MS_ROLE": "msrun", "PMI_RANK": "hydra_pmi_proxy"}
 _LOOK_S = 1.0
 _DUMP_S = 0.5  # faulthandler needs milliseconds
 
@@ -56,8 +58,7 @@ class _Forwarder:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trainer to its end and return its exit code, 128 + signal when a signal ended it."""
-    # msrun gives every rank a session of its own, mpirun and launcher.node do not.
-    starter = living_parent("msrun" if "MS_ROLE" in environment() else None)
+    starter = living_parent(next((name for mark, name in _OWN_SESSIONS.items() if mark in environment()), None))
     if starter is None:
         print("launcher.shim: what started it is gone; not starting a trainer nobody watches", file=sys.stderr)
         return _NOT_STARTED
@@ -142,6 +143,8 @@ def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subp
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=env,
+                # The trainer's line to MPICH's daemon.
+                pass_fds=(int(env["PMI_FD"]),) if "PMI_FD" in env else (),
                 # This process has one thread, so code between fork and exec is safe.
                 preexec_fn=partial(_prepare, os.getpid()),
             )

@@ -5,8 +5,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
-from jobs import end, losses, start, wait_until
-from test_msrun_job import RECIPE
+from jobs import SMALL_RECIPE, end, losses, start, wait_until
 
 from launcher.contract.run_dir import RankStatus, RunDir
 
@@ -15,7 +14,7 @@ OVERRIDES = ["total_samples=600", "global_batch=6", "checkpoint.every_samples=12
 
 def test_two_ranks_go_on_as_three(tmp_path: Path) -> None:
     """From a checkpoint that `checkpoint_now` asked for, as the later one has a flipped bit: one rank's losses."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "recipe.yaml").write_text(SMALL_RECIPE)
     recipe, run = tmp_path / "recipe.yaml", RunDir(tmp_path / "changed")
     code, output = end(start(recipe, tmp_path / "alone", 1, overrides=OVERRIDES))
     assert code == 0, output

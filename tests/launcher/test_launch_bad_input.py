@@ -14,6 +14,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
 from launcher.preflight import preflight
 from launcher.recipe import Trainer
+from launcher.remote import Ssh
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
 
@@ -130,7 +131,7 @@ def test_ascend_is_planned_but_not_run_without_a_device(bench):
     plan = bench.launch(*cluster, "--json", command="plan")
     assert plan.returncode == ExitCode.OK, plan.stderr
     assert len(json.loads(plan.stdout)["ranks"]) == 8
-    assert refused(bench, *cluster).startswith("error   devices: no /dev/davinci* on this host")
+    assert refused(bench, *cluster).startswith("error   devices: localhost has no /dev/davinci*, so no Ascend NPU")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused")
@@ -141,7 +142,9 @@ def test_root_needs_permission(bench):
 
 def test_a_missing_system_library_is_named_with_its_package(tmp_path):
     trainer = Trainer((), (), {"libvpred-none.so.9": "libvpred-none9"})
-    findings = preflight(load_cluster(CONFIGS / "local_cpu.yaml"), RunDir(tmp_path / "run"), trainer, os.environ)
+    findings = preflight(
+        load_cluster(CONFIGS / "local_cpu.yaml"), RunDir(tmp_path / "run"), trainer, os.environ, "", Ssh()
+    )
     (error,) = [finding for finding in findings if finding.severity == "error"]
     assert error.found.startswith("libvpred-none.so.9: cannot open shared object file")
     assert error.remedy == "install it, on Debian and Ubuntu: apt-get install libvpred-none9"

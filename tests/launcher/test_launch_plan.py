@@ -1,6 +1,8 @@
 """Plans and rank tables: golden files, and what must hold for any cluster."""
 
+import hashlib
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -8,8 +10,10 @@ import pytest
 
 from launcher.cluster import load_cluster
 from launcher.contract.config import ConfigError, dump_yaml, load_document
+from launcher.contract.identity import Identity
 from launcher.mpirun import Mpirun
 from launcher.plan import LaunchPlan, describe, make_plan
+from launcher.rank_environment import Meeting, rank_environment, scheduler_environment
 from launcher.ranktable.v1 import rank_table
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -18,10 +22,11 @@ OPENMPI_5 = Mpirun(Path("/opt/openmpi/bin/mpirun"), (5, 0, 11))
 OPENMPI_4 = Mpirun(Path("/usr/bin/mpirun"), (4, 1, 4))
 
 
-def plan_for(config: str, mpirun: Mpirun = OPENMPI_5, *overrides: str) -> LaunchPlan:
+def plan_for(config: str, mpirun: Mpirun | None = OPENMPI_5, *overrides: str) -> LaunchPlan:
+    cluster = load_cluster(CONFIGS / f"{config}.yaml", overrides)
     return make_plan(
-        cluster=load_cluster(CONFIGS / f"{config}.yaml", overrides),
-        mpirun=mpirun,
+        cluster=cluster,
+        mpirun=mpirun if cluster.needs_mpirun else None,
         python=Path("/srv/venv/bin/python"),
         trainer=("/srv/venv/bin/python", "-P", "-m", "vpred_train"),
         run_dir=Path("/srv/runs/demo"),
@@ -30,7 +35,7 @@ def plan_for(config: str, mpirun: Mpirun = OPENMPI_5, *overrides: str) -> Launch
     )
 
 
-@pytest.mark.parametrize("config", ["local_cpu", "ascend_4x8_mpirun"])
+@pytest.mark.parametrize("config", ["local_cpu", "ascend_4x8_mpirun", "local_msrun", "ascend_2x2_msrun"])
 def test_plans_are_golden(config):
     golden = json.loads((GOLDEN / f"plan_{config}.json").read_text())
     assert plan_for(config).model_dump(mode="json") == golden
@@ -199,3 +204,105 @@ def test_impossible_clusters_are_refused(tmp_path, text, override, message):
         load_cluster(path, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def farm(hosts: int, folder: Path) -> LaunchPlan:
+    """The plan of that many Ascend servers with 8 NPUs each, named in the order of their ranks."""
+    document = {
+        "name": "farm",
+        "accelerator": "ascend",
+        "metrics": {"address": "::"},
+        "hosts": [
+            {
+                "address": f"n{host:04d}",
+                "devices": [{"id": d, "ip": f"10.{d}.{host // 256}.{host % 256}"} for d in range(8)],
+            }
+            for host in range(hosts)
+        ],
+    }
+    path = folder / "farm.yaml"
+    path.write_text(json.dumps(document))
+    cluster = load_cluster(path)
+    return make_plan(cluster, OPENMPI_5, Path("/p"), ("t",), Path("/srv/runs/farm"), 1, "seed: 1\n")
+
+
+# Recorded when the smallest were read by eye and the largest were found to follow the rule (see below).
+PLAN_DIGESTS = {
+    1: "b4e9e6beac32cba8",
+    8: "8d6d3295ffac4828",
+    64: "2213d3c945c22af6",
+    1024: "0e43d0374cb8b100",
+}
+
+
+@pytest.mark.parametrize("hosts", PLAN_DIGESTS)
+def test_plans_of_any_size_are_golden(tmp_path, hosts):
+    plan = farm(hosts, tmp_path)
+    for place in plan.ranks:
+        assert (place.host, place.local_rank) == (f"n{place.rank // 8:04d}", place.rank % 8)
+        assert (place.device_id, place.metrics) == (place.rank % 8, f"{place.host}:{9400 + place.rank % 8}")
+    assert [place.rank for place in plan.ranks] == list(range(8 * hosts))
+    assert plan.files[Path("/srv/runs/farm/hostfile")].splitlines() == [f"n{host:04d} slots=8" for host in range(hosts)]
+    table = json.loads(plan.files[Path("/srv/runs/farm/rank_table.json")])
+    ids = [device["rank_id"] for server in table["server_list"] for device in server["device"]]
+    assert ids == [str(rank) for rank in range(8 * hosts)]
+    assert hashlib.sha256(plan.to_json().encode()).hexdigest()[:16] == PLAN_DIGESTS[hosts]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("launcher.kind=torchrun", "launcher.kind: found 'torchrun'"),
+        ("launcher.init=rank_table", "launcher.init: found 'rank_table' (with kind mpirun on cpu: mpi or dynamic_"),
+        ("launcher={kind: msrun, mpirun_arguments: [-q]}", "launcher.mpirun_arguments: remove them (kind msrun on one"),
+        ("launcher={kind: local, binding: numa}", "launcher.binding: found 'numa' (kind local knows none and core)"),
+    ],
+)
+def test_launchers_that_cannot_work_are_refused(override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_cluster(CONFIGS / "local_cpu.yaml", [override])
+
+
+def test_each_kind_of_launcher_has_its_own_command():
+    local = plan_for("local_msrun", None, "launcher.kind=local", "launcher.binding=core")
+    assert local.argv[:6] == ("/srv/venv/bin/python", "-P", "-m", "launcher.node", "--kind", "local")
+    two = plan_for("ascend_2x2_msrun")
+    assert two.argv[0] == "/opt/openmpi/bin/mpirun" and "launcher.node" in two.argv
+    assert two.files[Path("/srv/runs/demo/hostfile")] == "10.0.0.1 slots=1\n10.0.0.2 slots=1\n"
+    assert Path("/srv/runs/demo/rank_table.json") not in two.files
+    mpi = plan_for("ascend_4x8_mpirun", OPENMPI_5, "launcher.init=mpi")
+    assert "--rank-table" not in mpi.argv
+    hydra = plan_for("local_cpu", Mpirun(Path("/opt/mpich/bin/mpirun"), (5, 0, 2), "MPICH"))
+    assert hydra.argv[:3] == ("/opt/mpich/bin/mpirun", "-np", "2") and "--hostfile" not in hydra.argv
+    with pytest.raises(ConfigError, match="MPICH's, which hangs when a host is lost"):
+        plan_for("ascend_4x8_mpirun", Mpirun(Path("/opt/mpich/bin/mpirun"), (5, 0, 2), "MPICH"))
+    extra = plan_for("local_cpu", OPENMPI_5, "launcher.mpirun_arguments=[--tag-output]", "launcher.binding=core")
+    assert "--tag-output" in extra.argv and extra.argv[extra.argv.index("--bind-to") + 1] == "core"
+
+
+RANK = Identity(3, 4, 1, 2, "n1", "openmpi")
+UNDER_MPI = {"OMPI_COMMAND": "p", "PMIX_RANK": "3", "HOME": "/root", "PRTE_X": "1"}
+
+
+def test_each_way_to_meet_has_exactly_its_own_variables():
+    assert rank_environment(UNDER_MPI, Meeting("mpi"), RANK) == UNDER_MPI
+    table = Meeting("rank_table", rank_table=Path("/r/t.json"), device_ids=(4, 5, 6, 7))
+    own = {"VPRED_RANK": "3", "VPRED_WORLD_SIZE": "4", "VPRED_LOCAL_RANK": "1", "VPRED_LOCAL_SIZE": "2"}
+    hccl = {"RANK_TABLE_FILE": "/r/t.json", "RANK_ID": "3", "RANK_SIZE": "4", "DEVICE_ID": "7"}
+    assert rank_environment(UNDER_MPI, table, RANK) == {"HOME": "/root"} | own | hccl
+    cluster = Meeting("dynamic_cluster", host="n0", port=8118, timeout_s=600)
+    worker = {
+        "HOME": "/root",
+        "MS_ROLE": "MS_WORKER",
+        "MS_WORKER_NUM": "4",
+        "MS_LOCAL_WORKER": "2",
+        "MS_NODE_ID": "3",
+        "MS_SCHED_HOST": "n0",
+        "MS_SCHED_PORT": "8118",
+        "MS_TOPO_TIMEOUT": "600",
+        "RANK_ID": "3",
+        "RANK_SIZE": "4",
+        "DEVICE_ID": "1",
+    }
+    assert rank_environment(UNDER_MPI, cluster, RANK) == worker
+    assert scheduler_environment(UNDER_MPI, cluster, RANK) == worker | {"MS_ROLE": "MS_SCHED"}

@@ -8,7 +8,7 @@ import pytest
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, Summary
 from launcher.hangs import Blame, Hang
-from launcher.stopping import due_signal
+from launcher.stopping import due_signal, stop_requests
 from launcher.verdict import Evidence, ended, judge
 
 HOSTS = {0: "n1", 1: "n2"}
@@ -111,3 +111,22 @@ def test_ended_names_signals():
 )
 def test_force_grows_with_time_and_impatience(waited_s, requests, expected):
     assert due_signal(waited_s, 60.0, requests) is expected
+
+
+def test_what_signals_ask_for_and_nohup_stays_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGUSR2)
+            assert (stop.count, stop.checkpoints) == (0, 1)
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGTERM)
+            assert (stop.count, stop.checkpoints) == (2, 1)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.count == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -166,6 +166,13 @@ def test_checkpoint_age_counts_from_the_start_and_then_from_the_last_one(
     assert found["vpred_checkpoints_quarantined_total"] == {"": 2}
 
 
+def test_bad_samples_are_told_even_when_there_are_none(metrics: WorkerMetrics) -> None:
+    assert "vpred_bad_samples" not in scrape(metrics)
+    for count in (0, 3):
+        metrics.observe_left_out(count)
+        assert scrape(metrics)["vpred_bad_samples"] == {"": count}
+
+
 def test_memory_is_read_when_scraped(metrics: WorkerMetrics) -> None:
     found = scrape(metrics)
     resident = psutil.Process().memory_info().rss

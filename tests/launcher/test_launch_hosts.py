@@ -1,0 +1,133 @@
+"""The preflight of many hosts with their answers made up; hccn_tool's and npu-smi's words follow the documentation."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.cluster import ClusterConfig, load_cluster
+from launcher.contract.run_dir import RunDir
+from launcher.finding import Finding
+from launcher.preflight_hosts import check_hosts, data_paths
+from launcher.probe import facts as real_facts
+from launcher.remote import Answer
+
+CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
+HEALTH = "net health status: Success\n"
+TLS = "dev_id:0, tls switch[1], tls preconfigured[1]\n"
+
+
+class Made:
+    """A Remote whose hosts are well, but for what `changes` says of the third."""
+
+    def __init__(self, changes: Mapping[str, Any], answer: Answer | None = None) -> None:
+        self.changes, self.answer = changes, answer
+
+    def run(self, commands: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, Answer]:
+        answers = {}
+        for number, (host, argv) in enumerate(sorted(commands.items())):
+            request = json.loads(argv[-1])
+            facts = {
+                "hostname": f"node{number}",
+                "time_unix_s": time.time(),
+                "versions": {"python": "3.11.2", "mindspore": "2.10.0", "code": "abc", "mpirun": "5"},
+                "free_bytes": 1 << 40,
+                "shm_bytes": 1 << 34,
+                "memory_bytes": 1 << 40,
+                "open_files": 65536,
+                "missing_paths": [],
+                "ports": [],
+                "devices": request["devices"],
+                "npu": {str(device): {"health": HEALTH, "tls": TLS} for device in request["devices"]},
+                "npu_smi": "| NPU     Chip | Process id | Process name |\n| No running processes found in NPU 0 |\n",
+            }
+            if number == 2:
+                facts |= self.changes
+                facts["missing_paths"] = [request["paths"][0]] if "unshared" in self.changes else []
+            answers[host] = Answer(host, 0, json.dumps(facts) + "\n", "", True)
+            if number == 2 and self.answer is not None:
+                answers[host] = self.answer
+        return answers
+
+
+def bad(changes: Mapping[str, Any], folder: Path, answer: Answer | None = None) -> list[Finding]:
+    cluster: ClusterConfig = load_cluster(CONFIGS / "ascend_4x8_mpirun.yaml")
+    made = Made(changes, answer)
+    findings = check_hosts(cluster, RunDir(folder / "run"), ["mindspore"], "", None, {}, made)
+    return [finding for finding in findings if finding.severity != "ok"]
+
+
+def test_hosts_that_are_well_and_alike_pass(tmp_path: Path) -> None:
+    assert bad({}, tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+OTHER = {"python": "3.11.2", "mindspore": "2.9.0", "code": "abc", "mpirun": "5"}
+FAULT = {str(device): {"health": "net health status: Fault\n", "tls": TLS} for device in range(8)}
+OFF = {str(device): {"health": HEALTH, "tls": "dev_id:0, tls switch[0]\n"} for device in range(8)}
+BUSY = "| NPU     Chip | Process id | Process name |\n| 3       0    | 4242       | python       | 1024 |\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "found"),
+    [
+        ({"hostname": "node1"}, "host names", "10.0.0.2 and 10.0.0.3 are both called node1"),
+        ({"versions": OTHER}, "versions", "mindspore is 2.9.0 on 10.0.0.3, 2.10.0 on 10.0.0.1"),
+        ({"unshared": True}, "run directory", "10.0.0.3 does not see"),
+        ({"ports": [[60000, "Address already in use"]]}, "ports", "10.0.0.3 port 60000 cannot be opened"),
+        ({"time_unix_s": 1.0}, "clock", "10.0.0.3 is "),
+        ({"free_bytes": 1 << 20}, "disk", "10.0.0.3 has 0.0 GiB free"),
+        ({"shm_bytes": 1 << 20}, "shared memory", "10.0.0.3 has 1 MiB free in /dev/shm"),
+        ({"open_files": 256}, "limits", "10.0.0.3 allows 256 open files"),
+        ({"memory_bytes": 1 << 30}, "memory", "10.0.0.3 has 1.0 GiB for 8 ranks"),
+        ({"devices": [0, 1, 2, 3, 4, 5, 6]}, "devices", "10.0.0.3 has no /dev/davinci7 (1 of 8 missing)"),
+        ({"npu": FAULT}, "NIC health", "10.0.0.3 device 0: net health status: Fault"),
+        ({"npu": OFF}, "TLS switch", "off on 10.0.0.3 device 0, on elsewhere (HCCL: EI0016)"),
+        ({"npu_smi": BUSY}, "devices busy", "10.0.0.3 device 3 is used by python (pid 4242)"),
+    ],
+)
+def test_each_fault_is_found_on_its_host_with_a_remedy(
+    tmp_path: Path, changes: dict[str, Any], check: str, found: str
+) -> None:
+    findings = bad(changes, tmp_path)
+    assert {finding.check for finding in findings} == {check}
+    assert findings[0].found.startswith(found)
+    assert findings[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (Answer("10.0.0.3", 255, "", "Permission denied (publickey).\n", True), "Permission denied"),
+        (Answer("10.0.0.3", None, "", "", True), "no answer in 60 s"),
+        (Answer("10.0.0.3", 1, "", "No module named launcher\n", True), "No module named launcher"),
+    ],
+)
+def test_a_host_that_cannot_answer_is_an_error(tmp_path: Path, answer: Answer, found: str) -> None:
+    (finding,) = bad({}, tmp_path, answer)
+    assert finding.severity == "error" and finding.found.startswith(f"10.0.0.3: {found}") and finding.remedy
+
+
+def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
+    request = {
+        "packages": ["pydantic", "no-such-package"],
+        "ports": [("192.0.2.1", 4000)],
+        "paths": [str(tmp_path), str(tmp_path / "none")],
+        "mpirun": None,
+        "devices": [],
+        "place": str(tmp_path / "not" / "yet"),
+    }
+    told = json.loads(json.dumps(real_facts(request)))
+    assert told["versions"]["pydantic"] and told["versions"]["no-such-package"] is None
+    assert told["missing_paths"] == [str(tmp_path / "none")]
+    assert [port for port, _ in told["ports"]] == [4000]  # no address of this machine
+    assert told["free_bytes"] > 0 and told["memory_bytes"] > 0
+    assert abs(told["time_unix_s"] - time.time()) < 60
+
+
+def test_the_recipes_data_is_looked_for_on_every_host(tmp_path: Path) -> None:
+    recipe = f"data: {{path: {tmp_path}, split: /nowhere/here, n: 3}}\nmodel: {{weights: {tmp_path}}}\n"
+    assert data_paths(recipe) == [str(tmp_path)]
