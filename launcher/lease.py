@@ -62,10 +62,13 @@ def fence_s(lease_s: float) -> float:
     return lease_s * (1 + 3 / _RENEWALS_PER_LEASE) + TERM_GRACE_S + _OUTCOME_S
 
 
-def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int) -> None:
+def end_without_lease(
+    path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int
+) -> threading.Event:
     """Watch the lease in the background; when it runs out end `trainer`, and the MPI daemon that started us.
 
-    What touches files has threads of its own: on a cut-off host it may hang, which counts as no sign of life.
+    What touches files has threads of its own: on a cut-off host it may hang, which counts as no sign of life. The event
+    returned is set before the trainer is ended: who then leaves before us has to end the daemon.
     """
     every_s = lease_s / _RENEWALS_PER_LEASE
     ran_out = threading.Event()
@@ -81,6 +84,7 @@ def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[byte
     def guard() -> None:
         while not ran_out.wait(every_s) and time.monotonic() - looked_s[0] <= lease_s:
             pass
+        ran_out.set()
         threading.Thread(target=_tell, args=(log, lease_s), daemon=True, name="lease log").start()
         _end(trainer)
         time.sleep(_OUTCOME_S)
@@ -90,6 +94,7 @@ def end_without_lease(path: Path, lease_s: float, trainer: subprocess.Popen[byte
 
     for target in (look, guard):
         threading.Thread(target=target, daemon=True, name=f"lease {target.__name__}").start()
+    return ran_out
 
 
 def _tell(log: Path, lease_s: float) -> None:

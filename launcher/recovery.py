@@ -52,7 +52,9 @@ def recover(
         if ended.verdict.exit_code in _FINAL or stop.count or not cluster.restart.max_restarts:
             return ended
         record = ended.record
-        history.append(FailedAttempt(record.host, record.resumed_step, record.checkpoint_step))
+        # When a host is cut off, ranks elsewhere may be the first to be seen waiting.
+        host = unreachable[0] if unreachable else record.host
+        history.append(FailedAttempt(host, record.resumed_step, record.checkpoint_step))
         # Hosts that were left out may be back, and their ranks must not be.
         others = [host.address for host in cluster.known_hosts if host.address not in ended.plan.hosts]
         absent = {*unreachable, *sweep(others)}

@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         forwarder.attach(trainer)
         look = partial(_dump_on_request, attempt, identity.rank, trainer)
         threading.Thread(target=look, daemon=True, name="stacks").start()
-        end_without_lease(attempt.lease, options.lease_s, trainer, attempt.log(identity.rank), daemon_pid=starter)
+        ran_out = end_without_lease(
+            attempt.lease, options.lease_s, trainer, attempt.log(identity.rank), daemon_pid=starter
+        )
     returncode = _NOT_STARTED if trainer is None else trainer.wait()
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(
@@ -97,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         waiting=status is not None and status.waiting,
         out_of_memory=evidence(killed_before) if returncode == -signal.SIGKILL else None,
     ).write(attempt.outcome(identity.rank))
+    if trainer is not None and ran_out.is_set():
+        os.kill(starter, signal.SIGKILL)
     return returncode if returncode >= 0 else 128 - returncode
 
 

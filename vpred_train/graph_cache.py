@@ -27,7 +27,8 @@ PACKAGE = Path(__file__).parent
 
 
 class CachedGraph:
-    """`cell`, to be called with inputs of one shape, whose graph is read from `folder` or left there.
+    """`cell`, whose graph for the first inputs is read from `folder` or left there; those of other shapes, such as
+    aspect buckets give, are compiled anew in each process.
 
     `folder` is this rank's own; it holds one entry, whose name is the key. The cell's parameters must lie in it as
     members, or MindSpore gives a graph that it reads fresh memory for them.

@@ -1,6 +1,6 @@
 """Reading training samples from a cache, in shuffled order and checked, against reading its files from end to end.
 
-Both read the same bytes in one process, in turns; files are in the page cache, where the hardest of both is measured.
+Both read the same bytes in one process, in turns, from the page cache: a disk would hide what the loader costs.
 
     python tests/benchmarks/data_cache.py --samples 400
 """
