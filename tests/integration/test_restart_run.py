@@ -36,7 +36,8 @@ def test_a_run_that_started_again_by_itself_ends_as_if_undisturbed(tmp_path: Pat
     assert victim is not None
     os.kill(victim.pid, signal.SIGKILL)
 
-    assert re.search(r"rank 1 on host \S+ ended with SIGKILL after step \d+; restart 1 of 1 from step", finished(process))
+    output = finished(process)
+    assert re.search(r"rank 1 on host \S+ ended with SIGKILL after step \d+; restart 1 of 1 from step", output)
     first, second = read_records(run)
     assert (first.exit_code, second.exit_code) == (128 + signal.SIGKILL, 0)
     assert STEPS_PER_CHECKPOINT <= second.resumed_step <= first.last_step < second.last_step == STEPS

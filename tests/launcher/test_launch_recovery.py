@@ -217,7 +217,7 @@ def test_a_killed_mpirun_is_followed_by_an_attempt_that_goes_on(bench):
 @pytest.mark.parametrize(
     ("restarts", "code", "words"),
     [
-        (0, ExitCode.FAILED, "remedy: is the host up, the run directory shared, its disk not full?"),
+        (0, ExitCode.FAILED, "remedy: is the host up, the run directory shared and not full?"),
         # Nothing of a second attempt can be written: the operator's turn.
         (1, ExitCode.BAD_CONFIG, "run: cannot be written (No space left on device); free some space or give another"),
     ],
