@@ -23,13 +23,13 @@ def permutation(size: int, seed: int) -> Permutation:
 
 
 def order(n: int, seed: int = 7, global_batch: int = 12) -> Order:
-    return Order([part_of(n, 1)], seed, global_batch, SQUARE)
+    return Order([n], [1], seed, global_batch, SQUARE)
 
 
 def bucketed(counts: list[int], seed: int, global_batch: int) -> Order:
     of_sample = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.uint8)
     sizes = tuple((8 + number, 8) for number in range(len(counts)))
-    return Order([part_of(sum(counts), 1)], seed, global_batch, Buckets(sizes, of_sample))
+    return Order([sum(counts)], [1], seed, global_batch, Buckets(sizes, of_sample))
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**63))
