@@ -5,8 +5,8 @@ from data.cached import CacheFetcher, CacheSpecs, Entries, find_entries, moments
 from data.config import DataConfig
 from data.errors import DataError
 from data.fetching import ArraySpec, Fetcher, ImageFetcher
-from data.keyed_random import batch_generator, sample_generator
 from data.joined import Joined, join
+from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader, dropped
 from data.order import ORDER_VERSION, Order, make_order
 from data.source import Folder, Sample, Source, open_source
