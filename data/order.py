@@ -87,8 +87,8 @@ class Share:
 
 
 class Order:
-    """The batches of a run over folders of `counts` samples, one behind the other, and their weights. Nothing is dropped
-    or repeated: what an epoch leaves over opens the next one.
+    """The batches of a run over folders of `counts` samples, one behind the other, and their weights. Nothing is
+    dropped or repeated: what an epoch leaves over opens the next one.
 
     Without buckets the clock is the position in one stream, so that a batch may straddle two epochs.
     With them each bucket is such a stream, of which epoch e takes the whole batches that have become full by its end
