@@ -1,8 +1,8 @@
 """The data of a run: looked at by one rank, the same on all, and with the bad rows listed."""
 
 import json
+import queue
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,20 @@ from vpred_train.worker import note_left_out
 class ThreadRank(SingleProcess):
     """One of several ranks that are threads; they have only a broadcast."""
 
-    def __init__(self, rank: int, told: list[Any], is_told: threading.Event) -> None:
-        self.rank, self.world_size = rank, 2
-        self.told, self.is_told = told, is_told
+    def __init__(self, rank: int, told: queue.Queue[Any]) -> None:
+        self.rank, self.world_size, self.told = rank, 2, told
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         if self.rank == root:
-            self.told.append(value)
-            self.is_told.set()
-        assert self.is_told.wait(60)
-        return self.told[0]
+            self.told.put(value)
+            return value
+        return self.told.get(timeout=60)
 
 
 def on_two_ranks(first: TrainConfig, second: TrainConfig) -> list[OpenedData]:
-    told: list[Any] = []
-    is_told = threading.Event()
+    told: queue.Queue[Any] = queue.Queue()
     with ThreadPoolExecutor(2) as pool:
-        ranks = [
-            pool.submit(open_data, config, ThreadRank(rank, told, is_told))
-            for rank, config in enumerate((first, second))
-        ]
+        ranks = [pool.submit(open_data, config, ThreadRank(rank, told)) for rank, config in enumerate((first, second))]
         return [rank.result() for rank in ranks]
 
 

@@ -152,36 +152,37 @@ def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
     config = TrainConfig.model_validate(raw)
     seen: list[int] = []
 
-    def trainer(checkpoints: str, until: int) -> Trainer:
+    def train(checkpoints: str, steps: int) -> Trainer:
+        """So many steps, from where the checkpoints are."""
         made = Trainer(
-            config.model_copy(update={"total_samples": until}),
+            config,
             Networks(config.model, 0),
             join([open_source(folder) for folder in folders]),
             SingleProcess(),
             CheckpointManager(tmp_path / checkpoints),
             tmp_path / "snapshots",
         )
-        whole = made.step
+        one_step, last, stop = made.step, made.resume() + steps, Never()
 
         def step(batch: Batch) -> Any:
             seen.extend(batch.sample_ids.tolist())
-            return whole(batch)
+            result = one_step(batch)
+            stop.received = result.step == last
+            return result
 
         made.step = step  # type: ignore[assignment]
-        made.resume()
+        made.run([], stop)  # type: ignore[arg-type]
         return made
 
-    whole = trainer("whole", 24)
     with caplog.at_level("INFO"):
-        assert whole.run([], Never())  # type: ignore[arg-type]
+        whole = train("whole", 6)
     assert f"an epoch takes 4 of {folders[0]} (has 8), 8 of {folders[1]} (has 2)" in caplog.text
     assert [seen.count(sample_id) for sample_id in range(10)] == [1] * 8 + [8] * 2
     expected = seen.copy()
     seen.clear()
-    assert trainer("parts", 12).run([], Never())  # type: ignore[arg-type]
-    resumed = trainer("parts", 24)
-    assert resumed.steps_done == 3
-    assert resumed.run([], Never())  # type: ignore[arg-type]
+    assert train("parts", 2).steps_done == 2
+    resumed = train("parts", 4)
+    assert resumed.finished
     assert seen == expected
     np.testing.assert_array_equal(resumed.state.weights, whole.state.weights)
 
