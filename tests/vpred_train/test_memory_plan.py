@@ -125,7 +125,7 @@ def test_the_table_shows_each_kind_once() -> None:
     names = [line[:28].strip() for line in lines[2:-1]]
     assert len(set(names)) == len(names)
     (buffers,) = (line for line in lines if line.startswith("collective buffers"))
-    assert buffers.split()[2:] == ["1.0", "1.0", "-"]
+    assert buffers.split()[2:] == ["2.1", "2.1", "-"]
     assert lines[-1].startswith("not counted: activations")
 
 
