@@ -5,6 +5,7 @@ from data.cached import CacheFetcher, CacheSpecs, Entries, find_entries, moments
 from data.config import DataConfig
 from data.errors import DataError
 from data.fetching import ArraySpec, Fetcher, ImageFetcher
+from data.joined import Joined, join
 from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader, dropped
 from data.order import ORDER_VERSION, Order, make_order
@@ -28,6 +29,7 @@ __all__ = [
     "Fetcher",
     "Folder",
     "ImageFetcher",
+    "Joined",
     "Loader",
     "Order",
     "Sample",
@@ -37,6 +39,7 @@ __all__ = [
     "entry_keys",
     "find_entries",
     "hold_out",
+    "join",
     "load_centred",
     "load_image",
     "make_order",

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from PIL import ImageColor
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 
 class BucketsConfig(BaseModel):
@@ -21,10 +22,23 @@ class BucketsConfig(BaseModel):
     max_shapes: Annotated[int, Field(gt=0, le=64)] = 7
 
 
+class SourceConfig(BaseModel):
+    """One folder of a mixture. weight: how often each of its samples comes in an epoch, on average."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
 class DataConfig(BaseModel):
     """Where the images are and how they become a batch.
 
     path: a folder with images and *.csv (columns dir,text), or with metadata.jsonl, WebDataset *.tar or *.parquet.
+    sources: in place of `path`, several such folders that are mixed, each with a weight. An epoch takes weight x n of a
+    folder's n samples, rounded to a whole number and at least one (with buckets: so of its samples of each size),
+    shuffled among the others'. Each folder is gone through in turns of its own: all of its samples once before any
+    comes again; a sample's crops, flips, dropped captions and noise are keyed by how often it has come.
     bad_samples: rows that cannot be trained on end the run before it begins (fail), or are left out and listed in the
     run directory (skip). background: colour under transparent pixels, as Pillow writes it. resolution: square side in
     pixels. caption_drop: share of captions replaced by the empty one, for classifier-free guidance. buckets: train at
@@ -36,7 +50,8 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path
+    sources: tuple[SourceConfig, ...] = ()
+    path: Annotated[Path | None, Field(validate_default=True)] = None
     bad_samples: Literal["fail", "skip"] = "fail"
     background: str = "white"
     resolution: Annotated[int, Field(gt=0)]
@@ -47,6 +62,30 @@ class DataConfig(BaseModel):
     workers: Annotated[int, Field(ge=0)] = 0
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
     cache: Path | None = None
+
+    @field_validator("sources")
+    @classmethod
+    def folders_come_once(cls, value: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+        paths = [source.path for source in value]
+        twice = next((path for path in paths if paths.count(path) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is there twice; give it once, with the sum of the weights")
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def path_or_sources(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        sources = info.data.get("sources")  # None: refused already
+        if value is None and sources == ():
+            raise PydanticKnownError("missing")
+        if value is not None and sources:
+            raise ValueError("there are data.sources too; give one of them, and null for the other")
+        return value
+
+    @property
+    def folders(self) -> tuple[SourceConfig, ...]:
+        """`sources`, or `path` as the only one."""
+        return self.sources or ((SourceConfig(path=self.path),) if self.path is not None else ())
 
     @model_validator(mode="after")
     def the_square_is_a_bucket(self) -> Self:

@@ -87,21 +87,23 @@ class Share:
 
 
 class Order:
-    """The batches of a run. Nothing is dropped or repeated: what an epoch leaves over opens the next one.
+    """The batches of a run over folders of `counts` samples, one behind the other, and their weights. Nothing is
+    dropped or repeated: what an epoch leaves over opens the next one.
 
     Without buckets the clock is the position in one stream, so that a batch may straddle two epochs.
     With them each bucket is such a stream, of which epoch e takes the whole batches that have become full by its end
     and not before: its left-over waits for the next epoch. An epoch's batches are shuffled, whatever their bucket.
     """
 
-    def __init__(self, parts: Sequence[Part], seed: int, global_batch: int, buckets: Buckets) -> None:
+    def __init__(
+        self, counts: Sequence[int], weights: Sequence[float], seed: int, global_batch: int, buckets: Buckets
+    ) -> None:
         self.seed, self.global_batch, self.buckets = seed, global_batch, buckets
         if len(buckets.sizes) == 1:
             self.members: list[NDArray[np.uint32] | None] = [None]  # every sample: no list of them is needed
-            self.pools = [Pool(parts, seed)]
+            self.pools = [Pool([*map(part_of, counts, weights)], seed)]
         else:
-            bounds = np.cumsum([part.count for part in parts])
-            weights = [part.per_epoch / part.count for part in parts]
+            bounds = np.cumsum(counts)
             of_bucket = [np.flatnonzero(buckets.of_sample == number).astype(np.uint32) for number in buckets.numbers]
             self.members = list(of_bucket)
             self.pools = [
@@ -112,7 +114,14 @@ class Order:
     @property
     def samples_per_epoch(self) -> int:
         """How many samples an epoch takes; with weights, not how many there are."""
-        return sum(pool.per_epoch for pool in self.pools)
+        return sum(self.taken_per_epoch)
+
+    @property
+    def taken_per_epoch(self) -> list[int]:
+        """How many of each source."""
+        return [
+            sum(part.per_epoch for part in parts) for parts in zip(*(pool.parts for pool in self.pools), strict=True)
+        ]
 
     def share(self, samples_seen: int, first: int, count: int) -> Share:
         """Samples `first` to `first + count` of the global batch that follows `samples_seen`."""
@@ -150,4 +159,4 @@ def make_order(source: Source, config: DataConfig, seed: int, global_batch: int)
     buckets = one_bucket(config.resolution)
     if config.buckets is not None:
         buckets = make_buckets(config.buckets, config.resolution, source.sizes, global_batch)
-    return Order([part_of(len(source), 1)], seed, global_batch, buckets)
+    return Order(source.counts, [folder.weight for folder in config.folders], seed, global_batch, buckets)

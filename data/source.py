@@ -50,10 +50,14 @@ class Sample:
 class Source(Protocol):
     """Samples 0 .. n-1. It can be pickled to a worker process, which then reads the same index."""
 
-    path: Path
+    name: str
 
     def __len__(self) -> int:
         """How many there are."""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many of each of its folders; they come one folder after the other."""
 
     def sample(self, sample_id: int) -> Sample:
         """One of them."""
@@ -72,10 +76,15 @@ class Folder:
 
     def __init__(self, path: Path, index: Index) -> None:
         self.path, self.index = path, index
+        self.name = str(path)
         self.rows = np.flatnonzero(~index.is_bad)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return (len(self),)
 
     def sample(self, sample_id: int) -> Sample:
         index, row = self.index, int(self.rows[sample_id])

@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data import DataConfig, DataError, Folder, Source, hold_out, open_source
+from data import DataConfig, DataError, Folder, Source, hold_out, join, open_source
 from launcher.contract.config import ConfigError, build_document, load_document
 from vpred_train.collectives import Collective
-from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
+from vpred_train.config import DiffusionConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.mindone_keys import COMMAND_LINE, MindoneRecipe
 from vpred_train.mindone_recipe import Setting, translate
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.layouts import weights_of
 from vpred_train.weights.lora import attention_targets
 from vpred_train.weights.sources import open_source as open_weights
@@ -52,11 +53,7 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
 def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_weights: bool = False) -> TrainConfig:
     """The recipe with `absolute` (key, path) paths, its weights pinned and the model that they tell of. Raises
     ConfigError."""
-    found = {"path": absolute("data.path", config.data.path)}
-    if config.data.cache is not None:
-        found["cache"] = absolute("data.cache", config.data.cache)
-    data = config.data.model_copy(update=found)
-    config = config.model_copy(update={"data": data})
+    config = config.model_copy(update={"data": placed_data(config.data, absolute)})
     if config.validation is not None and config.validation.path is not None:
         path_given = absolute("validation.path", config.validation.path)
         config = config.model_copy(update={"validation": config.validation.model_copy(update={"path": path_given})})
@@ -68,6 +65,14 @@ def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_w
     config = adopt_record(config, pinned(config.pretrained.model_copy(update={"path": weights})))
     check_lora(config)
     return config
+
+
+def placed_data(data: DataConfig, absolute: Callable[[str, Path], Path]) -> DataConfig:
+    """The section with `absolute` paths."""
+    given = {"path": data.path, "cache": data.cache}
+    found = {key: absolute(f"data.{key}", path) for key, path in given.items() if path is not None}
+    sources = [each.model_copy(update={"path": absolute("data.sources", each.path)}) for each in data.sources]
+    return data.model_copy(update={**found, "sources": tuple(sources)})
 
 
 def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
@@ -188,13 +193,14 @@ def open_data(config: TrainConfig, collective: Collective | None = None) -> Open
 
     Raises DataError.
     """
-    source, validation = open_checked(config.data, config.data.path, collective), config.validation
+    source = join([open_checked(config.data, each.path, collective) for each in config.data.folders])
+    validation = config.validation
     if validation is None:
         return OpenedData(source, None, tuple(source.bad))
     if validation.path is None:
         training, held_out = hold_out(source, validation.seed, share=validation.share, count=validation.count)
         if len(held_out) < 2:
-            raise DataError(f"{held_out.path}: 1 image is held out, which has no standard error; give 2 or more")
+            raise DataError(f"{held_out.name}: 1 image is held out, which has no standard error; give 2 or more")
         return OpenedData(training, held_out, tuple(source.bad))
     separate = open_checked(config.data, validation.path, collective)
     trained_on = set(map(bytes, source.content_hashes))
@@ -203,7 +209,7 @@ def open_data(config: TrainConfig, collective: Collective | None = None) -> Open
         first = separate.sample(both[0]).origin
         raise DataError(f"{validation.path}: {len(both)} images are trained on, first {first}; give others")
     if len(separate) < 2:
-        raise DataError(f"{separate.path}: 1 image is held out, which has no standard error; give 2 or more")
+        raise DataError(f"{separate.name}: 1 image is held out, which has no standard error; give 2 or more")
     return OpenedData(source, separate, (*source.bad, *separate.bad))
 
 

@@ -122,6 +122,8 @@ class Trainer:
         shapes = self.order.buckets
         if len(shapes.sizes) > 1:
             logger.info("%d graph shapes, each compiled at its first batch: %s", len(shapes.sizes), shapes.describe())
+        if len(self.source.counts) > 1:
+            logger.info("an epoch takes %s", self._mixture())
         with self._loader() as batches:
             while not self.finished:
                 self._announce_new_shape(hooks)
@@ -149,6 +151,10 @@ class Trainer:
         if size not in self.compiled_sizes:
             self.compiled_sizes.add(size)
             self._announce(hooks, "compiling")
+
+    def _mixture(self) -> str:
+        folders = zip(self.config.data.folders, self.source.counts, self.order.taken_per_epoch, strict=True)
+        return ", ".join(f"{taken} of {each.path} (has {count})" for each, count, taken in folders)
 
     def _loader(self) -> Loader:
         return Loader(

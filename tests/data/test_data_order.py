@@ -23,13 +23,13 @@ def permutation(size: int, seed: int) -> Permutation:
 
 
 def order(n: int, seed: int = 7, global_batch: int = 12) -> Order:
-    return Order([part_of(n, 1)], seed, global_batch, SQUARE)
+    return Order([n], [1], seed, global_batch, SQUARE)
 
 
 def bucketed(counts: list[int], seed: int, global_batch: int) -> Order:
     of_sample = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.uint8)
     sizes = tuple((8 + number, 8) for number in range(len(counts)))
-    return Order([part_of(sum(counts), 1)], seed, global_batch, Buckets(sizes, of_sample))
+    return Order([sum(counts)], [1], seed, global_batch, Buckets(sizes, of_sample))
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**63))
@@ -144,6 +144,54 @@ def test_weights_take_samples_more_or_less_often() -> None:
     assert sorted(members[(members >= 10) & (members < 40)]) == list(range(10, 40))
     places = np.flatnonzero(members[:42] < 10)
     assert 10 < places.mean() < 31  # mixed, not one source behind the other
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> tuple[Order, list[int], list[float]]:
+    """Two to four folders of any weights, without and with buckets; the batches are of 12."""
+    counts = draw(st.lists(st.integers(4, 40), min_size=2, max_size=4))
+    weights = [draw(st.sampled_from([0.01, 0.25, 1 / 3, 0.5, 1, 1.7, 2, 3])) for _ in counts]
+    number = draw(st.integers(1, 3))
+    of_sample = np.arange(sum(counts), dtype=np.uint8) % number if number > 1 else np.zeros(0, np.uint8)
+    sizes = tuple((8 + bucket, 8) for bucket in range(number))
+    return Order(counts, weights, draw(st.integers(0, 99)), 12, Buckets(sizes, of_sample)), counts, weights
+
+
+@settings(deadline=None, max_examples=40)
+@given(mixture=mixtures(), epochs=st.integers(1, 12))
+def test_a_mixture_keeps_its_proportions(mixture: tuple[Order, list[int], list[float]], epochs: int) -> None:
+    drawn, counts, weights = mixture
+    seen: list[list[int]] = [[] for _ in range(sum(counts))]  # of each sample its turns, as they come
+    for pool, members in zip(drawn.pools, drawn.members, strict=True):
+        turns, chosen = pool.at(np.arange(epochs * pool.per_epoch))
+        for turn, sample_id in zip(
+            turns.tolist(), (chosen if members is None else members[chosen]).tolist(), strict=True
+        ):
+            seen[sample_id].append(turn)
+    buckets = drawn.buckets.of_sample if len(drawn.buckets.of_sample) else np.zeros(sum(counts), np.uint8)
+    for end, count, weight in zip(np.cumsum(counts).tolist(), counts, weights, strict=True):
+        own = range(end - count, end)
+        for bucket in drawn.buckets.numbers:
+            times = [len(seen[sample_id]) for sample_id in own if buckets[sample_id] == bucket]
+            # The rule, written down once more: so many in each epoch, and no sample twice before all others came once.
+            assert sum(times) == epochs * (max(1, round(weight * len(times))) if times else 0)
+            assert not times or max(times) - min(times) <= 1
+    assert all(sorted(turns) == list(range(len(turns))) for turns in seen)  # each turn once, none left out
+
+
+@settings(deadline=None, max_examples=40)
+@given(mixture=mixtures(), batches=st.integers(0, 200), world_size=st.sampled_from([2, 3, 4, 6, 12]))
+def test_a_mixtures_batches_depend_on_the_clock_alone(
+    mixture: tuple[Order, list[int], list[float]], batches: int, world_size: int
+) -> None:
+    drawn, counts, weights = mixture
+    whole = drawn.share(12 * batches, 0, 12)
+    again = Order(counts, weights, drawn.seed, 12, drawn.buckets)  # as a resume begins: nothing has been drawn before
+    share = 12 // world_size
+    parts = [again.share(12 * batches, rank * share, share) for rank in range(world_size)]
+    assert {part.size for part in parts} == {whole.size}
+    np.testing.assert_array_equal(whole.sample_ids, np.concatenate([part.sample_ids for part in parts]))
+    np.testing.assert_array_equal(whole.epochs, np.concatenate([part.epochs for part in parts]))
 
 
 def test_a_batch_start_off_the_grid_is_refused_with_buckets() -> None:

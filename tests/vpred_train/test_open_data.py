@@ -1,8 +1,8 @@
 """The data of a run: looked at by one rank, the same on all, and with the bad rows listed."""
 
 import json
+import queue
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,20 @@ from vpred_train.worker import note_left_out
 class ThreadRank(SingleProcess):
     """One of several ranks that are threads; they have only a broadcast."""
 
-    def __init__(self, rank: int, told: list[Any], is_told: threading.Event) -> None:
-        self.rank, self.world_size = rank, 2
-        self.told, self.is_told = told, is_told
+    def __init__(self, rank: int, told: queue.Queue[Any]) -> None:
+        self.rank, self.world_size, self.told = rank, 2, told
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         if self.rank == root:
-            self.told.append(value)
-            self.is_told.set()
-        assert self.is_told.wait(60)
-        return self.told[0]
+            self.told.put(value)
+            return value
+        return self.told.get(timeout=60)
 
 
 def on_two_ranks(first: TrainConfig, second: TrainConfig) -> list[OpenedData]:
-    told: list[Any] = []
-    is_told = threading.Event()
+    told: queue.Queue[Any] = queue.Queue()
     with ThreadPoolExecutor(2) as pool:
-        ranks = [
-            pool.submit(open_data, config, ThreadRank(rank, told, is_told))
-            for rank, config in enumerate((first, second))
-        ]
+        ranks = [pool.submit(open_data, config, ThreadRank(rank, told)) for rank, config in enumerate((first, second))]
         return [rank.result() for rank in ranks]
 
 
@@ -64,7 +58,7 @@ def test_each_image_is_decoded_by_one_rank_once(config: TrainConfig, monkeypatch
 
 
 def test_a_host_with_other_data_is_found(config: TrainConfig, tmp_path: Path) -> None:
-    shutil.copytree(config.data.path, tmp_path / "copy")
+    shutil.copytree(tmp_path / "images", tmp_path / "copy")
     same = with_data(config, path=tmp_path / "copy")
     assert [len(each.training) for each in on_two_ranks(config, same)] == [6, 6]
     table = tmp_path / "copy" / "img_txt.csv"
@@ -75,7 +69,7 @@ def test_a_host_with_other_data_is_found(config: TrainConfig, tmp_path: Path) ->
 
 
 def test_bad_samples_end_the_run_or_are_left_out_and_listed(config: TrainConfig, tmp_path: Path) -> None:
-    (config.data.path / "2.png").write_bytes(b"no image")
+    (tmp_path / "images" / "2.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1 of 6 rows are bad.*data\.bad_samples: skip"):
         open_data(config)
     for opened in on_two_ranks(*[with_data(config, bad_samples="skip")] * 2):
@@ -90,10 +84,28 @@ def test_bad_samples_end_the_run_or_are_left_out_and_listed(config: TrainConfig,
     assert not run.bad_samples_jsonl.exists()
 
 
+def test_several_folders_become_one_source_that_every_rank_compares(config: TrainConfig, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "images", tmp_path / "mine")
+    (tmp_path / "mine" / "1.png").write_bytes(b"no image")
+    sources = ({"path": tmp_path / "images"}, {"path": tmp_path / "mine", "weight": 2})
+    raw = config.model_dump()
+    raw["data"] |= {"path": None, "sources": sources, "bad_samples": "skip"}
+    mixed = TrainConfig.model_validate(raw)
+    for opened in on_two_ranks(mixed, mixed):
+        assert opened.training.counts == (6, 5)
+        assert opened.training.sample(6).origin == f"{tmp_path}/mine/img_txt.csv:2"
+        ((origin, _),) = opened.left_out
+        assert origin == f"{tmp_path}/mine/img_txt.csv:3"
+    shutil.copytree(tmp_path / "images", tmp_path / "host1")  # another host's view of the second folder
+    raw["data"]["sources"] = (sources[0], {"path": tmp_path / "host1", "weight": 2})
+    with pytest.raises(DataError, match="host1: rank 1 sees other images or captions there than rank 0"):
+        on_two_ranks(mixed, TrainConfig.model_validate(raw))
+
+
 def test_a_held_out_image_may_not_be_trained_on_under_another_name(config: TrainConfig, tmp_path: Path) -> None:
     held_out = tmp_path / "held_out"
     held_out.mkdir()
-    shutil.copy(config.data.path / "0.png", held_out / "copy.png")
+    shutil.copy(tmp_path / "images" / "0.png", held_out / "copy.png")
     (held_out / "a.csv").write_text("dir,text\ncopy.png,a copy\n")
     validation = {"every_samples": 4, "path": held_out}
     document = config.model_dump() | {"validation": validation}

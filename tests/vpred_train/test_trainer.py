@@ -10,7 +10,7 @@ from jobs import write_images
 from PIL import Image
 
 from checkpoints_mgr import CheckpointManager
-from data import Batch, open_source
+from data import Batch, join, open_source
 from launcher.contract.config import ConfigError
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
@@ -135,6 +135,56 @@ def test_buckets_train_at_several_shapes(
     assert steps.phases.count("compiling") == 2
     assert all(result.finite and math.isfinite(result.loss) for result in steps.results)
     assert np.abs(trainer.state.weights - before).max() > 1e-4
+
+
+def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
+    train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vpred_train.models.networks import Networks
+    from vpred_train.trainer import Trainer
+
+    folders = tmp_path / "many", tmp_path / "few"
+    write_images(folders[0], 8)
+    write_images(folders[1], 2)
+    raw = train_config.model_dump() | {"total_samples": 24, "checkpoint": {"every_samples": 12}}
+    sources = ({"path": folders[0], "weight": 0.5}, {"path": folders[1], "weight": 4})
+    raw["data"] |= {"path": None, "sources": sources}
+    config = TrainConfig.model_validate(raw)
+    seen: list[int] = []
+
+    def train(checkpoints: str, steps: int) -> Trainer:
+        """So many steps, from where the checkpoints are."""
+        made = Trainer(
+            config,
+            Networks(config.model, 0),
+            join([open_source(folder) for folder in folders]),
+            SingleProcess(),
+            CheckpointManager(tmp_path / checkpoints),
+            tmp_path / "snapshots",
+        )
+        one_step, last, stop = made.step, made.resume() + steps, Never()
+
+        def step(batch: Batch) -> Any:
+            seen.extend(batch.sample_ids.tolist())
+            result = one_step(batch)
+            stop.received = result.step == last
+            return result
+
+        made.step = step  # type: ignore[assignment]
+        made.run([], stop)  # type: ignore[arg-type]
+        return made
+
+    with caplog.at_level("INFO"):
+        whole = train("whole", 6)
+    assert f"an epoch takes 4 of {folders[0]} (has 8), 8 of {folders[1]} (has 2)" in caplog.text
+    assert [seen.count(sample_id) for sample_id in range(10)] == [1] * 8 + [8] * 2
+    expected = seen.copy()
+    seen.clear()
+    assert train("parts", 2).steps_done == 2
+    resumed = train("parts", 4)
+    assert resumed.finished
+    assert seen == expected
+    np.testing.assert_array_equal(resumed.state.weights, whole.state.weights)
 
 
 def test_buckets_must_fit_the_latents_and_the_resolution(train_config: TrainConfig) -> None:
