@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from launcher.contract.run_dir import RankStatus, RunDir, Summary
 CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
 NOTICED_S = 45.0
+BOTH, WITH_SPARE = ("h0", "h1"), ("h0", "h2")
 CLUSTER = """
 name: three
 accelerator: cpu
@@ -29,7 +31,7 @@ hosts: [{address: h0}, {address: h1}]
 launcher: {allow_run_as_root: true, forward_variables: [PYTHONPATH], lease_s: 2}
 metrics: {address: "::"}
 restart: {max_restarts: 2, first_delay_s: 0.1, spare_hosts: [{address: h2}]}
-supervision: {timeouts: {step_s: 4}}
+supervision: {timeouts: {step_s: 3}}
 """
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
@@ -41,24 +43,27 @@ class Launch:
     def __init__(self, hosts: Hosts, folder: Path) -> None:
         self.hosts, self.run = hosts, RunDir(folder / "run")
         (folder / "cluster.yaml").write_text(CLUSTER)
-        (folder / "recipe.yaml").write_text("steps: 30\nstep_s: 0.1\nfault: none\n")
+        (folder / "recipe.yaml").write_text("steps: 20\nstep_s: 0.1\nfault: none\n")
         self.argv = [sys.executable, "-P", str(FAKE_LAUNCH), "run", "--cluster", str(folder / "cluster.yaml")]
         self.argv += ["--recipe", str(folder / "recipe.yaml"), "--run-dir", str(self.run.root)]
 
-    def start(self, *options: str) -> None:
-        """Start it and return when both ranks have checkpoints behind them."""
-        env = {"PYTHONPATH": str(CHECKOUT)}
+    def start(self) -> None:
+        """Start it and return when both ranks have a checkpoint behind them."""
         self.process = self.hosts.start(
-            "h0", [*self.argv, *options], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            "h0",
+            self.argv,
+            env={"PYTHONPATH": str(CHECKOUT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        self.wait(lambda: all((status := self.status(rank)) and status.step >= 4 for rank in (0, 1)))
+        self.await_checkpoint(attempt=1)
 
-    def status(self, rank: int, attempt: int = 1) -> RankStatus | None:
-        return RankStatus.read(self.run.attempt(attempt).status(rank))
-
-    def wait(self, condition: Callable[[], object]) -> None:
+    def await_checkpoint(self, attempt: int) -> None:
+        """Return when both ranks have a checkpoint of this attempt behind them."""
+        files = [self.run.attempt(attempt).status(rank) for rank in (0, 1)]
         deadline_s = time.monotonic() + NOTICED_S
-        while not condition():
+        while not all((status := RankStatus.read(file)) and _has_saved(status) for file in files):
             assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < deadline_s, "waited too long"
             time.sleep(0.05)
@@ -82,6 +87,10 @@ class Launch:
         return next(pid for pid, line in found.items() if "launcher.shim" not in line and "mpirun" not in line)
 
 
+def _has_saved(status: RankStatus) -> bool:
+    return (status.checkpoint_step or 0) > (status.resumed_step or 0)
+
+
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     with Hosts(3) as made:
@@ -98,14 +107,14 @@ def launch(hosts: Hosts, tmp_path: Path) -> Iterator[Launch]:
         made.process.communicate()
 
 
-def recovered(launch: Launch, then: tuple[str, ...]) -> str:
-    """The run ended well in its second attempt, on the hosts `then`; nothing runs any more, on any host."""
+def recovered(launch: Launch, *hosts: tuple[str, ...]) -> str:
+    """The run ended well after attempts on `hosts`, each from where the last one was; nothing runs, on any host."""
     code, output, records = launch.end()
     assert code == 0, output
-    first, second = records
-    assert second.hosts == then, output
-    assert first.detection_s < NOTICED_S
-    assert second.resumed_step == first.checkpoint_step > 0
+    assert [record.hosts for record in records] == list(hosts), output
+    for before, after in pairwise(records):
+        assert before.detection_s < NOTICED_S
+        assert after.resumed_step == before.checkpoint_step > before.resumed_step
     assert Summary.read(launch.run.summary_json) is not None
     deadline_s = time.monotonic() + NOTICED_S
     while left := launch.workers():
@@ -114,16 +123,14 @@ def recovered(launch: Launch, then: tuple[str, ...]) -> str:
     return output
 
 
-def test_a_killed_rank_on_another_host(launch: Launch) -> None:
+def test_a_host_with_a_killed_and_then_a_frozen_rank_gives_its_place_to_the_spare_one(launch: Launch) -> None:
     launch.start()
     os.kill(launch.victim("h1"), signal.SIGKILL)
-    assert "rank 1 on host h1 ended with SIGKILL" in recovered(launch, ("h0", "h1"))
-
-
-def test_a_frozen_rank(launch: Launch) -> None:
-    launch.start()
+    launch.await_checkpoint(attempt=2)
     os.kill(launch.victim("h1"), signal.SIGSTOP)
-    assert "rank 1 on host h1 made no progress" in recovered(launch, ("h0", "h1"))
+    output = recovered(launch, BOTH, BOTH, WITH_SPARE)
+    assert "rank 1 on host h1 ended with SIGKILL" in output
+    assert "rank 1 on host h1 made no progress" in output
 
 
 def test_a_host_behind_a_cut_cable_gives_its_place_to_the_spare_one(launch: Launch, hosts: Hosts) -> None:
@@ -131,7 +138,7 @@ def test_a_host_behind_a_cut_cable_gives_its_place_to_the_spare_one(launch: Laun
     launch.start()
     hosts.cut("h1")
     try:
-        output = recovered(launch, ("h0", "h2"))
+        output = recovered(launch, BOTH, WITH_SPARE)
     finally:
         hosts.heal("h1")
     assert "could not be cleared: h1" in output
@@ -141,7 +148,7 @@ def test_a_host_that_is_gone_gives_its_place_to_the_spare_one(launch: Launch, ho
     launch.start()
     hosts.power_off("h1")
     try:
-        recovered(launch, ("h0", "h2"))
+        recovered(launch, BOTH, WITH_SPARE)
     finally:
         hosts.boot("h1")
 

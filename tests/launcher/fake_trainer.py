@@ -56,6 +56,7 @@ def train(options: argparse.Namespace) -> int:
     faulty = comm.rank == recipe["fault_rank"] and options.attempt <= recipe["fault_attempts"]
     checkpoint = run.root / "checkpoint"
     resumed = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    now["checkpoint_step"] = resumed or None
     phases = {"starting": time.time()}
     comm.barrier()  # all have read it before one writes it
     if recipe["fault"] == "deaf":

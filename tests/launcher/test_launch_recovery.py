@@ -244,6 +244,7 @@ def test_a_disk_that_fills_up_does_not_silence_the_verdict(bench, restarts, code
 def test_the_budget_ends_and_the_last_failure_is_told(bench):
     result = bench.launch("fault=raise", *RESTART)
     assert result.returncode == ExitCode.FAILED
+    assert "restart 2 of 2 from step 2 in" in result.stderr  # it left no newer checkpoint than it began with
     assert "not started again: all 2 restarts are used up" in result.stderr
     assert bench.run.last_attempt() == 3
     assert "ValueError: a tensor went missing" in result.stderr
