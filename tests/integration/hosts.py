@@ -181,7 +181,10 @@ class Hosts:
         self._inits[host] = _tied([*unshare, *words], console)
         port = f"to-{host}"
         pid = self._init_pid(host)
-        self._on_switch("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+        # The same network card as before a crash: others would talk to the one they remember for some seconds.
+        card = f"02:00:0a:4d:00:{int(self.addresses[host].rpartition('.')[2]):02x}"
+        peer = ("peer", "name", "eth0", "address", card, "netns", str(pid))
+        self._on_switch("ip", "link", "add", port, "type", "veth", *peer)
         self._on_switch("ip", "link", "set", port, "master", "br0", "up")
         _await_ready(self._inits[host])
         deadline_s = time.monotonic() + DEADLINE_S
