@@ -16,7 +16,7 @@ class Joined:
     def __init__(self, folders: Sequence[Folder]) -> None:
         self.folders = folders
         self.name = ", ".join(folder.name for folder in folders)
-        self.digest = xxhash.xxh3_128_hexdigest("".join(folder.digest for folder in folders))
+        self.digest = xxhash.xxh3_128_hexdigest("".join(folder.digest for folder in folders).encode())
         self.starts = np.cumsum([0, *self.counts])
 
     def __len__(self) -> int:

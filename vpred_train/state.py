@@ -22,8 +22,8 @@ class TrainState:
     """Weights, optimiser moments and moving averages as flat float32 arrays, and the clock `samples_seen`.
 
     `weights` is whole on each rank. `averages`, by name, and the moments are the range that this rank owns, as
-    `sharding` says. `updated_at_samples`: the clock at the last real update, from which the averages go on. `data_digest`: of the
-    source that is trained on.
+    `sharding` says. `updated_at_samples`: the clock at the last real update, from which the averages go on.
+    `data_digest`: of the source that is trained on.
     """
 
     def __init__(self, config: TrainConfig, space: FlatSpace, collective: Collective, data_digest: str = "") -> None:

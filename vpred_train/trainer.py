@@ -56,8 +56,8 @@ def check_samples(progress: Mapping[str, Any], source: Source) -> None:
     others."""
     if progress.get("data_digest", source.digest) != source.digest:  # older checkpoints tell none
         raise ConfigError(
-            f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, or begin "
-            "another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
+            f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, or "
+            "begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
         )
     version = progress.get("order_version", 1)
     if version != ORDER_VERSION:
