@@ -4,9 +4,10 @@ import json
 import shlex
 from pathlib import Path
 
-from launcher.cluster import ClusterConfig, Host
+from launcher.cluster import ClusterConfig
 from launcher.contract.config import Section, dump_yaml
 from launcher.contract.run_dir import RunDir
+from launcher.hosts import Host
 from launcher.mpirun import ROOT_VARIABLES, Mpirun
 from launcher.ranktable.given import chosen_table
 from launcher.starting import slots, start_argv

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.cluster import ClusterConfig, Host
+from launcher.cluster import ClusterConfig
 from launcher.contract import yaml_dialect
 from launcher.contract.run_dir import RunDir
 from launcher.finding import Finding
+from launcher.hosts import Host
 from launcher.plan import ports
 from launcher.probe import Request
 from launcher.remote import Answer, Remote, is_here

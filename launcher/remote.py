@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from launcher.cluster import LOCAL_ADDRESSES
+from launcher.hosts import LOCAL_ADDRESSES
 
 CONNECT_TIMEOUT_S = 5
 # A cut cable is noticed after three unanswered questions, two seconds apart.

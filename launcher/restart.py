@@ -3,7 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from launcher.cluster import ClusterConfig, Host, RestartSettings
+from launcher.cluster import ClusterConfig, RestartSettings
+from launcher.hosts import Host
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from launcher.cluster import ClusterConfig, Host
+from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
+from launcher.hosts import Host
 from launcher.mpirun import Mpirun
 from launcher.remote import SSH_OPTIONS
 

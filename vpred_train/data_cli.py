@@ -8,7 +8,7 @@ from data import check_command
 from data.cli import COMMANDS, Command
 from data.cli import main as run_command
 from vpred_train import encode
-from vpred_train.config import TextEncoderConfig
+from vpred_train.model_config import TextEncoderConfig
 from vpred_train.models.tokenizer import Tokenizer
 
 # A factory, so that worker processes make their own. SD2's context: the demonstration's is shorter.

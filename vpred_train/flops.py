@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vpred_train.config import Network, TrainConfig, UNetConfig, VaeConfig
+from vpred_train.config import TrainConfig
+from vpred_train.model_config import Network, UNetConfig, VaeConfig
 from vpred_train.weights.lora import attention_targets
 from vpred_train.weights.shapes import COMPONENTS, stability_shapes
 

@@ -25,8 +25,9 @@ from data import (
 )
 from vpred_train.cached_data import cache_specs, check_cache
 from vpred_train.collectives import Collective
-from vpred_train.config import ModelConfig, TrainConfig, VaeConfig
+from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.model_config import ModelConfig, VaeConfig
 from vpred_train.models.latents import drawn_latents, make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.tokenizer import Tokenizer

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from data import Source
 from launcher.contract.config import ConfigError
 from vpred_train.collectives import Collective
-from vpred_train.config import Network, TrainConfig
+from vpred_train.config import TrainConfig
 from vpred_train.inputs import Inputs
+from vpred_train.model_config import Network
 from vpred_train.models.lora import add_lora
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import set_weights

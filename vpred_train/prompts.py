@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import TextEncoderConfig
+from vpred_train.model_config import TextEncoderConfig
 from vpred_train.models.tokenizer import Tokenizer
 
 

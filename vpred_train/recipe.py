@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from data import DataConfig, DataError, Folder, Source, hold_out, join, open_source
 from launcher.contract.config import ConfigError, build_document, load_document
 from vpred_train.collectives import Collective
-from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
+from vpred_train.config import DiffusionConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.mindone_keys import COMMAND_LINE, MindoneRecipe
 from vpred_train.mindone_recipe import Setting, translate
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.layouts import weights_of
 from vpred_train.weights.lora import attention_targets
 from vpred_train.weights.sources import open_source as open_weights

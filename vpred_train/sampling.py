@@ -9,10 +9,11 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from vpred_train.collectives import Collective
-from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
+from vpred_train.config import DiffusionConfig, SamplingConfig
 from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC, guided, rescale_guidance
 from vpred_train.diffusion.samplers_spacing import spaced_timesteps
 from vpred_train.diffusion.schedule import FloatArray, make_schedule
+from vpred_train.model_config import ModelConfig
 from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.tokenizer import Tokenizer

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
-from launcher.cluster import ClusterConfig, Host, load_cluster
+from launcher.cluster import ClusterConfig, load_cluster
 from launcher.contract.config import ConfigError, Section, load_document
+from launcher.hosts import Host
 from launcher.ranktable.inventory import InventoryError, host_of
 from launcher.remote import Answer, Remote
 

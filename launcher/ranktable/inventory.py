@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from launcher.cluster import Device, Host
+from launcher.hosts import Device, Host
 from launcher.ranktable.findings import is_address
 from launcher.ranktable.probe import Captured
 

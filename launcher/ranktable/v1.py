@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from launcher.cluster import ClusterConfig, Device, Host
+from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError
+from launcher.hosts import Device, Host
 from launcher.ranktable.document import check_table, render
 from launcher.ranktable.editing import Placement, Table, placements
 from launcher.ranktable.rules_v1 import Target

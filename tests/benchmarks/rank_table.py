@@ -12,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from launcher.cluster import ClusterConfig, Device, Host, Metrics
+from launcher.cluster import ClusterConfig, Metrics
+from launcher.hosts import Device, Host
 from launcher.ranktable.document import check_table, fingerprint, read_table, write_table
 from launcher.ranktable.v1 import make_table
 

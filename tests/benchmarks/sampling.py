@@ -23,8 +23,9 @@ import numpy as np
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
+from vpred_train.config import DiffusionConfig, SamplingConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig
 
 PIXELS = 256
 THREADS = 2

@@ -27,8 +27,9 @@ import numpy as np
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import DiffusionConfig, ModelConfig, TrainConfig
+from vpred_train.config import DiffusionConfig, TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig
 
 THREADS = 2
 LEARNING_RATE = 1e-4

@@ -21,7 +21,7 @@ def network_of(golden: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
     """The network that the file is about, and the names of its inputs and outputs there."""
     from mindspore import Tensor, nn
 
-    from vpred_train.config import TextEncoderConfig, UNetConfig, VaeConfig
+    from vpred_train.model_config import TextEncoderConfig, UNetConfig, VaeConfig
     from vpred_train.models.autoencoder_kl import AutoencoderKL
     from vpred_train.models.text_encoder import TextEncoder
     from vpred_train.models.unet import UNet

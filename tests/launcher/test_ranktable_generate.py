@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranktables import TEMPLATE_TWO, table_1_0, table_1_2, table_2_0
 
-from launcher.cluster import ClusterConfig, Device, Host, Metrics
+from launcher.cluster import ClusterConfig, Metrics
+from launcher.hosts import Device, Host
 from launcher.ranktable.document import check_table
 from launcher.ranktable.editing import merge, placements, subset
 from launcher.ranktable.v1 import make_table

@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 from pydantic import ValidationError
 from seeded import weights
 
-from vpred_train.config import VaeConfig
+from vpred_train.model_config import VaeConfig
 from vpred_train.models.autoencoder_kl import AutoencoderKL
 from vpred_train.models.latents import LatentSpace, decode_tiles, tile_weights
 from vpred_train.models.networks import FlatSpace

@@ -11,7 +11,7 @@ import pytest
 from mindspore import Tensor
 from mindspore import dtype as mstype
 
-from vpred_train.config import ModelConfig, VaeConfig
+from vpred_train.model_config import ModelConfig, VaeConfig
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import GELU, GroupNorm, LayerNorm, Linear, LowRank
 

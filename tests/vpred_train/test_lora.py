@@ -12,8 +12,9 @@ from test_step import batch
 from checkpoints_mgr import State
 from launcher.contract.config import ConfigError
 from vpred_train.collectives import SingleProcess
-from vpred_train.config import LoraConfig, ModelConfig, TrainConfig
+from vpred_train.config import LoraConfig, TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.model_config import ModelConfig
 from vpred_train.models.layers import Linear, LowRank
 from vpred_train.models.lora import add_lora
 from vpred_train.models.networks import FlatSpace, Networks

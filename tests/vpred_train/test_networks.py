@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from vpred_train.config import ModelConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.models.latents import SpaceToDepth
 from vpred_train.models.layers import Conv2d, GroupNorm
 
@@ -131,7 +131,7 @@ def test_attention_and_timestep_embedding_against_float64(operations: str) -> No
 
 def test_sd2_at_full_size_has_the_published_tensors() -> None:
     """All names, shapes and parameter counts of the three networks (the listing is MindONE's)."""
-    from vpred_train.config import TextEncoderConfig, UNetConfig, VaeConfig
+    from vpred_train.model_config import TextEncoderConfig, UNetConfig, VaeConfig
     from vpred_train.models.autoencoder_kl import AutoencoderKL
     from vpred_train.models.networks import FlatSpace
     from vpred_train.models.text_encoder import TextEncoder

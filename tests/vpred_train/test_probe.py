@@ -13,10 +13,11 @@ from data import DataConfig, open_source
 from launcher.contract.config import ConfigError
 from vpred_train import pretrained
 from vpred_train.collectives import SingleProcess
-from vpred_train.config import DiffusionConfig, ModelConfig, PretrainedConfig, TrainConfig
+from vpred_train.config import DiffusionConfig, PretrainedConfig, TrainConfig
 from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import FloatArray, make_schedule
 from vpred_train.inputs import Online
+from vpred_train.model_config import ModelConfig
 from vpred_train.models.networks import Networks
 from vpred_train.probe import Probe, measure, probe
 

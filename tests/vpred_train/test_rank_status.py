@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from step_results import RESULT
 
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity
@@ -14,23 +16,9 @@ from vpred_train import hooks, worker
 from vpred_train.collectives import SingleProcess, Waits, Watchdog
 from vpred_train.config import TrainConfig
 from vpred_train.hooks import StatusHook
-from vpred_train.step import StepResult
 
 IDENTITY = Identity(1, 2, 1, 2, "n", "test")
-RESULT = StepResult(
-    step=1,
-    samples_seen=4,
-    loss=0.5,
-    grad_norm=1.0,
-    learning_rate=1e-3,
-    finite=True,
-    overflow=False,
-    loss_scale=1.0,
-    nonfinite_samples={},
-    step_seconds=9.0,
-    data_wait_seconds=0.0,
-    collective_seconds=0.0,
-)
+LONG = replace(RESULT, step=1, samples_seen=4, step_seconds=9.0, data_wait_seconds=0.0, collective_seconds=0.0)
 
 
 @pytest.fixture
@@ -56,7 +44,7 @@ def test_own_time_is_without_collectives_and_the_first_step(status: StatusHook, 
     for step, (seconds, collective_s) in enumerate(((60.0, 1.0), (2.0, 0.5), (3.0, 2.5)), start=4):
         clock = {"step": step, "step_seconds": seconds, "collective_seconds": collective_s}
         status.written_s = 0.0  # due
-        status.on_step(StepResult(**{**vars(RESULT), **clock}))
+        status.on_step(replace(LONG, **clock))
     now = told(attempt)
     assert (now.phase, now.step, now.timed_steps, now.own_seconds) == ("training", 6, 2, pytest.approx(2.0))
     assert now.images_per_second == pytest.approx(4 / 2 / 3.0)  # two ranks share the global batch of 4

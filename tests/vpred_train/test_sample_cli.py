@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from launcher.contract.exit_codes import ExitCode
-from vpred_train.config import ModelConfig, TrainConfig
+from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
+from vpred_train.model_config import ModelConfig
 from vpred_train.prompts import warn_of_long_prompts
 from vpred_train.sample import build_parser, main, plan
 from vpred_train.weights.layouts import write_weights

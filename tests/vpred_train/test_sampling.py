@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vpred_train.config import DiffusionConfig, ModelConfig, SamplingConfig
+from vpred_train.config import DiffusionConfig, SamplingConfig
 from vpred_train.diffusion.samplers import SAMPLERS
+from vpred_train.model_config import ModelConfig
 from vpred_train.models.networks import Networks
 from vpred_train.sampling import TextToImage, step_noise
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from step_results import RESULT
 
 from monitoring import History, WorkerMetrics
 from vpred_train import speed
@@ -13,22 +14,7 @@ from vpred_train.flops import flops_per_image
 from vpred_train.hooks import HistoryHook, LogHook, MetricsHook
 from vpred_train.report import speed_facts
 from vpred_train.speed import Rates, Speed, measure_speed
-from vpred_train.step import StepResult
 
-RESULT = StepResult(
-    step=3,
-    samples_seen=48,
-    loss=0.5,
-    grad_norm=1.0,
-    learning_rate=1e-4,
-    finite=True,
-    overflow=False,
-    loss_scale=1.0,
-    nonfinite_samples={},
-    step_seconds=0.25,
-    data_wait_seconds=0.01,
-    collective_seconds=0.02,
-)
 SPEED = Speed(images_per_step=8, flops_per_step=5e9, matmul_flops_per_second=8e10)
 RATES = Rates(images_per_second_per_device=32, model_flops_per_second=2e10, mfu_ratio=0.25)
 

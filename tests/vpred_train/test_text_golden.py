@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor
 from seeded import weights
 
-from vpred_train.config import TextEncoderConfig
+from vpred_train.model_config import TextEncoderConfig
 from vpred_train.models.networks import FlatSpace
 from vpred_train.models.text_encoder import TextEncoder
 from vpred_train.models.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from weights_files import MODEL, RECORD, SHAPES, networks, random_tensors, write_diffusers
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import ModelConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.cli import main
 from vpred_train.weights.layouts import read_weights, write_weights
 from vpred_train.weights.sources import Source, open_source

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from weights_files import MINDONE, MODEL, RECORD, SHAPES, Arrays, networks, random_tensors, write_diffusers
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import ModelConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.layouts import read_weights, write_weights
 from vpred_train.weights.sources import open_source
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vpred_train.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
+from vpred_train.model_config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from vpred_train.weights.names import diffusers_names, ema_name, inverse, mindone_name, older_diffusers_name
 from vpred_train.weights.shapes import stability_shapes
 

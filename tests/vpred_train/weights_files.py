@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from vpred_train.config import DiffusionConfig, ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
+from vpred_train.config import DiffusionConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from vpred_train.weights.layouts import write_weights
 from vpred_train.weights.shapes import stability_shapes
 

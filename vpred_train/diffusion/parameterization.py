@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from launcher.contract.config import Section
-from vpred_train.config import DiffusionConfig, ModelConfig, PredictionType, TrainConfig
+from vpred_train.config import DiffusionConfig, PredictionType, TrainConfig
+from vpred_train.model_config import ModelConfig
 
 
 def v_target(x: Any, noise: Any, alpha: Any, sigma: Any) -> Any:

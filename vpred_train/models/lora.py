@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vpred_train.config import LoraConfig, ModelConfig
+from vpred_train.config import LoraConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.models.layers import LowRank
 from vpred_train.models.networks import Networks
 from vpred_train.weights.lora import Target, attention_targets

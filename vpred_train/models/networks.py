@@ -8,8 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from launcher.contract.accelerators import ComputeDtype
-from vpred_train.config import ModelConfig, Network
 from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.model_config import ModelConfig, Network
 from vpred_train.models.autoencoder_kl import AutoencoderKL
 from vpred_train.models.text_encoder import TextEncoder
 from vpred_train.models.unet import UNet

@@ -9,8 +9,8 @@ from typing import Any
 
 from launcher.contract.config import ConfigError
 from launcher.contract.files import beside, fsync_directory, write_atomic
-from vpred_train.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from vpred_train.weights.names import diffusers_names
 from vpred_train.weights.records import PREDICTION_TYPES, RECORD_FILE
 from vpred_train.weights.safetensors_file import write_safetensors

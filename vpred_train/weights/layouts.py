@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.diffusers_folder import write_folder
 from vpred_train.weights.mindspore_ckpt import write_mindspore
 from vpred_train.weights.names import mindone_name

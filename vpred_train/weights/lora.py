@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vpred_train.config import LoraConfig, ModelConfig
+from vpred_train.config import LoraConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.shapes import COMPONENTS, TEXT, UNET, stability_shapes
 from vpred_train.weights.stored import Float32, LazyTensors
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.containers import open_contents
 from vpred_train.weights.layouts import Which, weights_of
 from vpred_train.weights.lora import (

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from vpred_train.config import ModelConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.lora import QKV, Target, linear_targets
 from vpred_train.weights.names import TEXT_MODEL, diffusers_names, mindone_name
 

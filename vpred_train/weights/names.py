@@ -7,7 +7,7 @@ model (`inverse`), so the two directions cannot disagree.
 import re
 from collections.abc import Callable, Iterable
 
-from vpred_train.config import ModelConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.shapes import TEXT, UNET, VAE
 
 Rules = tuple[tuple[str, str], ...]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 
-from vpred_train.config import ModelConfig
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.names import diffusers_names, ema_name, mindone_name, older_diffusers_name
 from vpred_train.weights.shapes import UNET, stability_shapes
 from vpred_train.weights.stored import StoredTensor

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import DiffusionConfig, ModelConfig, VaeConfig
+from vpred_train.config import DiffusionConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig, VaeConfig
 
 RECORD_KEY = "parameterization"
 RECORD_FILE = f"{RECORD_KEY}.json"

@@ -4,7 +4,7 @@ Structure: Rombach et al. 2022 (arXiv 2112.10752), as in Stability's v2-inferenc
 these are the 1214 tensors of the published files that a trainer uses.
 """
 
-from vpred_train.config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
+from vpred_train.model_config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 
 Shapes = dict[str, tuple[int, ...]]
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."

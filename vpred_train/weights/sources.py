@@ -6,8 +6,8 @@ from pathlib import Path
 import xxhash
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import ModelConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.model_config import ModelConfig
 from vpred_train.weights.containers import open_contents
 from vpred_train.weights.names import TEXT_MODEL
 from vpred_train.weights.recognition import foreign_kind, layout_scores

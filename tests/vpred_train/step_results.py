@@ -1,0 +1,18 @@
+"""A step's result, for the tests of what looks at it."""
+
+from vpred_train.step import StepResult
+
+RESULT = StepResult(
+    step=3,
+    samples_seen=48,
+    loss=0.5,
+    grad_norm=1.0,
+    learning_rate=1e-4,
+    finite=True,
+    overflow=False,
+    loss_scale=1.0,
+    nonfinite_samples={},
+    step_seconds=0.25,
+    data_wait_seconds=0.01,
+    collective_seconds=0.02,
+)
