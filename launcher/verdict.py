@@ -159,7 +159,7 @@ def _unfinished(evidence: Evidence) -> Failure:
         cause=f"mpirun ended ({ended(evidence.mpirun_returncode)}) and left no account of rank {names}{more}"
         if silent
         else "",
-        hint=f"is the host up, and the run directory shared? mpirun's words: {evidence.attempt.launcher_log}"
+        hint=f"is the host up, the run directory shared and not full? mpirun's words: {evidence.attempt.launcher_log}"
         if silent
         else "",
         log=evidence.attempt.log(rank),

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -129,8 +130,9 @@ class Device:
 
     def abort(self, exit_code: int) -> NoReturn:
         # At once: MindSpore's own end waits for the other ranks, which the launcher ends when this one has failed.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(exit_code)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from checkpoints_mgr import CheckpointManager
@@ -51,7 +51,8 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         return outcome
     except BaseException as error:  # sys.exit too
         if is_users(error):
-            print(error, file=sys.stderr)
+            with suppress(OSError):  # its log may be on a full disk
+                print(error, file=sys.stderr, flush=True)
             collective.abort(ExitCode.BAD_CONFIG)
         # Without this the other ranks wait for ever: MPI's finalisation is a collective.
         logger.exception("rank %d on %s failed", identity.rank, identity.hostname)

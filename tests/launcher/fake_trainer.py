@@ -2,11 +2,12 @@
 
 The recipe is a flat YAML file: steps, step_s, fault, fault_rank, fault_attempts (later attempts have none) and
 save_every (steps; a checkpoint is a file with the number of its step). Faults: none, raise, kill, exit, deaf,
-check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at its own work). Every step is one
-Allreduce, so a rank that dies leaves its peers inside a collective.
+check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at its own work), fill (leaves no
+room where the run is). Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -116,6 +117,10 @@ def train(options: argparse.Namespace) -> int:
                 work_without_end()
             if recipe["fault"] == "frozen":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            if recipe["fault"] == "fill":
+                with (run.root / "filler").open("wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(4096))
         own_s = recipe["step_s"] * (10 if recipe["fault"] == "slow" and faulty else 1)
         time.sleep(own_s)
         now["own_seconds"] += own_s
@@ -165,8 +170,9 @@ def main() -> int:
     try:
         return train(options)
     except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the log may be on a full disk
+            traceback.print_exc()
+            sys.stderr.flush()
         # An ordinary exit would wait in MPI_Finalize for ranks that wait for this one.
         os._exit(ExitCode.FAILED)
 

@@ -24,6 +24,19 @@ from launcher.sweep import sweep_hosts
 from launcher.verdict import Verdict
 
 RESTART = ("cluster.restart.max_restarts=2", "cluster.restart.first_delay_s=0.1")
+DEADLINE_S = 60.0
+
+
+def why_no_mounts() -> str | None:
+    """Why a test cannot have a file system of its own here, None when it can."""
+    try:
+        trial = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"unshare does not run: {error.strerror}"
+    return None if trial.returncode == 0 else f"mounts are not allowed here: {trial.stderr.strip()}"
+
+
+NO_MOUNTS = why_no_mounts()
 
 
 class Made:
@@ -186,6 +199,46 @@ def test_a_killed_rank_is_followed_by_an_attempt_that_goes_on(bench):
     )
     assert families["vpred_launcher_attempt"].samples[0].value == 2
     assert families["vpred_launcher_attempt_running"].samples[0].value == 0
+
+
+def test_a_killed_mpirun_is_followed_by_an_attempt_that_goes_on(bench):
+    launcher = bench.start_training("steps=150", "step_s=0.02", *RESTART)
+    os.kill(bench.child_of(launcher.pid), signal.SIGKILL)
+    _, stderr = launcher.communicate(timeout=DEADLINE_S)
+    assert launcher.returncode == ExitCode.OK, stderr
+    first, second = read_records(bench.run)
+    assert "left no account of its end" in first.text
+    assert (first.exit_code, second.exit_code) == (1, 0)
+    assert second.resumed_step == first.checkpoint_step > 0
+    assert bench.workers() == []
+
+
+@pytest.mark.skipif(NO_MOUNTS is not None, reason=str(NO_MOUNTS))
+@pytest.mark.parametrize(
+    ("restarts", "code", "words"),
+    [
+        (0, ExitCode.FAILED, "remedy: is the host up, the run directory shared and not full?"),
+        # Nothing of a second attempt can be written: the operator's turn.
+        (1, ExitCode.BAD_CONFIG, "run: cannot be written (No space left on device); free some space or give another"),
+    ],
+)
+def test_a_disk_that_fills_up_does_not_silence_the_verdict(bench, restarts, code, words):
+    small = bench.root / "small"
+    small.mkdir()
+    options = [f"cluster.restart.max_restarts={restarts}", "cluster.restart.first_delay_s=0.1"]
+    launch = bench.argv("run", "fault=fill", "cluster.preflight.min_free_disk_bytes=0", *options)
+    # Seen by these processes alone, and gone with them.
+    mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=512k tmpfs "$0" && exec "$@"', str(small)]
+    answer = subprocess.run(
+        [*mount, *launch, "--run-dir", str(small / "run")],
+        capture_output=True, text=True, timeout=DEADLINE_S, env=bench.env, cwd=bench.root, check=False,
+    )  # fmt: skip
+    assert answer.returncode == code, answer.stderr
+    assert "left no account of its end after step 3" in answer.stderr
+    assert "failure.json: cannot be written (No space left on device)" in answer.stderr
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert workers_of(small / "run") == []
 
 
 def test_the_budget_ends_and_the_last_failure_is_told(bench):
