@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from data.source import Folder, Sample
@@ -15,6 +16,7 @@ class Joined:
     def __init__(self, folders: Sequence[Folder]) -> None:
         self.folders = folders
         self.name = ", ".join(folder.name for folder in folders)
+        self.digest = xxhash.xxh3_128_hexdigest("".join(folder.digest for folder in folders).encode())
         self.starts = np.cumsum([0, *self.counts])
 
     def __len__(self) -> int:

@@ -51,6 +51,7 @@ class Source(Protocol):
     """Samples 0 .. n-1. It can be pickled to a worker process, which then reads the same index."""
 
     name: str
+    digest: str  # of all images and captions and where each is listed, not of where the folder is
 
     def __len__(self) -> int:
         """How many there are."""
@@ -76,7 +77,7 @@ class Folder:
 
     def __init__(self, path: Path, index: Index) -> None:
         self.path, self.index = path, index
-        self.name = str(path)
+        self.name, self.digest = str(path), index.digest
         self.rows = np.flatnonzero(~index.is_bad)
 
     def __len__(self) -> int:

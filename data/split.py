@@ -14,7 +14,8 @@ class Subset:
     """These samples of a source, (n,) ids in rising order, numbered anew from 0."""
 
     def __init__(self, source: Source, sample_ids: NDArray[np.intp]) -> None:
-        self.name, self.source, self.sample_ids = source.name, source, sample_ids
+        self.name, self.digest = source.name, source.digest
+        self.source, self.sample_ids = source, sample_ids
 
     def __len__(self) -> int:
         return len(self.sample_ids)

@@ -1,7 +1,8 @@
 """The compiled training graph, kept in the run directory, so that a restart need not compile it again.
 
 MindSpore numbers a process's graphs in the order of their compilation and takes the cached one of that number, whatever
-it computes; of the sources it looks only at some. So one graph alone is cached, under a key of all that it depends on.
+it computes; of the sources it looks only at some, and the folder it asks for once in a process. So one graph alone is
+cached, under a key of all that it depends on: others would have to be compiled in the same order at each start.
 """
 
 import hashlib

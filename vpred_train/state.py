@@ -23,10 +23,11 @@ class TrainState:
 
     `weights` is whole on each rank. `averages`, by name, and the moments are the range that this rank owns, as
     `sharding` says. `updated_at_samples`: the clock at the last real update, from which the averages go on.
+    `data_digest`: of the source that is trained on.
     """
 
-    def __init__(self, config: TrainConfig, space: FlatSpace, collective: Collective) -> None:
-        self.space, self.config = space, config
+    def __init__(self, config: TrainConfig, space: FlatSpace, collective: Collective, data_digest: str = "") -> None:
+        self.space, self.config, self.data_digest = space, config, data_digest
         self.sharding = make_sharding(config, space.size, collective)
         self.weights = space.flatten()
         self.averages = {name: self.own_weights.copy() for name in config.ema.names}
@@ -75,6 +76,7 @@ class TrainState:
             "updated_at_samples": self.updated_at_samples,
             "loss_scale": self.loss_scale.to_progress(),
             "order_version": ORDER_VERSION,
+            "data_digest": self.data_digest,
         }
         return State(whole=whole, progress=progress, shards=shards)
 

@@ -51,8 +51,14 @@ class StopSignal:
         self.received = True
 
 
-def check_order(progress: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a run whose samples came in another order: it would miss some and repeat others."""
+def check_samples(progress: Mapping[str, Any], source: Source) -> None:
+    """Raise ConfigError for a run whose samples were others or came in another order: it would miss some and repeat
+    others."""
+    if progress.get("data_digest", source.digest) != source.digest:  # older checkpoints tell none
+        raise ConfigError(
+            f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, or "
+            "begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
+        )
     version = progress.get("order_version", 1)
     if version != ORDER_VERSION:
         raise ConfigError(
@@ -91,7 +97,7 @@ class Trainer:
         self.fetcher = fetcher or ImageFetcher(source, config.data, config.seed)
         self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
         self.observers: list[Observer] = []
-        self.state = TrainState(config, FlatSpace(networks, config.trainable), collective)
+        self.state = TrainState(config, FlatSpace(networks, config.trainable), collective, source.digest)
         self.step = TrainStep(config, networks, self.state, collective, inputs)
         self.order = make_order(source, config.data, config.seed, config.global_batch)
         self.saves = Saves(config, checkpoints, collective, self.order.samples_per_epoch)
@@ -103,7 +109,7 @@ class Trainer:
         """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
         restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
-            check_order(restored.state.progress)
+            check_samples(restored.state.progress, self.source)
             self.quarantined = restored.quarantined
             self.state.from_checkpoint(restored.state)
             self.state.space.write(self.state.weights)

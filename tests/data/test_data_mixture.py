@@ -64,8 +64,11 @@ def test_held_out_samples_of_a_folder_stay_when_another_grows(folders: tuple[Pat
     counts, before = held_out()
     assert min(counts) > 0
     with (folders[0] / "img_txt.csv").open("a") as table:
-        table.writelines(f"0.png,another {number}\n" for number in range(20))
+        for number in range(10, 30):
+            shutil.copy(folders[0] / "0.png", folders[0] / f"{number}.png")
+            table.write(f"{number}.png,another\n")
     grown, after = held_out()
+    assert joined(folders).counts == (27, 8)
     assert grown[1] == counts[1]
     assert {path for path in before if path.startswith(str(folders[1]))} <= after
 

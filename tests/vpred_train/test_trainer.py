@@ -100,6 +100,22 @@ def test_a_run_that_drew_its_samples_in_another_order_is_refused(train_config: T
         trainer.resume()
 
 
+def test_a_resume_notices_that_the_data_changed(train_config: TrainConfig, tmp_path: Path) -> None:
+    trainer = trainer_of(train_config, tmp_path, [])
+    saved = trainer.state.to_checkpoint()
+    trainer.checkpoints.save(3, saved)
+    trainer.source = open_source((tmp_path / "images").rename(tmp_path / "moved"))
+    trainer.resume()
+    table = tmp_path / "moved" / "img_txt.csv"
+    table.write_text(table.read_text().replace("picture 3", "picture three"))
+    trainer.source = open_source(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"moved: images, captions or their order have changed since the checkpoint"):
+        trainer.resume()
+    del saved.progress["data_digest"]  # as before there was one
+    trainer.checkpoints.save(4, saved)
+    trainer.resume()
+
+
 def test_buckets_train_at_several_shapes(
     train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
