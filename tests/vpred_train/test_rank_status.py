@@ -1,5 +1,9 @@
 """What a rank tells its launcher while it trains, waits or is stuck; and that no way out leaves the others waiting."""
 
+import errno
+import io
+import os
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +13,7 @@ from typing import Any
 import pytest
 from step_results import RESULT
 
+from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import AttemptDir, RankStatus
@@ -70,9 +75,24 @@ def test_a_rank_that_waits_goes_on_telling(
     watchdog.close()
 
 
-@pytest.mark.parametrize("way_out", [SystemExit(0), KeyboardInterrupt(), RuntimeError("broken")])
-def test_no_way_out_leaves_the_others_waiting(
-    way_out: BaseException, train_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class FullDisk(io.TextIOBase):
+    """A log where there is no more room."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("way_out", "code"),
+    [
+        (SystemExit(0), ExitCode.FAILED),
+        (KeyboardInterrupt(), ExitCode.FAILED),
+        (RuntimeError("broken"), ExitCode.FAILED),
+        (ConfigError("not like that"), ExitCode.BAD_CONFIG),
+    ],
+)
+def test_no_way_out_leaves_the_others_waiting_not_even_on_a_full_disk(
+    way_out: BaseException, code: int, train_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class EndedError(Exception):
         pass
@@ -86,9 +106,10 @@ def test_no_way_out_leaves_the_others_waiting(
     monkeypatch.setattr(SingleProcess, "abort", abort)
     monkeypatch.setattr(worker, "train_rank", leave)
     monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
+    monkeypatch.setattr(sys, "stderr", FullDisk())
     arguments = Namespace(
         accelerator=None, device_ids=None, rank_table=None, collective_timeout_s=9.0, run_dir=tmp_path / "run"
     )
     with pytest.raises(EndedError) as ended:
         worker.train(train_config, arguments)
-    assert ended.value.args == (ExitCode.FAILED,)
+    assert ended.value.args == (code,)
