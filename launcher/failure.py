@@ -5,6 +5,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
+from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Record
 from launcher.hccl_codes import HCCL_CODES, find_code
 
@@ -42,14 +43,20 @@ class Failure(Record):
             f"rank {self.rank} on host {self.host} {self.ended} after step {self.last_step}",
             f"cause:  {self.cause or 'not known'}",
             f"where:  {self._where()}",
-            f"remedy: {self.hint or 'read the log'}",
+            f"remedy: {self.hint or ('as the cause says' if self._is_users else 'read the log')}",
             f"log:    {self.log} (all ranks beside it, this in failure.json)",
         )
         return "\n".join(lines)
 
     def _where(self) -> str:
         places = [line.strip() for line in self.traceback if line.startswith("  File ")]
+        if self._is_users:
+            return "what it was given, not its code"
         return places[-1] if places else "its log does not tell"
+
+    @property
+    def _is_users(self) -> bool:
+        return self.returncode == ExitCode.BAD_CONFIG
 
 
 def read_log(failure: Failure) -> Failure:

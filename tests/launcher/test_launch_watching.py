@@ -179,3 +179,15 @@ def test_hccl_codes_are_found_by_their_present_name_and_bring_their_hint(tmp_pat
     lines = str(failure).splitlines()
     assert len(lines) == 5 and lines[0] == "rank 0 on host n ended with exit code 1 after step 5"
     assert not blames_peer(tmp_path / "rank_1.log")  # there is none
+
+
+def test_a_users_mistake_is_not_looked_for_in_the_code(tmp_path: Path) -> None:
+    log = tmp_path / "rank_0.log"
+    log.write_text("data.path: found 'nowhere'; give a folder\n")
+    mistake = Failure(kind="exit", rank=0, host="n", ended="ended with exit code 2", returncode=2, last_step=0, log=log)
+    lines = str(read_log(mistake)).splitlines()
+    assert lines[1:4] == [
+        "cause:  data.path: found 'nowhere'; give a folder",
+        "where:  what it was given, not its code",
+        "remedy: as the cause says",
+    ]
