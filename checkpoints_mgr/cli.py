@@ -10,15 +10,18 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, step_name, steps_in
+from checkpoints_mgr.manager import CheckpointManager
 from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.policy import Retention
 from checkpoints_mgr.reading import lease, open_step, verify_files
-from checkpoints_mgr.state import JSON
+from checkpoints_mgr.state import JSON, State
 from checkpoints_mgr.streaming import consolidate, differences
 from checkpoints_mgr.sweeping import expired_steps, leftovers, retire
 from checkpoints_mgr.writing import discard
@@ -34,6 +37,14 @@ class Format(Protocol):
     def __call__(self, step: Path, weights: str, base: Path | None, output: Path) -> str:
         """weights: raw, ema, or an average's name; base: the weights that the run began with, when they moved. Returns
         one line that tells what was written. CheckpointError."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads the tensors of files that are no step of ours; the package on top brings its own to `main`."""
+
+    def __call__(self, path: Path) -> Mapping[str, NDArray[Any]]:
+        """All tensors by name. CheckpointError."""
         ...
 
 
@@ -56,10 +67,13 @@ class StepReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def main(argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS) -> None:
+def main(
+    argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS, read: Reader | None = None
+) -> None:
     """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met. formats: what
-    `consolidate` can write besides safetensors."""
-    arguments = _parser(formats).parse_args(argv)
+    `consolidate` can write besides safetensors; read: what `convert` reads with, without which there is no such
+    command."""
+    arguments = _parser(formats, read).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
@@ -72,7 +86,7 @@ def main(argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_F
     sys.exit(code)
 
 
-def _parser(formats: Mapping[str, Format]) -> argparse.ArgumentParser:
+def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-ckpt", description="Look after the checkpoints of a run.")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -86,6 +100,13 @@ def _parser(formats: Mapping[str, Format]) -> argparse.ArgumentParser:
     for each in (inspect, verify):
         each.add_argument("path", type=Path, help="a checkpoint root, or one step_... directory")
     _add_consolidate(command("consolidate", _consolidate, "write whole tensors of a step as one file"), formats)
+    if read is not None:
+        convert = command("convert", _convert, "write tensors of other software as a step, verified like any other")
+        convert.set_defaults(read=read)
+        convert.add_argument("path", type=Path, help="a .ckpt or safetensors file, or a folder of such")
+        convert.add_argument("output", type=Path, help="a checkpoint root; must be new")
+        convert.add_argument("--component", default="model", help="what the tensors become part of (model)")
+        convert.add_argument("--step", type=int, default=0, metavar="N", help="the step's number (0)")
     diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
     diff.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
     diff.add_argument("other", type=Path, help="the same")
@@ -154,6 +175,17 @@ def _consolidate(arguments: argparse.Namespace) -> int:
         raise CheckpointError(f"{output} exists already; give a new path")
     with lease(path):
         print(arguments.formats[arguments.format](path, arguments.weights or "ema", arguments.base, output))
+    return OK
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    root = arguments.output.absolute()
+    if storage.is_occupied(root):
+        raise CheckpointError(f"{root} exists already; give a new folder")
+    tensors = arguments.read(arguments.path)
+    state = State({f"{arguments.component}/{name}": tensor for name, tensor in tensors.items()}, progress={})
+    saved = CheckpointManager(root).save(arguments.step, state)
+    print(f"{arguments.output}: step {saved.step}, {len(tensors)} tensors of {arguments.path}")
     return OK
 
 

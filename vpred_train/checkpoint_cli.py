@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from checkpoints_mgr import Checkpoint, CheckpointError
 from checkpoints_mgr import cli as checkpoint_commands
@@ -11,6 +14,7 @@ from launcher.contract.config import ConfigError, build_document
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.optim_config import component_of
+from vpred_train.weights.containers import open_contents
 from vpred_train.weights.recognition import LAYOUTS
 from vpred_train.weights.shapes import stability_name
 from vpred_train.weights.stored import LazyTensors
@@ -19,7 +23,8 @@ from vpred_train.whole_model import write_whole
 
 def main(argv: Sequence[str] | None = None) -> None:
     """As checkpoints_mgr.cli.main."""
-    checkpoint_commands.main(argv, {layout: partial(write_step, layout) for layout in LAYOUTS})
+    formats = {layout: partial(write_step, layout) for layout in LAYOUTS}
+    checkpoint_commands.main(argv, formats, read_plain)
 
 
 def write_step(layout: str, step: Path, weights: str, base: Path | None, output: Path) -> str:
@@ -37,6 +42,23 @@ def write_step(layout: str, step: Path, weights: str, base: Path | None, output:
         raise CheckpointError(str(error)) from None
     kind = "LoRA" if config.lora else "whole model"
     return f"{output}: {kind}, {layout} layout, {average or 'raw'} weights of {step}"
+
+
+def read_plain(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a file in any container, or of all files of a folder; see checkpoints_mgr.cli.Reader."""
+    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    tensors: dict[str, NDArray[Any]] = {}
+    try:
+        for file in files:
+            found = open_contents(file).tensors
+            if twice := sorted(found.keys() & tensors.keys()):
+                raise ConfigError(f"{file}: {twice[0]} is in another file of {path} too; give one file")
+            tensors |= {name: stored.plain() for name, stored in found.items()}
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors; give a .ckpt or safetensors file, or a folder of them")
+    return tensors
 
 
 def recipe_of(checkpoint: Checkpoint) -> TrainConfig:

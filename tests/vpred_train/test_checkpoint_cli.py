@@ -1,4 +1,5 @@
-"""vpred-ckpt consolidate --format: the trained tensors with the frozen ones, refused where these are not to be had."""
+"""vpred-ckpt consolidate --format: the trained tensors with the frozen ones, refused where these are not to be had; and
+convert: tensors of other software as a step."""
 
 import json
 import weakref
@@ -6,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mindspore
 import numpy as np
 import pytest
+from mindspore import Tensor
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from weights_files import TINY, write_tiny
 
 from checkpoints_mgr import Checkpoint, CheckpointManager, State
@@ -62,16 +66,22 @@ def pretrained(tmp_path: Path) -> PretrainedConfig:
     return pinned(PretrainedConfig(path=tmp_path / "base.safetensors"))
 
 
+def run(*arguments: Any) -> int:
+    """vpred-ckpt in this process; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
 @pytest.fixture
 def consolidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: Any) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["consolidate", str(tmp_path / "root"), *map(str, arguments)])
+    def with_output(*arguments: Any) -> tuple[int, str]:
+        code = run("consolidate", tmp_path / "root", *arguments)
         out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out + err
+        return code, out + err
 
-    return run
+    return with_output
 
 
 @pytest.mark.parametrize(
@@ -214,3 +224,36 @@ def test_one_tensor_is_in_memory_at_a_time(
     assert consolidate(tmp_path / "a.ckpt", "--format", "mindone")[0] == 0
     assert len(most) == sum(name.startswith(UNET) for name in stability_shapes(TINY))
     assert max(most) <= 1
+
+
+@pytest.mark.parametrize("container", ["ckpt", "safetensors", "folder"])
+def test_files_of_other_software_become_a_step(container: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {"a.weight": rng.normal(size=(3, 5)).astype(np.float32), "b": np.arange(4, dtype=np.int32)}
+    source = tmp_path / f"weights.{container}"
+    if container == "ckpt":
+        mindspore.save_checkpoint([{"name": name, "data": Tensor(each)} for name, each in tensors.items()], str(source))
+    elif container == "safetensors":
+        save_file(tensors, source)
+    else:
+        source.mkdir()
+        for name, each in tensors.items():
+            save_file({name: each}, source / f"{name}.safetensors")
+    assert run("convert", source, tmp_path / "root", "--step", 7) == 0
+    checkpoint = Checkpoint.open(tmp_path / "root" / "step_0000000007")
+    assert sorted(checkpoint.names("model")) == sorted(tensors)
+    for name, each in tensors.items():
+        found = checkpoint.read("model", name)
+        assert found.dtype == each.dtype
+        np.testing.assert_array_equal(found, each)
+    assert run("verify", tmp_path / "root") == 0
+    assert run("convert", source, tmp_path / "root") == 2
+
+
+def test_a_folder_with_a_tensor_in_two_files_is_no_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "both").mkdir()
+    for name in ("one", "two"):
+        save_file({"w": np.zeros(2, np.float32)}, tmp_path / "both" / f"{name}.safetensors")
+    assert run("convert", tmp_path / "both", tmp_path / "root") == 2
+    assert "two.safetensors: w is in another file" in capsys.readouterr().err
+    assert not (tmp_path / "root").exists()

@@ -43,6 +43,13 @@ class StoredTensor:
             return (stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(np.float32, order="C", copy=self.strides is not None)
 
+    def plain(self) -> NDArray[Any]:
+        """A new array of `shape` in the stored type; bfloat16, which numpy lacks, is widened to float32.
+
+        Raises ConfigError for a file that has become shorter.
+        """
+        return self.float32() if self.dtype == "bfloat16" else np.ascontiguousarray(self._elements())
+
     def number(self) -> float:
         """The one element of a tensor of any type. Raises ConfigError for more or less of them."""
         if math.prod(self.shape) != 1:
