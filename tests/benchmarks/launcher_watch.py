@@ -77,10 +77,15 @@ def watch(ranks: int, seconds: float, answer: "multiprocessing.Queue[dict[str, f
             run_dir=Path(folder),
             attempt=1,
             accelerator="cpu",
+            starter="mpirun",
+            init="mpi",
+            binding="none",
+            ports={},
             ranks=tuple(
                 RankPlace(rank=rank, host=f"n{rank // 8}", local_rank=rank % 8, device_id=None, metrics="")
                 for rank in range(ranks)
             ),
+            forwarded=(),
             argv=(sys.executable, "-P", __file__, "--beat", folder, "--ranks", str(ranks)),
             environment={},
             files={},
