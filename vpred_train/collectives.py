@@ -1,22 +1,17 @@
 """How ranks talk: one protocol, one implementation for each world."""
 
-import faulthandler
 import logging
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from launcher.contract.exit_codes import ExitCode
 from vpred_train import runtime
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.flat import FlatArrays, blocks, longest_range, range_in
 from vpred_train.plain_values import pack, unpack
+from vpred_train.watchdog import Waits, Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +28,7 @@ class Collective(Protocol):
 
     rank: int
     world_size: int
-    waits: "Waits"
+    waits: Waits
 
     def sum_(self, values: FloatArray) -> None:
         """Replace a contiguous 1-D float32 array by its sum over the ranks, in its own memory."""
@@ -62,14 +57,6 @@ class Collective(Protocol):
 
     def close(self) -> None:
         """No call follows."""
-
-
-class Waits:
-    """How long this rank has been in collectives, waiting for others or exchanging with them; `now`: it is in one."""
-
-    def __init__(self) -> None:
-        self.now = False
-        self.seconds = 0.0
 
 
 class SingleProcess:
@@ -107,45 +94,6 @@ class SingleProcess:
 
     def close(self) -> None:
         pass
-
-
-class Watchdog:
-    """Ends this process when a wait for the others outlasts `timeout_s`: a peer that hangs never answers."""
-
-    def __init__(self, rank: int, timeout_s: float) -> None:
-        self.rank, self.timeout_s = rank, timeout_s
-        self.waits = Waits()
-        self._deadline_s: float | None = None
-        self._closed = threading.Event()
-        threading.Thread(target=self._watch, daemon=True, name="collective-watchdog").start()
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """The body must end in time."""
-        started_s = time.monotonic()
-        self._deadline_s = started_s + self.timeout_s
-        self.waits.now = True
-        try:
-            yield
-        finally:
-            self._deadline_s = None
-            self.waits.now = False
-            self.waits.seconds += time.monotonic() - started_s
-
-    def close(self) -> None:
-        self._closed.set()
-
-    def _watch(self) -> None:
-        while not self._closed.wait(min(1.0, self.timeout_s / 4)):
-            deadline_s = self._deadline_s
-            if deadline_s is not None and time.monotonic() > deadline_s:
-                logger.critical(
-                    "rank %d: the other ranks did not answer within %.0f s; a rank is dead, stuck, or very slow",
-                    self.rank,
-                    self.timeout_s,
-                )
-                faulthandler.dump_traceback(all_threads=True)
-                os._exit(ExitCode.FAILED)
 
 
 class Mpi:

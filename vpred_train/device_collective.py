@@ -11,10 +11,10 @@ from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank
 from numpy.typing import NDArray
 
-from vpred_train.collectives import Watchdog
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.flat import FlatArrays, blocks, longest_range, range_in, rank_pieces
 from vpred_train.plain_values import pack, unpack
+from vpred_train.watchdog import Watchdog
 
 # Elements that one operation handles. Each length is a graph to compile, so there are few; the rest is zeros.
 PIECES = (1 << 10, 1 << 14, 1 << 18)

@@ -12,10 +12,10 @@ from checkpoints_mgr import SaveResult
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import BEAT_S, AttemptDir, Phase, RankStatus
 from monitoring import History, WorkerMetrics
-from vpred_train.collectives import Waits
 from vpred_train.config import TrainConfig
 from vpred_train.speed import Speed
 from vpred_train.step import StepResult
+from vpred_train.watchdog import Waits
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import AttemptDir, RankStatus
 from vpred_train import hooks, worker
-from vpred_train.collectives import SingleProcess, Waits, Watchdog
+from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 from vpred_train.hooks import StatusHook
+from vpred_train.watchdog import Waits, Watchdog
 
 IDENTITY = Identity(1, 2, 1, 2, "n", "test")
 LONG = replace(RESULT, step=1, samples_seen=4, step_seconds=9.0, data_wait_seconds=0.0, collective_seconds=0.0)
