@@ -51,14 +51,6 @@ class ChunkHasher:
         self._room_bytes = self._chunk_bytes
 
 
-def blocks_digest(blocks: Iterable[memoryview]) -> str:
-    """The digest of one chunk, given in blocks."""
-    digest = xxhash.xxh3_64()
-    for block in blocks:
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def canonical_json(document: object) -> bytes:
     """One byte string for one document: sorted keys, no spaces, UTF-8 with ASCII escapes, no NaN."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")

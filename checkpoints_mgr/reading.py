@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints_mgr import storage
-from checkpoints_mgr.digests import blocks_digest
+from checkpoints_mgr.digests import ChunkHasher
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, QUARANTINE, step_of
 from checkpoints_mgr.manifest import FileEntry, Manifest, from_bytes
@@ -52,8 +53,11 @@ def lease(directory: Path) -> AbstractContextManager[bool]:
     return storage.locked(directory / MANIFEST, exclusive=False)
 
 
-def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """The cheap check: every file of this place is there with its size. CorruptCheckpointError."""
+def check_step(directory: Path, manifest: Manifest) -> None:
+    """The cheap check: it is this step's manifest, and every file of this place is there with its size.
+    CorruptCheckpointError."""
+    if step_of(directory.name) not in (None, manifest.step):
+        raise CorruptCheckpointError(f"{directory / MANIFEST} is of step {manifest.step}")
     for entry in manifest.local_files:
         path = directory / entry.name
         try:
@@ -67,9 +71,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
 def open_step(directory: Path) -> Manifest:
     """The manifest of a step whose own digest and file sizes are right. CorruptCheckpointError, CheckpointError."""
     manifest = from_bytes(read_manifest(directory), str(directory / MANIFEST))
-    if step_of(directory.name) not in (None, manifest.step):
-        raise CorruptCheckpointError(f"{directory / MANIFEST} is of step {manifest.step}")
-    check_sizes(directory, manifest)
+    check_step(directory, manifest)
     return manifest
 
 
@@ -175,18 +177,28 @@ def read_wanted(directory: Path, entry: FileEntry, wanted: Sequence[Wanted]) -> 
 
 def _read_chunks(directory: Path, entry: FileEntry, wanted: Sequence[Wanted], chunks: Sequence[int]) -> None:
     """Read chunks straight into the wanted memory, what lies between into a scratch block, and check each digest."""
-    path, scratch = directory / entry.name, memoryview(bytearray(min(BLOCK_BYTES, entry.chunk_bytes)))
+    path, scratch = directory / entry.name, memoryview(bytearray(min(BLOCK_BYTES, entry.size_bytes)))
     try:
         reader = storage.Reader(path)
     except FileNotFoundError as error:
         raise _missing(path) from error
     with reader:
-        for chunk in chunks:
-            start = chunk * entry.chunk_bytes
-            stop = min(start + entry.chunk_bytes, entry.size_bytes)
-            digest = blocks_digest(_read_blocks(reader, start, stop, wanted, scratch))
-            if digest != entry.digests[chunk]:
-                raise CorruptCheckpointError(f"{path}: digest mismatch in bytes {start} to {stop}", entry.name)
+        for first, last in _runs(chunks):
+            start, stop = first * entry.chunk_bytes, min((last + 1) * entry.chunk_bytes, entry.size_bytes)
+            hasher = ChunkHasher(entry.chunk_bytes)
+            for _ in hasher.passing(_read_blocks(reader, start, stop, wanted, scratch)):
+                pass
+            for chunk, digest in enumerate(hasher.digests(), first):
+                if digest != entry.digests[chunk]:
+                    start = chunk * entry.chunk_bytes
+                    stop = min(start + entry.chunk_bytes, entry.size_bytes)
+                    raise CorruptCheckpointError(f"{path}: digest mismatch in bytes {start} to {stop}", entry.name)
+
+
+def _runs(chunks: Sequence[int]) -> list[tuple[int, int]]:
+    """Sorted numbers as (first, last) of what is consecutive."""
+    breaks = [index for index in range(1, len(chunks)) if chunks[index] != chunks[index - 1] + 1]
+    return [(chunks[low], chunks[high - 1]) for low, high in pairwise([0, *breaks, len(chunks)])]
 
 
 def _read_blocks(

@@ -9,10 +9,18 @@ from typing import Any, Literal
 from checkpoints_mgr import storage
 from checkpoints_mgr.communicator import Communicator
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
-from checkpoints_mgr.layout import QUARANTINE, step_name, steps_in
-from checkpoints_mgr.manifest import Manifest, from_bytes, to_bytes
-from checkpoints_mgr.reading import lease, open_step, quarantine, read_parts, verify_file
-from checkpoints_mgr.state import Parts, Restored, State, wanted_parts
+from checkpoints_mgr.layout import MANIFEST, QUARANTINE, step_name, steps_in
+from checkpoints_mgr.manifest import Manifest, from_bytes
+from checkpoints_mgr.reading import (
+    check_step,
+    lease,
+    open_step,
+    quarantine,
+    read_manifest,
+    read_parts,
+    verify_file,
+)
+from checkpoints_mgr.state import Restored, State, wanted_parts
 from checkpoints_mgr.votes import on_root, together
 
 logger = logging.getLogger(__name__)
@@ -76,15 +84,27 @@ class Restorer:
     def _restore_step(self, step: int, template: State) -> tuple[Restored | None, str]:
         """The step, or the fault for which rank 0 has put it into quarantine."""
         comm, what, directory = self._comm, f"cannot restore step {step}", self._root / step_name(step)
-        opened: list[Manifest] = []  # by rank 0
-        text, fault = on_root(comm, what, lambda: _open(directory, opened))
+        manifests: list[Manifest] = []
+
+        def read() -> Any:
+            """Fill the template; (file, fault) when something is corrupt, otherwise nothing."""
+            try:
+                manifests.append(from_bytes(text.encode(), str(directory / MANIFEST)))
+                if comm.rank == 0:
+                    check_step(directory, manifests[0])
+                read_parts(directory, manifests[0], wanted_parts(template))
+            except CorruptCheckpointError as error:
+                return error.file, str(error)
+            return None
+
+        text, fault = on_root(comm, what, lambda: _manifest_text(directory))
         if text:
-            manifest = opened[0] if opened else from_bytes(text.encode(), str(directory))
-            votes = together(comm, what, lambda: _read(directory, manifest, wanted_parts(template)))
+            votes = together(comm, what, read)
             faults = [(rank, vote) for rank, vote in enumerate(votes) if vote]
             if not faults:
+                (manifest,) = manifests
                 return Restored(step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
-            fault = on_root(comm, what, lambda: _second_look(directory, manifest, [file for _, (file, _) in faults]))
+            fault = on_root(comm, what, lambda: _second_look(directory, [file for _, (file, _) in faults]))
             if not fault:
                 # Rank 0 reads what was committed: the disk is right, and another host's view of it is not.
                 rank, (_, message) = faults[0]
@@ -95,27 +115,18 @@ class Restorer:
         return None, fault
 
 
-def _open(directory: Path, opened: list[Manifest]) -> tuple[str, str]:
-    """The manifest, also as text for all ranks; or what is corrupt about the step."""
+def _manifest_text(directory: Path) -> tuple[str, str]:
+    """The manifest as it is, for all ranks to check; or the fault, that a committed step has none."""
     try:
-        opened.append(open_step(directory))
-        return to_bytes(opened[0]).decode(), ""
+        return read_manifest(directory).decode(errors="replace"), ""
     except CorruptCheckpointError as error:
         return "", str(error)
 
 
-def _read(directory: Path, manifest: Manifest, parts: Parts) -> Any:
-    """Fill the parts; (file, fault) when one is corrupt, otherwise nothing."""
+def _second_look(directory: Path, files: list[str]) -> str:
+    """Rank 0: what is corrupt about a step, of whose files some rank found these so; empty when nothing is."""
     try:
-        read_parts(directory, manifest, parts)
-    except CorruptCheckpointError as error:
-        return error.file, str(error)
-    return None
-
-
-def _second_look(directory: Path, manifest: Manifest, files: list[str]) -> str:
-    """Rank 0: what is corrupt about files that some rank found so, empty when nothing is."""
-    try:
+        manifest = open_step(directory)
         for entry in manifest.files:
             if entry.name in files:
                 verify_file(directory, entry)

@@ -19,9 +19,9 @@ from typing import Any
 Failpoint = Callable[[str, Path, Any], None]
 
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
-_IOV_MAX = 1000  # buffers of one preadv; Linux takes 1024
+_IOV_MAX = 1000  # buffers of one preadv or writev; Linux takes 1024
 _START_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
-_WRITE_BACK_BYTES = 8 << 20
+WRITE_BYTES = 4 << 20  # of one writev: a small write costs more in the page cache than its copy does
 _libc = ctypes.CDLL(None, use_errno=True)
 _failpoint: Failpoint | None = None
 
@@ -29,7 +29,7 @@ _failpoint: Failpoint | None = None
 def set_failpoint(hook: Failpoint | None) -> None:
     """Call hook(operation, path, detail) before each operation; it may raise, wait, or end the process. None: nobody.
 
-    detail: (offset, bytes view) of a write, the target path of a rename, otherwise None.
+    detail: (offset, bytes views) of a write, the target path of a rename, otherwise None.
     """
     global _failpoint
     _failpoint = hook
@@ -120,16 +120,12 @@ def new_file(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> Itera
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         _reserve(path, descriptor, size_bytes)
-        offset = begun = 0
-        for block in blocks:
-            _pass("write", path, (offset, block))
-            rest = block
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            offset += len(block)
-            if offset - begun >= _WRITE_BACK_BYTES:
-                _start_write_back(descriptor, begun, offset - begun)
-                begun = offset
+        offset = 0
+        for batch in _batches(blocks):
+            _pass("write", path, (offset, batch))
+            written_bytes = _write_all(descriptor, batch)
+            _start_write_back(descriptor, offset, written_bytes)
+            offset += written_bytes
         yield
         _pass("fsync", path)
         os.fsync(descriptor)
@@ -138,6 +134,40 @@ def new_file(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> Itera
         os.close(descriptor)
     if written_bytes != size_bytes:
         raise OSError(errno.EIO, f"{written_bytes} bytes written of {size_bytes}", str(path))
+
+
+def _batches(blocks: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """The blocks, as many at a time as one write takes."""
+    batch: list[memoryview] = []
+    size_bytes = 0
+    for block in blocks:
+        batch.append(block)
+        size_bytes += len(block)
+        if size_bytes >= WRITE_BYTES or len(batch) == _IOV_MAX:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _write_all(descriptor: int, buffers: Sequence[memoryview]) -> int:
+    """Write the buffers, one after the other, at the file's end; returns their bytes."""
+    rest = [buffer for buffer in buffers if buffer]
+    written_bytes = 0
+    while rest:
+        count = os.writev(descriptor, rest)
+        written_bytes += count
+        rest = _behind(rest, count)
+    return written_bytes
+
+
+def _behind(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What is left of the buffers after their first count bytes."""
+    for index, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [buffer[count:], *buffers[index + 1 :]]
+        count -= len(buffer)
+    return []
 
 
 def _start_write_back(descriptor: int, offset: int, length: int) -> None:
@@ -204,10 +234,7 @@ class Reader:
             if not count:
                 break
             done_bytes += count
-            while rest and count >= len(rest[0]):
-                count -= len(rest.pop(0))
-            if count:
-                rest[0] = rest[0][count:]
+            rest = _behind(rest, count)
         return done_bytes
 
 

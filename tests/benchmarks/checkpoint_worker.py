@@ -5,7 +5,6 @@ import ctypes
 import json
 import os
 import resource
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,12 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State
+from checkpoints_mgr import CheckpointManager, FlatShard, Retention, Segment, State
+from checkpoints_mgr.reading import open_step, plan_reads
+from checkpoints_mgr.state import wanted_parts
 from vpred_train.collectives import Collective, make_collective
 from vpred_train.flat import bounds_of
 
 TENSORS = 200
 BLOCK_BYTES = 16 << 20
+REST_S = 0.5
+TRAINING_STEP_S = 0.1
 WINDOW_BYTES = 256 << 20  # beyond the caches, and little beside the state
 START_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
 libc = ctypes.CDLL(None, use_errno=True)
@@ -43,8 +46,10 @@ def make_state(size_bytes: int, rank: int, world_size: int) -> State:
 
 
 def timed(collective: Collective, action: Callable[[], Any]) -> float:
-    """Seconds until the last rank is done. What others have left to write is written first."""
+    """Seconds until the last rank is done. What others have left to write is written first, and the disk comes to
+    rest."""
     os.sync()
+    time.sleep(REST_S)
     collective.barrier()
     started_s = time.perf_counter()
     action()
@@ -73,9 +78,9 @@ def write_plainly(path: Path, content: memoryview, size_bytes: int, early: bool)
         os.fsync(stream.fileno())
 
 
-def read_plainly(path: Path, content: memoryview, size_bytes: int) -> None:
+def read_plainly(path: Path, content: memoryview) -> None:
     with path.open("rb", buffering=0) as stream:
-        for block in blocks(content, size_bytes):
+        for block in blocks(content, path.stat().st_size):
             stream.readinto(block)
 
 
@@ -93,6 +98,17 @@ def forget(*paths: Path) -> None:
         os.close(descriptor)
 
 
+def rotated(names: list[str], turns: int) -> list[str]:
+    """Each is first in its turn."""
+    first = turns % len(names)
+    return names[first:] + names[:first]
+
+
+def sizes_of(state: State) -> tuple[list[int], list[int]]:
+    """Bytes of the whole tensors, and of the shards."""
+    return [array.nbytes for array in state.whole.values()], [each.values.nbytes for each in state.shards.values()]
+
+
 class Measured(dict[str, list[float]]):
     """Figures by name, one of each repeat."""
 
@@ -103,47 +119,56 @@ class Measured(dict[str, list[float]]):
 def measure(collective: Collective, folder: Path, size_bytes: int, repeats: int, others: bool) -> Measured:
     """All figures of this rank; times are the same on all."""
     state = make_state(size_bytes, collective.rank, collective.world_size)
-    manager, found = CheckpointManager(folder / "ours", collective), Measured()
-    whole_bytes = sum(array.nbytes for array in state.whole.values())
-    shard_bytes = sum(shard.values.nbytes for shard in state.shards.values())
+    # Nothing is removed: blocks that were given up a moment ago take new bytes several times faster than others do.
+    manager, found = CheckpointManager(folder / "ours", collective, Retention(last=1 << 30)), Measured()
+    whole_bytes, shard_bytes = map(sum, sizes_of(state))
     before_bytes = peak_bytes()
     manager.start_save(0, state)
     manager.wait()
     found.note("extra_bytes", peak_bytes() - before_bytes)
     found.note("own_bytes", shard_bytes + whole_bytes // collective.world_size)
     for repeat in range(repeats):
-        measure_once(collective, folder, state, manager, 10 * repeat + 1, found)
-        found.note("restore_bytes", whole_bytes + shard_bytes)
+        measure_once(collective, folder, state, manager, repeat, found)
         if others:
-            measure_mindspore(collective, folder / "theirs.safetensors", size_bytes, found)
+            measure_mindspore(collective, folder / f"theirs-{repeat}", size_bytes, found)
     return found
 
 
 def measure_once(
-    collective: Collective, folder: Path, state: State, manager: CheckpointManager, step: int, found: Measured
+    collective: Collective, folder: Path, state: State, manager: CheckpointManager, repeat: int, found: Measured
 ) -> None:
-    """Each of ours beside the same of the machine."""
-    path = folder / f"plain-{collective.rank}"
+    """Each of ours beside the same of the machine. The writes take turns in who is first."""
     own_bytes = int(found["own_bytes"][0])
     # A multiple of the block, so that blocks do not straddle its end.
     window = np.ones(min(WINDOW_BYTES, -(-own_bytes // BLOCK_BYTES) * BLOCK_BYTES), np.uint8)
     copy = np.zeros_like(window)
-    for name, early in (("plain_write_s", False), ("early_write_s", True)):
-        path.unlink(missing_ok=True)
-        found.note(name, timed(collective, lambda early=early: write_plainly(path, window.data, own_bytes, early)))
-    found.note("save_s", timed(collective, lambda: manager.save(step, state)))
+    step = 2 * repeat + 1
+    plain = {name: folder / f"{name}-{repeat}-{collective.rank}" for name in ("plain_write_s", "early_write_s")}
+    writes: dict[str, Callable[[], Any]] = {
+        name: partial(write_plainly, path, window.data, own_bytes, name == "early_write_s")
+        for name, path in plain.items()
+    } | {"save_s": lambda: manager.save(step, state)}
+    for name in rotated(list(writes), repeat):
+        found.note(name, timed(collective, writes[name]))
     found.note("copy_s", timed(collective, lambda: copy_plainly(window.data, copy.data, own_bytes)))
     manager.start_save(step + 1, state)
     while (saved := manager.poll()) is None:
-        time.sleep(0.05)  # training
+        time.sleep(TRAINING_STEP_S)
     found.note("stage_s", saved.stage_seconds)
     found.note("stall_s", saved.stall_seconds)
     found.note("background_s", saved.seconds)
-    forget(path, *saved.path.iterdir())
-    found.note("plain_read_s", timed(collective, lambda: read_plainly(path, copy.data, own_bytes)))
-    found.note("restore_s", timed(collective, lambda: manager.restore(state)))
+    needed = [saved.path / name for name in plan_reads(open_step(saved.path), wanted_parts(state))]
+    reads: dict[str, Callable[[], Any]] = {
+        "plain_read": lambda: read_plainly(plain["plain_write_s"], copy.data),
+        "files_read": lambda: [read_plainly(file, copy.data) for file in needed],
+        "restore": lambda: manager.restore(state),
+    }
+    for name in rotated(list(reads), repeat):
+        forget(plain["plain_write_s"], *saved.path.iterdir())
+        found.note(f"{name}_s", timed(collective, reads[name]))
     found.note("plain_read_bytes", own_bytes)
-    path.unlink()
+    found.note("files_read_bytes", sum(file.stat().st_size for file in needed))
+    found.note("restore_bytes", sum(map(sum, sizes_of(state))))
 
 
 def peak_bytes() -> int:
@@ -160,18 +185,17 @@ def measure_mindspore(collective: Collective, path: Path, size_bytes: int, found
         values = np.ones(size_bytes // 16 // TENSORS, np.float32)
         items = [{"name": f"t{number}", "data": mindspore.Tensor(values)} for number in range(4 * TENSORS)]
 
-    def save(flush: bool) -> None:
+    def save(name: str) -> None:
         if collective.rank == 0:
-            mindspore.save_checkpoint(items, str(path), format="safetensors")
-            if flush:
-                descriptor = os.open(path, os.O_RDONLY)
+            file = path.with_name(f"{path.name}-{name}.safetensors")
+            mindspore.save_checkpoint(items, str(file), format="safetensors")
+            if name == "mindspore_fsync_s":
+                descriptor = os.open(file, os.O_RDONLY)
                 os.fsync(descriptor)
                 os.close(descriptor)
 
-    for name, flush in (("mindspore_s", False), ("mindspore_fsync_s", True)):
-        found.note(name, timed(collective, partial(save, flush)))
-        if collective.rank == 0:
-            path.unlink()
+    for name in ("mindspore_s", "mindspore_fsync_s"):
+        found.note(name, timed(collective, partial(save, name)))
 
 
 def main() -> None:
@@ -186,7 +210,6 @@ def main() -> None:
     found = measure(collective, options.folder, options.megabytes * 10**6, options.repeats, options.mindspore)
     own_bytes = collective.allgather_object(found["own_bytes"][0])
     if collective.rank == 0:
-        shutil.rmtree(options.folder / "ours")
         print(json.dumps({**found, "own_bytes": own_bytes}))
     collective.close()
 

@@ -15,7 +15,14 @@ from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storag
 from checkpoints_mgr.cli import main
 
 DEADLINE_S = 10
+WRITE_BYTES = 2000
 SHARDED = ("ema", "adam_m", "adam_v")
+
+
+@pytest.fixture(autouse=True)
+def small_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small states too take several writes for each file."""
+    monkeypatch.setattr(storage, "WRITE_BYTES", WRITE_BYTES)
 
 
 class ThreadRank:

@@ -52,7 +52,7 @@ class Recorder:
 
     def __call__(self, operation: str, path: Path, detail: Any) -> None:
         if operation == "write":
-            detail = (detail[0], bytes(detail[1]))
+            detail = (detail[0], b"".join(detail[1]))
         self.log.append((operation, path, detail))
 
 

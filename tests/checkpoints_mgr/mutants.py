@@ -25,15 +25,15 @@ def no_tile_check() -> None:
 
 
 def no_digest_check() -> None:
-    def blind(blocks: Any) -> str:
-        list(blocks)
-        return Equal()
+    class Blind(reading.ChunkHasher):
+        def digests(self) -> list[str]:
+            return [Equal(digest) for digest in super().digests()]
 
-    reading.blocks_digest = blind  # type: ignore[attr-defined]
+    reading.ChunkHasher = Blind  # type: ignore[misc]
 
 
 def no_size_check() -> None:
-    reading.check_sizes = lambda directory, manifest: None
+    reading.check_step = restoring.check_step = lambda directory, manifest: None
 
 
 def no_vote() -> None:

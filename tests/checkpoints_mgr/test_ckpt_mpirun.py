@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     ("spec", "step"),
     [
-        ("write#1@rank1=kill", 20),
+        ("write#0@rank1=kill", 20),
         ("fsync#2@rank0=kill", 20),
         ("rename#0@rank0=kill", 20),  # the commit itself
         ("sync_dir#2@rank0=kill", 30),  # right after it
