@@ -103,7 +103,9 @@ def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.Argu
     if read is not None:
         convert = command("convert", _convert, "write tensors of other software as a step, verified like any other")
         convert.set_defaults(read=read)
-        convert.add_argument("path", type=Path, help="a .ckpt or safetensors file, or a folder of such")
+        convert.add_argument(
+            "path", type=Path, help="a .ckpt or safetensors file, or a folder of such, or a mindformers iteration_..."
+        )
         convert.add_argument("output", type=Path, help="a checkpoint root; must be new")
         convert.add_argument("--component", default="model", help="what the tensors become part of (model)")
         convert.add_argument("--step", type=int, default=0, metavar="N", help="the step's number (0)")

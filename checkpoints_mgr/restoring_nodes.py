@@ -6,6 +6,7 @@ ranks, spread over the nodes in another way, and new nodes, but none of the old 
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import step_name, steps_in
 from checkpoints_mgr.manifest import FileEntry, Manifest, from_bytes, to_bytes
 from checkpoints_mgr.nodes import Nodes
-from checkpoints_mgr.reading import Wanted, open_step, plan_reads, quarantine, read_local, read_wanted
+from checkpoints_mgr.reading import Wanted, lease, open_step, plan_reads, quarantine, read_local, read_wanted
 from checkpoints_mgr.state import Restored, State, wanted_parts
 from checkpoints_mgr.tensor_file import byte_view
 from checkpoints_mgr.votes import attempt, on_root, results_of, together
@@ -54,7 +55,9 @@ class NodeRestorer:
             raise CheckpointError(f"cannot restore step {step}: the nodes do not have all parts of it")
         faults: dict[int, str] = {}
         for offer in offers:
-            restored, fault = self._restore_step(offer, nodes, template)
+            reads = self._node in offer.nodes and nodes.leads(self._comm.rank)
+            with lease(self._root / step_name(offer.step)) if reads else nullcontext():
+                restored, fault = self._restore_step(offer, nodes, template)
             if restored is not None:
                 return replace(restored, quarantined=tuple(faults))
             faults[offer.step] = fault

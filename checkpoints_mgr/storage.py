@@ -200,7 +200,7 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
     descriptor, ours = -1, True
     try:
         _pass("lock", path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _open_to_lock(path, exclusive)
         fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError as error:
         ours = not isinstance(error, BlockingIOError)
@@ -209,6 +209,12 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _open_to_lock(path: Path, exclusive: bool) -> int:
+    if exclusive and os.access(path, os.W_OK):
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS refuses the lock otherwise: flock(2), "NFS details"
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Reader:

@@ -15,6 +15,7 @@ from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.optim_config import component_of
 from vpred_train.weights.containers import open_contents
+from vpred_train.weights.mindformers_folder import METADATA_FILE, read_iteration
 from vpred_train.weights.recognition import LAYOUTS
 from vpred_train.weights.shapes import stability_name
 from vpred_train.weights.stored import LazyTensors
@@ -45,10 +46,13 @@ def write_step(layout: str, step: Path, weights: str, base: Path | None, output:
 
 
 def read_plain(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a file in any container, or of all files of a folder; see checkpoints_mgr.cli.Reader."""
+    """The tensors of a file in any container, of all files of a folder, or of a mindformers checkpoint; see
+    checkpoints_mgr.cli.Reader."""
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     tensors: dict[str, NDArray[Any]] = {}
     try:
+        if path / METADATA_FILE in files:
+            return read_iteration(path)
         for file in files:
             found = open_contents(file).tensors
             if twice := sorted(found.keys() & tensors.keys()):

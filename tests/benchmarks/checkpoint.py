@@ -6,9 +6,9 @@
 Two ranks under mpirun save a state: a quarter weights, whole on each rank, the rest in shards. Each ratio is of two
 neighbours in time, which take turns in who is first, the median over the repeats: above 1 is in our favour. All files
 stay until the end, so that each write goes to fresh blocks, as a save does. A plain write is `dd conv=fsync`; an early
-one also tells the device to begin with each block. Reads are cold (posix_fadvise), plain ones of a file as large as what
-a rank has written, and of the step's own files that a rank needs. PyTorch has minutes of its own. It takes memory for
-two and a half times the megabytes (with --mindspore three and a half), and disk for four times in each repeat (six).
+one also tells the device to begin with each block. Reads are cold (posix_fadvise), plain ones of a file as large as
+what a rank has written, and of the step's own files that it needs. PyTorch has minutes of its own. It takes memory
+for 2.5 times the megabytes (with --mindspore 3.5), and disk for four times in each repeat (six).
 """
 
 import argparse

@@ -123,14 +123,15 @@ def test_a_failed_fsync_is_not_tried_again(tmp_path, make_state, failpoint):
     assert len(flushed) == 1
 
 
-def test_a_rename_that_happened_but_was_reported_as_failed_is_a_commit(tmp_path, make_state, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY])
+def test_a_rename_that_happened_but_was_reported_as_failed_is_a_commit(tmp_path, make_state, monkeypatch, number):
     """What an NFS client sees when the answer to its first rename was lost."""
     real = Path.rename
 
     def lost_answer(source, target):
         real(source, target)
         if Path(target).name == "step_0000000030":
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+            raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "rename", lost_answer)
     assert CheckpointManager(tmp_path).save(30, make_state(3)).step == 30

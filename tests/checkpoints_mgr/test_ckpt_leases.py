@@ -1,5 +1,7 @@
 """A step that someone reads is left alone by retention and prune, and goes afterwards; a dead reader holds nothing."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -19,6 +21,25 @@ def test_retention_passes_over_a_step_that_is_read(two_steps, make_state, names,
         assert names(two_steps) == [OLDER, "step_0000000030"]
     assert f"{two_steps / OLDER} stays for now: it is being read" in caplog.text
     CheckpointManager(two_steps, retention=Retention(1)).save(40, make_state(4))
+    assert names(two_steps) == ["step_0000000040"]
+
+
+def test_on_nfs_too_a_step_that_is_read_stays(two_steps, make_state, names, monkeypatch):
+    """There an exclusive lock is refused to a file that is open for reading alone: flock(2), "NFS details"."""
+    real = fcntl.flock
+
+    def of_nfs(descriptor, operation):
+        writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if operation & fcntl.LOCK_EX and not writable:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    manager = CheckpointManager(two_steps, retention=Retention(1))
+    with lease(two_steps / OLDER):
+        manager.save(30, make_state(3))
+        assert names(two_steps) == [OLDER, "step_0000000030"]
+    manager.save(40, make_state(4))
     assert names(two_steps) == ["step_0000000040"]
 
 

@@ -9,6 +9,7 @@ from failpoints import Fault
 from process_ranks import end_of, start_ranks
 
 from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, Retention, State, storage
+from checkpoints_mgr.sweeping import retire
 
 LAYOUTS = {"pair": "ab", "two": "aabb", "three": "abc", "other": "abbab", "one": "a"}
 
@@ -68,6 +69,21 @@ def test_each_node_keeps_its_shards_and_all_weights(tmp_path, save, restored, na
         with pytest.raises(CheckpointError, match="is on the disks of node"):
             CheckpointManager(tmp_path / node).restore(blank(make_state(1)))
     assert restored("two") == (10, ())
+
+
+def test_a_step_that_is_read_stays_on_every_node(tmp_path, save, restored, names, failpoint):
+    save(10, "two")
+    refused = []
+
+    def give_up(operation, path, detail):
+        if operation == "read" and path.suffix == ".safetensors":
+            refused.extend(retire(tmp_path / node, [10], "prune") for node in "ab")
+
+    failpoint(give_up)
+    assert restored("two") == (10, ())
+    assert refused and not any(refused)
+    failpoint(None)
+    assert [len(retire(tmp_path / node, [10], "prune")) for node in "ab"] == [1, 1]
 
 
 @pytest.mark.parametrize("readers", ["other", "three"])

@@ -206,8 +206,8 @@ def test_a_flipped_bit_leaves_nothing(
 def test_one_tensor_is_in_memory_at_a_time(
     save: Save, pretrained: PretrainedConfig, consolidate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(pretrained=pretrained)
     """And none is read twice."""
+    save(pretrained=pretrained)
     held: list[weakref.ref[NDArray[Any]]] = []
     most = []
     real = Checkpoint.read
@@ -256,4 +256,81 @@ def test_a_folder_with_a_tensor_in_two_files_is_no_step(tmp_path: Path, capsys: 
         save_file({"w": np.zeros(2, np.float32)}, tmp_path / "both" / f"{name}.safetensors")
     assert run("convert", tmp_path / "both", tmp_path / "root") == 2
     assert "two.safetensors: w is in another file" in capsys.readouterr().err
+    assert not (tmp_path / "root").exists()
+
+
+def mindformers_checkpoint(folder: Path) -> dict[str, NDArray[Any]]:
+    """As two ranks write one (metadata.py, `save_metadata`): a replicated tensor, one cut by rows, one by columns."""
+    tensors = {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "rows": np.arange(20, dtype=np.float32).reshape(4, 5),
+        "adam_m.columns": np.arange(12, dtype=np.float16).reshape(2, 6),
+        "global_step": np.array(7, np.int32),
+    }
+    splits = {"rows": 0, "adam_m.columns": 1}
+    metadata: dict[str, Any] = {"state_dict_metadata": {}, "storage_data": {}}
+    folder.mkdir(parents=True)
+    parts: list[dict[str, NDArray[Any]]] = [{}, {}]
+    for name, tensor in tensors.items():
+        chunks = []
+        for rank in range(2):
+            offset = [0] * tensor.ndim
+            parts[rank][name] = tensor
+            if name in splits:
+                parts[rank][name] = np.ascontiguousarray(np.split(tensor, 2, splits[name])[rank])
+                offset[splits[name]] = rank * tensor.shape[splits[name]] // 2
+            if (chunk := {"global_offset": offset, "local_shape": list(parts[rank][name].shape)}) not in chunks:
+                chunks.append(chunk)
+            place = {"file_name": f"sd-model-{rank:07d}-0000002.safetensors", "storage_rank": rank}
+            metadata["storage_data"].setdefault(str((name, tuple(offset))), []).append(place)
+        entry = {"global_shape": list(tensor.shape), "chunk": chunks, "properties": {"dtype": "Float32"}}
+        metadata["state_dict_metadata"][name] = entry
+    for rank, content in enumerate(parts):
+        save_file(content, folder / f"sd-model-{rank:07d}-0000002.safetensors")
+    (folder / "metadata.json").write_text(json.dumps(metadata, indent=4))
+    (folder / "common.json").write_text(json.dumps({"global_step": 7}))
+    return tensors
+
+
+def test_a_mindformers_checkpoint_is_put_together(tmp_path: Path) -> None:
+    tensors = mindformers_checkpoint(tmp_path / "iteration_00000007")
+    assert run("convert", tmp_path / "iteration_00000007", tmp_path / "root", "--step", 7) == 0
+    checkpoint = Checkpoint.open(tmp_path / "root" / "step_0000000007")
+    assert sorted(checkpoint.names("model")) == sorted(tensors)
+    for name, each in tensors.items():
+        found = checkpoint.read("model", name)
+        assert (found.dtype, found.shape) == (each.dtype, each.shape)
+        np.testing.assert_array_equal(found, each)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("state_dict_metadata", "rows", "chunk", 1, "global_offset"), [3, 0], "is not where the record says"),
+        (
+            ("state_dict_metadata", "rows", "chunk", 1, "global_offset"),
+            [0, 0],
+            "leave out or repeat elements of (4, 5)",
+        ),
+        (("state_dict_metadata", "rows", "global_shape"), [5, 5], "leave out or repeat elements of (5, 5)"),
+        (("state_dict_metadata", "rows", "global_shape"), [3, 5], "chunk of (2, 5) at (2, 0) goes beyond that"),
+        (("storage_data", "('w', (0, 0))", 0, "file_name"), "gone.safetensors", "gone.safetensors: damaged or no"),
+        (("storage_data", "('w', (0, 0))"), [], "no record of a mindformers checkpoint"),
+        (("state_dict_metadata",), 3, "no record of a mindformers checkpoint"),
+    ],
+)
+def test_a_mindformers_checkpoint_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: tuple[Any, ...], value: Any, told: str
+) -> None:
+    mindformers_checkpoint(tmp_path / "source")
+    record = tmp_path / "source" / "metadata.json"
+    document = json.loads(record.read_text())
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    record.write_text(json.dumps(document))
+    assert run("convert", tmp_path / "source", tmp_path / "root") == 2
+    error = capsys.readouterr().err
+    assert told in error and str(tmp_path / "source") in error and error.count("\n") == 1
     assert not (tmp_path / "root").exists()

@@ -48,7 +48,7 @@ class StoredTensor:
 
         Raises ConfigError for a file that has become shorter.
         """
-        return self.float32() if self.dtype == "bfloat16" else np.ascontiguousarray(self._elements())
+        return self.float32() if self.dtype == "bfloat16" else np.asarray(self._elements(), order="C")
 
     def number(self) -> float:
         """The one element of a tensor of any type. Raises ConfigError for more or less of them."""
