@@ -28,4 +28,11 @@ fi
 "$python" -m ruff format --check .
 "$python" -m ruff check .
 "$python" -m mypy
-"$python" -m pytest "$@"
+if (($#)); then exec "$python" -m pytest "$@"; fi
+
+# Two files at a time, but for those that start jobs on all cores and hold them to time limits.
+alone=(tests/launcher tests/integration)
+status=0
+"$python" -m pytest --durations=15 --numprocesses=2 --dist=loadfile "${alone[@]/#/--ignore=}" || status=$?
+"$python" -m pytest --durations=15 "${alone[@]}" || status=$?
+exit "$status"
