@@ -58,4 +58,9 @@ def canonical_json(document: object) -> bytes:
 
 def document_digest(document: object) -> str:
     """Digest of a JSON document's canonical form."""
-    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(canonical_json(document))}"
+    return text_digest(canonical_json(document))
+
+
+def text_digest(content: bytes) -> str:
+    """Digest of a document's bytes."""
+    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(content)}"
