@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hosts import Hosts, unavailable
-from jobs import DEADLINE_S, SMALL_RECIPE, free_ports, losses
+from jobs import DEADLINE_S, SMALL_RECIPE, free_ports, losses, write_images
 
 from launcher.contract.run_dir import Outcome, RunDir
 from launcher.mpirun import find_mpirun
@@ -26,6 +26,13 @@ hosts: [{address: h0}, {address: h1}]
 launcher: {allow_run_as_root: true, forward_variables: [PYTHONPATH]}
 metrics: {address: 0.0.0.0}
 preflight: {min_free_disk_bytes: 0}
+"""
+DEAD_CARD = """
+ip link add mpi0 type veth peer name nowhere 2>/dev/null || exit 0
+ip addr add 10.88.0.1{own}/24 dev mpi0
+ip link set mpi0 up
+ip link set nowhere up
+ip neigh add 10.88.0.1{other} lladdr 02:00:00:00:00:01 dev mpi0
 """
 
 needs_hosts = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
@@ -111,3 +118,39 @@ def test_the_preflight_names_the_host_and_the_remedy(hosts: Hosts, tmp_path: Pat
     assert lost.returncode == 2
     assert "error   reachability: h1: ssh: connect to host h1" in lost.stderr
     assert not (tmp_path / "run").exists()
+
+
+@needs_hosts
+@pytest.mark.parametrize(
+    ("interface", "found"),
+    [
+        ("mpi0", "started 2 ranks, which did not reach each other in 3 s"),  # as behind a firewall: silence
+        ("eth9", "failed: Exception: MPI_ERR_INTERN: internal error"),
+    ],
+)
+def test_ranks_that_do_not_reach_each_other_are_found_before_the_run(
+    hosts: Hosts, tmp_path: Path, interface: str, found: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("steps: 6\n")
+    for number, name in enumerate(hosts.names):  # a card whose packets are lost without a word
+        hosts.run(name, ["sh", "-ec", DEAD_CARD.format(own=number, other=1 - number)]).check_returncode()
+    options = [f"cluster.network.interface={interface}", "cluster.preflight.mpi_timeout_s=3"]
+    answer = launch(hosts, tmp_path, [str(FAKE_LAUNCH)], *options)
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error   MPI: ") and f") {found}; let the hosts connect on any port, or name the" in line
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["cluster.yaml", "recipe.yaml"]
+    assert [hosts.processes(name, "COMM_WORLD") for name in hosts.names] == [{}, {}]
+
+
+@needs_hosts
+def test_the_trainer_checks_the_recipe_on_each_host(hosts: Hosts, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 8)
+    (tmp_path / "recipe.yaml").write_text(SMALL_RECIPE)
+    hosts.run("h1", ["mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "images")])
+    answer = launch(hosts, tmp_path, ["-m", "launcher.cli"], f"data.path={tmp_path / 'images'}")
+    hosts.run("h1", ["umount", str(tmp_path / "images")])
+    assert answer.returncode == 2
+    line = f"error   recipe: h1: {tmp_path / 'images'}: "
+    assert [each[: len(line)] for each in answer.stderr.splitlines()] == [line], answer.stderr
+    assert answer.stderr.endswith("; make that host like this one, on which it passed\n")
