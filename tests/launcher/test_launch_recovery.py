@@ -201,6 +201,14 @@ def test_a_killed_rank_is_followed_by_an_attempt_that_goes_on(bench):
     assert families["vpred_launcher_attempt_running"].samples[0].value == 0
 
 
+def test_a_checkpoint_counts_though_no_rank_lived_to_tell_of_it(bench):
+    result = bench.launch("fault=kill", "save_every=3", *RESTART, "cluster.restart.max_without_progress=1")
+    assert result.returncode == ExitCode.OK, result.stderr
+    assert "ended with SIGKILL after step 3; restart 1 of 2 from step 3 in 0.1 s" in result.stderr
+    assert {RankStatus.read(bench.run.attempt(1).status(rank)).checkpoint_step for rank in (0, 1)} == {None}
+    assert [(each.resumed_step, each.checkpoint_step) for each in read_records(bench.run)] == [(0, 3), (3, 6)]
+
+
 def test_a_killed_mpirun_is_followed_by_an_attempt_that_goes_on(bench):
     launcher = bench.start_training("steps=150", "step_s=0.02", *RESTART)
     os.kill(bench.child_of(launcher.pid), signal.SIGKILL)
