@@ -7,14 +7,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
 from launcher.finding import Finding
-from launcher.mpi_trial import mpi_trial
+from launcher.mpi_trial import MpiTrial, mpi_trial
 from launcher.mpirun import Mpirun, find_mpirun
 from launcher.preflight_hosts import check_hosts
 from launcher.preflight_recipe import check_recipe
@@ -26,9 +27,18 @@ _GIB = 1 << 30
 
 
 def preflight(
-    cluster: ClusterConfig, run: RunDir, trainer: Trainer, env: Mapping[str, str], train_yaml: str, remote: Remote
+    cluster: ClusterConfig,
+    run: RunDir,
+    trainer: Trainer,
+    env: Mapping[str, str],
+    train_yaml: str,
+    remote: Remote,
+    mpi: Finding | None = None,
 ) -> list[Finding]:
-    """All findings for a launch of `cluster` into `run` from this machine. Writes nothing that stays."""
+    """All findings for a launch of `cluster` into `run` from this machine. Writes nothing that stays.
+
+    `mpi`: what came of trial_on_one_host, if it has been made.
+    """
     in_place = _run_dir(run, cluster.preflight.min_free_disk_bytes)
     findings = [
         _root(cluster),
@@ -50,8 +60,19 @@ def preflight(
         findings += check_hosts(cluster, run, trainer.packages, train_yaml, path, env, remote)
     # What takes seconds is not worth it when something else must be put right first.
     if not _failed(findings):
-        findings += _trials(cluster, run, trainer, env, train_yaml, remote, mpirun)
+        findings += [mpi] if mpi else _trials(cluster, run, trainer, env, train_yaml, remote, mpirun)
     return findings
+
+
+@contextmanager
+def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterator[MpiTrial | None]:
+    """The trial of MPI, begun before anything else; None where it has to wait, or what it needs is missing."""
+    with ExitStack() as stack:
+        trial = None
+        if cluster.needs_mpirun and is_here(cluster.hosts[0].address) and len(cluster.known_hosts) == 1:
+            with suppress(ConfigError):  # the preflight will tell
+                trial = stack.enter_context(mpi_trial(find_mpirun(cluster.launcher.mpirun, env), cluster, env))
+        yield trial
 
 
 def _trials(
