@@ -12,7 +12,7 @@ from launcher.account import read_records
 from launcher.contract.run_dir import RankStatus, RunDir
 
 STEPS, STEPS_PER_CHECKPOINT = 40, 10
-LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}"]
+LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=0"]
 
 
 def finished(process: subprocess.Popen[str]) -> str:
