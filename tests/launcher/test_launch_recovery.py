@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from launcher.account import AttemptRecord, LostTime, lost_time, read_records
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RankStatus
-from launcher.lease import Lease, LeaseWatch
+from launcher.lease import Lease, LeaseWatch, fence_s
 from launcher.plan import LaunchPlan
 from launcher.processes import workers_of
 from launcher.recovery import Attempted, recover
@@ -95,6 +95,19 @@ def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out(
         ["n1", "n2", "n3"],
         ["n2", "n3", "s1"],
     ]
+
+
+def test_the_wait_for_a_host_out_of_reach_begins_with_the_end_of_the_attempt(cluster, monkeypatch):
+    made, slept = Made(cluster, (1, False), (0, False)), []
+
+    def sweep(hosts) -> list[str]:
+        time.sleep(0.2)
+        return ["n1"] if "n1" in hosts else []
+
+    monkeypatch.setattr("launcher.recovery._asked_to_stop_within", lambda delay_s, stop: slept.append(delay_s))
+    recover(cluster(first_delay_s=0.0, spare=1), made.attempt, sweep, lambda: (), made.stop)
+    whole_s = fence_s(cluster().launcher.lease_s)
+    assert whole_s - 20 < slept[0] <= whole_s - 0.4  # both sweeps
 
 
 def test_a_wish_to_stop_ends_the_wait(cluster, capsys):
