@@ -3,8 +3,6 @@
 import io
 from pathlib import Path
 
-import pandas as pd
-
 from data.errors import DataError
 from data.rows import Row, check_rows
 
@@ -63,6 +61,8 @@ def parse_records(text: str) -> list[list[str]]:
     """
     if "\0" in text:
         raise ValueError("it holds a NUL byte, so it is not text")
+    import pandas as pd  # takes a quarter of a second, and only a folder that has changed is read
+
     frame = pd.read_csv(
         io.StringIO(text),
         header=None,

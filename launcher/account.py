@@ -31,7 +31,11 @@ class LostTime(Section):
 
 
 class AttemptRecord(Record):
-    """`host`: whose failure ended it. Steps and step_s (mean, without the first) as the ranks told them last."""
+    """`host`: whose failure ended it. Steps and step_s (mean, without the first) as the ranks told them last.
+
+    checkpoint_step: the newest that is committed, by what lies in the run directory too: ranks hear of a commit a step
+    late, and may die in that step.
+    """
 
     attempt: int
     hosts: tuple[str, ...]
@@ -70,7 +74,7 @@ class Account:
         if len(statuses) == self.record.world_size and not self.record.lost.compile_s:
             lost = lost_time(self.record, self.before, statuses)
             if lost.compile_s:
-                self._keep(self.record.model_copy(update={"lost": lost, **_steps(statuses)}))
+                self._keep(self.record.model_copy(update={"lost": lost, **self._steps()}))
 
     def line(self, text: str) -> None:
         self.shown.line(text)
@@ -82,7 +86,8 @@ class Account:
         """The attempt is about to start. Raises OSError when there is no place for it."""
         self.run.attempt(self.record.attempt).root.mkdir(parents=True)
         self.lease.renew()
-        self._keep(self.record)
+        step = self.run.committed_step()
+        self._keep(self.record.model_copy(update={"resumed_step": step, "checkpoint_step": step}))
 
     def end(self, plan: LaunchPlan, verdict: Verdict) -> None:
         """The attempt has ended with `verdict`."""
@@ -96,9 +101,24 @@ class Account:
             "host": host,
             "detection_s": max(0.0, now - self._failed_unix_s(failed, now)),
             "lost": lost_time(self.record, self.before, self.statuses),
-            **_steps(self.statuses),
+            **self._steps(),
         }
         self._keep(self.record.model_copy(update=update))
+
+    def _steps(self) -> dict[str, float]:
+        if not self.statuses:
+            return {}
+        lead = max(self.statuses.values(), key=lambda status: status.step)
+        resumed = self.record.resumed_step if lead.resumed_step is None else lead.resumed_step
+        began = lead.phase_unix_s.get("training")
+        steps = lead.step - resumed - 1
+        told = (status.checkpoint_step or 0 for status in self.statuses.values())
+        return {
+            "resumed_step": resumed,
+            "last_step": lead.step,
+            "checkpoint_step": max(self.run.committed_step(), *told),
+            "step_s": 0.0 if began is None or steps < 1 else max(0.0, lead.updated_unix_s - began) / steps,
+        }
 
     def _failed_unix_s(self, rank: int | None, now: float) -> float:
         """When the failed rank ended; without its account when any rank last entered a phase or made a step."""
@@ -155,20 +175,6 @@ def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Map
 
 def _places(statuses: Mapping[int, RankStatus]) -> dict[int, tuple[Phase, int]]:
     return {rank: (status.phase, status.step) for rank, status in statuses.items()}
-
-
-def _steps(statuses: Mapping[int, RankStatus]) -> dict[str, float]:
-    if not statuses:
-        return {}
-    lead = max(statuses.values(), key=lambda status: status.step)
-    resumed, began = lead.resumed_step or 0, lead.phase_unix_s.get("training")
-    steps = lead.step - resumed - 1
-    return {
-        "resumed_step": resumed,
-        "last_step": lead.step,
-        "checkpoint_step": max(status.checkpoint_step or 0 for status in statuses.values()),
-        "step_s": 0.0 if began is None or steps < 1 else max(0.0, lead.updated_unix_s - began) / steps,
-    }
 
 
 def _latest(statuses: Mapping[int, RankStatus], phase: Phase) -> float | None:

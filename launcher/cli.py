@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    return run_job(_job(options, overrides, trainer), options.stream)
+    return run_job(_job(options, overrides, trainer, try_mpi=True), options.stream)
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
@@ -69,7 +69,7 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str], trainer: Traine
 
 
 def _check(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    findings = check_job(_job(options, overrides, trainer))
+    findings = check_job(_job(options, overrides, trainer, try_mpi=True))
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -83,8 +83,8 @@ def _schema(options: argparse.Namespace, overrides: Sequence[str], trainer: Trai
     return ExitCode.OK
 
 
-def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> Job:
-    return load_job(options.cluster, options.recipe, options.run_dir, overrides, trainer)
+def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer, *, try_mpi: bool = False) -> Job:
+    return load_job(options.cluster, options.recipe, options.run_dir, overrides, trainer, try_mpi=try_mpi)
 
 
 def _parser() -> argparse.ArgumentParser:

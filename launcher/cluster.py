@@ -75,9 +75,13 @@ class Metrics(Section):
 
 
 class PreflightSettings(Section):
-    """What the preflight demands before anything is started."""
+    """What the preflight demands before anything is started.
+
+    `mpi_timeout_s`: for its trial of MPI, in which ranks on all hosts start and reach each other.
+    """
 
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    mpi_timeout_s: Annotated[float, Field(gt=0)] = 60.0
 
 
 class RestartSettings(Section):

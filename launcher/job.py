@@ -4,7 +4,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from launcher.finding import Finding
 from launcher.lease import Lease
 from launcher.mpirun import find_mpirun
 from launcher.plan import LaunchPlan, describe, make_plan
-from launcher.preflight import preflight
+from launcher.preflight import preflight, trial_on_one_host
 from launcher.progress import make_progress
 from launcher.ranktable.given import chosen_table
 from launcher.recipe import Trainer, rank_counts, require_same_recipe, resolve_recipe
@@ -37,28 +37,39 @@ _CLUSTER_PREFIX = "cluster."
 
 @dataclass(frozen=True)
 class Job:
-    """Both documents, read and checked; nothing written yet."""
+    """Both documents, read and checked; nothing written yet. `mpi`: what came of a trial of MPI, if there was one."""
 
     cluster: ClusterConfig
     train_yaml: str
     run: RunDir
     trainer: Trainer
+    mpi: Finding | None = None
 
 
-def load_job(cluster_file: Path, recipe: Path, run_dir: Path | None, overrides: Sequence[str], trainer: Trainer) -> Job:
+def load_job(
+    cluster_file: Path,
+    recipe: Path,
+    run_dir: Path | None,
+    overrides: Sequence[str],
+    trainer: Trainer,
+    *,
+    try_mpi: bool = False,
+) -> Job:
     """Overrides that start with "cluster." go to the cluster file, the others to the trainer.
 
-    `run_dir` None: runs/RECIPE in the current directory. Raises ConfigError or recipe.RecipeError.
+    `run_dir` None: runs/RECIPE in the current directory. `try_mpi`: on one host, while the trainer checks the recipe;
+    several hosts must be looked at before. Raises ConfigError or recipe.RecipeError.
     """
     ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
     theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
     cluster = load_cluster(cluster_file, ours)
     if cluster.launcher.rank_table is not None:
         chosen_table(cluster)  # its faults, before anything else costs time
-    train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, theirs)
-    run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
-    require_same_recipe(run, train_yaml)
-    return Job(cluster, train_yaml, run, trainer)
+    with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
+        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, theirs)
+        run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
+        require_same_recipe(run, train_yaml)
+        return Job(cluster, train_yaml, run, trainer, trial.finding() if trial else None)
 
 
 def plan_job(job: Job) -> LaunchPlan:
@@ -76,7 +87,7 @@ def plan_job(job: Job) -> LaunchPlan:
 
 def check_job(job: Job) -> list[Finding]:
     """What the preflight finds for this job on this machine, now."""
-    return preflight(job.cluster, job.run, job.trainer, environment(), job.train_yaml, Ssh())
+    return preflight(job.cluster, job.run, job.trainer, environment(), job.train_yaml, Ssh(), job.mpi)
 
 
 def run_job(job: Job, streamed: str | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from itertools import groupby
 from pathlib import Path
 
 from launcher.cluster import ClusterConfig
@@ -18,6 +19,8 @@ _JOB = "vpred"
 _HCCL_BASE_PORT = 60000
 _HCCL_PORTS = 32
 _DEVICE_PORT = 16666
+_SHOWN_ALIKE = 3
+_SHOWN_LETTERS = 400
 
 
 class RankPlace(Section):
@@ -108,7 +111,7 @@ def make_plan(
 
 
 def describe(plan: LaunchPlan) -> str:
-    """The plan for a reader: a few lines."""
+    """The plan for a reader: a page at most for any number of hosts that are alike."""
     lines = [
         f"run directory  {plan.run_dir} (attempt {plan.attempt})",
         f"started by     {plan.starter}; ranks meet by {plan.init}, bound to {plan.binding}",
@@ -118,15 +121,34 @@ def describe(plan: LaunchPlan) -> str:
         f"files          {' '.join(path.name for path in plan.files)}",
         f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}",
     ]
-    for host in plan.hosts:
-        places = [place for place in plan.ranks if place.host == host]
-        devices = ",".join(str(place.device_id) for place in places if place.device_id is not None)
-        first, last = places[0], places[-1]
-        span = f"rank {first.rank}" if first is last else f"ranks {first.rank}-{last.rank}"
-        metrics = first.metrics if first is last else f"{first.metrics} to {last.metrics}"
-        lines.append(f"  {host}: {span}{f', devices {devices}' if devices else ''}, metrics {metrics}")
-    lines.append(f"command        {shlex.join(plan.argv)}")
+    for hosts in _runs_alike(plan):
+        shown = hosts if len(hosts) <= _SHOWN_ALIKE + 2 else [*hosts[:_SHOWN_ALIKE], hosts[-1]]
+        lines += map(_host_line, shown[:-1])
+        if len(shown) < len(hosts):
+            lines.append(f"  ... {len(hosts) - len(shown):,} more like them (--json lists all)")
+        lines.append(_host_line(shown[-1]))
+    lines.append(f"command        {shlex.join(map(_short, plan.argv))}")
     return "\n".join(lines)
+
+
+def _runs_alike(plan: LaunchPlan) -> list[list[list[RankPlace]]]:
+    """The ranks of each host, and of these hosts in a row those with the same devices and ports together."""
+    hosts = [list(places) for _, places in groupby(plan.ranks, lambda place: place.host)]
+    alike = groupby(hosts, lambda places: [(each.device_id, each.metrics.rpartition(":")[2]) for each in places])
+    return [list(each) for _, each in alike]
+
+
+def _host_line(places: list[RankPlace]) -> str:
+    devices = ",".join(str(place.device_id) for place in places if place.device_id is not None)
+    first, last = places[0], places[-1]
+    span = f"rank {first.rank}" if first is last else f"ranks {first.rank}-{last.rank}"
+    metrics = first.metrics if first is last else f"{first.metrics} to {last.metrics}"
+    return f"  {first.host}: {span}{f', devices {devices}' if devices else ''}, metrics {metrics}"
+
+
+def _short(word: str) -> str:
+    """A word of a command for a reader: of a list with an entry for each rank the two ends."""
+    return word if len(word) <= _SHOWN_LETTERS else f"{word[: _SHOWN_LETTERS - 40]}...{word[-20:]}"
 
 
 def _span(first: int, last: int) -> str:

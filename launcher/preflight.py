@@ -4,38 +4,41 @@ import ctypes
 import fcntl
 import importlib.util
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
 from launcher.finding import Finding
-from launcher.mpirun import ROOT_VARIABLES, Mpirun, find_mpirun
+from launcher.mpi_trial import MpiTrial, mpi_trial
+from launcher.mpirun import Mpirun, find_mpirun
 from launcher.preflight_hosts import check_hosts
+from launcher.preflight_recipe import check_recipe
 from launcher.probe import why_closed
-from launcher.processes import kill_session, start_tied
 from launcher.recipe import Trainer
 from launcher.remote import Remote, is_here
 
-_PROBE_TIMEOUT_S = 60.0
-_PROBE = (
-    "from mpi4py import MPI; import os; "
-    "os.write(1, f'<size={MPI.COMM_WORLD.size} library={MPI.Get_library_version()[:80]!r}>'.encode())"
-)
-_PROBE_RANKS = 2
 _GIB = 1 << 30
 
 
 def preflight(
-    cluster: ClusterConfig, run: RunDir, trainer: Trainer, env: Mapping[str, str], train_yaml: str, remote: Remote
+    cluster: ClusterConfig,
+    run: RunDir,
+    trainer: Trainer,
+    env: Mapping[str, str],
+    train_yaml: str,
+    remote: Remote,
+    mpi: Finding | None = None,
 ) -> list[Finding]:
-    """All findings for a launch of `cluster` into `run` from this machine. Writes nothing that stays."""
+    """All findings for a launch of `cluster` into `run` from this machine. Writes nothing that stays.
+
+    `mpi`: what came of trial_on_one_host, if it has been made.
+    """
     in_place = _run_dir(run, cluster.preflight.min_free_disk_bytes)
     findings = [
         _root(cluster),
@@ -51,15 +54,50 @@ def preflight(
         try:
             mpirun = find_mpirun(cluster.launcher.mpirun, env)
         except ConfigError as error:
-            found, _, remedy = str(error).removeprefix("mpirun: ").partition("; ")
-            findings.append(Finding("error", "mpirun", found, remedy))
+            findings.append(_mpirun_refused(error))
     if not _failed(in_place):
         path = mpirun.path if mpirun else None
         findings += check_hosts(cluster, run, trainer.packages, train_yaml, path, env, remote)
-    # Starting ranks takes about a second: not worth it when something else must be put right first.
-    if mpirun is not None and not _failed(findings):
-        findings.append(_mpi(mpirun, cluster, env))
+    # What takes seconds is not worth it when something else must be put right first.
+    if not _failed(findings):
+        findings += [mpi] if mpi else _trials(cluster, run, trainer, env, train_yaml, remote, mpirun)
     return findings
+
+
+@contextmanager
+def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterator[MpiTrial | None]:
+    """The trial of MPI, begun before anything else; None where it has to wait, or what it needs is missing."""
+    with ExitStack() as stack:
+        trial = None
+        if cluster.needs_mpirun and is_here(cluster.hosts[0].address) and len(cluster.known_hosts) == 1:
+            with suppress(ConfigError):  # the preflight will tell
+                trial = stack.enter_context(mpi_trial(find_mpirun(cluster.launcher.mpirun, env), cluster, env))
+        yield trial
+
+
+def _trials(
+    cluster: ClusterConfig,
+    run: RunDir,
+    trainer: Trainer,
+    env: Mapping[str, str],
+    train_yaml: str,
+    remote: Remote,
+    mpirun: Mpirun | None,
+) -> list[Finding]:
+    """MPI on all hosts and, meanwhile, the trainer's own check on those that it has not run on yet."""
+    if mpirun is None:
+        return check_recipe(cluster, run, trainer, train_yaml, env, remote)
+    try:
+        with mpi_trial(mpirun, cluster, env) as trial:
+            found = check_recipe(cluster, run, trainer, train_yaml, env, remote)
+            return found if _failed(found) else [*found, trial.finding()]
+    except ConfigError as error:
+        return [_mpirun_refused(error)]
+
+
+def _mpirun_refused(error: ConfigError) -> Finding:
+    found, _, remedy = str(error).removeprefix("mpirun: ").partition("; ")
+    return Finding("error", "mpirun", found, remedy)
 
 
 def _failed(findings: Sequence[Finding]) -> bool:
@@ -167,32 +205,3 @@ def _cores(cluster: ClusterConfig) -> list[Finding]:
         return []
     found = f"{cluster.ranks_on(host)} workers on {cores} core(s)"
     return [Finding("warning", "cores", found, "workers_per_host up to the number of cores is faster")]
-
-
-def _mpi(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) -> Finding:
-    """Does this mpirun start ranks that see each other? A library of another MPI makes each a world of 1."""
-    argv = [str(mpirun.path), "-np", str(_PROBE_RANKS)]
-    if mpirun.name == "Open MPI":
-        argv += ["--host", f"localhost:{_PROBE_RANKS}", *mpirun.dialect.oversubscribe, "--bind-to", "none"]
-        argv += ["--mca", "pml", "ob1", "--mca", "btl", f"self,{mpirun.dialect.shared_memory}"]
-    argv += [sys.executable, "-P", "-c", _PROBE]
-    root = ROOT_VARIABLES if cluster.launcher.allow_run_as_root else {}
-    name = str(mpirun)
-    remedy = "name the mpirun of the MPI that mpi4py uses: launcher.mpirun"
-    process = start_tied(argv, {**env, **cluster.environment, **root}, subprocess.PIPE, subprocess.STDOUT)
-    try:
-        output = process.communicate(timeout=_PROBE_TIMEOUT_S)[0].decode(errors="replace")
-    except subprocess.TimeoutExpired:
-        return Finding("error", "MPI", f"{name} did not start 2 ranks in {_PROBE_TIMEOUT_S:.0f} s", remedy)
-    finally:
-        kill_session(process)
-    answers = re.findall(r"<size=(\d+) library=(.*?)>", output)
-    libraries = sorted({library.strip("'\"").split(",")[0] for _, library in answers})
-    if process.returncode != 0 or not answers:
-        said = [line for line in output.splitlines() if line.strip(" -")]
-        return Finding("error", "MPI", f"{name} failed: {said[-1] if said else 'it said nothing'}", remedy)
-    sizes = {int(size) for size, _ in answers}
-    if sizes != {_PROBE_RANKS}:
-        found = f"{name} started 2 ranks, but mpi4py ({', '.join(libraries)}) sees a world of {min(sizes)}"
-        return Finding("error", "MPI", found, remedy)
-    return Finding("ok", "MPI", f"{name} and mpi4py ({', '.join(libraries)}) agree")

@@ -1,11 +1,11 @@
 """The preflight of every host of a cluster at the same time: one probe on each, then the answers side by side."""
 
 import json
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,16 @@ from launcher.contract.run_dir import RunDir
 from launcher.finding import Finding
 from launcher.hosts import Host
 from launcher.plan import ports
+from launcher.preflight_npus import Entries, Facts, npu_findings, table_entries, tls_switches
 from launcher.probe import Request
 from launcher.remote import Answer, Remote, is_here
 
 _TIMEOUT_S = 60.0
+_TIMEOUT_WITH_TOOLS_S = 180.0  # 16 dies and a tool that does not answer
 _SKEW_S = 2.0
 _SHM_BYTES = 64 << 20
 _OPEN_FILES = 1024
 _MEMORY_PER_RANK_BYTES = 1 << 30
-_HEALTHY = re.compile(r"net health status\s*:\s*(success|init)", re.IGNORECASE)
-_TLS = re.compile(r"tls switch\s*\[(\d)\]", re.IGNORECASE)
-# npu-smi's table of processes: | NPU  Chip | Process id | Process name | ...
-_PROCESS = re.compile(r"^\|\s*(\d+)\s+\d+\s*\|\s*(\d+)\s*\|\s*(\S+)\s*\|", re.MULTILINE)
-
-Facts = dict[str, Any]
 
 
 def check_hosts(
@@ -40,27 +36,66 @@ def check_hosts(
     env: Mapping[str, str],
     remote: Remote,
 ) -> list[Finding]:
-    """All findings about the cluster's hosts, this one among them. Writes nothing that stays."""
-    place = next(path for path in (run.root, *run.root.parents) if path.exists())
-    crossing = [f"{name}={env[name]}" for name in cluster.launcher.forward_variables if name in env]
+    """All findings about the cluster's hosts, this one and the spare ones among them. Writes nothing that stays.
+
+    What keeps a spare host from serving is a warning: the run can begin without it.
+    """
+    place = nearest(run.root)
+    timeout_s = _TIMEOUT_S if cluster.accelerator == "cpu" else _TIMEOUT_WITH_TOOLS_S
     begin_s = time.time()
     # A file that is here for a moment: a host that does not see it has another disk.
     with tempfile.NamedTemporaryFile(dir=place, prefix=".preflight-") as mark:
         commands = {}
-        for host in cluster.hosts:
+        for host in cluster.known_hosts:
             request = _request(cluster, host, packages, [mark.name, *data_paths(train_yaml)], mpirun, place)
-            words = ["env", *crossing, sys.executable, "-P", "-m", "launcher.probe", json.dumps(request)]
+            words = [*crossing_words(cluster, env), sys.executable, "-P", "-m", "launcher.probe", json.dumps(request)]
             commands[host.address] = words
-        answers = remote.run(commands, _TIMEOUT_S)
+        answers = remote.run(commands, timeout_s)
         mark_name = mark.name
-    facts, findings = _heard(answers)
-    for host in cluster.ordered_hosts:
-        if host.address in facts:
-            found = facts[host.address]
-            findings += _one_host(cluster, host, found, mark_name, run, begin_s, time.time())
-    findings += _side_by_side(facts)
+    facts: dict[str, Facts] = {}
+    findings: list[Finding] = []
+    entries = table_entries(cluster)
+    spare = {host.address for host in cluster.restart.spare_hosts}
+    for host in (*cluster.ordered_hosts, *cluster.restart.spare_hosts):
+        heard = _heard(answers[host.address], timeout_s)
+        if isinstance(heard, Finding):
+            found = [heard]
+        else:
+            facts[host.address] = heard
+            own = entries.get(host.address, {})
+            found = [*_one_host(cluster, host, heard, mark_name, run, begin_s, time.time(), own)]
+        findings += map(as_of_spare, found) if host.address in spare else found
+    findings += _all_side_by_side(facts, spare)
     if not any(finding.severity == "error" for finding in findings):
-        findings.append(Finding("ok", "hosts", f"{len(facts)} reached and alike"))
+        also = f", {len(facts.keys() & spare)} of {len(spare)} spare host(s) too" if spare else ""
+        findings.append(Finding("ok", "hosts", f"{len(facts.keys() - spare)} reached and alike{also}"))
+    return findings
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest of its parents that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def crossing_words(cluster: ClusterConfig, env: Mapping[str, str]) -> list[str]:
+    """The beginning of an argv that has on another host the variables that cross to the ranks there."""
+    forwarded = {name: env[name] for name in cluster.launcher.forward_variables if name in env}
+    return ["env", *(f"{name}={value}" for name, value in {**forwarded, **cluster.environment}.items())]
+
+
+def as_of_spare(finding: Finding) -> Finding:
+    """The finding as it counts for a spare host."""
+    severity = "warning" if finding.severity == "error" else finding.severity
+    return replace(finding, severity=severity, check=f"spare host, {finding.check}")
+
+
+def _all_side_by_side(facts: Mapping[str, Facts], spare: Set[str]) -> list[Finding]:
+    """Those of the hosts of the run among each other, then what each spare host adds to them."""
+    own = {address: found for address, found in facts.items() if address not in spare}
+    findings = list(_side_by_side(own))
+    for address in facts.keys() & spare if own else ():
+        more = _side_by_side({**own, address: facts[address]})
+        findings += [as_of_spare(each) for each in more if each not in findings]
     return findings
 
 
@@ -96,30 +131,36 @@ def _request(
         "paths": paths,
         "mpirun": str(mpirun) if mpirun else None,
         "devices": [device.id for device in host.devices],
+        "inventory": cluster.init == "rank_table",
         "place": str(place),
     }
 
 
-def _heard(answers: Mapping[str, Answer]) -> tuple[dict[str, Facts], list[Finding]]:
-    facts, findings = {}, []
-    for address, answer in answers.items():
-        if answer.unreachable:
-            reason, _, remedy = answer.unreachable.partition("; ")
-            findings.append(Finding("error", "reachability", f"{address}: {reason}", remedy))
-        elif answer.returncode is None:
-            remedy = "look at that host's load and file systems"
-            findings.append(Finding("error", "reachability", f"{address}: no answer in {_TIMEOUT_S:.0f} s", remedy))
-        elif answer.returncode != 0:
-            said = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-            remedy = "the same paths and packages on every host; PYTHONPATH and the like: launcher.forward_variables"
-            findings.append(Finding("error", "probe", f"{address}: {said}", remedy))
-        else:
-            facts[address] = json.loads(answer.stdout.splitlines()[-1])
-    return facts, findings
+def _heard(answer: Answer, timeout_s: float) -> Facts | Finding:
+    """What a host told, or why it did not."""
+    if answer.unreachable:
+        reason, _, remedy = answer.unreachable.partition("; ")
+        return Finding("error", "reachability", f"{answer.host}: {reason}", remedy)
+    if answer.returncode is None:
+        remedy = "look at that host's load and file systems"
+        return Finding("error", "reachability", f"{answer.host}: no answer in {timeout_s:.0f} s", remedy)
+    if answer.returncode != 0:
+        said = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        remedy = "the same paths and packages on every host; PYTHONPATH and the like: launcher.forward_variables"
+        return Finding("error", "probe", f"{answer.host}: {said}", remedy)
+    facts: Facts = json.loads(answer.stdout.splitlines()[-1])
+    return facts
 
 
 def _one_host(
-    cluster: ClusterConfig, host: Host, facts: Facts, mark: str, run: RunDir, begin_s: float, end_s: float
+    cluster: ClusterConfig,
+    host: Host,
+    facts: Facts,
+    mark: str,
+    run: RunDir,
+    begin_s: float,
+    end_s: float,
+    entries: Entries,
 ) -> Iterator[Finding]:
     name = host.address
     if host.devices and not facts["devices"]:
@@ -152,25 +193,7 @@ def _one_host(
         found = f"{name} has {_gib(facts['memory_bytes'])} for {cluster.ranks_on(host)} ranks"
         yield Finding("warning", "memory", found, "end other programs, or take fewer ranks")
     if cluster.accelerator == "ascend":
-        yield from _npus(host, facts)
-
-
-def _npus(host: Host, facts: Facts) -> Iterator[Finding]:
-    """By the tools' words as documented; never run on an NPU."""
-    name = host.address
-    absent = sorted({device.id for device in host.devices} - set(facts["devices"]))
-    if absent:
-        found = f"{name} has no /dev/davinci{absent[0]} ({len(absent)} of {len(host.devices)} missing)"
-        yield Finding("error", "devices", found, "correct hosts[].devices, or look at `npu-smi info` there")
-    for device, said in facts["npu"].items():
-        if said["health"] and not _HEALTHY.search(said["health"]):
-            found = f"{name} device {device}: {said['health'].strip()}"
-            yield Finding("error", "NIC health", found, f"hccn_tool -i {device} -link -g; check cable and switch")
-    wanted = {str(device.id) for device in host.devices}
-    for device, pid, program in _PROCESS.findall(facts["npu_smi"]):
-        if device in wanted:
-            found = f"{name} device {device} is used by {program} (pid {pid})"
-            yield Finding("error", "devices busy", found, "end it, or take the device off the list")
+        yield from npu_findings(host, facts, entries)
 
 
 def _side_by_side(facts: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -190,17 +213,7 @@ def _side_by_side(facts: Mapping[str, Facts]) -> Iterator[Finding]:
             if found["versions"][what] != here:
                 seen = f"{what} is {found['versions'][what]} on {address}, {here} on {first}"
                 yield Finding("error", "versions", seen, "install the same on every host")
-    switches = {(host, device): _switch(said) for host, each in facts.items() for device, said in each["npu"].items()}
-    known = {switch for switch in switches.values() if switch is not None}
-    if len(known) > 1:
-        (host, device), _ = min(item for item in switches.items() if item[1] == "0")
-        seen = f"off on {host} device {device}, on elsewhere (HCCL: EI0016)"
-        yield Finding("error", "TLS switch", seen, f"hccn_tool -i {device} -tls -s enable 1, or 0 everywhere")
-
-
-def _switch(said: Mapping[str, str]) -> str | None:
-    match = _TLS.search(said["tls"])
-    return match[1] if match else None
+    yield from tls_switches(facts)
 
 
 def _gib(size_bytes: int) -> str:

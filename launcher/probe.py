@@ -18,19 +18,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
 
+from launcher.contract.environment import environment
+from launcher.ranktable.probe import capture
+
 _TOOL_TIMEOUT_S = 10.0
 _PACKAGES = ("launcher", "vpred_train", "data", "checkpoints_mgr", "monitoring")
 
 
 class Request(TypedDict):
     """packages: names to tell the versions of; ports: [address, port] to try; paths: to look for; mpirun: path or
-    null; devices: physical ids of this host's NPUs; place: a folder whose disk counts."""
+    null; devices: physical ids of this host's NPUs; inventory: tell all that the tools say of NPUs' addresses; place: a
+    folder whose disk counts."""
 
     packages: list[str]
     ports: list[tuple[str, int]]
     paths: list[str]
     mpirun: str | None
     devices: list[int]
+    inventory: bool
     place: str
 
 
@@ -60,6 +65,8 @@ def facts(request: Request) -> dict[str, Any]:
         "missing_paths": [path for path in request["paths"] if not os.access(path, os.R_OK)],
         "ports": [[port, reason] for address, port in request["ports"] if (reason := why_closed(address, port))],
         "devices": sorted(int(path.name[7:]) for path in Path("/dev").glob("davinci[0-9]*")),
+        "visible_devices": environment().get("ASCEND_RT_VISIBLE_DEVICES"),
+        "inventory": capture() if request["inventory"] else None,
         "npu": {str(device): _npu(device) for device in request["devices"]},
         "npu_smi": _output(["npu-smi", "info"]) if request["devices"] else "",
     }

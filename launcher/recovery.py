@@ -43,6 +43,7 @@ def recover(
     current = cluster
     while True:
         ended = attempt(current)
+        ended_s = time.monotonic()
         if ended.verdict.exit_code == ExitCode.OK:
             return ended
         unreachable = sweep(ended.plan.hosts)
@@ -63,7 +64,8 @@ def recover(
             history,
             absent,
             rank_counts() if cluster.restart.shrink else (),
-            fence_s(cluster.launcher.lease_s),
+            # The lease was not renewed after the attempt, so what came since is part of the wait.
+            max(0.0, ended_s + fence_s(cluster.launcher.lease_s) - time.monotonic()),
         )
         if isinstance(decision, GiveUp):
             _say(f"not started again: {decision.reason}")
@@ -83,7 +85,7 @@ def _announcement(ended: Attempted, restart: Restart, number: int, cluster: Clus
     fewer = f" with {ranks} ranks instead of {cluster.world_size}" if ranks != cluster.world_size else ""
     return (
         f"{ended.verdict.text}; restart {number} of {cluster.restart.max_restarts} "
-        f"from step {ended.record.checkpoint_step} in {restart.delay_s:g} s{where}{fewer}"
+        f"from step {ended.record.checkpoint_step} in {restart.delay_s:.3g} s{where}{fewer}"
     )
 
 

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported only now: pydantic takes a moment, and what started us may die in it.
     from launcher.contract.identity import is_scheduler, read_identity
     from launcher.contract.run_dir import Outcome, RankStatus, RunDir
+    from launcher.kernel_log import KernelLog
     from launcher.out_of_memory import evidence, oom_kills
 
     options = _parser().parse_args(argv)
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     forwarder = _Forwarder()
     identity = read_identity(env)
     trainer_env = _trainer_environment(options, env, identity, attempt)
-    killed_before = oom_kills()
+    killed_before, kernel_log = oom_kills(), KernelLog()
     trainer = _start_trainer(options.trainer, trainer_env, attempt.log(identity.rank))
     if trainer is not None:
         forwarder.attach(trainer)
@@ -87,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             attempt.lease, options.lease_s, trainer, attempt.log(identity.rank), daemon_pid=starter
         )
     returncode = _NOT_STARTED if trainer is None else trainer.wait()
+    out_of_memory = None
+    if trainer is not None and returncode == -signal.SIGKILL:
+        # Of both the log is the better witness: it names the process.
+        out_of_memory = kernel_log.killed_for_memory(trainer.pid) or evidence(killed_before)
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(
         rank=identity.rank,
@@ -97,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ended_unix_s=time.time(),
         told_to_stop=forwarder.told_to_stop,
         waiting=status is not None and status.waiting,
-        out_of_memory=evidence(killed_before) if returncode == -signal.SIGKILL else None,
+        out_of_memory=out_of_memory,
     ).write(attempt.outcome(identity.rank))
     if trainer is not None and ran_out.is_set():
         os.kill(starter, signal.SIGKILL)

@@ -19,7 +19,7 @@ def start_argv(
     if cluster.launcher.kind != "mpirun":
         argv = (*_node(cluster, python, run, attempt), *argv)
         processes = len(cluster.hosts)
-    return argv if mpirun is None else (*_mpirun(cluster, mpirun, run, processes), *argv)
+    return argv if mpirun is None else (*mpirun_argv(cluster, mpirun, run.hostfile, processes), *argv)
 
 
 def slots(cluster: ClusterConfig, host: Host) -> int:
@@ -27,13 +27,14 @@ def slots(cluster: ClusterConfig, host: Host) -> int:
     return 1 if cluster.launcher.kind == "msrun" else cluster.ranks_on(host)
 
 
-def _mpirun(cluster: ClusterConfig, mpirun: Mpirun, run: RunDir, processes: int) -> tuple[str, ...]:
+def mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, hostfile: Path, processes: int) -> tuple[str, ...]:
+    """mpirun with its options, all but the program; raises ConfigError where this mpirun cannot do it."""
     if mpirun.name == "MPICH":
         return _mpich(cluster, mpirun, processes)
     settings, dialect = cluster.launcher, mpirun.dialect
     one_host = len(cluster.hosts) == 1
     transports = f"self,{dialect.shared_memory}" if one_host else f"self,{dialect.shared_memory},tcp"
-    argv = [str(mpirun.path), "--hostfile", str(run.hostfile), "-np", str(processes)]
+    argv = [str(mpirun.path), "--hostfile", str(hostfile), "-np", str(processes)]
     # By slot: rank r is the r-th line-and-slot of the hostfile, whatever the default mapping of this version.
     oversubscribe = cluster.accelerator == "cpu" if settings.oversubscribe is None else settings.oversubscribe
     argv += dialect.oversubscribe if oversubscribe else ("--map-by", "slot")

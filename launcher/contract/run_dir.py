@@ -3,11 +3,12 @@
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
-RUN/checkpoints/ ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
+RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom
 RUN/checkpoint_now is put there by a person.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -18,6 +19,8 @@ from launcher.contract.config import Section
 from launcher.contract.files import write_atomic
 
 Phase = Literal["starting", "compiling", "training", "validating", "checkpointing", "sampling", "done"]
+
+_STEP = re.compile(r"step_(\d{10,})")
 
 BEAT_S = 5.0  # a rank that lives writes its status at least this often
 
@@ -210,6 +213,18 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    def committed_step(self) -> int:
+        """The newest step in `checkpoints` that is whole, 0 without one: with its manifest it gets its name."""
+        steps = (int(match[1]) for path in self.checkpoints.glob("step_*") if (match := _STEP.fullmatch(path.name)))
+        for step in sorted(steps, reverse=True):
+            if self.manifest(step).exists():
+                return step
+        return 0
+
+    def manifest(self, step: int) -> Path:
+        """Of the committed checkpoint of a step; on hosts' own disks (`checkpoint.node_folder`) it lies elsewhere."""
+        return self.checkpoints / f"step_{step:010d}" / "MANIFEST.json"
 
     @property
     def checkpoint_now(self) -> Path:

@@ -6,9 +6,16 @@ dumper share these rules, so a text that looks like a number is quoted when writ
 
 import re
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
+
+try:
+    from yaml import CSafeLoader  # libyaml's parser, several times as fast
+except ImportError:  # PyYAML was built without it
+    from yaml import SafeLoader as CSafeLoader  # type: ignore[assignment]
 
 _INT = re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+)$")
 _FLOAT = re.compile(
@@ -28,9 +35,7 @@ def _resolvers(inherited: dict[str, list[tuple[str, Any]]]) -> dict[str, list[tu
     return kept
 
 
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
-
+class _Rules(SafeConstructor):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[object, yaml.Node] = {}
         for key_node, _ in node.value:
@@ -42,6 +47,14 @@ class _Loader(yaml.SafeLoader):
                 )
             seen[key] = key_node
         return super().construct_mapping(node, deep)
+
+
+class _Loader(_Rules, yaml.SafeLoader):
+    yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
+
+
+class _FastLoader(_Rules, CSafeLoader):
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 class _Dumper(yaml.SafeDumper):
@@ -58,6 +71,9 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 def parse(text: str) -> Any:
     """The document in `text`; raises ValueError with one line that says where and what."""
+    # What the fast one refuses the other one tells better, or takes.
+    with suppress(yaml.YAMLError):
+        return yaml.load(text, Loader=_FastLoader)  # noqa: S506  a SafeLoader subclass
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader subclass
     except yaml.MarkedYAMLError as error:

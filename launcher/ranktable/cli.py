@@ -133,7 +133,8 @@ def _show(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(json.dumps([asdict(each) for each in ranks], indent=2))
         return ExitCode.OK
     print(_summary(table))
-    names = ("rank", "server", "device_id", "device_ip", "super_device_id", "super_pod")
+    own = ("local_id",) if table.get("version") == "2.0" else ("super_device_id", "super_pod")
+    names = ("rank", "server", "device_id", "device_ip", *own)
     rows = [names, *(tuple(str(getattr(each, name)) or "-" for name in names) for each in ranks)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -228,13 +229,13 @@ def _selected(options: argparse.Namespace, table: Table) -> Table:
         return table
     ranks = placements(table)
     for selector in (*included, *excluded):
-        if not any(selector.covers(each.server, each.device_id) for each in ranks):
+        if not any(selector.covers(each.server, each.number) for each in ranks):
             known = ", ".join(sorted({each.server for each in ranks})[:_SHOWN_OF_A_RULE])
             raise ConfigError(f"found {selector} (no such server or device in the table; its servers: {known})")
 
-    def keeps(server: str, device_id: int) -> bool:
-        wanted = not included or any(each.covers(server, device_id) for each in included)
-        return wanted and not any(each.covers(server, device_id) for each in excluded)
+    def keeps(server: str, number: int) -> bool:
+        wanted = not included or any(each.covers(server, number) for each in included)
+        return wanted and not any(each.covers(server, number) for each in excluded)
 
     return subset(table, keeps)
 
@@ -285,5 +286,5 @@ def _cluster_options(parser: argparse.ArgumentParser, *, required: bool) -> None
 
 def _selection(parser: argparse.ArgumentParser) -> None:
     for option, text in (("--include", "only this host"), ("--exclude", "without this host")):
-        text = f"{text}, or HOST:0,3 for some of its devices; may be given again"
+        text = f"{text}, or HOST:0,3 for some of its devices (2.0: network and local_ids); may be given again"
         parser.add_argument(option, action="append", default=[], metavar="HOST", help=text)

@@ -18,7 +18,10 @@ _SELECTOR = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<devices>\d+(?:,\d
 
 @dataclass(frozen=True)
 class Placement:
-    """One rank. `server`: server_id, in 2.0 the net_instance_id of the lowest layer; texts are empty if not there."""
+    """One rank. `server`: server_id, in 2.0 the net_instance_id of the lowest layer; texts are empty if not there.
+
+    local_id: 2.0 alone; its network may span hosts, whose device ids repeat.
+    """
 
     rank: int
     server: str
@@ -26,11 +29,18 @@ class Placement:
     device_ip: str
     super_device_id: str
     super_pod: str
+    local_id: int | None = None
+
+    @property
+    def number(self) -> int:
+        """Unique on its server: device_id, in 2.0 local_id."""
+        return self.device_id if self.local_id is None else self.local_id
 
 
 @dataclass(frozen=True)
 class Selector:
-    """HOST, or some of its devices: HOST:0,3. An IPv6 address with devices stands in brackets."""
+    """HOST, or some of its devices: HOST:0,3; in 2.0 a net_instance_id and local_ids. An IPv6 address with devices
+    stands in brackets."""
 
     host: str
     devices: frozenset[int] | None
@@ -38,8 +48,8 @@ class Selector:
     def __str__(self) -> str:
         return self.host if self.devices is None else f"{self.host}:{','.join(map(str, sorted(self.devices)))}"
 
-    def covers(self, server: str, device_id: int) -> bool:
-        return server == self.host and (self.devices is None or device_id in self.devices)
+    def covers(self, server: str, number: int) -> bool:
+        return server == self.host and (self.devices is None or number in self.devices)
 
 
 def parse_selector(text: str) -> Selector:
@@ -59,7 +69,9 @@ def placements(table: Table) -> list[Placement]:
         table = convert(table, "1.0")
     if table["version"] == "2.0":
         found = [
-            Placement(rank["rank_id"], *_identity_2(rank), _addresses(rank), "", "") for rank in table["rank_list"]
+            Placement(rank["rank_id"], server, rank["device_id"], _addresses(rank), "", "", local_id)
+            for rank in table["rank_list"]
+            for server, local_id in (_identity_2(rank),)
         ]
     else:
         pod_of = pods_by_server(table)
@@ -87,6 +99,7 @@ def merge(tables: Sequence[Table]) -> Table:
     status = "completed" if all(table.get("status") == "completed" for table in tables) else "initializing"
     if versions == {"2.0"}:
         ranks = _merged([rank for table in tables for rank in table["rank_list"]], _identity_2, "rank_id")
+        _require_own_addresses(ranks)
         ranks.sort(key=_identity_2)
         return _renumbered({**tables[0], "rank_list": ranks, **({"status": status} if "status" in tables[0] else {})})
     pod_of: dict[str, str] = {}
@@ -108,7 +121,10 @@ def merge(tables: Sequence[Table]) -> Table:
 
 
 def subset(table: Table, keeps: Callable[[str, int], bool]) -> Table:
-    """The devices for which `keeps(server, device_id)`, ranks numbered anew; raises ConfigError if none are left."""
+    """The devices for which `keeps(server, number)`, of a Placement, ranks numbered anew.
+
+    Raises ConfigError if none are left.
+    """
     if "group_list" in table:
         table = convert(table, "1.0")
     kept: Table
@@ -156,16 +172,17 @@ def diff(old: Table, new: Table) -> list[str]:
     for name in ("version", "status"):
         if old.get(name) != new.get(name):
             lines.append(f"{name}: {shown(old.get(name))} -> {shown(new.get(name))}")
-    before, after = ({(each.server, each.device_id): each for each in placements(table)} for table in (old, new))
-    lines += [f"- {server} device {device}" for server, device in before if (server, device) not in after]
-    lines += [f"+ {server} device {device}" for server, device in after if (server, device) not in before]
+    before, after = ({(each.server, each.number): each for each in placements(table)} for table in (old, new))
+    word = "local_id" if "2.0" in (old.get("version"), new.get("version")) else "device"
+    lines += [f"- {server} {word} {number}" for server, number in before if (server, number) not in after]
+    lines += [f"+ {server} {word} {number}" for server, number in after if (server, number) not in before]
     for key, old_place in before.items():
         if key not in after:
             continue
-        for name in ("rank", "device_ip", "super_device_id", "super_pod"):
+        for name in ("rank", "device_id", "device_ip", "super_device_id", "super_pod"):
             was, now = getattr(old_place, name), getattr(after[key], name)
             if was != now:
-                lines.append(f"  {key[0]} device {key[1]}: {name} {shown(was)} -> {shown(now)}")
+                lines.append(f"  {key[0]} {word} {key[1]}: {name} {shown(was)} -> {shown(now)}")
     return lines
 
 
@@ -208,7 +225,17 @@ def _identity_1(device: Table) -> tuple[int, int]:
 
 
 def _identity_2(rank: Table) -> tuple[str, int]:
-    return rank["level_list"][0]["net_instance_id"], rank["device_id"]
+    return rank["level_list"][0]["net_instance_id"], rank["local_id"]
+
+
+def _require_own_addresses(ranks: Sequence[Table]) -> None:
+    """Raises ConfigError when one device stands under two local_ids."""
+    found: dict[str, Table] = {}
+    for rank in ranks:
+        first = found.setdefault(_addresses(rank), rank)
+        if first is not rank:
+            who = " and ".join(f"{each} local_id {number}" for each, number in map(_identity_2, (first, rank)))
+            raise ConfigError(f"{who}: found the same addresses (the tables disagree; make the stale one anew)")
 
 
 def _addresses(rank: Table) -> str:

@@ -88,6 +88,11 @@ def parse_spod_info(text: str) -> tuple[str, int] | None:
     return None if pod is None or number == _NO_NUMBER else (pod, number)
 
 
+def super_devices(captured: Captured) -> dict[int, int]:
+    """Device -> SDID, of those in a super-pod."""
+    return {number: pod[1] for number, pod in _super_pods(captured)}
+
+
 def _super_pods(captured: Captured) -> Iterator[tuple[int, tuple[str, int]]]:
     for number, (npu, chip) in parse_mapping(captured["mapping"]).items():
         pod = parse_spod_info(captured["spod"].get(f"{npu} {chip}", ""))

@@ -44,6 +44,8 @@ OWNERS = {
     "eval": None,
     "exec": None,
 }
+# Loaders are made of these alone, or of classes above them that are.
+SAFE_YAML = {"yaml.SafeLoader", "CSafeLoader", "SafeConstructor"}
 
 
 def module_name(path: Path) -> str:
@@ -112,8 +114,10 @@ def name_faults(module: str, tree: ast.AST) -> list[str]:
         if isinstance(node, ast.keyword) and node.arg == "shell":
             faults.append(f"{module} passes shell=")
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load":
-            classes = [each for each in ast.walk(tree) if isinstance(each, ast.ClassDef)]
-            safe = [each.name for each in classes if [ast.unparse(base) for base in each.bases] == ["yaml.SafeLoader"]]
+            safe = set(SAFE_YAML)
+            for each in ast.walk(tree):
+                if isinstance(each, ast.ClassDef) and each.bases and {ast.unparse(base) for base in each.bases} <= safe:
+                    safe.add(each.name)
             if {each.arg: ast.unparse(each.value) for each in node.keywords}.get("Loader") not in safe:
                 faults.append(f"{module} loads YAML without a SafeLoader")
     return faults
@@ -238,9 +242,18 @@ def test_the_name_rule_spares_what_only_looks_alike() -> None:
     assert name_faults("launcher.x", ast.parse(text)) == []
 
 
-@pytest.mark.parametrize(("base", "faults"), [("yaml.SafeLoader", 0), ("yaml.Loader", 1)])
-def test_even_the_owner_of_yaml_load_needs_a_safe_loader(base: str, faults: int) -> None:
-    text = f"class L({base}): pass\nyaml.load(x, Loader=L)"
+@pytest.mark.parametrize(
+    ("above", "bases", "faults"),
+    [
+        ("SafeConstructor", "yaml.SafeLoader", 0),
+        ("SafeConstructor", "yaml.Loader", 1),
+        ("SafeConstructor", "A, CSafeLoader", 0),
+        ("SafeConstructor", "A, CLoader", 1),
+        ("FullConstructor", "A, CSafeLoader", 1),
+    ],
+)
+def test_even_the_owner_of_yaml_load_needs_a_safe_loader(above: str, bases: str, faults: int) -> None:
+    text = f"class A({above}): pass\nclass L({bases}): pass\nyaml.load(x, Loader=L)"
     assert len(name_faults("launcher.contract.yaml_dialect", ast.parse(text))) == faults
 
 

@@ -9,6 +9,7 @@ import pytest
 from hosts import Hosts, unavailable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
 CLUSTER = """
 name: two
 accelerator: ascend
@@ -53,7 +54,7 @@ def test_hosts_without_npus_and_hosts_out_of_reach_are_told(hosts: Hosts, genera
     assert cut.returncode == 2 and "h1: ssh: connect to host h1" in cut.stderr
 
 
-def test_a_table_of_what_two_hosts_have(hosts: Hosts, generate: list[str], tmp_path: Path) -> None:
+def test_a_table_of_what_two_hosts_have_and_a_run_of_another(hosts: Hosts, generate: list[str], tmp_path: Path) -> None:
     dev, tools = tmp_path / "dev", tmp_path / "tools"
     dev.mkdir()
     tools.mkdir()
@@ -81,4 +82,17 @@ def test_a_table_of_what_two_hosts_have(hosts: Hosts, generate: list[str], tmp_p
             ],
         }
         for number, host in enumerate(hosts.names)
+    ]
+
+    listed = [f"{{address: h{n}, devices: [{{id: 1, ip: 192.168.1.1{2 * n}}}]}}" for n in (0, 1)]
+    (tmp_path / "wrong.yaml").write_text(CLUSTER.replace("[{address: h0}, {address: h1}]", f"[{', '.join(listed)}]"))
+    (tmp_path / "recipe.yaml").write_text("steps: 6\n")
+    argv = [sys.executable, "-P", str(FAKE_LAUNCH), "check", "--cluster", str(tmp_path / "wrong.yaml")]
+    argv += ["--recipe", str(tmp_path / "recipe.yaml"), "--run-dir", str(tmp_path / "run")]
+    run = hosts.run("h0", [*argv, "cluster.launcher.allow_run_as_root=true"], env={"PYTHONPATH": str(CHECKOUT)})
+    assert run.returncode == 2, run.stderr
+    errors = [line for line in run.stdout.splitlines() if line.startswith("error")]
+    assert errors == [
+        "error   rank table: h1 device 1 has 192.168.1.11, the rank table says 192.168.1.12 (HCCL: EI0014); "
+        "take what `vpred-launch ranktable generate --discover --to hosts` says"
     ]

@@ -12,7 +12,7 @@ from launcher.account import read_records
 from launcher.contract.run_dir import RankStatus, RunDir
 
 STEPS, STEPS_PER_CHECKPOINT = 40, 10
-LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}"]
+LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=0"]
 
 
 def finished(process: subprocess.Popen[str]) -> str:
@@ -30,7 +30,7 @@ def test_a_run_that_started_again_by_itself_ends_as_if_undisturbed(tmp_path: Pat
     lend_graphs(undisturbed.root, run.root)
     restart = ["cluster.restart.max_restarts=1", "cluster.restart.first_delay_s=0.1"]
     process = start(recipe, run.root, 2, overrides=[*LENGTH, *restart])
-    committed = run.checkpoints / f"step_{STEPS_PER_CHECKPOINT:010d}" / "MANIFEST.json"
+    committed = run.manifest(STEPS_PER_CHECKPOINT)
     wait_until(lambda: committed.exists() and len(losses(run.root)) > STEPS_PER_CHECKPOINT, process)
     victim = RankStatus.read(run.attempt(1).status(1))
     assert victim is not None

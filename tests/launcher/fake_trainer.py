@@ -1,9 +1,10 @@
 """A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
 
 The recipe is a flat YAML file: steps, step_s, fault, fault_rank, fault_attempts (later attempts have none) and
-save_every (steps; a checkpoint is a file with the number of its step). Faults: none, raise, kill, exit, deaf,
-check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at its own work), fill (leaves no
-room where the run is). Every step is one Allreduce, so a rank that dies leaves its peers inside a collective.
+save_every (steps; a checkpoint is an empty manifest, of which ranks tell a step later, as the trainer's do). Faults:
+none, raise, kill, exit, deaf, check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at
+its own work), fill (leaves no room where the run is). Every step is one Allreduce, so a rank that dies leaves its peers
+inside a collective.
 """
 
 import argparse
@@ -54,8 +55,7 @@ def train(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGUSR1, lambda number, frame: stop.append(number))
     signal.signal(signal.SIGUSR2, lambda number, frame: saves.append(number))
     faulty = comm.rank == recipe["fault_rank"] and options.attempt <= recipe["fault_attempts"]
-    checkpoint = run.root / "checkpoint"
-    resumed = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    resumed = committed = run.committed_step()
     now["checkpoint_step"] = resumed or None
     phases = {"starting": time.time()}
     comm.barrier()  # all have read it before one writes it
@@ -97,15 +97,17 @@ def train(options: argparse.Namespace) -> int:
         now["waiting"] = True
         stopping = comm.allreduce(len(stop), op=MPI.MAX)
         now["waiting"] = False
+        now["checkpoint_step"] = committed or None
         if stopping:
             # As the trainer does: the default, which Python restores at its end, would kill a rank that is done.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             return ExitCode.PREEMPTED
         if saves or (recipe["save_every"] and step % recipe["save_every"] == 0):
             saves.clear()
-            now["checkpoint_step"] = step
+            committed = step
             if comm.rank == 0:
-                write_atomic(checkpoint, str(step), fsync=False)
+                run.manifest(step).parent.mkdir(parents=True)
+                write_atomic(run.manifest(step), "", fsync=False)
         tell("training", step)
         if step == FAULT_STEP and faulty:
             if recipe["fault"] == "raise":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints_mgr.layout import MANIFEST, step_name, tmp_name
 from launcher.contract.environment import environment, export
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import Outcome, RankStatus, RunDir, Summary
@@ -168,3 +169,16 @@ def test_an_adopted_process_knows_that_its_parent_is_gone():
     )
     output, _ = process.communicate(timeout=20)
     assert output.splitlines() == ["child of a living parent", "None"]
+
+
+@pytest.mark.parametrize("step", [7, 12_345_678_901])
+def test_a_committed_step_is_where_checkpoints_are_put(tmp_path, step):
+    run = RunDir(tmp_path)
+    assert run.committed_step() == 0
+    assert run.manifest(step) == run.checkpoints / step_name(step) / MANIFEST
+    for name in (step_name(step), step_name(3), tmp_name(step + 1, "a1", "host-1"), f"{step_name(step + 2)}-corrupt"):
+        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / MANIFEST).touch()
+    (run.checkpoints / step_name(step + 3)).mkdir()
+    (run.checkpoints / f"{step_name(step + 4)}.keep").touch()
+    assert run.committed_step() == step

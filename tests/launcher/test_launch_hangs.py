@@ -137,7 +137,7 @@ def test_a_rank_that_hangs_is_named_after_all_have_told_their_stacks(bench, faul
 
 def test_a_slow_rank_is_reported_and_lives(bench):
     window = '{"window_s": 0.6, "sigmas": 3, "slower_ratio": 0.3, "windows_in_a_row": 2}'
-    options = ("fault=slow", "steps=40", "step_s=0.01", f"cluster.supervision.stragglers={window}")
+    options = ("fault=slow", "steps=28", "step_s=0.01", f"cluster.supervision.stragglers={window}")
     result = bench.launch(*options)
     assert result.returncode == ExitCode.OK, result.stderr
     assert "vpred-launch: rank 1 on host localhost is slow: " in result.stderr

@@ -12,12 +12,24 @@ from launcher.cluster import ClusterConfig, load_cluster
 from launcher.contract.run_dir import RunDir
 from launcher.finding import Finding
 from launcher.preflight_hosts import check_hosts, data_paths
+from launcher.preflight_npus import npu_findings, table_entries
 from launcher.probe import facts as real_facts
+from launcher.ranktable.document import write_table
+from launcher.ranktable.v1 import make_table
 from launcher.remote import Answer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
 HEALTH = "net health status: Success\n"
 TLS = "dev_id:0, tls switch[1], tls preconfigured[1]\n"
+
+
+def captured(host: str, **changes: str) -> dict[str, Any]:
+    """What the tools of a host of ascend_4x8_mpirun.yaml tell; `changes`: other words about a device's address."""
+    last = host.rpartition(".")[2]
+    words = {str(device): f"ipaddr:192.168.{100 + device}.10{last}\n" for device in range(8)}
+    changed = {name.removeprefix("device_"): text for name, text in changes.items()}
+    empty = {"hccn_conf": None, "ip6": {}, "mapping": "", "spod": {}}
+    return {"devices": list(range(8)), "ip": words | changed, **empty}
 
 
 class Made:
@@ -41,6 +53,8 @@ class Made:
                 "missing_paths": [],
                 "ports": [],
                 "devices": request["devices"],
+                "visible_devices": None,
+                "inventory": captured(host) if request["inventory"] else None,
                 "npu": {str(device): {"health": HEALTH, "tls": TLS} for device in request["devices"]},
                 "npu_smi": "| NPU     Chip | Process id | Process name |\n| No running processes found in NPU 0 |\n",
             }
@@ -53,8 +67,10 @@ class Made:
         return answers
 
 
-def bad(changes: Mapping[str, Any], folder: Path, answer: Answer | None = None) -> list[Finding]:
-    cluster: ClusterConfig = load_cluster(CONFIGS / "ascend_4x8_mpirun.yaml")
+def bad(
+    changes: Mapping[str, Any], folder: Path, answer: Answer | None = None, cluster: ClusterConfig | None = None
+) -> list[Finding]:
+    cluster = cluster or load_cluster(CONFIGS / "ascend_4x8_mpirun.yaml")
     made = Made(changes, answer)
     findings = check_hosts(cluster, RunDir(folder / "run"), ["mindspore"], "", None, {}, made)
     return [finding for finding in findings if finding.severity != "ok"]
@@ -68,6 +84,10 @@ def test_hosts_that_are_well_and_alike_pass(tmp_path: Path) -> None:
 OTHER = {"python": "3.11.2", "mindspore": "2.9.0", "code": "abc", "mpirun": "5"}
 FAULT = {str(device): {"health": "net health status: Fault\n", "tls": TLS} for device in range(8)}
 OFF = {str(device): {"health": HEALTH, "tls": "dev_id:0, tls switch[0]\n"} for device in range(8)}
+OF_DEVICE_3 = "the rank table says 192.168.103.103"
+MOVED = captured("10.0.0.3", device_3="ipaddr:10.1.1.1\nnetmask:255.255.255.0\n")
+NO_IP = captured("10.0.0.3", device_3="ipaddr:-.-.-.-\nnetmask:-.-.-.-\n")
+SILENT = captured("10.0.0.3", device_3="hccn_tool: Permission denied\n")
 BUSY = "| NPU     Chip | Process id | Process name |\n| 3       0    | 4242       | python       | 1024 |\n"
 
 
@@ -86,6 +106,19 @@ BUSY = "| NPU     Chip | Process id | Process name |\n| 3       0    | 4242     
         ({"devices": [0, 1, 2, 3, 4, 5, 6]}, "devices", "10.0.0.3 has no /dev/davinci7 (1 of 8 missing)"),
         ({"npu": FAULT}, "NIC health", "10.0.0.3 device 0: net health status: Fault"),
         ({"npu": OFF}, "TLS switch", "off on 10.0.0.3 device 0, on elsewhere (HCCL: EI0016)"),
+        (
+            {"visible_devices": "0-6"},
+            "devices",
+            "10.0.0.3 has ASCEND_RT_VISIBLE_DEVICES=0-6, which hides or renumbers dev",
+        ),
+        (
+            {"visible_devices": "0,1,2,3,4,5,7,6"},
+            "devices",
+            "10.0.0.3 has ASCEND_RT_VISIBLE_DEVICES=0,1,2,3,4,5,7,6, wh",
+        ),
+        ({"inventory": MOVED}, "rank table", f"10.0.0.3 device 3 has 10.1.1.1, {OF_DEVICE_3} (HCCL: EI0014)"),
+        ({"inventory": NO_IP}, "rank table", f"10.0.0.3 device 3 has no address, {OF_DEVICE_3} (HCCL: EI0014)"),
+        ({"inventory": SILENT}, "rank table", "10.0.0.3 does not tell the address of device 3 (1 such; hccn_tool: P"),
         ({"npu_smi": BUSY}, "devices busy", "10.0.0.3 device 3 is used by python (pid 4242)"),
     ],
 )
@@ -102,13 +135,64 @@ def test_each_fault_is_found_on_its_host_with_a_remedy(
     ("answer", "found"),
     [
         (Answer("10.0.0.3", 255, "", "Permission denied (publickey).\n", True), "Permission denied"),
-        (Answer("10.0.0.3", None, "", "", True), "no answer in 60 s"),
+        (Answer("10.0.0.3", None, "", "", True), "no answer in 180 s"),
         (Answer("10.0.0.3", 1, "", "No module named launcher\n", True), "No module named launcher"),
     ],
 )
 def test_a_host_that_cannot_answer_is_an_error(tmp_path: Path, answer: Answer, found: str) -> None:
     (finding,) = bad({}, tmp_path, answer)
     assert finding.severity == "error" and finding.found.startswith(f"10.0.0.3: {found}") and finding.remedy
+
+
+def test_what_a_spare_host_lacks_is_a_warning(tmp_path: Path) -> None:
+    cluster = load_cluster(CONFIGS / "ascend_4x8_mpirun.yaml")
+    *own, third, fourth = cluster.hosts
+    hosts = {"hosts": (*own, fourth), "restart": cluster.restart.model_copy(update={"spare_hosts": (third,)})}
+    cluster = cluster.model_copy(update=hosts)
+    assert bad({}, tmp_path, cluster=cluster) == []
+    for changes, check in (
+        ({"versions": OTHER}, "versions"),
+        ({"npu": FAULT}, "NIC health"),
+        ({"npu": OFF}, "TLS switch"),
+    ):
+        findings = bad(changes, tmp_path, cluster=cluster)
+        assert {(each.severity, each.check) for each in findings} == {("warning", f"spare host, {check}")}
+        assert "10.0.0.3" in findings[0].found and findings[0].remedy
+    (lost,) = bad({}, tmp_path, Answer("10.0.0.3", 255, "", "Connection refused\n", True), cluster)
+    assert lost == Finding(
+        "warning", "spare host, reachability", "10.0.0.3: Connection refused", "start sshd on 10.0.0.3"
+    )
+
+
+def test_a_table_that_was_given_is_what_the_tools_are_compared_with(tmp_path: Path) -> None:
+    cluster = load_cluster(CONFIGS / "ascend_4x8_mpirun.yaml")
+    table = make_table(cluster)
+    for server in table["server_list"]:
+        for device in server["device"]:
+            device["device_ip"] += f",172{device['device_ip'].removeprefix('192')}"
+    write_table(tmp_path / "given.json", table)
+    given = cluster.launcher.model_copy(update={"rank_table": tmp_path / "given.json"})
+    (finding,) = bad({"inventory": MOVED}, tmp_path, cluster=cluster.model_copy(update={"launcher": given}))
+    assert "the rank table says 192.168.103.103,172.168.103.103" in finding.found
+    second = captured("10.0.0.3", device_3="ipaddr:172.168.103.103\n")
+    assert bad({"inventory": second}, tmp_path, cluster=cluster.model_copy(update={"launcher": given})) == []
+
+
+def test_super_pod_numbers_are_compared_too(tmp_path: Path) -> None:
+    cluster = load_cluster(CONFIGS / "ascend_2x16_superpod.yaml")
+    host = cluster.ordered_hosts[1]
+    spod = {
+        f"{number} 0": f"SDID : {device.super_device_id}\nSuper Pod ID : 0\n"
+        for number, device in enumerate(host.devices)
+    }
+    spod["5 0"] = "SDID : 77\nSuper Pod ID : 0\n"
+    mapping = "".join(f"{number} 0 {number} Ascend\n" for number in range(16))
+    words = {str(device.id): f"ipaddr:{device.ip}\n" for device in host.devices}
+    inventory = {"devices": [], "hccn_conf": None, "ip": words, "ip6": {}, "mapping": mapping, "spod": spod}
+    facts = {"devices": list(range(16)), "visible_devices": None, "inventory": inventory, "npu": {}, "npu_smi": ""}
+    (finding,) = npu_findings(host, facts, table_entries(cluster)[host.address])
+    number = host.devices[5].super_device_id
+    assert finding.found == f"{host.address} device 5 has SDID 77, the rank table says {number} (HCCL: EI0014)"
 
 
 def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
@@ -118,6 +202,7 @@ def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
         "paths": [str(tmp_path), str(tmp_path / "none")],
         "mpirun": None,
         "devices": [],
+        "inventory": True,
         "place": str(tmp_path / "not" / "yet"),
     }
     told = json.loads(json.dumps(real_facts(request)))
@@ -125,6 +210,7 @@ def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
     assert told["missing_paths"] == [str(tmp_path / "none")]
     assert [port for port, _ in told["ports"]] == [4000]  # no address of this machine
     assert told["free_bytes"] > 0 and told["memory_bytes"] > 0
+    assert told["inventory"].keys() == captured("10.0.0.1").keys()
     assert abs(told["time_unix_s"] - time.time()) < 60
 
 

@@ -250,6 +250,28 @@ def test_plans_of_any_size_are_golden(tmp_path, hosts):
     assert hashlib.sha256(plan.to_json().encode()).hexdigest()[:16] == PLAN_DIGESTS[hosts]
 
 
+def test_a_plan_for_many_hosts_is_a_page_to_read(tmp_path):
+    plan = farm(1024, tmp_path)
+    lines = describe(plan).splitlines()
+    hosts = [line for line in lines if line.startswith("  n") or "..." in line[:6]]
+    devices = "devices 0,1,2,3,4,5,6,7, metrics"
+    assert hosts == [
+        f"  n0000: ranks 0-7, {devices} n0000:9400 to n0000:9407",
+        f"  n0001: ranks 8-15, {devices} n0001:9400 to n0001:9407",
+        f"  n0002: ranks 16-23, {devices} n0002:9400 to n0002:9407",
+        "  ... 1,020 more like them (--json lists all)",
+        f"  n1023: ranks 8184-8191, {devices} n1023:9400 to n1023:9407",
+    ]
+    assert len(lines) < 20 and max(map(len, lines)) < 3000
+    assert re.search(r" --device-ids 0,1,2,[\d,]+\.\.\.[\d,]+,5,6,7( |$)", lines[-1])
+    other = plan.ranks[4 * 8].model_copy(update={"device_id": 9})
+    changed = describe(plan.model_copy(update={"ranks": (*plan.ranks[:32], other, *plan.ranks[33:])}))
+    for line in ("  n0003: ranks 24-31,", "  n0004: ranks 32-39, devices 9,1,", "  n0005: ", "  ... 1,015 more like"):
+        assert f"\n{line}" in changed
+    few = describe(farm(5, tmp_path))
+    assert [line[:8] for line in few.splitlines() if line.startswith("  n")] == [f"  n000{n}:" for n in range(5)]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from launcher.account import AttemptRecord, LostTime, lost_time, read_records
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import RankStatus, RunDir
-from launcher.lease import Lease, LeaseWatch
+from launcher.contract.run_dir import RankStatus
+from launcher.lease import Lease, LeaseWatch, fence_s
 from launcher.plan import LaunchPlan
 from launcher.processes import workers_of
 from launcher.recovery import Attempted, recover
@@ -95,6 +95,19 @@ def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out(
         ["n1", "n2", "n3"],
         ["n2", "n3", "s1"],
     ]
+
+
+def test_the_wait_for_a_host_out_of_reach_begins_with_the_end_of_the_attempt(cluster, monkeypatch):
+    made, slept = Made(cluster, (1, False), (0, False)), []
+
+    def sweep(hosts) -> list[str]:
+        time.sleep(0.2)
+        return ["n1"] if "n1" in hosts else []
+
+    monkeypatch.setattr("launcher.recovery._asked_to_stop_within", lambda delay_s, stop: slept.append(delay_s))
+    recover(cluster(first_delay_s=0.0, spare=1), made.attempt, sweep, lambda: (), made.stop)
+    whole_s = fence_s(cluster().launcher.lease_s)
+    assert whole_s - 20 < slept[0] <= whole_s - 0.4  # both sweeps
 
 
 def test_a_wish_to_stop_ends_the_wait(cluster, capsys):
@@ -184,6 +197,8 @@ def test_a_killed_rank_is_followed_by_an_attempt_that_goes_on(bench):
     first, second = read_records(bench.run)
     assert (first.exit_code, first.host, first.last_step, first.checkpoint_step) == (137, "localhost", 3, 2)
     assert (second.exit_code, second.resumed_step, second.last_step) == (0, 2, 6)
+    assert json.loads(bench.run.plan_json.read_text())["attempt"] == 2
+    assert bench.run.attempt(2).lease.exists()
     lost = second.lost
     assert lost.detection_s > 0 and lost.delay_s >= 0.1 and lost.start_s > 0
     assert lost.rollback_s == pytest.approx(first.step_s)
@@ -201,8 +216,16 @@ def test_a_killed_rank_is_followed_by_an_attempt_that_goes_on(bench):
     assert families["vpred_launcher_attempt_running"].samples[0].value == 0
 
 
+def test_a_checkpoint_counts_though_no_rank_lived_to_tell_of_it(bench):
+    result = bench.launch("fault=kill", "save_every=3", *RESTART, "cluster.restart.max_without_progress=1")
+    assert result.returncode == ExitCode.OK, result.stderr
+    assert "ended with SIGKILL after step 3; restart 1 of 2 from step 3 in 0.1 s" in result.stderr
+    assert {RankStatus.read(bench.run.attempt(1).status(rank)).checkpoint_step for rank in (0, 1)} == {None}
+    assert [(each.resumed_step, each.checkpoint_step) for each in read_records(bench.run)] == [(0, 3), (3, 6)]
+
+
 def test_a_killed_mpirun_is_followed_by_an_attempt_that_goes_on(bench):
-    launcher = bench.start_training("steps=150", "step_s=0.02", *RESTART)
+    launcher = bench.start_training("steps=75", "step_s=0.02", *RESTART)
     os.kill(bench.child_of(launcher.pid), signal.SIGKILL)
     _, stderr = launcher.communicate(timeout=DEADLINE_S)
     assert launcher.returncode == ExitCode.OK, stderr
@@ -260,9 +283,3 @@ def test_ranks_end_themselves_when_the_launcher_shows_no_life(bench):
     _, stderr = launcher.communicate(timeout=30)
     assert launcher.returncode == 128 + signal.SIGTERM, stderr
     assert "no sign of life of the launcher for 2 s" in stderr
-
-
-def test_the_plan_written_is_that_of_the_last_attempt(bench):
-    assert bench.launch("fault=kill", "fault_attempts=1", *RESTART).returncode == ExitCode.OK
-    assert json.loads(bench.run.plan_json.read_text())["attempt"] == 2
-    assert RunDir(bench.run.root).attempt(2).lease.exists()

@@ -15,21 +15,42 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir
 from launcher.failure import Failure, blames_peer, last_traceback, read_log
 from launcher.hccl_codes import HCCL_CODES, find_code
+from launcher.kernel_log import killed_for_memory
 from launcher.stream import LogStream, parse_ranks
 
 EAT = (
     "import os, sys\n"
+    "from launcher.kernel_log import KernelLog\n"
     "from launcher.out_of_memory import evidence, oom_kills\n"
     "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
-    "before = oom_kills()\n"
+    "before, log = oom_kills(), KernelLog()\n"
     "pid = os.fork()\n"
     "if pid == 0:\n"
     "    open('/proc/self/oom_score_adj', 'w').write('1000')\n"
     "    kept = [bytearray(b'x') * (1 << 20) for _ in range(512)]\n"
     "    os._exit(0)\n"
     "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-    "print(evidence(before))\n"
+    "print(evidence(before), pid, log.killed_for_memory(pid), sep='\\n')\n"
 )
+FIRST_NAMESPACE = Path("/proc/self/ns/pid").readlink().name == "pid:[4026531836]"
+# As the kernels 5.10 and 6.1 (dmesg, /dev/kmsg) and 4.18 write them.
+OF_A_GROUP = """\
+[  812.4] python3 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0
+[  812.4] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/job,task_memcg=/job,\
+task=python3,pid=4242,uid=1000
+[  812.4] Memory cgroup out of memory: Killed process 4242 (python3) total-vm:531204kB, anon-rss:130288kB, \
+file-rss:5644kB, shmem-rss:0kB, UID:1000 pgtables:348kB oom_score_adj:0
+"""
+OF_THE_HOST = """\
+4,1203,912345678,-;python invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO), order=0
+6,1240,912345701,-;oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task=python,\
+pid=4242,uid=0
+3,1241,912345702,-;Out of memory: Killed process 4242 (python) total-vm:26214400kB, anon-rss:24117248kB, file-rss:0kB, \
+shmem-rss:0kB, UID:0 pgtables:48000kB oom_score_adj:0
+ SUBSYSTEM=memory
+6,1242,912349999,-;oom_reaper: reaped process 4242 (python), now anon-rss:0kB, file-rss:0kB, shmem-rss:0kB
+"""
+OF_AN_OLD_ONE = "[  99.1] Out of memory: Kill process 4242 (python) score 912 or sacrifice child\n"
 
 
 @pytest.fixture
@@ -50,9 +71,27 @@ def small_group() -> Path:
 def test_the_kernels_count_tells_who_died_for_want_of_memory(small_group):
     words = [sys.executable, "-c", EAT, str(small_group)]
     answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    code, told = answer.stdout.splitlines()
+    code, told, pid, log = answer.stdout.splitlines()
     assert int(code) == -signal.SIGKILL
     assert told.startswith(f"oom_kill in {small_group}/memory.") and "rose from 0 to 1" in told
+    if FIRST_NAMESPACE and os.access("/dev/kmsg", os.R_OK):
+        assert log.startswith(f"Memory cgroup out of memory: Killed process {pid} (python")
+    else:
+        assert log == "None"
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (OF_A_GROUP, "Memory cgroup out of memory: Killed process 4242 (python3) total-vm:531204kB, anon-rss:130288kB"),
+        (OF_THE_HOST, "Out of memory: Killed process 4242 (python) total-vm:26214400kB, anon-rss:24117248kB"),
+        (OF_AN_OLD_ONE, "Out of memory: Kill process 4242 (python)"),
+    ],
+)
+def test_the_kernels_log_names_the_process(log, words):
+    assert killed_for_memory(log, 4242) == words
+    assert killed_for_memory(log + log.replace("4242", "77"), 4242) == words
+    assert killed_for_memory(log, 424) is killed_for_memory(log, 42422) is killed_for_memory("", 4242) is None
 
 
 def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd):

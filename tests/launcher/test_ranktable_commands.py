@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from ranktables import table_2_0
 
 from launcher.cli import main
 from launcher.cluster import load_cluster
@@ -100,6 +101,46 @@ def test_subset_and_diff_tell_what_went(made, tmp_path, capsys):
     assert len([line for line in lines if line[0] == "-"]) == 10
     assert "  10.0.0.4 device 7: rank 31 -> 21" in lines
     assert ranktable(capsys, "validate", part)[0] == ExitCode.OK
+
+
+def test_hosts_of_one_network_of_2_0_merge_to_one_table_and_come_apart(tmp_path, capsys):
+    """Each of two hosts counts its own devices from 0; on the network they are local_ids 0 to 3."""
+    whole = table_2_0(4)
+    for rank in whole["rank_list"]:
+        rank["device_id"] = rank["local_id"] % 2
+    for name, own in (("b", whole["rank_list"][2:]), ("a", whole["rank_list"][:2])):
+        ranks = [{**rank, "rank_id": rank["device_id"]} for rank in own]
+        (tmp_path / f"{name}.json").write_text(json.dumps({**whole, "rank_count": 2, "rank_list": ranks}))
+    parts, merged = [tmp_path / "b.json", tmp_path / "a.json"], tmp_path / "merged.json"
+    assert ranktable(capsys, "merge", *parts, parts[0], "--output", merged)[0] == ExitCode.OK
+    assert json.loads(merged.read_text()) == whole
+
+    code, out, _ = ranktable(capsys, "show", merged)
+    lines = [line.split() for line in out.splitlines()]
+    assert code == ExitCode.OK and lines[0][:4] == ["version", "2.0,", "4", "ranks"]
+    assert lines[1:3] == [
+        ["rank", "server", "device_id", "device_ip", "local_id"],
+        ["0", "az0", "0", "172.16.0.1,172.17.0.1", "0"],
+    ]
+    assert lines[-1] == ["3", "az0", "1", "172.16.0.4,172.17.0.4", "3"]
+    less = tmp_path / "less.json"
+    assert ranktable(capsys, "subset", merged, "--exclude", "az0:1", "--output", less)[0] == ExitCode.OK
+    left = json.loads(less.read_text())["rank_list"]
+    assert [(each["rank_id"], each["local_id"], each["device_id"]) for each in left] == [
+        (0, 0, 0),
+        (1, 2, 0),
+        (2, 3, 1),
+    ]
+    code, out, _ = ranktable(capsys, "diff", merged, less)
+    told = ["- az0 local_id 1", "  az0 local_id 2: rank 2 -> 1", "  az0 local_id 3: rank 3 -> 2"]
+    assert code == ExitCode.FAILED and out.splitlines() == told
+
+    other = json.loads(parts[1].read_text())
+    other["rank_list"][1]["local_id"] = 7
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    code, _, err = ranktable(capsys, "merge", merged, tmp_path / "other.json")
+    assert code == ExitCode.BAD_CONFIG
+    assert err.startswith("az0 local_id 1 and az0 local_id 7: found the same addresses (the tables disagree;")
 
 
 @pytest.mark.parametrize("word", ["10.0.0.9", "10.0.0.1:8", "10.0.0.1:x"])
