@@ -42,7 +42,7 @@ class Fetcher(Protocol):
 
     def collate(self, arrays: Arrays) -> Arrays:
         """The arrays of a batch, stacked (b, ...), as the trainer takes them: what is cheaper in its process than to
-        carry between two."""
+        carry between two. They may be the same arrays or in their memory."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ImageFetcher:
 
     def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
         pair = ArraySpec((2,), "int32")
-        return {"images": ArraySpec((*size, 3), "uint8"), "original_sizes": pair, "crops": pair}
+        return {"images": ArraySpec((3, *size), "uint8"), "original_sizes": pair, "crops": pair}
 
     def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
         generator = sample_generator(self.seed, "augment", epoch, sample_id)

@@ -150,8 +150,13 @@ class Workers:
                 continue
             done = in_work.popleft()
             made = views(self.memory, done.start, self.fetcher.specs(done.share.size), self.samples)
-            yield done.share, self.fetcher.collate({name: array.copy() for name, array in made.items()})
+            yield done.share, self._own(self.fetcher.collate(made))
             free.append(done.start)
+
+    def _own(self, arrays: Arrays) -> Arrays:
+        """Copies of those that lie in the shared memory, which the next batch is made in."""
+        shared = np.frombuffer(self.memory, np.uint8)
+        return {name: array.copy() if np.may_share_memory(array, shared) else array for name, array in arrays.items()}
 
     def _give(self, backlog: deque[tuple[_Pending, int]]) -> None:
         for _ in range(TASKS_AHEAD):

@@ -153,6 +153,13 @@ def test_other_weights_are_a_miss(root: Path, cached: TrainConfig) -> None:
         check_cache(cached, other, data.training, data.held_out, Path("r.yaml"))
 
 
+def test_another_transform_is_a_miss(root: Path, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpred_train.cached_data.TRANSFORM", "lanczos-2")
+    data, specs = open_data(cached), cache_specs(cached)
+    with pytest.raises(DataError, match="moments made with transform lanczos-3, but the recipe has lanczos-2"):
+        check_cache(cached, specs, data.training, data.held_out, Path("r.yaml"))
+
+
 def test_a_check_finds_a_cache_that_lacks_something(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         train_main(["--check", "--recipe", str(root / "recipe.yaml"), f"data.cache={root / 'nothing'}"])
