@@ -46,10 +46,7 @@ def serve(tasks: Connection, memory: mmap.mmap) -> None:
         error = None
         try:
             batch = views(memory, start, fetcher.specs(size), samples)
-            for name, array in fetcher.fetch(sample_id, epoch, size).items():
-                if array.shape != batch[name].shape[1:]:
-                    raise ValueError(f"{name} has shape {array.shape}, but {batch[name].shape[1:]} was told")
-                batch[name][place] = array
+            fetcher.fetch(sample_id, epoch, size, {name: array[place, ...] for name, array in batch.items()})
         except Exception:
             error = traceback.format_exc()
         tasks.send(error)
