@@ -106,21 +106,26 @@ def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
 def stat_files(path: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sizes in bytes and times of change in ns, (f,) each; -1 where there is no file."""
     slices = [names[start : start + STATS_PER_TASK] for start in range(0, len(names), STATS_PER_TASK)]
-    with ThreadPoolExecutor(STATS_AT_ONCE) as pool:  # a network's file system answers many at once
-        found = list(pool.map(partial(_stat_slice, str(path)), slices))
+    folder = os.open(path, os.O_RDONLY)  # names below an open folder are found sooner than whole paths
+    try:
+        with ThreadPoolExecutor(STATS_AT_ONCE) as pool:  # a network's file system answers many at once
+            found = list(pool.map(partial(_stat_slice, folder), slices))
+    finally:
+        os.close(folder)
     stats = np.concatenate([*found, np.empty((0, 2), np.int64)])
     return stats[:, 0], stats[:, 1]
 
 
-def _stat_slice(root: str, names: Sequence[str]) -> NDArray[np.int64]:
-    found = np.full((len(names), 2), ABSENT, np.int64)
-    for number, name in enumerate(names):
+def _stat_slice(folder: int, names: Sequence[str]) -> NDArray[np.int64]:
+    found: list[int] = []
+    for name in names:
         try:
-            status = os.stat(f"{root}/{name}")  # noqa: PTH116 - a million Path objects take seconds
+            status = os.stat(name, dir_fd=folder)
         except OSError:
+            found += (ABSENT, ABSENT)
             continue
-        found[number] = status.st_size, status.st_mtime_ns
-    return found
+        found += (status.st_size, status.st_mtime_ns)
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def build(path: Path, name: str, tables: list[Path], old: Index | None, workers: int | None) -> Index:
