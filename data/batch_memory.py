@@ -1,8 +1,9 @@
-"""How the arrays of a batch lie in the memory that a rank and its workers share."""
+"""How the arrays of a batch lie in memory, such as that which a rank and its workers share."""
 
 import mmap
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.fetching import Arrays, ArraySpec
 
@@ -10,11 +11,11 @@ ALIGNMENT_BYTES = 64
 
 
 def nbytes_of(specs: dict[str, ArraySpec], samples: int) -> int:
-    """What a batch of so many samples takes in shared memory."""
+    """What a batch of so many samples takes."""
     return sum(_aligned(samples * spec.nbytes) for spec in specs.values())
 
 
-def views(memory: mmap.mmap, start: int, specs: dict[str, ArraySpec], samples: int) -> Arrays:
+def views(memory: mmap.mmap | NDArray[np.uint8], start: int, specs: dict[str, ArraySpec], samples: int) -> Arrays:
     """The arrays (samples, ...) of a batch that begins at byte `start`, one behind the other."""
     found: Arrays = {}
     for name, spec in specs.items():

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -74,9 +75,8 @@ class Cache:
         every = np.concatenate(keys)
         self._order = np.argsort(every, order=("high", "low"))
         self._keys = every[self._order].astype(KEY.newbyteorder("="))  # a native order is searched faster
-        self._first_rows = np.array([shard.first_row for shard in self.shards], np.int64)
+        self._first_rows = [shard.first_row for shard in self.shards]
         self._files: OrderedDict[Path, int] = OrderedDict()
-        self._borrowed: dict[tuple[int, ...], NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self._sums)
@@ -100,32 +100,26 @@ class Cache:
 
     def read(self, row: int) -> NDArray[np.float32]:
         """A new array: one entry, float32. Raises DataError when it is not what was written."""
-        return self._read(row, np.empty(self.shape(row), np.float32))
+        value = np.empty(self.shape(row), np.float32)
+        self.read_into(row, value)
+        return value
 
-    def borrow(self, row: int) -> NDArray[np.float32]:
-        """`read` into memory that the next call for an entry of this shape overwrites: new memory costs more than
-        reading does."""
-        shape = self.shape(row)
-        if shape not in self._borrowed:
-            self._borrowed[shape] = np.empty(shape, np.float32)
-        return self._read(row, self._borrowed[shape])
-
-    def _read(self, row: int, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        shard = self._shard(row)
+    def read_into(self, row: int, value: NDArray[np.float32]) -> None:
+        """`read` into contiguous memory of the entry's shape: new memory costs more than reading does."""
+        shard, memory = self._shard(row), value.data
         offset = shard.values_at + (row - shard.first_row) * value.nbytes
         try:
             # The whole entry or an error: a short read is told by the digest.
-            os.preadv(self._file(shard.path), [value.reshape(-1).view(np.uint8).data], offset)
+            os.preadv(self._file(shard.path), [memory], offset)
         except OSError as error:
             raise DataError(f"{shard.path}: cannot be read ({error.strerror}); {_remedy(self.folder)}") from None
-        if xxhash.xxh3_64_intdigest(value.data) != self._sums[row]:
+        if xxhash.xxh3_64_intdigest(memory) != self._sums[row]:
             number = row - shard.first_row
             raise DataError(f"{shard.path}: entry {number} is not what was written; {_remedy(self.folder)}")
-        return value
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, also in another process, opens files of its own."""
-        return {**vars(self), "_files": OrderedDict(), "_borrowed": {}}
+        return {**vars(self), "_files": OrderedDict()}
 
     def close(self) -> None:
         """Close the files; a later read opens them again."""
@@ -133,7 +127,7 @@ class Cache:
             os.close(self._files.popitem()[1])
 
     def _shard(self, row: int) -> Shard:
-        return self.shards[int(np.searchsorted(self._first_rows, row, "right")) - 1]
+        return self.shards[bisect_right(self._first_rows, row) - 1]
 
     def _file(self, path: Path) -> int:
         """The open file; those that were not read for longest are closed."""

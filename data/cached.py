@@ -42,11 +42,10 @@ class Entries:
     captions: Rows
     empty: int
 
-    def borrow(self, sample_id: int, flipped: bool, drop: bool) -> tuple[NDArray[np.float32], ...]:
-        """Moments (2 C, h, w), mean above log-variance, and features (tokens, width) of a sample, float32; the next
-        call overwrites them."""
-        caption = self.empty if drop else int(self.captions[sample_id])
-        return self.cache.borrow(int(self.moments[flipped][sample_id])), self.cache.borrow(caption)
+    def read_into(self, sample_id: int, flipped: bool, drop: bool, into: Arrays) -> None:
+        """`moments` (2 C, h, w), mean above log-variance, and `features` (tokens, width) of a sample, float32."""
+        self.cache.read_into(int(self.moments[flipped][sample_id]), into["moments"])
+        self.cache.read_into(self.empty if drop else int(self.captions[sample_id]), into["features"])
 
 
 def find_entries(cache: Cache, source: Source, specs: CacheSpecs, *, mirrored: bool, remedy: str) -> Entries:
@@ -95,11 +94,11 @@ class CacheFetcher:
         shape = self.entries.cache.shape
         return {"moments": ArraySpec(shape(moments), "float32"), "features": ArraySpec(shape(features), "float32")}
 
-    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
-        flipped = flips(self.config, sample_generator(self.seed, "augment", epoch, sample_id))
-        drop = dropped(self.config, self.seed, epoch, sample_id)
-        moments, features = self.entries.borrow(sample_id, flipped, drop)
-        return {"moments": moments, "features": features}
+    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+        flipped = self.config.horizontal_flip and flips(
+            self.config, sample_generator(self.seed, "augment", epoch, sample_id)
+        )
+        self.entries.read_into(sample_id, flipped, dropped(self.config, self.seed, epoch, sample_id), into)
 
     def collate(self, arrays: Arrays) -> Arrays:
         return arrays

@@ -1,6 +1,7 @@
 """MindONE's layout: a folder of images and any number of *.csv with the columns `dir,text`."""
 
 import io
+import os
 from pathlib import Path
 
 from data.errors import DataError
@@ -11,7 +12,8 @@ OVERLONG = "\0overlong"  # a NUL byte is refused, so no field can be this
 
 
 def csv_tables(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.csv"))
+    # Not by glob, which takes a second for a million files.
+    return sorted(folder / name for name in os.listdir(folder) if name.endswith(".csv"))  # noqa: PTH208
 
 
 def csv_rows(folder: Path, tables: list[Path]) -> list[Row]:

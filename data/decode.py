@@ -8,9 +8,9 @@ from PIL import Image, ImageOps
 ORIENTATION = 0x0112  # EXIF
 QUARTER_TURN = 5  # this orientation and those above
 MAX_PIXELS = 89_478_485  # Pillow's own limit, where it only warns: 256 MiB of RGB
-# A JPEG is decoded at 1/2, 1/4 or 1/8 while that leaves at least so many times the pixels asked for per side; with 2,
-# Pillow's documentation calls the result fair resampling, with 3 hardly to be told from it.
-DRAFT_MARGIN = 3
+# A JPEG is decoded at 1 / divisor where that leaves at least so many times the pixels asked for per side. Half a size
+# is well filtered as it is; a smaller one aliases near its limit, which the resize has to take away.
+DRAFTS = {8: 1.25, 4: 1.25, 2: 1.0}
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 
@@ -25,7 +25,8 @@ def decode(content: bytes, background: str = "white", at_least: tuple[int, int] 
             raise ValueError(f"{file.width} x {file.height} pixels are more than {MAX_PIXELS}")
         if at_least is not None and file.format == "JPEG":
             _draft(file, *at_least)
-        return _to_rgb(_to_eight_bits(ImageOps.exif_transpose(file)), background)
+        ImageOps.exif_transpose(file, in_place=True)  # without, it copies what is upright
+        return _to_rgb(_to_eight_bits(file), background)
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
@@ -39,9 +40,11 @@ def _draft(file: Image.Image, width: int, height: int) -> None:
     """Let libjpeg scale while it decodes. Covering (width, height) or, for an image on its side, (height, width)."""
     if file.getexif().get(ORIENTATION, 1) >= QUARTER_TURN:
         width, height = height, width
-    scale = max(width / file.width, height / file.height) * DRAFT_MARGIN
-    if scale < 1:
-        file.draft(None, (int(file.width * scale), int(file.height * scale)))
+    ratio = min(file.width / width, file.height / height)
+    for divisor, margin in DRAFTS.items():
+        if ratio >= divisor * margin:
+            file.draft(None, (file.width // divisor, file.height // divisor))
+            return
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -58,6 +61,6 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")

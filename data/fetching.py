@@ -34,15 +34,15 @@ class Fetcher(Protocol):
     """
 
     def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
-        """What `fetch` returns."""
+        """What `fetch` fills."""
 
-    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
-        """The arrays of a sample, which the next call may overwrite; random choices are keyed by (seed, epoch, sample
-        id)."""
+    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+        """Fill the arrays of a sample, its place in the batch, each of the shape and type that `specs` tells; random
+        choices are keyed by (seed, epoch, sample id)."""
 
     def collate(self, arrays: Arrays) -> Arrays:
         """The arrays of a batch, stacked (b, ...), as the trainer takes them: what is cheaper in its process than to
-        carry between two."""
+        carry between two. They may be the same arrays or in their memory."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,16 @@ class ImageFetcher:
 
     def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
         pair = ArraySpec((2,), "int32")
-        return {"images": ArraySpec((*size, 3), "uint8"), "original_sizes": pair, "crops": pair}
+        return {"images": ArraySpec((3, *size), "uint8"), "original_sizes": pair, "crops": pair}
 
-    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
+    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
         generator = sample_generator(self.seed, "augment", epoch, sample_id)
         sample = self.source.sample(sample_id)
         original_size = sample.height, sample.width
         pixels, placement = load_pixels(sample.read(), original_size, self.config, size, generator)
-        return {
-            "images": pixels,
-            "original_sizes": np.array(placement.original_size, np.int32),
-            "crops": np.array((placement.top, placement.left), np.int32),
-        }
+        into["images"][...] = pixels
+        into["original_sizes"][...] = placement.original_size
+        into["crops"][...] = placement.top, placement.left
 
     def collate(self, arrays: Arrays) -> Arrays:
         return {**arrays, "images": normalised(arrays["images"])}

@@ -32,6 +32,10 @@ class Joined:
         sample = folder.sample(sample_id - int(self.starts[number]))
         return replace(sample, sample_id=sample_id, origin=str(folder.path / sample.origin))
 
+    def text(self, sample_id: int) -> str:
+        number = int(np.searchsorted(self.starts, sample_id, side="right")) - 1
+        return self.folders[number].text(sample_id - int(self.starts[number]))
+
     @property
     def sizes(self) -> NDArray[np.int32]:
         return np.concatenate([folder.sizes for folder in self.folders])

@@ -53,7 +53,8 @@ class Batch:
 
 def dropped(config: DataConfig, seed: int, epoch: int, sample_id: int) -> bool:
     """Whether a sample's caption gives way to the empty one this time."""
-    return bool(sample_generator(seed, "caption_drop", epoch, sample_id).random() < config.caption_drop)
+    share = config.caption_drop
+    return share > 0 and bool(sample_generator(seed, "caption_drop", epoch, sample_id).random() < share)
 
 
 class Loader(Iterator[Batch]):
@@ -90,9 +91,7 @@ class Loader(Iterator[Batch]):
         return replace(item, wait_s=time.perf_counter() - started)
 
     def _shares(self, samples_seen: int) -> Iterator[Share]:
-        while True:
-            yield self.order.share(samples_seen, self.first, self.share)
-            samples_seen += self.order.global_batch
+        return self.order.shares(samples_seen, self.first, self.share)
 
     def _batch(self, share: Share, arrays: Arrays, samples_seen: int) -> Batch:
         return Batch(
@@ -107,7 +106,7 @@ class Loader(Iterator[Batch]):
 
     def _caption(self, epoch: int, sample_id: int) -> str:
         drop = dropped(self.config, self.order.seed, int(epoch), int(sample_id))
-        return "" if drop else self.source.sample(int(sample_id)).text
+        return "" if drop else self.source.text(int(sample_id))
 
     def _work(self, samples_seen: int) -> None:
         try:

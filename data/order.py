@@ -1,7 +1,7 @@
 """Which sample comes when: a pure function of the seed and the run's clock, in constant memory and without replay."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +18,7 @@ from data.source import Source
 ORDER_VERSION = 2
 
 KEPT_PERMUTATIONS = 64
+DRAWN_AHEAD = 32  # batches
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,20 @@ class Order:
         members = self.members[number]
         sample_ids = chosen if members is None else members[chosen].astype(np.int64)
         return Share(self.buckets.sizes[number], turns, sample_ids)
+
+    def shares(self, samples_seen: int, first: int, count: int) -> Iterator[Share]:
+        """`share` of each global batch from there on, without end; without buckets many at a time, which costs hardly
+        more than one."""
+        while len(self.pools) > 1:
+            yield self.share(samples_seen, first, count)
+            samples_seen += self.global_batch
+        while True:
+            clocks = samples_seen + self.global_batch * np.arange(DRAWN_AHEAD)
+            positions = clocks[:, None] + np.arange(first, first + count)
+            turns, sample_ids = (drawn.reshape(positions.shape) for drawn in self.pools[0].at(positions.ravel()))
+            for place in range(DRAWN_AHEAD):
+                yield Share(self.buckets.sizes[0], turns[place], sample_ids[place])
+            samples_seen += self.global_batch * DRAWN_AHEAD
 
     def _batch(self, index: int) -> tuple[int, int]:
         """The bucket of the run's batch `index`, and where in its stream that batch begins."""

@@ -63,6 +63,9 @@ class Source(Protocol):
     def sample(self, sample_id: int) -> Sample:
         """One of them."""
 
+    def text(self, sample_id: int) -> str:
+        """Its caption alone."""
+
     @property
     def sizes(self) -> NDArray[np.int32]:
         """(n, 2): width and height in pixels of the upright images."""
@@ -102,6 +105,9 @@ class Folder:
             place=Place(file, int(columns["offset"][row]), int(columns["length"][row])),
             reader=FORMATS[index.format].read,
         )
+
+    def text(self, sample_id: int) -> str:
+        return self.index.string("text", int(self.rows[sample_id]))
 
     @property
     def sizes(self) -> NDArray[np.int32]:

@@ -28,6 +28,9 @@ class Subset:
     def sample(self, sample_id: int) -> Sample:
         return replace(self.source.sample(int(self.sample_ids[sample_id])), sample_id=sample_id)
 
+    def text(self, sample_id: int) -> str:
+        return self.source.text(int(self.sample_ids[sample_id]))
+
     @property
     def sizes(self) -> NDArray[np.int32]:
         return self.source.sizes[self.sample_ids]

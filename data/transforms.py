@@ -1,18 +1,19 @@
 """An image file's bytes to an array: decode, flatten, resize, crop, flip."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from data.config import DataConfig
 from data.decode import decode, upright_size
 from data.keyed_random import sample_generator
+from data.resample import resample
 from data.source import Sample
 
-TRANSFORM = "lanczos-2"  # in the keys of caches: to be changed with what makes other pixels of the same file
+TRANSFORM = "lanczos-3"  # in the keys of caches: to be changed with what makes other pixels of the same file
 
 
 @dataclass(frozen=True)
@@ -63,29 +64,26 @@ def load_pixels(
     size: tuple[int, int],
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], Placement]:
-    """(H, W, 3) uint8 of `size`, with antialias (Lanczos), and how it was placed.
+    """(3, H, W) uint8 of `size`, with antialias (Lanczos), and how it was placed.
 
     `original_size`: height and width in pixels of the upright image.
     """
     placement = place(original_size, size, config, generator)
     height, width = size
-    image = decode(content, config.background, placement.resized[::-1])
+    image = decode(content, config.background, (width, height))
+    # Of the last pixel of a draft a part may lie beyond the image, which is not to stretch it.
+    divisor = 2 ** round(math.log2(max(original_size) / max(image.size)))
+    down, across = (edge / now / divisor for edge, now in zip(original_size, placement.resized, strict=True))
     # Only what the crop shows is computed: the filter still looks beyond the box, so that the pixels are those of
-    # resizing all and cropping then. The image may have been decoded to a fraction of its size.
-    across, down = image.width / placement.resized[1], image.height / placement.resized[0]
+    # resizing all and cropping then.
     top, left = placement.top, placement.left
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
-    if placement.flip:
-        image = ImageOps.mirror(image)
-    return np.asarray(image), placement
+    return resample(np.asarray(image), box, size, placement.flip), placement
 
 
 def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(b, H, W, 3) uint8 -> (b, 3, H, W) float32 in [-1, 1]."""
-    batch, height, width, channels = pixels.shape
-    values = np.empty((batch, channels, height, width), np.float32)
-    np.divide(pixels.transpose(0, 3, 1, 2), np.float32(127.5), out=values)
+    """uint8 of any shape -> float32 in [-1, 1]."""
+    values: NDArray[np.float32] = np.divide(pixels, np.float32(127.5), dtype=np.float32)
     np.subtract(values, np.float32(1), out=values)
     return values
 
@@ -94,8 +92,7 @@ def load_image(content: bytes, config: DataConfig, generator: np.random.Generato
     """(3, R, R) float32 in [-1, 1], at the recipe's square size."""
     width, height = upright_size(content)
     pixels, _ = load_pixels(content, (height, width), config, (config.resolution, config.resolution), generator)
-    image: NDArray[np.float32] = normalised(pixels[None])[0]
-    return image
+    return normalised(pixels)
 
 
 def load_centred(samples: Sequence[Sample], config: DataConfig) -> NDArray[np.float32]:

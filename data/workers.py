@@ -43,17 +43,19 @@ class InThread:
         for share in shares:
             count = len(share.sample_ids)
             specs = self.fetcher.specs(share.size)
-            arrays: Arrays = {name: np.empty((count, *spec.shape), spec.dtype) for name, spec in specs.items()}
-            for place, chosen in enumerate(zip(share.sample_ids, share.epochs, strict=True)):
-                for name, array in self._fetch(*chosen, share.size).items():
-                    arrays[name][place] = array
-            yield share, self.fetcher.collate(arrays)
+            # In one piece: large ones the kernel gives in large pages, of which few have to be taken.
+            batch = views(np.empty(nbytes_of(specs, count), np.uint8), 0, specs, count)
+            for place, (sample_id, epoch) in enumerate(
+                zip(share.sample_ids.tolist(), share.epochs.tolist(), strict=True)
+            ):
+                self._fetch(sample_id, epoch, share.size, {name: array[place, ...] for name, array in batch.items()})
+            yield share, self.fetcher.collate(batch)
 
-    def _fetch(self, sample_id: int, epoch: int, size: tuple[int, int]) -> Arrays:
+    def _fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
         try:
-            return self.fetcher.fetch(int(sample_id), int(epoch), size)
+            self.fetcher.fetch(sample_id, epoch, size, into)
         except Exception as error:
-            raise SampleError(int(sample_id), "cannot be loaded") from error
+            raise SampleError(sample_id, "cannot be loaded") from error
 
     def close(self) -> None:
         pass
@@ -150,8 +152,13 @@ class Workers:
                 continue
             done = in_work.popleft()
             made = views(self.memory, done.start, self.fetcher.specs(done.share.size), self.samples)
-            yield done.share, self.fetcher.collate({name: array.copy() for name, array in made.items()})
+            yield done.share, self._own(self.fetcher.collate(made))
             free.append(done.start)
+
+    def _own(self, arrays: Arrays) -> Arrays:
+        """Copies of those that lie in the shared memory, which the next batch is made in."""
+        shared = np.frombuffer(self.memory, np.uint8)
+        return {name: array.copy() if np.may_share_memory(array, shared) else array for name, array in arrays.items()}
 
     def _give(self, backlog: deque[tuple[_Pending, int]]) -> None:
         for _ in range(TASKS_AHEAD):

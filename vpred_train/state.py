@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints_mgr import FlatShard, Segment, State
-from data import ORDER_VERSION
+from data import ORDER_VERSION, TRANSFORM
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
@@ -76,6 +76,7 @@ class TrainState:
             "updated_at_samples": self.updated_at_samples,
             "loss_scale": self.loss_scale.to_progress(),
             "order_version": ORDER_VERSION,
+            "transform": TRANSFORM,
             "data_digest": self.data_digest,
         }
         return State(whole=whole, progress=progress, shards=shards)

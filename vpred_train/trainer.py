@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from checkpoints_mgr import CheckpointManager
-from data import ORDER_VERSION, Fetcher, ImageFetcher, Loader, Source, make_order
+from data import ORDER_VERSION, TRANSFORM, Fetcher, ImageFetcher, Loader, Source, make_order
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import Phase
 from vpred_train.collectives import Collective
@@ -64,6 +64,12 @@ def check_samples(progress: Mapping[str, Any], source: Source) -> None:
         raise ConfigError(
             f"the checkpoint's samples come in order {version}, this version's in order {ORDER_VERSION}; end the run "
             "with the version that began it, or begin another --run-dir from its export (pretrained.path)"
+        )
+    transform = progress.get("transform", "lanczos-2")  # the last one that was not recorded
+    if transform != TRANSFORM:
+        raise ConfigError(
+            f"the checkpoint's images were resized by {transform}, this version's are by {TRANSFORM}: other pixels; "
+            "end the run with the version that began it, or begin another --run-dir from its export (pretrained.path)"
         )
 
 

@@ -3,14 +3,16 @@
     .venv/bin/python tests/benchmarks/data_loading.py --torch-python PATH
 
 `--torch-python`: a Python with torch, NumPy and Pillow. The other side is a DataLoader of as many workers whose
-dataset runs the transform of `data/transforms.py` step for step (the same draft mode, the same Lanczos resize of the
-same box) and returns float32. The ceiling: as many processes that decode the same files whole, and do no more.
-All three alternate, `--rounds` times, each over all images; the ratios are of medians. The files are made here: JPEG of
-quality 90 with detail at all scales, in the sizes of `--sizes`.
+dataset runs the transform of `data/transforms.py` step for step with Pillow (the same draft, the same Lanczos resize of
+the same box) and returns float32. The ceiling: as many processes that decode the same files whole, and do no more; to
+compare, the same with the drafts that the loader takes. All alternate, `--rounds` times, each over all images; the
+ratios are of medians. The files are made here: JPEG of quality 90 with detail at all scales down to four pixels (about
+2.8 bits per pixel, as photographs have), in the sizes of `--sizes`.
 """
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import subprocess
@@ -24,10 +26,12 @@ import numpy as np
 from PIL import Image
 
 from data import DataConfig, ImageFetcher, Loader, make_order, open_source
+from data.decode import decode
 
 RESOLUTION = 512
 BATCH = 8
 DISTINCT = 16  # the others are copies
+FINEST_PX = 4
 TORCH_WORKER = Path(__file__).with_name("torch_data_worker.py")
 
 
@@ -42,7 +46,7 @@ def make_images(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> N
             continue
         width, height = sizes[number % len(sizes)]
         total = np.zeros((height, width, 3), np.float32)
-        for octave in range(2, 10):
+        for octave in range(2, round(math.log2(width / FINEST_PX)) + 1):
             small = rng.normal(0, 24, (2**octave, 2**octave, 3)).clip(-127, 127) + 128
             layer = Image.fromarray(small.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
             total += np.asarray(layer, np.float32) - 128
@@ -54,6 +58,11 @@ def decode_whole(path: Path) -> None:
     """The ceiling's work on one file."""
     with Image.open(path) as image:
         image.load()
+
+
+def decode_draft(path: Path) -> None:
+    """The least that the loader can do for one file."""
+    decode(path.read_bytes(), at_least=(RESOLUTION, RESOLUTION))
 
 
 def our_seconds(folder: Path, count: int, workers: int) -> float:
@@ -77,7 +86,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--sizes", default="2048x1536,1536x2048,1920x1080,1600x1200", help="width x height, in turn")
+    parser.add_argument("--sizes", default="1024x768,1600x1200,2048x1536,4000x3000", help="width x height, in turn")
     options = parser.parse_args()
     sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
     with tempfile.TemporaryDirectory() as name, get_context("spawn").Pool(options.workers) as pool:
@@ -85,9 +94,9 @@ def main() -> None:
         make_images(folder, count, sizes)
         files = sorted(folder.glob("*.jpg"))
 
-        def ceiling() -> float:
+        def ceiling(work: Callable[[Path], None]) -> float:
             started = time.perf_counter()
-            pool.map(decode_whole, files, chunksize=4)
+            pool.map(work, files, chunksize=4)
             return time.perf_counter() - started
 
         def torch() -> float:
@@ -97,8 +106,9 @@ def main() -> None:
             return float(json.loads(done.stdout.splitlines()[-1]))
 
         sides: dict[str, Callable[[], float]] = {"ours": lambda: our_seconds(folder, count, options.workers)}
-        sides |= {"ceiling": ceiling} | ({"torch": torch} if options.torch_python else {})
-        ceiling()  # reads the files into memory
+        sides |= {"ceiling": lambda: ceiling(decode_whole), "drafts": lambda: ceiling(decode_draft)}
+        sides |= {"torch": torch} if options.torch_python else {}
+        ceiling(decode_whole)  # reads the files into memory
         rates: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(options.rounds):
             for side, measure in sides.items():
@@ -109,6 +119,7 @@ def main() -> None:
     if "torch" in medians:
         print(f"data-torch ratio {medians['ours'] / medians['torch']:.3f}")
     print(f"data-decode ratio {medians['ours'] / medians['ceiling']:.3f}")
+    print(f"data-draft ratio {medians['ours'] / medians['drafts']:.3f}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-DRAFT_MARGIN = 3
+DRAFTS = {8: 1.25, 4: 1.25, 2: 1.0}
 
 
 class Images(Dataset):
@@ -30,12 +30,14 @@ class Images(Dataset):
         side, rng = self.side, np.random.default_rng(index)
         file = Image.open(io.BytesIO(self.files[index % len(self.files)].read_bytes()))
         scale = side / min(file.size)
+        full_width, full_height = file.size
         width, height = (max(side, round(edge * scale)) for edge in file.size)
-        if scale * DRAFT_MARGIN < 1:
-            file.draft(None, (int(file.width * scale * DRAFT_MARGIN), int(file.height * scale * DRAFT_MARGIN)))
+        divisor = next((each for each, margin in DRAFTS.items() if scale * each * margin <= 1), 1)
+        if divisor > 1:
+            file.draft(None, (full_width // divisor, full_height // divisor))
         image = ImageOps.exif_transpose(file).convert("RGB")
         left, top = rng.integers(width - side + 1), rng.integers(height - side + 1)
-        across, down = image.width / width, image.height / height
+        across, down = full_width / width / divisor, full_height / height / divisor
         box = (left * across, top * down, (left + side) * across, (top + side) * down)
         image = image.resize((side, side), Image.Resampling.LANCZOS, box=box)
         if rng.random() < 0.5:

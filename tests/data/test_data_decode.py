@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decode import DRAFT_MARGIN, UNREADABLE, decode
+from data.decode import UNREADABLE, decode
 from data.scan import upright_size
 
 
@@ -91,21 +91,33 @@ def test_orientations(orientation: int) -> None:
     assert np.abs(np.subtract(image.getpixel((x, y)), (255, 0, 0))).max() < 30
 
 
-@pytest.mark.parametrize("size", [(800, 400), (400, 800)])
 @pytest.mark.parametrize("turned", [False, True])
-def test_drafts_are_smaller_but_never_below_the_margin(size: tuple[int, int], turned: bool) -> None:
+@pytest.mark.parametrize(
+    ("stored", "at_least", "draft"),
+    [
+        ((800, 400), (300, 300), (800, 400)),
+        ((800, 400), (200, 200), (400, 200)),  # a half where it just covers
+        ((801, 403), (201, 201), (401, 202)),
+        ((400, 800), (100, 100), (200, 400)),  # a quarter would cover too, but with nothing to spare
+        ((400, 800), (80, 80), (100, 200)),
+        ((800, 400), (40, 40), (100, 50)),
+        ((800, 400), (100, 40), (200, 100)),  # both sides count
+    ],
+)
+def test_drafts_are_powers_of_two_that_leave_enough(
+    stored: tuple[int, int], at_least: tuple[int, int], draft: tuple[int, int], turned: bool
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
     rng = np.random.default_rng(0)
-    smooth = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize(stored, Image.Resampling.BICUBIC)
     content = encoded(smooth, "JPEG", quality=95, exif=exif)
-    whole, draft = decode(content), decode(content, at_least=(32, 32))
-    assert min(draft.size) >= 32 * DRAFT_MARGIN
-    assert min(draft.size) == 100  # a quarter
-    assert (draft.width > draft.height) == (whole.width > whole.height)
-    small = [np.asarray(each.resize((50, 50), Image.Resampling.LANCZOS), float) for each in (whole, draft)]
+    turn = slice(None, None, -1 if turned else 1)
+    whole, found = decode(content), decode(content, at_least=at_least[turn])
+    assert whole.size == stored[turn]
+    assert found.size == draft[turn]
+    small = [np.asarray(each.resize((50, 50), Image.Resampling.LANCZOS), float) for each in (whole, found)]
     assert np.abs(small[0] - small[1]).mean() < 1.5
-    assert decode(content, at_least=(300, 300)).size == whole.size
 
 
 def test_bombs_truncated_files_and_unknown_ranges_are_refused(recwarn: pytest.WarningsRecorder) -> None:

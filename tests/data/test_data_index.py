@@ -34,7 +34,11 @@ def test_a_second_start_decodes_nothing(folder: Path, decoded: list[bytes]) -> N
     assert [again.sample(n) for n in range(7)] == [first.sample(n) for n in range(7)]
 
 
-def test_only_what_changed_is_looked_at_again(folder: Path, decoded: list[bytes]) -> None:
+@pytest.mark.parametrize("files_per_process", [indexing.FILES_PER_PROCESS, 3])
+def test_only_what_changed_is_looked_at_again(
+    folder: Path, decoded: list[bytes], monkeypatch: pytest.MonkeyPatch, files_per_process: int
+) -> None:
+    monkeypatch.setattr(indexing, "FILES_PER_PROCESS", files_per_process)  # with 3 of 8 files: in processes
     before = open_source(folder)
     decoded.clear()
     Image.new("RGB", (31, 17), "red").save(folder / "3.png")
@@ -139,3 +143,18 @@ def test_many_images_are_looked_at_by_processes(folder: Path, monkeypatch: pytes
     (folder / INDEX_NAME).unlink()
     monkeypatch.setattr(scan, "FEW", 0)
     assert open_source(folder, workers=2).index.digest == expected
+
+
+@pytest.mark.parametrize("files_per_process", [indexing.FILES_PER_PROCESS, 2])
+def test_files_are_asked_for_whatever_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_per_process: int
+) -> None:
+    monkeypatch.setattr(indexing, "FILES_PER_PROCESS", files_per_process)
+    names = ["a.png", "sub/b b.png", "ü\n.png", "-I.png", "missing.png"]
+    (tmp_path / "sub").mkdir()
+    for number, name in enumerate(names[:-1]):
+        (tmp_path / name).write_bytes(b"x" * number)
+        os.utime(tmp_path / name, ns=(0, 10**18 + number))
+    sizes, times = indexing.stat_files(tmp_path, names)
+    assert sizes.tolist() == [0, 1, 2, 3, -1]
+    assert times.tolist() == [10**18, 10**18 + 1, 10**18 + 2, 10**18 + 3, -1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.buckets import Buckets, one_bucket
 from data.keyed_random import sample_generator
-from data.order import Order, Part, Pool, part_of
+from data.order import DRAWN_AHEAD, Order, Part, Pool, part_of
 from data.permutation import Permutation
 
 SQUARE = one_bucket(8)
@@ -92,6 +92,17 @@ def test_global_batch_is_the_same_for_any_number_of_ranks(counts: list[int], bat
     assert {part.size for part in parts} == {whole.size}
     np.testing.assert_array_equal(whole.sample_ids, np.concatenate([part.sample_ids for part in parts]))
     np.testing.assert_array_equal(whole.epochs, np.concatenate([part.epochs for part in parts]))
+
+
+@pytest.mark.parametrize("drawn", [order(50), bucketed([30, 20], 7, 12)], ids=["square", "buckets"])
+def test_batches_drawn_ahead_are_those_drawn_singly(drawn: Order) -> None:
+    """From a position on that is none of a fresh start, further than is drawn at a time."""
+    ahead = drawn.shares(36, 4, 6)
+    for number in range(3, 3 + 2 * DRAWN_AHEAD):
+        found, alone = next(ahead), drawn.share(12 * number, 4, 6)
+        assert found.size == alone.size
+        np.testing.assert_array_equal(found.sample_ids, alone.sample_ids)
+        np.testing.assert_array_equal(found.epochs, alone.epochs)
 
 
 def test_epochs_and_seeds_are_shuffled_differently() -> None:

@@ -1,5 +1,6 @@
 """Decoding and cropping against arrays computed by hand."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from data import DataConfig, load_image
 from data.keyed_random import sample_generator
+from data.transforms import load_pixels
 
 
 def config(**changes: object) -> DataConfig:
@@ -80,3 +82,22 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     image = load_image((tmp_path / "a.png").read_bytes(), config(), generator())
     np.testing.assert_allclose((image[0] + 1) * 127.5, pixels // 256, atol=1e-3)
+
+
+def decibels(found: np.ndarray, exact: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((found.astype(float) - exact) ** 2)))
+
+
+@pytest.mark.parametrize("size", [(803, 603), (603, 803), (1607, 1203)])
+def test_a_draft_is_not_told_from_the_whole_image(size: tuple[int, int]) -> None:
+    """Odd sides: of the last pixel of a draft a part lies beyond the image, which is not to shift the others."""
+    rng = np.random.default_rng(0)
+    octaves = [Image.fromarray(rng.integers(96, 160, (2**n, 2**n, 3), np.uint8)) for n in range(2, 7)]
+    total = sum(np.asarray(each.resize(size, Image.Resampling.BICUBIC), np.float32) - 128 for each in octaves)
+    file = io.BytesIO()
+    Image.fromarray((total + 128).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
+    found, placement = load_pixels(file.getvalue(), size[::-1], config(), (256, 256), generator())
+    whole = Image.open(file).convert("RGB").resize(placement.resized[::-1], Image.Resampling.LANCZOS)
+    top, left = placement.top, placement.left
+    exact = np.asarray(whole)[top : top + 256, left : left + 256].transpose(2, 0, 1)
+    assert decibels(found, exact) > 48

@@ -1,5 +1,8 @@
 """Training from a cache is training online: same latents, text, losses and weights, without the encoders."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,10 @@ from PIL import Image
 from weights_files import write_tiny
 
 from data import Cache, DataError, Loader, make_order
+from data.cache import damaged_entries
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
+from launcher.mpirun import ROOT_VARIABLES, find_mpirun
 from vpred_train.cached_data import cache_specs, check_cache
 from vpred_train.cli import main as train_main
 from vpred_train.collectives import SingleProcess
@@ -129,6 +134,33 @@ def test_equal_inputs_are_encoded_once_and_nothing_twice(
     assert len(Cache(root / "cache")) == expected
 
 
+def mpirun(*program: str) -> subprocess.CompletedProcess[str]:
+    """Two ranks of `vpred-data encode`."""
+    found = find_mpirun(None, os.environ)
+    argv = [str(found.path), "-np", "2", *found.dialect.oversubscribe, "--bind-to", "none", sys.executable, *program]
+    env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, env=env)
+
+
+def test_an_encode_of_which_a_rank_was_killed_goes_on(root: Path, cached: TrainConfig, tmp_path: Path) -> None:
+    """What was written before is kept, and the whole is sound and complete."""
+    arguments = ["encode", "--recipe", str(root / "recipe.yaml"), "--output", str(tmp_path / "cache")]
+    killed = mpirun(str(Path(__file__).with_name("encode_killed.py")), *arguments)
+    assert killed.returncode != 0
+    kept = len(Cache(tmp_path / "cache"))
+    wanted = len(Cache(root / "cache"))
+    assert 4 <= kept < wanted
+    resumed = mpirun("-m", "vpred_train.data_cli", *arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{wanted - kept} entries written, {kept} were there" in resumed.stdout
+    cache = Cache(tmp_path / "cache")
+    assert len(cache) == wanted
+    assert not damaged_entries(cache)
+    config = recipe(root, f"data.cache={tmp_path / 'cache'}")
+    data = open_data(config)
+    check_cache(config, cache_specs(config), data.training, data.held_out, Path("r.yaml"))
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
@@ -151,6 +183,13 @@ def test_other_weights_are_a_miss(root: Path, cached: TrainConfig) -> None:
     other = replace(specs, moments={**specs.moments, "vae": vae})
     with pytest.raises(DataError, match=r"moments made with vae .*'xxh3': '0'"):
         check_cache(cached, other, data.training, data.held_out, Path("r.yaml"))
+
+
+def test_another_transform_is_a_miss(root: Path, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpred_train.cached_data.TRANSFORM", "lanczos-2")
+    data, specs = open_data(cached), cache_specs(cached)
+    with pytest.raises(DataError, match="moments made with transform lanczos-3, but the recipe has lanczos-2"):
+        check_cache(cached, specs, data.training, data.held_out, Path("r.yaml"))
 
 
 def test_a_check_finds_a_cache_that_lacks_something(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,19 @@ def test_a_run_that_drew_its_samples_in_another_order_is_refused(train_config: T
         trainer.resume()
 
 
+def test_a_run_that_resized_its_images_in_another_way_is_refused(train_config: TrainConfig, tmp_path: Path) -> None:
+    trainer = trainer_of(train_config, tmp_path, [])
+    saved = trainer.state.to_checkpoint()
+    saved.progress["transform"] = "bicubic-1"
+    trainer.checkpoints.save(3, saved)
+    with pytest.raises(ConfigError, match="images were resized by bicubic-1, this version's are by lanczos-3"):
+        trainer.resume()
+    del saved.progress["transform"]  # as before it was told
+    trainer.checkpoints.save(4, saved)
+    with pytest.raises(ConfigError, match="images were resized by lanczos-2"):
+        trainer.resume()
+
+
 def test_a_resume_notices_that_the_data_changed(train_config: TrainConfig, tmp_path: Path) -> None:
     trainer = trainer_of(train_config, tmp_path, [])
     saved = trainer.state.to_checkpoint()
