@@ -61,13 +61,19 @@ class MpiTrial:
         try:
             output, late = self.process.communicate(timeout=self.timeout_s)[0], False
         except subprocess.TimeoutExpired:
-            # SIGTERM first: only a living mpirun can end the ranks of other hosts and hand on what they said.
-            self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(_TERM_GRACE_S)
-            kill_session(self.process)
-            output, late = self.process.communicate()[0], True
+            output, late = self._end(), True
         return self._judge(output.decode(errors="replace"), late=late)
+
+    def _end(self) -> bytes:
+        """End it and return what was said."""
+        self.process.terminate()  # only a living mpirun can end the ranks of other hosts
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.communicate(timeout=_TERM_GRACE_S)[0]
+        kill_session(self.process)
+        try:
+            return self.process.communicate(timeout=_TERM_GRACE_S)[0]
+        except subprocess.TimeoutExpired as stuck:  # a rank that outlives mpirun holds the pipe open
+            return stuck.output or b""
 
     def _judge(self, output: str, *, late: bool) -> Finding:
         started, results = len(_ON.findall(output)), _RESULT.findall(output)
@@ -77,10 +83,10 @@ class MpiTrial:
             found = f"started {self.ranks} ranks, but mpi4py ({libraries}) sees a world of {min(sizes)}"
             return self._error(found, _NAME_IT)
         if late and started == self.ranks:
-            found = f"started {self.ranks} ranks, which did not reach each other in {self.timeout_s:.0f} s"
+            found = f"started {self.ranks} ranks, which did not reach each other in {self.timeout_s:g} s"
             return self._error(found, _CONNECT if self.several_hosts else _NAME_IT)
         if late:
-            found = f"started {started} of {self.ranks} ranks in {self.timeout_s:.0f} s"
+            found = f"started {started} of {self.ranks} ranks in {self.timeout_s:g} s"
             return self._error(found, "look at the load of the hosts and at their firewalls; launcher.mpirun")
         told = len(results) if self.exchanges else started
         if self.process.returncode != 0 or told != self.ranks:

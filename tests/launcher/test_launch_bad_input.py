@@ -125,6 +125,18 @@ def test_an_mpirun_whose_ranks_do_not_see_each_other(bench):
     assert line.endswith("sees a world of 1; name the mpirun of the MPI that mpi4py uses: launcher.mpirun")
 
 
+def test_an_mpirun_that_starts_nothing(bench):
+    idle = script(
+        bench.root / "mpirun",
+        '#!/bin/sh\n[ "$1" = --version ] && { echo "mpirun (Open MPI) 4.1.4"; exit; }\nexec sleep 60\n',
+    )
+    line = refused(bench, f"cluster.launcher.mpirun={idle}", "cluster.preflight.mpi_timeout_s=0.5")
+    assert line == (
+        f"error   MPI: {idle} (Open MPI 4.1.4) started 0 of 2 ranks in 0.5 s; look at the load of the hosts and at "
+        "their firewalls; launcher.mpirun"
+    )
+
+
 @pytest.mark.skipif(any(Path("/dev").glob("davinci[0-9]*")), reason="this machine has NPUs")
 def test_ascend_is_planned_but_not_run_without_a_device(bench):
     cluster = ["--cluster", str(CONFIGS / "ascend_1x8.yaml"), "cluster.launcher.allow_run_as_root=true"]
