@@ -85,7 +85,7 @@ class Findings:
                 f"{self.smallest_side_px} to {self.largest_short_side_px}, median {self.median_short_side_px}",
             ),
             (f"below {self.smallest_allowed_side_px} px", str(len(self.small))),
-            ("width : height", ", ".join(f"{name} {count}" for name, count in self.aspect_ratios.items() if count)),
+            ("width : height", ", ".join(f"{name} ({count})" for name, count in self.aspect_ratios.items() if count)),
             ("duplicate images", str(copies)),
             ("distinct captions", str(self.distinct_captions)),
             ("caption words", f"mean {self.mean_caption_words}, longest {self.longest_caption_words}"),

@@ -32,7 +32,7 @@ th, td { padding: 7px 14px; border-top: 1px solid var(--edge); text-align: left;
 th { width: 24%; color: var(--soft); font-weight: 400; }
 td { font-variant-numeric: tabular-nums; }
 .bad th { color: var(--bad); }
-.bar { display: block; height: 12px; min-width: 1px; background: var(--bar); border-radius: 3px; }
+.bar { display: block; height: 12px; background: var(--bar); border-radius: 3px; }
 .count { width: 90px; text-align: right; }
 .count + td { vertical-align: middle; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 12px; }
@@ -63,13 +63,13 @@ def _folder(source: Folder, findings: Findings) -> str:
         _list("Bad rows", findings.bad, "bad"),
         _bars("Width : height", findings.aspect_ratios),
         _bars("Short side", _histogram(source.sizes.min(1))),
+        _sheet(source),
         _list("The same image more than once", [(group[0], ", ".join(group[1:])) for group in findings.duplicates]),
         _list(
             f"Images with a side below {findings.smallest_allowed_side_px} px",
             [(origin, f"{width} x {height}") for origin, width, height in findings.small],
         ),
         _list("Ends of captions that no network sees", [(each.origin, f"... {each.lost}") for each in cut]),
-        _sheet(source),
     ]
     return "\n".join(section for section in sections if section)
 

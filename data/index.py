@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 VERSION = "1"
+AT_A_TIME = 1 << 14
 DTYPES = {"I64": np.int64, "I32": np.int32, "U8": np.uint8}
 DECIDING = ("size", "content_hash", "text", "text_ends", "origin", "origin_ends", "fault", "fault_ends")
 
@@ -48,8 +49,13 @@ class Index:
 
     def strings(self, column: str) -> list[str]:
         """All values of a column of strings."""
-        content, ends = bytes(self.columns[column]), self.columns[f"{column}_ends"].tolist()
-        return [content[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+        content, ends = bytes(self.columns[column]), self.columns[f"{column}_ends"]
+        found, start = [], 0
+        for first in range(0, len(ends), AT_A_TIME):  # as Python's integers, all would take more than the strings
+            for end in ends[first : first + AT_A_TIME].tolist():
+                found.append(content[start:end].decode())
+                start = end
+        return found
 
     @cached_property
     def is_bad(self) -> NDArray[np.bool_]:
