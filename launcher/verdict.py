@@ -60,7 +60,9 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
     if evidence.hang is not None:
         return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
-    if failed is not None:
+    silent = evidence.hosts.keys() - evidence.outcomes.keys()
+    # Who left no account, process and shim killed alike, comes before those that only followed.
+    if failed is not None and not (silent and not preempted and _followed(evidence, failed)):
         return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))
     if preempted:
         return Verdict(ExitCode.PREEMPTED, _stopped(evidence.outcomes))
@@ -97,11 +99,16 @@ def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
     """
     bad = sorted(
         (each for each in evidence.outcomes.values() if each.returncode != 0),
-        key=lambda each: (each.told_to_stop, each.waiting or each.rank in evidence.suffering, each.ended_unix_s),
+        key=lambda each: (each.told_to_stop, _followed(evidence, each), each.ended_unix_s),
     )
     preempted = evidence.stopped or (bool(bad) and bad[0].returncode == ExitCode.PREEMPTED)
     failures = [each for each in bad if not (preempted and each.returncode in _STOPPED)]
     return (failures[0] if failures else None), preempted
+
+
+def _followed(evidence: Evidence, outcome: Outcome) -> bool:
+    """Whether the rank ended because of another."""
+    return outcome.told_to_stop or outcome.waiting or outcome.rank in evidence.suffering
 
 
 def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
@@ -142,7 +149,7 @@ def _hung(evidence: Evidence, hang: Hang) -> Failure:
 
 
 def _unfinished(evidence: Evidence) -> Failure:
-    """Nobody has failed by its own account: some left none, or all left without having finished."""
+    """Nobody has failed first by its own account: some left none, or all left without having finished."""
     silent = [rank for rank in evidence.hosts if rank not in evidence.outcomes]
     answered = {evidence.hosts[rank] for rank in evidence.outcomes}
     # A host of which nobody is left tells more than a rank that mpirun was quick to kill.

@@ -79,6 +79,18 @@ def test_who_was_told_waited_or_blames_another_is_not_first_whatever_the_clocks_
     assert judge(evidence(codes)).failure.rank == 0
 
 
+@pytest.mark.parametrize("followed", [{"told_to_stop": True}, {"waiting": True}])
+def test_a_rank_that_vanished_with_its_shim_comes_before_one_that_only_followed(followed):
+    (survivor,) = records(-15).values()
+    outcomes = {0: survivor.model_copy(update=followed)}
+    verdict = judge(evidence(outcomes, mpirun=1))
+    assert (verdict.exit_code, verdict.failure.kind, verdict.failure.host) == (ExitCode.FAILED, "lost", "n2")
+    assert judge(evidence(outcomes, mpirun=1, stopped=True)).exit_code == ExitCode.PREEMPTED
+    assert judge(evidence({0: survivor}, mpirun=1)).failure.rank == 0
+    failing = {0: survivor.model_copy(update={**followed, "returncode": 1})}
+    assert judge(evidence(failing, mpirun=1, stopped=True)).failure.rank == 0
+
+
 def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():
     (killed,) = records(-9).values()
     assert "probably" in judge(evidence({0: killed})).failure.cause
