@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ class Index:
                 found.append(content[start:end].decode())
                 start = end
         return found
+
+    def joined(self, column: str, first: int, last: int) -> bytes:
+        """The values of rows [first, last) in UTF-8, with NUL bytes between them."""
+        ends = self.columns[f"{column}_ends"]
+        begin = int(ends[first - 1]) if first else 0
+        places = [0, *(ends[first:last] - begin).tolist()]
+        content = bytes(self.columns[column][begin : begin + places[-1]])
+        return b"\0".join(content[start:end] for start, end in pairwise(places))
 
     @cached_property
     def is_bad(self) -> NDArray[np.bool_]:

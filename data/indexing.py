@@ -32,6 +32,7 @@ INDEX_NAME = ".vpred_index.safetensors"
 STATS_AT_ONCE = 8
 FILES_PER_PROCESS = 16384  # fewer are asked for sooner than a process starts
 Key = tuple[str, int, int]  # file, offset, length: what was looked at
+Joined = Callable[[int, int], bytes]  # the names of files [first, last), with NUL bytes between them
 
 
 @dataclass(frozen=True)
@@ -96,35 +97,35 @@ def up_to_date(path: Path, workers: int | None = None) -> Index:
 
 def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
     """Whether all files are as they were when the index was made."""
-    names = index.strings("name")
-    if names[: index.tables] != [table.name for table in tables]:
+    if [index.string("name", row) for row in range(index.tables)] != [table.name for table in tables]:
         return False
-    stats = stat_files(path, names)
-    return np.array_equal(stats[0], index.columns["file_bytes"]) and np.array_equal(
-        stats[1], index.columns["file_mtime_ns"]
-    )
+    sizes, times = _stats(path, len(index.columns["file_bytes"]), partial(index.joined, "name"))
+    return np.array_equal(sizes, index.columns["file_bytes"]) and np.array_equal(times, index.columns["file_mtime_ns"])
 
 
 def stat_files(path: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sizes in bytes and times of change in ns, (f,) each; -1 where there is no file."""
-    per_process = max(FILES_PER_PROCESS, -(-len(names) // STATS_AT_ONCE))
-    slices = [names[start : start + per_process] for start in range(0, len(names), per_process)]
+    return _stats(path, len(names), lambda first, last: os.fsencode("\0".join(names[first:last])))
+
+
+def _stats(path: Path, count: int, joined: Joined) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    per_process = max(FILES_PER_PROCESS, -(-count // STATS_AT_ONCE))
+    slices = [(first, min(first + per_process, count)) for first in range(0, count, per_process)]
     # A network's file system answers many at once.
     with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
-        found = list(pool.map(partial(_stat_slice, path, len(slices) > 1), slices))
+        found = list(pool.map(lambda each: _stat_slice(path, joined(*each), apart=len(slices) > 1), slices))
     stats = np.concatenate([*found, np.empty((0, 2), np.int64)])
     return stats[:, 0], stats[:, 1]
 
 
-def _stat_slice(path: Path, apart: bool, names: Sequence[str]) -> NDArray[np.int64]:
+def _stat_slice(path: Path, names: bytes, *, apart: bool) -> NDArray[np.int64]:
     """(names, 2); with `apart` in a process of its own."""
-    encoded = os.fsencode("\0".join(names))
     if apart:
         argv = [sys.executable, "-I", "-S", stat_process.__file__, str(path)]
-        found = subprocess.run(argv, input=encoded, stdout=subprocess.PIPE, check=True).stdout
+        found = subprocess.run(argv, input=names, stdout=subprocess.PIPE, check=True).stdout
     else:
-        found = stat_process.stat_files(str(path), encoded.split(b"\0")).tobytes()
-    return np.frombuffer(found, np.int64).reshape(len(names), 2)
+        found = stat_process.stat_files(str(path), names.split(b"\0")).tobytes()
+    return np.frombuffer(found, np.int64).reshape(-1, 2)
 
 
 def build(path: Path, name: str, tables: list[Path], old: Index | None, workers: int | None) -> Index:
