@@ -186,9 +186,10 @@ class Saver:
     ) -> None:
         rank = self._comm.rank
         stage_started_s = time.perf_counter()
-        parts = whole_parts(state, index[rank]) + shard_parts(state)
         if background:
-            parts = self._arena.stage(parts)
+            parts = self._arena.stage(state, index[rank])
+        else:
+            parts = whole_parts(state, index[rank]) + shard_parts(state)
         stage_seconds = time.perf_counter() - stage_started_s
 
         def write() -> tuple[list[Row], float]:

@@ -1,12 +1,14 @@
 """A copy of what a rank saves, so that training may go on and change the original."""
 
 import mmap
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints_mgr.state import DTYPES, Parts
+from checkpoints_mgr.state import Parts, Range, State, shard_parts, whole_parts
 
 ALIGNMENT_BYTES = 64
 
@@ -17,18 +19,27 @@ class Arena:
     def __init__(self) -> None:
         self._memory: NDArray[np.uint8] = np.empty(0, np.uint8)
 
-    def stage(self, parts: Parts) -> Parts:
-        """Copies of all parts, little endian. The arena's earlier content is gone."""
+    def stage(self, state: State, ranges: Sequence[Range]) -> Parts:
+        """Copies of these ranges of the whole tensors and of the shards. The arena's earlier content is gone."""
+        parts, shards = whole_parts(state, ranges), state.shards
+        # A shard in one piece: from tens of megabytes on a copy passes the caches by, and is a quarter faster.
+        copies = self._copies([*(values for _, values in parts), *(shard.values for shard in shards.values())])
+        staged = zip(shards.items(), copies[len(parts) :], strict=True)
+        copied = {component: replace(shard, values=values) for (component, shard), values in staged}
+        wholes = [(part, values) for (part, _), values in zip(parts, copies, strict=False)]
+        return wholes + shard_parts(replace(state, shards=copied))
+
+    def _copies(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         starts = [0]
-        for part, _ in parts:
-            starts.append(starts[-1] + -(-part.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+        for array in arrays:
+            starts.append(starts[-1] + -(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
         self._reserve(starts[-1])
-        staged: Parts = []
-        for (part, values), start in zip(parts, starts, strict=False):
-            copy: NDArray[Any] = self._memory[start : start + part.size_bytes].view(DTYPES[part.spec.dtype])
-            np.copyto(copy, values)
-            staged.append((part, copy))
-        return staged
+        copies = []
+        for array, start in zip(arrays, starts, strict=False):
+            copy: NDArray[Any] = self._memory[start : start + array.nbytes].view(array.dtype)
+            np.copyto(copy, array)
+            copies.append(copy)
+        return copies
 
     def _reserve(self, size_bytes: int) -> None:
         if size_bytes <= self._memory.size:

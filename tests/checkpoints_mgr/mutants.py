@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints_mgr import reading, restoring, saving, storage, sweeping, votes, writing
+from checkpoints_mgr import reading, restoring, saving, staging, storage, sweeping, votes, writing
 
 
 class Equal(str):
@@ -65,7 +65,7 @@ def no_owner() -> None:
 
 
 def no_copy() -> None:
-    saving.Arena.stage = lambda arena, parts: parts  # type: ignore[method-assign]
+    staging.Arena._copies = lambda arena, arrays: arrays  # type: ignore[assignment, method-assign]
 
 
 MUTANTS = {
