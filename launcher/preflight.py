@@ -17,7 +17,7 @@ from launcher.contract.run_dir import RunDir
 from launcher.finding import Finding
 from launcher.mpi_trial import MpiTrial, mpi_trial
 from launcher.mpirun import Mpirun, find_mpirun
-from launcher.preflight_hosts import check_hosts
+from launcher.preflight_hosts import check_hosts, nearest
 from launcher.preflight_recipe import check_recipe
 from launcher.probe import why_closed
 from launcher.recipe import Trainer
@@ -140,7 +140,7 @@ def _libraries(trainer: Trainer) -> list[Finding]:
 
 def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
     """Looks at the run directory or, while it does not exist, at the nearest parent that does."""
-    place = next(path for path in (run.root, *run.root.parents) if path.exists())
+    place = nearest(run.root)
     remedy = "give another --run-dir"
     try:
         with tempfile.TemporaryFile(dir=place) as file:
