@@ -13,7 +13,7 @@ _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, s
 # What a rank that was told to stop may end with: itself, killed by the signal, or a shell's code for that.
 _STOPPED = {0, int(ExitCode.PREEMPTED), *(-n for n in _STOP_SIGNALS), *(128 + n for n in _STOP_SIGNALS)}
 _PASSED_ON = {ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED}
-_SIGNAL_HINTS = {
+_SIGNAL_HINTS: dict[int, str] = {
     signal.SIGKILL: "somebody killed it: the kernel for want of memory (dmesg tells), a scheduler, or a person",
     signal.SIGSEGV: "a fault in native code: the stack of it is in the log",
     signal.SIGBUS: "no room in /dev/shm, or a file that shrank while mapped",
@@ -115,7 +115,7 @@ def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
     kind: FailureKind = "exit"
     cause = hint = ""
     if failed.returncode < 0:
-        kind, hint = "signal", _SIGNAL_HINTS.get(signal.Signals(-failed.returncode), "")
+        kind, hint = "signal", _SIGNAL_HINTS.get(-failed.returncode, "")
     if failed.returncode == -signal.SIGKILL:
         cause = "SIGKILL, which was not ours: probably killed for want of memory"
     if failed.out_of_memory is not None:

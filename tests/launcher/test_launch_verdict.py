@@ -46,6 +46,7 @@ def evidence(outcomes, summary=None, mpirun=0, stopped=False, **more):
         ((0, 0), True, 0, True, ExitCode.OK, "", None),
         ((1, -15), False, 1, False, ExitCode.FAILED, "n1 ended with exit code 1 after step 7", 0),
         ((-9, -15), False, 137, False, 137, "n1 ended with SIGKILL after step 7", 0),
+        ((-40, -15), False, 168, False, 168, "n1 ended with signal 40 after step 7", 0),
         ((None, 3), False, 3, False, ExitCode.FAILED, "rank 1 on host n2 ended with exit code 3", 1),
         ((76, 76), False, 76, False, ExitCode.DIVERGED, "exit code 76", 0),
         ((2, None), False, 2, False, ExitCode.BAD_CONFIG, "exit code 2", 0),
