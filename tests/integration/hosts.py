@@ -22,8 +22,8 @@ from typing import IO, Any, Self
 
 from launcher.contract.process import die_with_parent
 
-TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd")
-DEADLINE_S = 20.0
+TOOLS = ("ip", "unshare", "nsenter", "taskset", "ssh", "ssh-keygen", "/usr/sbin/sshd")
+DEADLINE_S = 60.0
 HOME = Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
 SSH_CONFIG = """Host h*
@@ -60,10 +60,20 @@ def unavailable() -> str | None:
 
 
 class Hosts:
-    """Hosts h0, h1, ... at 10.77.0.10, .11, ... on one switch; root logs in between them without a password."""
+    """Hosts h0, h1, ... at 10.77.0.10, .11, ... on one switch; root logs in between them without a password.
 
-    def __init__(self, count: int) -> None:
+    `own_cores`: each has an equal share of this machine's cores to itself, or one of them.
+    """
+
+    def __init__(self, count: int, *, own_cores: bool = False) -> None:
         self.addresses = {f"h{number}": f"10.77.0.{10 + number}" for number in range(count)}
+        cores = sorted(os.sched_getaffinity(0))
+        self._cores = dict.fromkeys(self.addresses, cores)
+        if own_cores:
+            share = max(1, len(cores) // count)
+            for number, name in enumerate(self.addresses):
+                start = number * share % len(cores)
+                self._cores[name] = cores[start : start + share]
         self._inits: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -175,7 +185,17 @@ class Hosts:
     def boot(self, host: str) -> None:
         """Start the host, after a crash anew."""
         here = Path(__file__).with_name("host_init.sh")
-        unshare = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        unshare = [
+            *self._on_cores(host),
+            "unshare",
+            "--net",
+            "--uts",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         words = ["sh", str(here), host, self.addresses[host], str(self.folder), str(HOME)]
         console = (self.folder / f"{host}.log").open("ab")
         self._inits[host] = _tied([*unshare, *words], console)
@@ -197,8 +217,11 @@ class Hosts:
         return self.pid_of(self._inits[host])
 
     def _enter(self, host: str) -> list[str]:
-        words = ["nsenter", "-t", str(self._init_pid(host)), "-n", "-u", "-m", "-p"]
+        words = [*self._on_cores(host), "nsenter", "-t", str(self._init_pid(host)), "-n", "-u", "-m", "-p"]
         return [*words, f"--wdns={Path.cwd()}", "--", "env"]
+
+    def _on_cores(self, host: str) -> list[str]:
+        return ["taskset", "-c", ",".join(map(str, self._cores[host]))]
 
     def _on_switch(self, *words: str, check: bool = True) -> None:
         argv = ["nsenter", "-t", str(self._switch.pid), "-n", "--", *words]

@@ -153,5 +153,5 @@ def test_a_wish_for_a_checkpoint_reaches_the_ranks_and_the_run_goes_on(bench):
     bench.wait_until(lambda: all(RankStatus.read(path).checkpoint_step is not None for path in paths))
     assert launcher.poll() is None
     launcher.send_signal(signal.SIGUSR1)
-    _, stderr = launcher.communicate(timeout=30)
+    _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.PREEMPTED, stderr
