@@ -60,9 +60,9 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
     if evidence.hang is not None:
         return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
-    silent = evidence.hosts.keys() - evidence.outcomes.keys()
-    # Who left no account, process and shim killed alike, comes before those that only followed.
-    if failed is not None and not (silent and not preempted and _followed(evidence, failed)):
+    # Who left no account, process and shim killed alike, or left as if done, comes before those that only followed.
+    absent = evidence.hosts.keys() - evidence.outcomes.keys() or _leavers(evidence)
+    if failed is not None and not (absent and not preempted and _followed(evidence, failed)):
         return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))
     if preempted:
         return Verdict(ExitCode.PREEMPTED, _stopped(evidence.outcomes))
@@ -111,6 +111,12 @@ def _followed(evidence: Evidence, outcome: Outcome) -> bool:
     return outcome.told_to_stop or outcome.waiting or outcome.rank in evidence.suffering
 
 
+def _leavers(evidence: Evidence) -> list[Outcome]:
+    """Ranks that ended with success by themselves, the first one first; of a run that is not complete."""
+    left = (each for each in evidence.outcomes.values() if each.returncode == 0 and not each.told_to_stop)
+    return sorted(left, key=lambda each: each.ended_unix_s)
+
+
 def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
     kind: FailureKind = "exit"
     cause = hint = ""
@@ -153,7 +159,8 @@ def _unfinished(evidence: Evidence) -> Failure:
     silent = [rank for rank in evidence.hosts if rank not in evidence.outcomes]
     answered = {evidence.hosts[rank] for rank in evidence.outcomes}
     # A host of which nobody is left tells more than a rank that mpirun was quick to kill.
-    rank = next((each for each in silent if evidence.hosts[each] not in answered), silent[0] if silent else 0)
+    first = silent or [each.rank for each in _leavers(evidence)] or [0]
+    rank = next((each for each in silent if evidence.hosts[each] not in answered), first[0])
     status = evidence.statuses.get(rank)
     names = ", ".join(f"{each} on host {evidence.hosts[each]}" for each in silent[:4])
     more = f" and {len(silent) - 4} more" if len(silent) > 4 else ""

@@ -91,6 +91,18 @@ def test_a_rank_that_vanished_with_its_shim_comes_before_one_that_only_followed(
     assert judge(evidence(failing, mpirun=1, stopped=True)).failure.rank == 0
 
 
+@pytest.mark.parametrize("followed", [{"told_to_stop": True}, {"waiting": True}])
+def test_a_rank_that_left_as_if_done_comes_before_one_that_only_followed(followed):
+    killed, left = records(-15, 0).values()
+    outcomes = {0: killed.model_copy(update=followed), 1: left}
+    verdict = judge(evidence(outcomes, mpirun=1))
+    assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (ExitCode.FAILED, "incomplete", 1)
+    assert judge(evidence(outcomes, mpirun=1, stopped=True)).exit_code == ExitCode.PREEMPTED
+    assert judge(evidence({0: killed, 1: left}, mpirun=1)).failure.rank == 0
+    told = left.model_copy(update={"told_to_stop": True})
+    assert judge(evidence({**outcomes, 1: told}, mpirun=1)).failure.rank == 0
+
+
 def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():
     (killed,) = records(-9).values()
     assert "probably" in judge(evidence({0: killed})).failure.cause
