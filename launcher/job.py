@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +18,7 @@ from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
+from launcher.documents import Job
 from launcher.finding import Finding
 from launcher.lease import Lease
 from launcher.mpirun import find_mpirun
@@ -37,17 +38,6 @@ from launcher.verdict import Verdict
 _CLUSTER_PREFIX = "cluster."
 # Who only looks whether a run is locked (`status`, `logs`) holds the lock too, for a moment.
 _LOOKS_S = 2.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """Both documents, read and checked; nothing written yet. `mpi`: what came of a trial of MPI, if there was one."""
-
-    cluster: ClusterConfig
-    train_yaml: str
-    run: RunDir
-    trainer: Trainer
-    mpi: Finding | None = None
 
 
 def load_job(
@@ -91,7 +81,7 @@ def plan_job(job: Job) -> LaunchPlan:
 
 def check_job(job: Job) -> list[Finding]:
     """What the preflight finds for this job on this machine, now."""
-    return preflight(job.cluster, job.run, job.trainer, environment(), job.train_yaml, Ssh(), job.mpi)
+    return preflight(job, environment(), Ssh())
 
 
 def run_job(job: Job, streamed: str | None = None) -> int:

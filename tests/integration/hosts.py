@@ -22,7 +22,7 @@ from typing import IO, Any, Self
 
 from launcher.contract.process import die_with_parent
 
-TOOLS = ("ip", "unshare", "nsenter", "taskset", "ssh", "ssh-keygen", "/usr/sbin/sshd")
+TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd")
 DEADLINE_S = 60.0
 HOME = Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
@@ -60,20 +60,10 @@ def unavailable() -> str | None:
 
 
 class Hosts:
-    """Hosts h0, h1, ... at 10.77.0.10, .11, ... on one switch; root logs in between them without a password.
+    """Hosts h0, h1, ... at 10.77.0.10, .11, ... on one switch; root logs in between them without a password."""
 
-    `own_cores`: each has an equal share of this machine's cores to itself, or one of them.
-    """
-
-    def __init__(self, count: int, *, own_cores: bool = False) -> None:
+    def __init__(self, count: int) -> None:
         self.addresses = {f"h{number}": f"10.77.0.{10 + number}" for number in range(count)}
-        cores = sorted(os.sched_getaffinity(0))
-        self._cores = dict.fromkeys(self.addresses, cores)
-        if own_cores:
-            share = max(1, len(cores) // count)
-            for number, name in enumerate(self.addresses):
-                start = number * share % len(cores)
-                self._cores[name] = cores[start : start + share]
         self._inits: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -217,11 +207,8 @@ class Hosts:
         return self.pid_of(self._inits[host])
 
     def _enter(self, host: str) -> list[str]:
-        words = [*self._on_cores(host), "nsenter", "-t", str(self._init_pid(host)), "-n", "-u", "-m", "-p"]
+        words = ["nsenter", "-t", str(self._init_pid(host)), "-n", "-u", "-m", "-p"]
         return [*words, f"--wdns={Path.cwd()}", "--", "env"]
-
-    def _on_cores(self, host: str) -> list[str]:
-        return ["taskset", "-c", ",".join(map(str, self._cores[host]))]
 
     def _on_switch(self, *words: str, check: bool = True) -> None:
         argv = ["nsenter", "-t", str(self._switch.pid), "-n", "--", *words]

@@ -47,7 +47,7 @@ needs_hosts = pytest.mark.skipif(unavailable() is not None, reason=str(unavailab
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
-    with Hosts(2, own_cores=True) as made:
+    with Hosts(2) as made:
         yield made
 
 
@@ -121,14 +121,14 @@ def test_ranks_without_msrun_and_mpi_train_like_those_under_msrun(tmp_path: Path
 
 @needs_hosts
 def test_msrun_on_two_hosts_trains_like_on_one(hosts: Hosts, tmp_path: Path, under_msrun: RunDir) -> None:
-    """Bit for bit, since a rank has as many cores, and so threads, as on one host."""
+    """But for rounding: a rank that shares its host with none has more cores, and sums in more threads."""
     lend_graphs(under_msrun.root, tmp_path / "run")
     (tmp_path / "recipe.yaml").write_text(SMALL_RECIPE)
     options = ["cluster.launcher.kind=msrun", f"cluster.environment={QUICK_MEETING}", *LENGTH]
     answer = launch(hosts, tmp_path, ["-m", "launcher.cli"], *options)
     assert answer.returncode == 0, answer.stderr
     assert whereabouts(RunDir(tmp_path / "run")) == {0: ("h0", 0), 1: ("h1", 0)}
-    assert losses(tmp_path / "run") == losses(under_msrun.root)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(under_msrun.root), rtol=1e-6, atol=0)
 
 
 @needs_hosts

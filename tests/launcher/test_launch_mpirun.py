@@ -119,6 +119,17 @@ def test_nothing_survives_a_killed_mpirun(bench):
     assert bench.workers() == []
 
 
+def test_a_run_directory_that_is_taken_away_ends_the_run_and_no_launcher(bench):
+    launcher = bench.start_training("save_every=0")
+    aside = bench.root / "aside"
+    bench.run.root.rename(aside)
+    _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == ExitCode.FAILED
+    assert "left no account of its end" in stderr and "run directory shared" in stderr
+    assert "Traceback" not in stderr
+    assert bench.workers() == []
+
+
 def test_a_run_directory_takes_one_launcher_at_a_time(bench):
     bench.start_training()
     result = bench.launch("steps=100000", "step_s=0.01", f"cluster.metrics.base_port={free_ports(2)}")
