@@ -65,7 +65,7 @@ def judge(evidence: Evidence) -> Verdict:
     if failed is not None and not (absent and not preempted and _followed(evidence, failed)):
         return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))
     if preempted:
-        return Verdict(ExitCode.PREEMPTED, _stopped(evidence.outcomes))
+        return Verdict(ExitCode.PREEMPTED, _stopped(evidence))
     return _failed(_unfinished(evidence), ExitCode.FAILED)
 
 
@@ -184,8 +184,11 @@ def _told(failed: Outcome) -> str:
     return f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)}"
 
 
-def _stopped(outcomes: Mapping[int, Outcome]) -> str:
-    step = max((outcome.last_step for outcome in outcomes.values()), default=0)
-    if any(outcome.returncode == ExitCode.PREEMPTED for outcome in outcomes.values()):
+def _stopped(evidence: Evidence) -> str:
+    outcomes = evidence.outcomes.values()
+    # Ranks that were killed with their shims have told of no end, but of steps.
+    steps = [*(each.last_step for each in outcomes), *(each.step for each in evidence.statuses.values())]
+    step = max(steps, default=0)
+    if any(outcome.returncode == ExitCode.PREEMPTED for outcome in outcomes):
         return f"stopped after step {step}, checkpoint saved; the same command resumes"
     return f"stopped after step {step} without a new checkpoint; the same command resumes from the last one"

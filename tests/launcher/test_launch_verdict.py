@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import AttemptDir, Outcome, Summary
+from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.hangs import Blame, Hang
 from launcher.stopping import due_signal, stop_requests
 from launcher.verdict import Evidence, ended, judge
@@ -33,9 +33,9 @@ def records(*codes: int | None) -> dict[int, Outcome]:
     }
 
 
-def evidence(outcomes, summary=None, mpirun=0, stopped=False, **more):
+def evidence(outcomes, summary=None, mpirun=0, stopped=False, statuses=None, **more):
     attempt = AttemptDir(Path("/run/attempts/0001"))
-    return Evidence(HOSTS, {}, outcomes, summary, mpirun, stopped, attempt, **more)
+    return Evidence(HOSTS, statuses or {}, outcomes, summary, mpirun, stopped, attempt, **more)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,13 @@ def test_a_rank_that_vanished_with_its_shim_comes_before_one_that_only_followed(
     assert judge(evidence({0: survivor}, mpirun=1)).failure.rank == 0
     failing = {0: survivor.model_copy(update={**followed, "returncode": 1})}
     assert judge(evidence(failing, mpirun=1, stopped=True)).failure.rank == 0
+
+
+def test_how_far_ranks_came_is_told_though_they_were_killed_with_their_shims():
+    status = RankStatus(rank=0, hostname="n1", pid=1, phase="training", step=12, total_steps=20, samples_seen=48,
+                        updated_unix_s=0.0)  # fmt: skip
+    verdict = judge(evidence({}, mpirun=-9, stopped=True, statuses={0: status}))
+    assert verdict.text.startswith("stopped after step 12 without a new checkpoint")
 
 
 @pytest.mark.parametrize("followed", [{"told_to_stop": True}, {"waiting": True}])
