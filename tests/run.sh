@@ -31,4 +31,4 @@ fi
 if (($#)); then exec "$python" -m pytest "$@"; fi
 
 # Two files at a time: a job waits for imports, one core's compiler and its peers about as long as it computes.
-exec "$python" -m pytest --durations=25 --numprocesses=2 --dist=loadfile
+exec "$python" -m pytest --durations=25 --numprocesses=2 --dist=loadfile --no-loadscope-reorder

@@ -175,17 +175,7 @@ class Hosts:
     def boot(self, host: str) -> None:
         """Start the host, after a crash anew."""
         here = Path(__file__).with_name("host_init.sh")
-        unshare = [
-            *self._on_cores(host),
-            "unshare",
-            "--net",
-            "--uts",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-        ]
+        unshare = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         words = ["sh", str(here), host, self.addresses[host], str(self.folder), str(HOME)]
         console = (self.folder / f"{host}.log").open("ab")
         self._inits[host] = _tied([*unshare, *words], console)
