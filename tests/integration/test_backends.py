@@ -18,7 +18,7 @@ from launcher.account import read_records
 from launcher.contract.run_dir import Outcome, RunDir
 from launcher.mpirun import find_mpirun
 
-STEPS, STEPS_PER_CHECKPOINT = 40, 10
+STEPS, STEPS_PER_CHECKPOINT = 24, 6
 LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=0"]
 # Ranks and their scheduler ask each other again after a second, not after three to five.
 QUICK_MEETING = "{MS_RETRY_INTERVAL_LOWER: '1', MS_RETRY_INTERVAL_UPPER: '1'}"

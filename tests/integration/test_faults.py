@@ -28,10 +28,10 @@ name: three
 accelerator: cpu
 workers_per_host: 1
 hosts: [{address: h0}, {address: h1}]
-launcher: {allow_run_as_root: true, forward_variables: [PYTHONPATH], lease_s: 2}
+launcher: {allow_run_as_root: true, forward_variables: [PYTHONPATH], lease_s: 4}
 metrics: {address: "::"}
 restart: {max_restarts: 2, first_delay_s: 0.1, spare_hosts: [{address: h2}]}
-supervision: {timeouts: {step_s: 3}}
+supervision: {timeouts: {step_s: 5}}
 """
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))

@@ -148,11 +148,12 @@ def furthest(left: Path, right: Path) -> float:
 
 
 def test_sharded_moments_change_no_result(recipe: Path, runs: dict[int, Path], tmp_path: Path) -> None:
-    """ZeRO on three ranks, whose shares differ in length, against every rank keeping everything."""
+    """ZeRO on three ranks, whose shares differ in length, against every rank keeping everything: 20 steps, whose sums
+    have another order; a wrong share would be off by the learning rate, 1e-3."""
     whole = finished(recipe, tmp_path / "whole", 3, *SPARE, "zero_stage=0", "validation.every_samples=120")
     np.testing.assert_allclose(losses(runs[3]), losses(whole), rtol=1e-6)
     print(f"3 ranks: weights and averages within {furthest(runs[3], whole):.1e} of those of replicated moments")
-    assert furthest(runs[3], whole) < 1e-6
+    assert furthest(runs[3], whole) < 1e-5
 
 
 def test_micro_batches_of_replicated_ranks_change_no_result(

@@ -125,7 +125,7 @@ def test_a_straggler_is_one_after_three_windows_in_a_row():
 
 @pytest.mark.parametrize(("fault", "words"), [("busy", "in no collective"), ("frozen", "stopped")])
 def test_a_rank_that_hangs_is_named_after_all_have_told_their_stacks(bench, fault, words):
-    result = bench.launch(f"fault={fault}", "cluster.supervision.timeouts.step_s=2", "steps=1000")
+    result = bench.launch(f"fault={fault}", "cluster.supervision.timeouts.step_s=3", "steps=1000")
     assert result.returncode == ExitCode.FAILED, result.stderr
     attempt = bench.run.attempt(1)
     failure = Failure.read(attempt.failure_json)
