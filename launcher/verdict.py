@@ -38,7 +38,8 @@ class Evidence:
     """What an attempt has left.
 
     hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. suffering: ranks whose log says
-    that another is at fault. hang: why the launcher ended it; blame: whom it blames for that.
+    that another is at fault. lost_host: to which mpirun lost the way, in its words. hang: why the launcher ended it;
+    blame: whom it blames for that.
     """
 
     hosts: Mapping[int, str]
@@ -49,6 +50,7 @@ class Evidence:
     stopped: bool
     attempt: AttemptDir
     suffering: frozenset[int] = frozenset()
+    lost_host: str | None = None
     hang: Hang | None = None
     blame: Blame | None = None
 
@@ -60,13 +62,15 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
     if evidence.hang is not None:
         return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
-    # Who left no account, process and shim killed alike, or left as if done, comes before those that only followed.
-    absent = evidence.hosts.keys() - evidence.outcomes.keys() or _leavers(evidence)
-    if failed is not None and not (absent and not preempted and _followed(evidence, failed)):
+    # A host that was lost, and who left no account, process and shim killed alike, or left as if done, come before
+    # those that only followed.
+    lost = _lost_rank(evidence)
+    others = lost is not None or evidence.hosts.keys() - evidence.outcomes.keys() or _leavers(evidence)
+    if failed is not None and not (others and not preempted and _followed(evidence, failed)):
         return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))
     if preempted:
         return Verdict(ExitCode.PREEMPTED, _stopped(evidence))
-    return _failed(_unfinished(evidence), ExitCode.FAILED)
+    return _failed(_unfinished(evidence) if lost is None else _cut_off(evidence, lost), ExitCode.FAILED)
 
 
 def ended(returncode: int) -> str:
@@ -109,6 +113,30 @@ def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
 def _followed(evidence: Evidence, outcome: Outcome) -> bool:
     """Whether the rank ended because of another."""
     return outcome.told_to_stop or outcome.waiting or outcome.rank in evidence.suffering
+
+
+def _lost_rank(evidence: Evidence) -> int | None:
+    """The first rank of the host that mpirun lost, which it calls as the plan does or by the host's own name."""
+    for rank, host in evidence.hosts.items():
+        status = evidence.statuses.get(rank)
+        if evidence.lost_host in (host, host if status is None else status.hostname):
+            return rank
+    return None
+
+
+def _cut_off(evidence: Evidence, rank: int) -> Failure:
+    """mpirun kills the ranks of the other hosts at once, so that theirs may be the accounts that are missing."""
+    status = evidence.statuses.get(rank)
+    return Failure(
+        kind="lost",
+        rank=rank,
+        host=evidence.hosts[rank],
+        ended="was lost with the way to its host",
+        last_step=0 if status is None else status.step,
+        cause=f"mpirun lost its daemon on {evidence.lost_host}, or the ssh that started it",
+        hint=f"are the host, its network and its sshd up? mpirun's words: {evidence.attempt.launcher_log}",
+        log=evidence.attempt.log(rank),
+    )
 
 
 def _leavers(evidence: Evidence) -> list[Outcome]:

@@ -133,6 +133,14 @@ def test_a_host_with_a_killed_and_then_a_frozen_rank_gives_its_place_to_the_spar
     assert "rank 1 on host h1 made no progress" in output
 
 
+def test_a_host_whose_connection_is_killed_is_blamed(launch: Launch, hosts: Hosts) -> None:
+    """Not the launcher's own host, whose ranks mpirun then kills."""
+    launch.start()
+    (client,) = (pid for pid, line in hosts.processes("h0", "prted").items() if Path(line.split()[0]).name == "ssh")
+    os.kill(client, signal.SIGKILL)
+    assert "rank 1 on host h1 was lost with the way to its host" in recovered(launch, BOTH, BOTH)
+
+
 def test_a_host_behind_a_cut_cable_gives_its_place_to_the_spare_one(launch: Launch, hosts: Hosts) -> None:
     """Its ranks end by themselves, before others start; it is cut off still."""
     launch.start()

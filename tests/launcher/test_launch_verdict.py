@@ -8,6 +8,7 @@ import pytest
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.hangs import Blame, Hang
+from launcher.mpirun import lost_host
 from launcher.stopping import due_signal, stop_requests
 from launcher.verdict import Evidence, ended, judge
 
@@ -89,6 +90,43 @@ def test_a_rank_that_vanished_with_its_shim_comes_before_one_that_only_followed(
     assert judge(evidence({0: survivor}, mpirun=1)).failure.rank == 0
     failing = {0: survivor.model_copy(update={**followed, "returncode": 1})}
     assert judge(evidence(failing, mpirun=1, stopped=True)).failure.rank == 0
+
+
+# As Open MPI 5.0.11 writes them; 4.1.4 writes the first with ORTE for PRTE and its own ids.
+LOST_DAEMON = """\
+PRTE has lost communication with a remote daemon.
+
+  HNP daemon   : [prterun-n1-147@0,0] on node n1
+  Remote daemon: [prterun-n1-147@0,1] on node n2
+
+This is usually due to either a failure of the TCP network
+"""
+LOST_SSH = """\
+Connection to n2 closed by remote host.
+A daemon failed to report back after being spawned. This could
+be due to several factors, including inability to find the
+
+  Local host:    n1
+  Remote host:   n2
+  Daemon exit status: 255
+"""
+
+
+@pytest.mark.parametrize("said", [LOST_DAEMON, LOST_SSH])
+def test_a_host_that_mpirun_lost_is_blamed_rather_than_the_ranks_that_it_then_killed(said):
+    assert lost_host(said) == "n2"
+    told = records(0, -15)[1].model_copy(update={"told_to_stop": True})
+    for outcomes in ({}, {1: told}):  # rank 0 and its shim were killed
+        failure = judge(evidence(outcomes, mpirun=1, lost_host=lost_host(said))).failure
+        assert (failure.kind, failure.rank, failure.host) == ("lost", 1, "n2")
+    raised = records(1)
+    assert judge(evidence(raised, mpirun=1, lost_host="n2")).failure.rank == 0  # of its own accord, and before
+    own_name = RankStatus(rank=1, hostname="node-b", pid=1, phase="training", step=5, total_steps=9, samples_seen=20,
+                          updated_unix_s=0.0)  # fmt: skip
+    failure = judge(evidence({}, mpirun=1, lost_host="node-b", statuses={1: own_name})).failure
+    assert (failure.rank, failure.last_step) == (1, 5)
+    assert judge(evidence({}, mpirun=1, lost_host="elsewhere")).failure.rank == 0
+    assert lost_host("mpirun noticed that process rank 1 exited on signal 9") is None
 
 
 def test_how_far_ranks_came_is_told_though_they_were_killed_with_their_shims():
