@@ -60,11 +60,11 @@ def judge(evidence: Evidence) -> Verdict:
     failed, preempted = _first_failure(evidence)
     if evidence.summary is not None:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
-    if evidence.hang is not None:
-        return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
     # A host that was lost, and who left no account, process and shim killed alike, or left as if done, come before
     # those that only followed.
     lost = _lost_rank(evidence)
+    if evidence.hang is not None and lost is None:  # a lost host is why the others hang
+        return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
     others = lost is not None or evidence.hosts.keys() - evidence.outcomes.keys() or _leavers(evidence)
     if failed is not None and not (others and not preempted and _followed(evidence, failed)):
         return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))

@@ -149,14 +149,14 @@ def test_a_host_behind_a_cut_cable_gives_its_place_to_the_spare_one(launch: Laun
         output = recovered(launch, BOTH, WITH_SPARE)
     finally:
         hosts.heal("h1")
-    assert "could not be cleared: h1" in output
+    assert "rank 1 on host h1 " in output and "could not be cleared: h1" in output
 
 
 def test_a_host_that_is_gone_gives_its_place_to_the_spare_one(launch: Launch, hosts: Hosts) -> None:
     launch.start()
     hosts.power_off("h1")
     try:
-        recovered(launch, BOTH, WITH_SPARE)
+        assert "rank 1 on host h1 " in recovered(launch, BOTH, WITH_SPARE)
     finally:
         hosts.boot("h1")
 

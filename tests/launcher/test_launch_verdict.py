@@ -119,6 +119,8 @@ def test_a_host_that_mpirun_lost_is_blamed_rather_than_the_ranks_that_it_then_ki
     for outcomes in ({}, {1: told}):  # rank 0 and its shim were killed
         failure = judge(evidence(outcomes, mpirun=1, lost_host=lost_host(said))).failure
         assert (failure.kind, failure.rank, failure.host) == ("lost", 1, "n2")
+    hang = Hang(rank=0, phase="training", waited_s=5.0, key="step_s")
+    assert judge(evidence({}, mpirun=1, hang=hang, lost_host="n2")).failure.rank == 1
     raised = records(1)
     assert judge(evidence(raised, mpirun=1, lost_host="n2")).failure.rank == 0  # of its own accord, and before
     own_name = RankStatus(rank=1, hostname="node-b", pid=1, phase="training", step=5, total_steps=9, samples_seen=20,
