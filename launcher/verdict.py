@@ -111,8 +111,15 @@ def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
 
 
 def _followed(evidence: Evidence, outcome: Outcome) -> bool:
-    """Whether the rank ended because of another."""
-    return outcome.told_to_stop or outcome.waiting or outcome.rank in evidence.suffering
+    """Whether the rank ended because of another.
+
+    A trainer that was killed alone did not, though it waited: mpirun and msrun kill its shim too, and then it has no
+    outcome. Nor did one whose lease was over: its shim then ends mpirun's daemon, and with it ranks beside it.
+    """
+    if outcome.lease_is_over:
+        return False
+    waited = outcome.waiting and outcome.returncode != -signal.SIGKILL
+    return outcome.told_to_stop or waited or outcome.rank in evidence.suffering
 
 
 def _lost_rank(evidence: Evidence) -> int | None:
@@ -150,7 +157,10 @@ def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
     cause = hint = ""
     if failed.returncode < 0:
         kind, hint = "signal", _SIGNAL_HINTS.get(signal.Signals(-failed.returncode), "")
-    if failed.returncode == -signal.SIGKILL:
+    if failed.lease_is_over:
+        cause = "its shim ended it: no sign of life of the launcher for launcher.lease_s"
+        hint = "was the launcher suspended, or this host cut off from it or from the shared file system?"
+    elif failed.returncode == -signal.SIGKILL:
         cause = "SIGKILL, which was not ours: probably killed for want of memory"
     if failed.out_of_memory is not None:
         kind, cause = "out_of_memory", f"killed by the kernel for want of memory ({failed.out_of_memory})"

@@ -150,6 +150,22 @@ def test_a_rank_that_left_as_if_done_comes_before_one_that_only_followed(followe
     assert judge(evidence({**outcomes, 1: told}, mpirun=1)).failure.rank == 0
 
 
+def test_a_rank_that_was_killed_while_it_waited_comes_before_those_that_vanished_after_it():
+    (killed,) = records(-9).values()
+    outcomes = {0: killed.model_copy(update={"waiting": True})}
+    verdict = judge(evidence(outcomes, mpirun=137))  # rank 1 and its shim were killed by mpirun
+    assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (137, "signal", 0)
+
+
+@pytest.mark.parametrize("code", [-15, -9])
+def test_a_rank_whose_lease_was_over_tells_why_and_those_beside_it_vanished_with_mpirun(code):
+    (ended_by_shim,) = records(code).values()
+    outcomes = {0: ended_by_shim.model_copy(update={"lease_is_over": True, "waiting": True})}
+    failure = judge(evidence(outcomes, mpirun=-9)).failure
+    assert (failure.rank, failure.returncode) == (0, code)
+    assert failure.cause.endswith("no sign of life of the launcher for launcher.lease_s")
+
+
 def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():
     (killed,) = records(-9).values()
     assert "probably" in judge(evidence({0: killed})).failure.cause
