@@ -34,12 +34,15 @@ class AttemptFiles:
     _stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def look(self, now_s: float) -> None:
-        """Take over what is new; `now_s`: the time of this look."""
-        with os.scandir(self.attempt.root) as entries:
+        """Take over what is new; `now_s`: the time of this look.
+
+        A shared file system that tells late or fails for a moment is no news: the next look has it. If it fails for
+        good no rank has a sign of life of the launcher, and ends.
+        """
+        with suppress(OSError), os.scandir(self.attempt.root) as entries:
             for entry in entries:
                 if match := _FILE.fullmatch(entry.name):
-                    # Gone again: a file system shared by hosts may tell late; the next look has it.
-                    with suppress(FileNotFoundError):
+                    with suppress(OSError):
                         self._take(entry, int(match[1]), match[2], now_s)
 
     @property

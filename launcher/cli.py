@@ -15,7 +15,8 @@ from launcher import logs, status
 from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
-from launcher.job import Job, check_job, load_job, plan_job, run_job
+from launcher.documents import Job
+from launcher.job import check_job, load_job, plan_job, run_job
 from launcher.plan import describe
 from launcher.ranktable import cli as ranktable
 from launcher.recipe import TRAINER, RecipeError, Trainer

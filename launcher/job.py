@@ -3,11 +3,13 @@
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from launcher.account import Account, first_record, lost_line, read_records
 from launcher.cluster import ClusterConfig, load_cluster
@@ -16,6 +18,7 @@ from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
+from launcher.documents import Job
 from launcher.finding import Finding
 from launcher.lease import Lease
 from launcher.mpirun import find_mpirun
@@ -33,17 +36,8 @@ from launcher.sweep import sweep_hosts
 from launcher.verdict import Verdict
 
 _CLUSTER_PREFIX = "cluster."
-
-
-@dataclass(frozen=True)
-class Job:
-    """Both documents, read and checked; nothing written yet. `mpi`: what came of a trial of MPI, if there was one."""
-
-    cluster: ClusterConfig
-    train_yaml: str
-    run: RunDir
-    trainer: Trainer
-    mpi: Finding | None = None
+# Who only looks whether a run is locked (`status`, `logs`) holds the lock too, for a moment.
+_LOOKS_S = 2.0
 
 
 def load_job(
@@ -87,7 +81,7 @@ def plan_job(job: Job) -> LaunchPlan:
 
 def check_job(job: Job) -> list[Finding]:
     """What the preflight finds for this job on this machine, now."""
-    return preflight(job.cluster, job.run, job.trainer, environment(), job.train_yaml, Ssh(), job.mpi)
+    return preflight(job, environment(), Ssh())
 
 
 def run_job(job: Job, streamed: str | None = None) -> int:
@@ -106,7 +100,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
             print(finding, file=sys.stderr)
     if any(finding.severity == "error" for finding in findings):
         return ExitCode.BAD_CONFIG
-    with _locked(job.run):
+    with locked(job.run):
         require_same_recipe(job.run, job.train_yaml)
         sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
         if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
@@ -146,7 +140,7 @@ def closing_line(run: RunDir, summary: Summary) -> str:
 
 
 @contextmanager
-def _locked(run: RunDir) -> Iterator[None]:
+def locked(run: RunDir) -> Iterator[None]:
     """Hold the run directory (made if need be) against other launchers; the kernel lets go when we die."""
     try:
         run.root.mkdir(parents=True, exist_ok=True)
@@ -154,16 +148,23 @@ def _locked(run: RunDir) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{run.root}: cannot be written ({error.strerror}); give another --run-dir") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{run.root}: in use by another launcher; wait for it or give another --run-dir"
-            ) from None
+        deadline_s = time.monotonic() + _LOOKS_S
+        while not _takes(file):
+            if time.monotonic() >= deadline_s:
+                raise ConfigError(f"{run.root}: in use by another launcher; wait for it or give another --run-dir")
+            time.sleep(_LOOKS_S / 100)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _takes(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_files(run: RunDir, plan: LaunchPlan) -> None:

@@ -31,17 +31,35 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _logs(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
     run = require_run(options.run_dir)
-    number = options.attempt or run.last_attempt()
+    number = run.last_attempt() if options.attempt is None else options.attempt
     if not 1 <= number <= run.last_attempt():
         raise ConfigError(f"--attempt: found {number} (the run has attempts 1 to {run.last_attempt()})")
-    while number:
-        ranks = parse_ranks(options.rank, len(planned_hosts(run)), "--rank")
+    size = first_size = _world_size(run, number)
+    while True:
+        # An attempt after the first may have fewer ranks.
+        ranks = [rank for rank in parse_ranks(options.rank, max(size, first_size), "--rank") if rank < size]
         _print_attempt(run, number, ranks, options.follow and number == run.last_attempt())
-        more = options.follow and number < run.last_attempt()
-        number = number + 1 if more else 0
-        if more:
-            print(f"==> attempt {number} <==", flush=True)
+        if not (options.follow and _is_followed(run, number)):
+            break
+        number += 1
+        size = _world_size(run, number)
+        print(f"==> attempt {number} <==", flush=True)
     return ExitCode.OK
+
+
+def _world_size(run: RunDir, number: int) -> int:
+    """The number of ranks of an attempt, which may differ from the newest plan's."""
+    record = AttemptRecord.read(run.attempt(number).record)
+    return len(planned_hosts(run)) if record is None else record.world_size
+
+
+def _is_followed(run: RunDir, number: int) -> bool:
+    """Whether another attempt has begun; waits for it while the run's launcher lives: it may come after a delay."""
+    while run.last_attempt() == number:
+        if not is_locked(run.lock):
+            return run.last_attempt() > number
+        time.sleep(_POLL_S)
+    return True
 
 
 def _print_attempt(run: RunDir, number: int, ranks: Sequence[int], follow: bool) -> None:

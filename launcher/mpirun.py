@@ -13,6 +13,12 @@ from launcher.contract.config import ConfigError
 
 _VERSION_TIMEOUT_S = 20.0
 _OPEN_MPI = re.compile(r"\((?:Open MPI|OpenRTE)\) (\d+)\.(\d+)\.(\d+)")
+# Of Open MPI 4 and 5, whose daemon is gone, and of 5 where only the ssh that started it is.
+_LOST_DAEMON = re.compile(
+    r"(?:has lost communication with a remote daemon|A daemon failed to report back)"
+    r".*?Remote (?:daemon *:[^\n]* on node|host:) *(\S+)",
+    re.DOTALL,
+)
 _MPICH = re.compile(r"HYDRA build details:\s+Version:\s+(\d+)\.(\d+)\.?(\d*)")
 
 # Open MPI refuses to run as root without both.
@@ -80,6 +86,12 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
             "name another one: launcher.mpirun"
         )
     return Mpirun(path, (int(match[1]), int(match[2]), int(match[3])))
+
+
+def lost_host(said: str) -> str | None:
+    """The host to which mpirun, by its words, lost the way, as mpirun calls it; None if it says nothing of the kind."""
+    match = _LOST_DAEMON.search(said)
+    return match[1] if match else None
 
 
 def _beside_python() -> Path | None:

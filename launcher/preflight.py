@@ -14,6 +14,7 @@ from pathlib import Path
 from launcher.cluster import ClusterConfig
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
+from launcher.documents import Job
 from launcher.finding import Finding
 from launcher.mpi_trial import MpiTrial, mpi_trial
 from launcher.mpirun import Mpirun, find_mpirun
@@ -26,24 +27,14 @@ from launcher.remote import Remote, is_here
 _GIB = 1 << 30
 
 
-def preflight(
-    cluster: ClusterConfig,
-    run: RunDir,
-    trainer: Trainer,
-    env: Mapping[str, str],
-    train_yaml: str,
-    remote: Remote,
-    mpi: Finding | None = None,
-) -> list[Finding]:
-    """All findings for a launch of `cluster` into `run` from this machine. Writes nothing that stays.
-
-    `mpi`: what came of trial_on_one_host, if it has been made.
-    """
-    in_place = _run_dir(run, cluster.preflight.min_free_disk_bytes)
+def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]:
+    """All findings for a launch of `job` from this machine. Writes nothing that stays."""
+    cluster = job.cluster
+    in_place = _run_dir(job.run, cluster.preflight.min_free_disk_bytes)
     findings = [
         _root(cluster),
-        _packages(trainer),
-        *_libraries(trainer),
+        _packages(job.trainer),
+        *_libraries(job.trainer),
         *in_place,
         *_ports(cluster),
         *_forwarded(cluster, env),
@@ -57,10 +48,10 @@ def preflight(
             findings.append(_mpirun_refused(error))
     if not _failed(in_place):
         path = mpirun.path if mpirun else None
-        findings += check_hosts(cluster, run, trainer.packages, train_yaml, path, env, remote)
+        findings += check_hosts(cluster, job.run, job.trainer.packages, job.train_yaml, path, env, remote)
     # What takes seconds is not worth it when something else must be put right first.
     if not _failed(findings):
-        findings += [mpi] if mpi else _trials(cluster, run, trainer, env, train_yaml, remote, mpirun)
+        findings += [job.mpi] if job.mpi else _trials(job, env, remote, mpirun)
     return findings
 
 
@@ -75,21 +66,13 @@ def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterato
         yield trial
 
 
-def _trials(
-    cluster: ClusterConfig,
-    run: RunDir,
-    trainer: Trainer,
-    env: Mapping[str, str],
-    train_yaml: str,
-    remote: Remote,
-    mpirun: Mpirun | None,
-) -> list[Finding]:
+def _trials(job: Job, env: Mapping[str, str], remote: Remote, mpirun: Mpirun | None) -> list[Finding]:
     """MPI on all hosts and, meanwhile, the trainer's own check on those that it has not run on yet."""
     if mpirun is None:
-        return check_recipe(cluster, run, trainer, train_yaml, env, remote)
+        return check_recipe(job, env, remote)
     try:
-        with mpi_trial(mpirun, cluster, env) as trial:
-            found = check_recipe(cluster, run, trainer, train_yaml, env, remote)
+        with mpi_trial(mpirun, job.cluster, env) as trial:
+            found = check_recipe(job, env, remote)
             return found if _failed(found) else [*found, trial.finding()]
     except ConfigError as error:
         return [_mpirun_refused(error)]

@@ -4,34 +4,31 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
-from launcher.cluster import ClusterConfig
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import RunDir
+from launcher.documents import Job
 from launcher.finding import Finding
 from launcher.preflight_hosts import as_of_spare, crossing_words, nearest
-from launcher.recipe import Trainer
 from launcher.remote import Answer, Remote, is_here
 
 # A host with a copy of the data of its own looks at each image the first time.
 _TIMEOUT_S = 3600.0
 
 
-def check_recipe(
-    cluster: ClusterConfig, run: RunDir, trainer: Trainer, train_yaml: str, env: Mapping[str, str], remote: Remote
-) -> list[Finding]:
-    """A finding for each host whose trainer refuses the resolved recipe `train_yaml`, or one that all take it.
+def check_recipe(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]:
+    """A finding for each host whose trainer refuses the resolved recipe, or one that all take it.
 
     Nothing for a cluster of this host alone, where it has been checked. The hosts must see the run directory. Writes
     nothing that stays.
     """
+    cluster = job.cluster
     spare = {host.address for host in cluster.restart.spare_hosts}
     others = [host.address for host in cluster.known_hosts if not is_here(host.address)]
     if not others:
         return []
-    with tempfile.NamedTemporaryFile("w", dir=nearest(run.root), prefix=".preflight-", suffix=".yaml") as recipe:
-        recipe.write(train_yaml)
+    with tempfile.NamedTemporaryFile("w", dir=nearest(job.run.root), prefix=".preflight-", suffix=".yaml") as recipe:
+        recipe.write(job.train_yaml)
         recipe.flush()
-        argv = [*crossing_words(cluster, env), *trainer.argv, "--check", "--recipe", recipe.name]
+        argv = [*crossing_words(cluster, env), *job.trainer.argv, "--check", "--recipe", recipe.name]
         argv += ["--accelerator", cluster.accelerator, "--world-size", str(cluster.world_size)]
         answers = remote.run({host: argv for host in others}, _TIMEOUT_S)
         refused = {host: _refused(answers[host], recipe.name) for host in others}

@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             attempt.lease, options.lease_s, trainer, attempt.log(identity.rank), daemon_pid=starter
         )
     returncode = _NOT_STARTED if trainer is None else trainer.wait()
+    lease_is_over = trainer is not None and ran_out.is_set()
     out_of_memory = None
     if trainer is not None and returncode == -signal.SIGKILL:
         # Of both the log is the better witness: it names the process.
@@ -101,10 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         last_step=status.step if status else 0,
         ended_unix_s=time.time(),
         told_to_stop=forwarder.told_to_stop,
+        lease_is_over=lease_is_over,
         waiting=status is not None and status.waiting,
         out_of_memory=out_of_memory,
     ).write(attempt.outcome(identity.rank))
-    if trainer is not None and ran_out.is_set():
+    if lease_is_over:
         os.kill(starter, signal.SIGKILL)
     return returncode if returncode >= 0 else 128 - returncode
 

@@ -14,8 +14,9 @@ from launcher.attempt_files import AttemptFiles
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import AttemptDir, Outcome, Record, RunDir, Summary
-from launcher.failure import blames_peer, read_log
+from launcher.failure import blames_peer, read_log, tail
 from launcher.hangs import Blame, Hang, find_culprit, find_hang
+from launcher.mpirun import lost_host
 from launcher.plan import LaunchPlan
 from launcher.processes import kill_session, start_tied, workers_of
 from launcher.progress import Progress
@@ -65,6 +66,7 @@ def supervise(
             stopped=stop.count > 0,
             attempt=attempt,
             suffering=_suffering(attempt, watch.files.outcomes),
+            lost_host=lost_host(tail(attempt.launcher_log)),
             hang=watch.hang,
             blame=watch.blame,
         )

@@ -38,7 +38,8 @@ class Evidence:
     """What an attempt has left.
 
     hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. suffering: ranks whose log says
-    that another is at fault. hang: why the launcher ended it; blame: whom it blames for that.
+    that another is at fault. lost_host: to which mpirun lost the way, in its words. hang: why the launcher ended it;
+    blame: whom it blames for that.
     """
 
     hosts: Mapping[int, str]
@@ -49,6 +50,7 @@ class Evidence:
     stopped: bool
     attempt: AttemptDir
     suffering: frozenset[int] = frozenset()
+    lost_host: str | None = None
     hang: Hang | None = None
     blame: Blame | None = None
 
@@ -58,15 +60,17 @@ def judge(evidence: Evidence) -> Verdict:
     failed, preempted = _first_failure(evidence)
     if evidence.summary is not None:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
-    if evidence.hang is not None:
+    # A host that was lost, and who left no account, process and shim killed alike, or left as if done, come before
+    # those that only followed.
+    lost = _lost_rank(evidence)
+    if evidence.hang is not None and lost is None:  # a lost host is why the others hang
         return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
-    silent = evidence.hosts.keys() - evidence.outcomes.keys()
-    # Who left no account, process and shim killed alike, comes before those that only followed.
-    if failed is not None and not (silent and not preempted and _followed(evidence, failed)):
+    others = lost is not None or evidence.hosts.keys() - evidence.outcomes.keys() or _leavers(evidence)
+    if failed is not None and not (others and not preempted and _followed(evidence, failed)):
         return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))
     if preempted:
-        return Verdict(ExitCode.PREEMPTED, _stopped(evidence.outcomes))
-    return _failed(_unfinished(evidence), ExitCode.FAILED)
+        return Verdict(ExitCode.PREEMPTED, _stopped(evidence))
+    return _failed(_unfinished(evidence) if lost is None else _cut_off(evidence, lost), ExitCode.FAILED)
 
 
 def ended(returncode: int) -> str:
@@ -107,8 +111,45 @@ def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
 
 
 def _followed(evidence: Evidence, outcome: Outcome) -> bool:
-    """Whether the rank ended because of another."""
-    return outcome.told_to_stop or outcome.waiting or outcome.rank in evidence.suffering
+    """Whether the rank ended because of another.
+
+    A trainer that was killed alone did not, though it waited: mpirun and msrun kill its shim too, and then it has no
+    outcome. Nor did one whose lease was over: its shim then ends mpirun's daemon, and with it ranks beside it.
+    """
+    if outcome.lease_is_over:
+        return False
+    waited = outcome.waiting and outcome.returncode != -signal.SIGKILL
+    return outcome.told_to_stop or waited or outcome.rank in evidence.suffering
+
+
+def _lost_rank(evidence: Evidence) -> int | None:
+    """The first rank of the host that mpirun lost, which it calls as the plan does or by the host's own name."""
+    for rank, host in evidence.hosts.items():
+        status = evidence.statuses.get(rank)
+        if evidence.lost_host in (host, host if status is None else status.hostname):
+            return rank
+    return None
+
+
+def _cut_off(evidence: Evidence, rank: int) -> Failure:
+    """mpirun kills the ranks of the other hosts at once, so that theirs may be the accounts that are missing."""
+    status = evidence.statuses.get(rank)
+    return Failure(
+        kind="lost",
+        rank=rank,
+        host=evidence.hosts[rank],
+        ended="was lost with the way to its host",
+        last_step=0 if status is None else status.step,
+        cause=f"mpirun lost its daemon on {evidence.lost_host}, or the ssh that started it",
+        hint=f"are the host, its network and its sshd up? mpirun's words: {evidence.attempt.launcher_log}",
+        log=evidence.attempt.log(rank),
+    )
+
+
+def _leavers(evidence: Evidence) -> list[Outcome]:
+    """Ranks that ended with success by themselves, the first one first; of a run that is not complete."""
+    left = (each for each in evidence.outcomes.values() if each.returncode == 0 and not each.told_to_stop)
+    return sorted(left, key=lambda each: each.ended_unix_s)
 
 
 def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
@@ -116,7 +157,10 @@ def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
     cause = hint = ""
     if failed.returncode < 0:
         kind, hint = "signal", _SIGNAL_HINTS.get(-failed.returncode, "")
-    if failed.returncode == -signal.SIGKILL:
+    if failed.lease_is_over:
+        cause = "its shim ended it: no sign of life of the launcher for launcher.lease_s"
+        hint = "was the launcher suspended, or this host cut off from it or from the shared file system?"
+    elif failed.returncode == -signal.SIGKILL:
         cause = "SIGKILL, which was not ours: probably killed for want of memory"
     if failed.out_of_memory is not None:
         kind, cause = "out_of_memory", f"killed by the kernel for want of memory ({failed.out_of_memory})"
@@ -153,7 +197,8 @@ def _unfinished(evidence: Evidence) -> Failure:
     silent = [rank for rank in evidence.hosts if rank not in evidence.outcomes]
     answered = {evidence.hosts[rank] for rank in evidence.outcomes}
     # A host of which nobody is left tells more than a rank that mpirun was quick to kill.
-    rank = next((each for each in silent if evidence.hosts[each] not in answered), silent[0] if silent else 0)
+    first = silent or [each.rank for each in _leavers(evidence)] or [0]
+    rank = next((each for each in silent if evidence.hosts[each] not in answered), first[0])
     status = evidence.statuses.get(rank)
     names = ", ".join(f"{each} on host {evidence.hosts[each]}" for each in silent[:4])
     more = f" and {len(silent) - 4} more" if len(silent) > 4 else ""
@@ -177,8 +222,11 @@ def _told(failed: Outcome) -> str:
     return f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)}"
 
 
-def _stopped(outcomes: Mapping[int, Outcome]) -> str:
-    step = max((outcome.last_step for outcome in outcomes.values()), default=0)
-    if any(outcome.returncode == ExitCode.PREEMPTED for outcome in outcomes.values()):
+def _stopped(evidence: Evidence) -> str:
+    outcomes = evidence.outcomes.values()
+    # Ranks that were killed with their shims have told of no end, but of steps.
+    steps = [*(each.last_step for each in outcomes), *(each.step for each in evidence.statuses.values())]
+    step = max(steps, default=0)
+    if any(outcome.returncode == ExitCode.PREEMPTED for outcome in outcomes):
         return f"stopped after step {step}, checkpoint saved; the same command resumes"
     return f"stopped after step {step} without a new checkpoint; the same command resumes from the last one"

@@ -1,11 +1,15 @@
-"""What a test leaves behind in the process is taken back, so that their order does not matter."""
+"""What holds for all tests: what one leaves behind in the process is taken back, and ranks that wait make room."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from monitoring.logs import RankHandler
+
+# Jobs of several files share the cores: a rank that waits for its peers lets others work.
+os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -30,9 +30,5 @@ fi
 "$python" -m mypy
 if (($#)); then exec "$python" -m pytest "$@"; fi
 
-# Two files at a time, but for those that start jobs on all cores and hold them to time limits.
-alone=(tests/launcher tests/integration)
-status=0
-"$python" -m pytest --durations=15 --numprocesses=2 --dist=loadfile "${alone[@]/#/--ignore=}" || status=$?
-"$python" -m pytest --durations=15 "${alone[@]}" || status=$?
-exit "$status"
+# Two files at a time: a job waits for imports, one core's compiler and its peers about as long as it computes.
+exec "$python" -m pytest --durations=25 --numprocesses=2 --dist=loadfile --no-loadscope-reorder

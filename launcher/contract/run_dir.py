@@ -80,8 +80,9 @@ class RankStatus(Record):
 class Outcome(Record):
     """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal.
 
-    told_to_stop: it was sent a signal by way of mpirun before. waiting: as it last told (RankStatus). out_of_memory:
-    what speaks for the kernel's out-of-memory killer.
+    told_to_stop: it was sent a signal by way of mpirun before. lease_is_over: its shim ended it, which saw no sign of
+    life of the launcher. waiting: as it last told (RankStatus). out_of_memory: what speaks for the kernel's
+    out-of-memory killer.
     """
 
     rank: int
@@ -91,6 +92,7 @@ class Outcome(Record):
     last_step: int
     ended_unix_s: float
     told_to_stop: bool = False
+    lease_is_over: bool = False
     waiting: bool = False
     out_of_memory: str | None = None
 

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -74,8 +76,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     differ.add_argument("new", type=Path)
     waiting = _add(inner, "wait", _wait, "until a controller has completed its table, then validate it")
     waiting.add_argument("table", type=Path, metavar="FILE", help="or its directory")
-    waiting.add_argument("--timeout-s", type=float, default=_HCCL_WAIT_S, help="default: 1800, as HCCL waits")
-    waiting.add_argument("--interval-s", type=float, default=1.0)
+    waiting.add_argument("--timeout-s", type=_seconds, default=_HCCL_WAIT_S, help="default: 1800, as HCCL waits")
+    waiting.add_argument("--interval-s", type=_seconds, default=1.0)
     for parser in (generate, merged, converted, part):
         parser.add_argument("--output", type=Path, metavar="FILE", help="default: stdout")
 
@@ -168,6 +170,14 @@ def _wait(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return ExitCode.BAD_CONFIG if _errors(found) else ExitCode.OK
 
 
+def _seconds(text: str) -> float:
+    """An option's argument."""
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"found {text!r} (give seconds, 0 or more)")
+
+
 def _is_complete(path: Path) -> bool:
     """Not yet there, half written or initializing is all the same: wait."""
     try:
@@ -229,9 +239,13 @@ def _selected(options: argparse.Namespace, table: Table) -> Table:
         return table
     ranks = placements(table)
     for selector in (*included, *excluded):
-        if not any(selector.covers(each.server, each.number) for each in ranks):
+        there = {each.number for each in ranks if each.server == selector.host}
+        if not there:
             known = ", ".join(sorted({each.server for each in ranks})[:_SHOWN_OF_A_RULE])
-            raise ConfigError(f"found {selector} (no such server or device in the table; its servers: {known})")
+            raise ConfigError(f"found {selector} (no such server in the table; its servers: {known})")
+        if absent := sorted((selector.devices or set()) - there):
+            known = ", ".join(map(str, sorted(there)))
+            raise ConfigError(f"found {selector} (no device {absent[0]} on that server; its devices: {known})")
 
     def keeps(server: str, number: int) -> bool:
         wanted = not included or any(each.covers(server, number) for each in included)

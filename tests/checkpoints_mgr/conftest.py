@@ -14,7 +14,7 @@ import pytest
 from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storage
 from checkpoints_mgr.cli import main
 
-DEADLINE_S = 10
+DEADLINE_S = 60.0
 WRITE_BYTES = 2000
 SHARDED = ("ema", "adam_m", "adam_v")
 

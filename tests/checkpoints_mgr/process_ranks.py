@@ -5,19 +5,19 @@ import os
 import socket
 import struct
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class PipeRank:
     """A Communicator over one socket between rank 0 and each other; a peer that is gone or silent is an OSError."""
 
-    def __init__(self, rank: int, world_size: int, sockets: list[socket.socket], timeout_s: float) -> None:
+    def __init__(self, rank: int, world_size: int, sockets: list[socket.socket]) -> None:
         self.rank, self.world_size, self._sockets = rank, world_size, sockets
         for each in sockets:
-            each.settimeout(timeout_s)
+            each.settimeout(DEADLINE_S)
 
     def allgather_object(self, value: Any) -> list[Any]:
         if self.rank:
@@ -36,9 +36,14 @@ class PipeRank:
         self.allgather_object(None)
 
 
-def start_ranks(world_size: int, work: Callable[[Any], None], timeout_s: float = DEADLINE_S) -> list[int]:
-    """Fork the ranks; work(comm) runs in each, which then ends with 0, or with 1 after an exception. Their pids."""
-    pairs = [socket.socketpair() for _ in range(world_size - 1)]
+def start_ranks(
+    world_size: int, work: Callable[[Any], None], pairs: Sequence[tuple[socket.socket, socket.socket]] | None = None
+) -> list[int]:
+    """Fork the ranks; work(comm) runs in each, which then ends with 0, or with 1 after an exception. Their pids.
+
+    `pairs`: the lines between rank 0 and each other, kept open here, for one who would cut them.
+    """
+    kept, pairs = pairs is not None, pairs or [socket.socketpair() for _ in range(world_size - 1)]
     pids = []
     for rank in range(world_size):
         pid = os.fork()
@@ -50,7 +55,7 @@ def start_ranks(world_size: int, work: Callable[[Any], None], timeout_s: float =
                         each.close()
             code = 1
             try:
-                work(PipeRank(rank, world_size, own, timeout_s))
+                work(PipeRank(rank, world_size, own))
                 code = 0
             except OSError:
                 pass  # a peer is gone
@@ -59,7 +64,7 @@ def start_ranks(world_size: int, work: Callable[[Any], None], timeout_s: float =
             finally:
                 os._exit(code)
         pids.append(pid)
-    for pair in pairs:
+    for pair in () if kept else pairs:
         for each in pair:
             each.close()
     return pids

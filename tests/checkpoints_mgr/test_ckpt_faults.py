@@ -146,7 +146,7 @@ def test_of_two_writers_of_one_step_exactly_one_wins(
 
     def meet(operation, path, target):
         if operation == "rename" and target.name == "step_0000000001":
-            both.wait(10)
+            both.wait(60)
 
     def other():
         failures.append(run_ranks(2, lambda comm: CheckpointManager(tmp_path, comm).save(1, make_state(2))))

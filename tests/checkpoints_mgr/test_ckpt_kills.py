@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 
 import numpy as np
@@ -59,9 +60,13 @@ def test_a_stopped_rank_does_not_commit_when_it_goes_on(
 ):
     """SIGSTOP: the other gives up; what the stopped one does later must not make a step that the other disowned."""
     work = saver(two_steps, make_state, sharded, f"{operation}@rank{rank}=stop", False)
-    pids = start_ranks(2, work, timeout_s=0.3)
+    line = socket.socketpair()
+    pids = start_ranks(2, work, [line])
     stopped, other = pids[rank], pids[1 - rank]
     assert os.WIFSTOPPED(os.waitpid(stopped, os.WUNTRACED)[1])
+    line[1 - rank].shutdown(socket.SHUT_RD)  # it hears no more; what it has said can still be read
+    for end in line:
+        end.close()
     assert end_of(other) == 1
     assert restore(two_steps).step == 20
     os.kill(stopped, signal.SIGCONT)

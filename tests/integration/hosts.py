@@ -23,7 +23,7 @@ from typing import IO, Any, Self
 from launcher.contract.process import die_with_parent
 
 TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 HOME = Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
 SSH_CONFIG = """Host h*

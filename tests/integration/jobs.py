@@ -47,7 +47,10 @@ sampling: {{steps: 2, batch_size: 1}}
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free now, from a place of this process's own on."""
+    """The first of `count` ports in a row that are free now, from a place of this process's own on.
+
+    Below those that the kernel hands out: others cannot take them before they are used.
+    """
     own = os.getpid() % 1000
     for base in range(21000 + 8 * own, 31000, count):
         with ExitStack() as sockets:

@@ -9,7 +9,8 @@ from jobs import SMALL_RECIPE, end, losses, start, wait_until
 
 from launcher.contract.run_dir import RankStatus, RunDir
 
-OVERRIDES = ["total_samples=600", "global_batch=6", "checkpoint.every_samples=1200", "ema.profiles=[constant, power]"]
+OVERRIDES = ["total_samples=240", "global_batch=6", "checkpoint.every_samples=1200", "final_samples=0"]
+OVERRIDES += ["ema.profiles=[constant, power]"]
 
 
 def test_two_ranks_go_on_as_three(tmp_path: Path) -> None:

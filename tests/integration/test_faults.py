@@ -28,10 +28,10 @@ name: three
 accelerator: cpu
 workers_per_host: 1
 hosts: [{address: h0}, {address: h1}]
-launcher: {allow_run_as_root: true, forward_variables: [PYTHONPATH], lease_s: 2}
+launcher: {allow_run_as_root: true, forward_variables: [PYTHONPATH], lease_s: 4}
 metrics: {address: "::"}
 restart: {max_restarts: 2, first_delay_s: 0.1, spare_hosts: [{address: h2}]}
-supervision: {timeouts: {step_s: 3}}
+supervision: {timeouts: {step_s: 5}}
 """
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
@@ -133,6 +133,14 @@ def test_a_host_with_a_killed_and_then_a_frozen_rank_gives_its_place_to_the_spar
     assert "rank 1 on host h1 made no progress" in output
 
 
+def test_a_host_whose_connection_is_killed_is_blamed(launch: Launch, hosts: Hosts) -> None:
+    """Not the launcher's own host, whose ranks mpirun then kills."""
+    launch.start()
+    (client,) = (pid for pid, line in hosts.processes("h0", "prted").items() if Path(line.split()[0]).name == "ssh")
+    os.kill(client, signal.SIGKILL)
+    assert "rank 1 on host h1 was lost with the way to its host" in recovered(launch, BOTH, BOTH)
+
+
 def test_a_host_behind_a_cut_cable_gives_its_place_to_the_spare_one(launch: Launch, hosts: Hosts) -> None:
     """Its ranks end by themselves, before others start; it is cut off still."""
     launch.start()
@@ -141,14 +149,14 @@ def test_a_host_behind_a_cut_cable_gives_its_place_to_the_spare_one(launch: Laun
         output = recovered(launch, BOTH, WITH_SPARE)
     finally:
         hosts.heal("h1")
-    assert "could not be cleared: h1" in output
+    assert "rank 1 on host h1 " in output and "could not be cleared: h1" in output
 
 
 def test_a_host_that_is_gone_gives_its_place_to_the_spare_one(launch: Launch, hosts: Hosts) -> None:
     launch.start()
     hosts.power_off("h1")
     try:
-        recovered(launch, BOTH, WITH_SPARE)
+        assert "rank 1 on host h1 " in recovered(launch, BOTH, WITH_SPARE)
     finally:
         hosts.boot("h1")
 

@@ -46,12 +46,17 @@ def test_words_arrive_as_they_were_sent_on_this_host_and_on_others(hosts: Hosts)
     assert answers == {host: (3, f"{host} {words}\n", None) for host in ("h0", "h1", "h2")}
 
 
-def test_hosts_are_asked_at_the_same_time_and_nothing_outlives_its_deadline(hosts: Hosts) -> None:
-    begin_s = time.monotonic()
+def test_hosts_are_asked_at_the_same_time(hosts: Hosts, tmp_path: Path) -> None:
+    """Each waits until all have come."""
+    meet = 'touch "$0/$(hostname)"; until [ "$(ls "$0" | wc -l)" = 3 ]; do sleep 0.05; done'
+    answers = ask(hosts, "h0,h1,h2", ["sh", "-c", meet, str(tmp_path)], timeout_s=30)
+    assert answers == dict.fromkeys(("h0", "h1", "h2"), (0, "", None))
+
+
+def test_nothing_outlives_its_deadline(hosts: Hosts) -> None:
     answers = ask(hosts, "h0,h1,h2", ["sh", "-c", "trap '' TERM; echo here; while :; do sleep 0.3; done"], timeout_s=1)
-    assert {host: code for host, (code, _, _) in answers.items()} == dict.fromkeys(answers)
-    assert time.monotonic() - begin_s < 9  # 3 s each
-    assert not hosts.processes("h1", "echo here")
+    assert {host: code for host, (code, _, _) in answers.items()} == dict.fromkeys(("h0", "h1", "h2"))
+    assert not any(hosts.processes(host, "echo here") for host in hosts.names)
 
 
 def test_a_host_behind_a_cut_cable_is_unreachable_and_the_others_answer(hosts: Hosts) -> None:
@@ -99,7 +104,7 @@ def test_a_killed_process_takes_its_hosts_along() -> None:
     init = Path(f"/proc/{int(process.stdout.readline())}")
     process.kill()
     process.communicate()
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while init.exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)

@@ -11,7 +11,7 @@ from jobs import SMALL_RECIPE, end, lend_graphs, losses, start, wait_until
 from launcher.account import read_records
 from launcher.contract.run_dir import RankStatus, RunDir
 
-STEPS, STEPS_PER_CHECKPOINT = 40, 10
+STEPS, STEPS_PER_CHECKPOINT = 60, 10
 LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=0"]
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jobs import free_ports
 
 from launcher.cluster import ClusterConfig
 from launcher.contract.config import build_document
@@ -31,7 +31,7 @@ class Bench:
         self.recipe = root / "demo.yaml"
         self.recipe.write_text("steps: 6\n")
         self.run = RunDir(root / "run")
-        self.port = self.free_port()
+        self.port = free_ports(2)
         self.env = environment() | {"PYTHONPATH": str(CHECKOUT)}
         for name in list(self.env):
             # As for a user without them: the launcher itself must set what root needs.
@@ -100,18 +100,6 @@ class Bench:
         ]
         assert len(children) == 1, children
         return children[0]
-
-    @staticmethod
-    def free_port() -> int:
-        """A port that is free and whose neighbour is too."""
-        while True:
-            with socket.socket() as first, socket.socket() as second:
-                first.bind(("127.0.0.1", 0))
-                port: int = first.getsockname()[1]
-                if port < 65000:
-                    with contextlib.suppress(OSError):
-                        second.bind(("127.0.0.1", port + 1))
-                        return port
 
     def close(self) -> None:
         for process in self._started:

@@ -2,9 +2,9 @@
 
 The recipe is a flat YAML file: steps, step_s, fault, fault_rank, fault_attempts (later attempts have none) and
 save_every (steps; a checkpoint is an empty manifest, of which ranks tell a step later, as the trainer's do). Faults:
-none, raise, kill, exit, deaf, check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten times as long at
-its own work), fill (leaves no room where the run is). Every step is one Allreduce, so a rank that dies leaves its peers
-inside a collective.
+none, raise, kill, exit, leave (as if done), deaf, check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten
+times as long at its own work), fill (leaves no room where the run is). Every step is one Allreduce, so a rank that dies
+leaves its peers inside a collective.
 """
 
 import argparse
@@ -116,6 +116,8 @@ def train(options: argparse.Namespace) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             if recipe["fault"] == "exit":
                 os._exit(ExitCode.DIVERGED)
+            if recipe["fault"] == "leave":
+                os._exit(ExitCode.OK)
             if recipe["fault"] == "busy":
                 work_without_end()
             if recipe["fault"] == "frozen":

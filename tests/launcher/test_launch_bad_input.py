@@ -12,6 +12,7 @@ import pytest
 from launcher.cluster import load_cluster
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
+from launcher.documents import Job
 from launcher.preflight import preflight
 from launcher.recipe import Trainer
 from launcher.remote import Ssh
@@ -154,9 +155,8 @@ def test_root_needs_permission(bench):
 
 def test_a_missing_system_library_is_named_with_its_package(tmp_path):
     trainer = Trainer((), (), {"libvpred-none.so.9": "libvpred-none9"})
-    findings = preflight(
-        load_cluster(CONFIGS / "local_cpu.yaml"), RunDir(tmp_path / "run"), trainer, os.environ, "", Ssh()
-    )
+    job = Job(load_cluster(CONFIGS / "local_cpu.yaml"), "", RunDir(tmp_path / "run"), trainer)
+    findings = preflight(job, os.environ, Ssh())
     (error,) = [finding for finding in findings if finding.severity == "error"]
     assert error.found.startswith("libvpred-none.so.9: cannot open shared object file")
     assert error.remedy == "install it, on Debian and Ubuntu: apt-get install libvpred-none9"

@@ -1,6 +1,7 @@
 """Ranks that hang, wait or lag: what the launcher sees, whom it blames, and what it leaves in the logs."""
 
 import json
+import shutil
 import signal
 from typing import get_args
 
@@ -89,7 +90,9 @@ def test_files_are_read_once_and_progress_is_a_new_phase_or_step(tmp_path, monke
     outcome = Outcome(rank=3, hostname="n", pid=1, returncode=0, last_step=2, ended_unix_s=0.0)
     outcome.write(attempt.outcome(3))
     files.look(6.0)
-    assert files.outcomes == {3: outcome}
+    shutil.rmtree(tmp_path)  # or a shared file system that fails for a moment
+    files.look(7.0)
+    assert files.outcomes == {3: outcome} and files.beats[3].beat_s == 4.0
 
 
 def test_a_straggler_stands_out_by_ratio_and_by_spread():
@@ -122,7 +125,7 @@ def test_a_straggler_is_one_after_three_windows_in_a_row():
 
 @pytest.mark.parametrize(("fault", "words"), [("busy", "in no collective"), ("frozen", "stopped")])
 def test_a_rank_that_hangs_is_named_after_all_have_told_their_stacks(bench, fault, words):
-    result = bench.launch(f"fault={fault}", "cluster.supervision.timeouts.step_s=2", "steps=1000")
+    result = bench.launch(f"fault={fault}", "cluster.supervision.timeouts.step_s=3", "steps=1000")
     assert result.returncode == ExitCode.FAILED, result.stderr
     attempt = bench.run.attempt(1)
     failure = Failure.read(attempt.failure_json)
@@ -153,5 +156,5 @@ def test_a_wish_for_a_checkpoint_reaches_the_ranks_and_the_run_goes_on(bench):
     bench.wait_until(lambda: all(RankStatus.read(path).checkpoint_step is not None for path in paths))
     assert launcher.poll() is None
     launcher.send_signal(signal.SIGUSR1)
-    _, stderr = launcher.communicate(timeout=30)
+    _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.PREEMPTED, stderr

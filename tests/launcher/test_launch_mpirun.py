@@ -7,6 +7,7 @@ import socket
 
 import pytest
 import yaml
+from jobs import free_ports
 
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Outcome
@@ -84,7 +85,7 @@ def test_the_trainers_own_exit_code_is_passed_on(bench):
 def test_a_stop_lets_every_rank_save_and_leave(bench, number):
     launcher = bench.start_training()
     launcher.send_signal(number)
-    _, stderr = launcher.communicate(timeout=30)
+    _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.PREEMPTED, stderr
     assert "checkpoint saved; the same command resumes" in stderr
     assert ExitCode.PREEMPTED in outcomes(bench).values()
@@ -94,7 +95,7 @@ def test_a_stop_lets_every_rank_save_and_leave(bench, number):
 def test_ranks_that_will_not_stop_are_killed_after_the_grace_time(bench):
     launcher = bench.start_training("fault=deaf", "cluster.launcher.stop_grace_s=0.5")
     launcher.terminate()
-    _, stderr = launcher.communicate(timeout=30)
+    _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.PREEMPTED, stderr
     assert "without a new checkpoint" in stderr
     assert bench.workers() == []
@@ -111,17 +112,27 @@ def test_nothing_survives_a_killed_launcher(bench):
 def test_nothing_survives_a_killed_mpirun(bench):
     launcher = bench.start_training()
     os.kill(bench.child_of(launcher.pid), signal.SIGKILL)
-    _, stderr = launcher.communicate(timeout=30)
+    _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.FAILED
     assert "rank 0 on host localhost left no account of its end" in stderr
     assert "mpirun ended (SIGKILL) and left no account of rank 0 on host localhost, 1 on host localhost" in stderr
     assert bench.workers() == []
 
 
+def test_a_run_directory_that_is_taken_away_ends_the_run_and_no_launcher(bench):
+    launcher = bench.start_training("save_every=0")
+    aside = bench.root / "aside"
+    bench.run.root.rename(aside)
+    _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == ExitCode.FAILED
+    assert "left no account of its end" in stderr and "run directory shared" in stderr
+    assert "Traceback" not in stderr
+    assert bench.workers() == []
+
+
 def test_a_run_directory_takes_one_launcher_at_a_time(bench):
     bench.start_training()
-    port = bench.free_port()
-    result = bench.launch("steps=100000", "step_s=0.01", f"cluster.metrics.base_port={port}")
+    result = bench.launch("steps=100000", "step_s=0.01", f"cluster.metrics.base_port={free_ports(2)}")
     assert result.returncode == ExitCode.BAD_CONFIG
     assert f"{bench.run.root} is in use by another launcher (pid " in result.stderr
     assert bench.run.last_attempt() == 1

@@ -181,7 +181,7 @@ def test_sweep_kills_the_ranks_of_its_run_alone(tmp_path):
     ours, other = stray(tmp_path / "ours"), stray(tmp_path / "other")
     try:
         assert sweep_hosts(["localhost"], tmp_path / "ours", Ssh()) == []
-        assert ours.wait(timeout=10) == -signal.SIGKILL
+        assert ours.wait(timeout=60) == -signal.SIGKILL
         assert other.poll() is None
         assert workers_of(tmp_path / "other") == [other.pid]
     finally:
@@ -276,10 +276,10 @@ def test_the_budget_ends_and_the_last_failure_is_told(bench):
 
 def test_ranks_end_themselves_when_the_launcher_shows_no_life(bench):
     """Stopped rather than killed: nobody's death tells the ranks."""
-    launcher = bench.start_training("cluster.launcher.lease_s=2")
+    launcher = bench.start_training("cluster.launcher.lease_s=4")
     launcher.send_signal(signal.SIGSTOP)
     bench.wait_until(lambda: bench.workers() == [])
     launcher.send_signal(signal.SIGCONT)
-    _, stderr = launcher.communicate(timeout=30)
+    _, stderr = launcher.communicate(timeout=DEADLINE_S)
     assert launcher.returncode == 128 + signal.SIGTERM, stderr
-    assert "no sign of life of the launcher for 2 s" in stderr
+    assert "no sign of life of the launcher for launcher.lease_s" in stderr

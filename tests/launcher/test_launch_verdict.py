@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import AttemptDir, Outcome, Summary
+from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.hangs import Blame, Hang
+from launcher.mpirun import lost_host
 from launcher.stopping import due_signal, stop_requests
 from launcher.verdict import Evidence, ended, judge
 
@@ -33,9 +34,9 @@ def records(*codes: int | None) -> dict[int, Outcome]:
     }
 
 
-def evidence(outcomes, summary=None, mpirun=0, stopped=False, **more):
+def evidence(outcomes, summary=None, mpirun=0, stopped=False, statuses=None, **more):
     attempt = AttemptDir(Path("/run/attempts/0001"))
-    return Evidence(HOSTS, {}, outcomes, summary, mpirun, stopped, attempt, **more)
+    return Evidence(HOSTS, statuses or {}, outcomes, summary, mpirun, stopped, attempt, **more)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,80 @@ def test_a_rank_that_vanished_with_its_shim_comes_before_one_that_only_followed(
     assert judge(evidence({0: survivor}, mpirun=1)).failure.rank == 0
     failing = {0: survivor.model_copy(update={**followed, "returncode": 1})}
     assert judge(evidence(failing, mpirun=1, stopped=True)).failure.rank == 0
+
+
+# As Open MPI 5.0.11 writes them; 4.1.4 writes the first with ORTE for PRTE and its own ids.
+LOST_DAEMON = """\
+PRTE has lost communication with a remote daemon.
+
+  HNP daemon   : [prterun-n1-147@0,0] on node n1
+  Remote daemon: [prterun-n1-147@0,1] on node n2
+
+This is usually due to either a failure of the TCP network
+"""
+LOST_SSH = """\
+Connection to n2 closed by remote host.
+A daemon failed to report back after being spawned. This could
+be due to several factors, including inability to find the
+
+  Local host:    n1
+  Remote host:   n2
+  Daemon exit status: 255
+"""
+
+
+@pytest.mark.parametrize("said", [LOST_DAEMON, LOST_SSH])
+def test_a_host_that_mpirun_lost_is_blamed_rather_than_the_ranks_that_it_then_killed(said):
+    assert lost_host(said) == "n2"
+    told = records(0, -15)[1].model_copy(update={"told_to_stop": True})
+    for outcomes in ({}, {1: told}):  # rank 0 and its shim were killed
+        failure = judge(evidence(outcomes, mpirun=1, lost_host=lost_host(said))).failure
+        assert (failure.kind, failure.rank, failure.host) == ("lost", 1, "n2")
+    hang = Hang(rank=0, phase="training", waited_s=5.0, key="step_s")
+    assert judge(evidence({}, mpirun=1, hang=hang, lost_host="n2")).failure.rank == 1
+    raised = records(1)
+    assert judge(evidence(raised, mpirun=1, lost_host="n2")).failure.rank == 0  # of its own accord, and before
+    own_name = RankStatus(rank=1, hostname="node-b", pid=1, phase="training", step=5, total_steps=9, samples_seen=20,
+                          updated_unix_s=0.0)  # fmt: skip
+    failure = judge(evidence({}, mpirun=1, lost_host="node-b", statuses={1: own_name})).failure
+    assert (failure.rank, failure.last_step) == (1, 5)
+    assert judge(evidence({}, mpirun=1, lost_host="elsewhere")).failure.rank == 0
+    assert lost_host("mpirun noticed that process rank 1 exited on signal 9") is None
+
+
+def test_how_far_ranks_came_is_told_though_they_were_killed_with_their_shims():
+    status = RankStatus(rank=0, hostname="n1", pid=1, phase="training", step=12, total_steps=20, samples_seen=48,
+                        updated_unix_s=0.0)  # fmt: skip
+    verdict = judge(evidence({}, mpirun=-9, stopped=True, statuses={0: status}))
+    assert verdict.text.startswith("stopped after step 12 without a new checkpoint")
+
+
+@pytest.mark.parametrize("followed", [{"told_to_stop": True}, {"waiting": True}])
+def test_a_rank_that_left_as_if_done_comes_before_one_that_only_followed(followed):
+    killed, left = records(-15, 0).values()
+    outcomes = {0: killed.model_copy(update=followed), 1: left}
+    verdict = judge(evidence(outcomes, mpirun=1))
+    assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (ExitCode.FAILED, "incomplete", 1)
+    assert judge(evidence(outcomes, mpirun=1, stopped=True)).exit_code == ExitCode.PREEMPTED
+    assert judge(evidence({0: killed, 1: left}, mpirun=1)).failure.rank == 0
+    told = left.model_copy(update={"told_to_stop": True})
+    assert judge(evidence({**outcomes, 1: told}, mpirun=1)).failure.rank == 0
+
+
+def test_a_rank_that_was_killed_while_it_waited_comes_before_those_that_vanished_after_it():
+    (killed,) = records(-9).values()
+    outcomes = {0: killed.model_copy(update={"waiting": True})}
+    verdict = judge(evidence(outcomes, mpirun=137))  # rank 1 and its shim were killed by mpirun
+    assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (137, "signal", 0)
+
+
+@pytest.mark.parametrize("code", [-15, -9])
+def test_a_rank_whose_lease_was_over_tells_why_and_those_beside_it_vanished_with_mpirun(code):
+    (ended_by_shim,) = records(code).values()
+    outcomes = {0: ended_by_shim.model_copy(update={"lease_is_over": True, "waiting": True})}
+    failure = judge(evidence(outcomes, mpirun=-9)).failure
+    assert (failure.rank, failure.returncode) == (0, code)
+    assert failure.cause.endswith("no sign of life of the launcher for launcher.lease_s")
 
 
 def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():

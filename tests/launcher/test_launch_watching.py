@@ -1,21 +1,26 @@
 """What people see of a run: its state, its logs, the lines of a failure; and the kernel's word on want of memory."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from launcher.account import AttemptRecord
 from launcher.cli import main
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import AttemptDir
+from launcher.contract.run_dir import AttemptDir, RunDir
 from launcher.failure import Failure, blames_peer, last_traceback, read_log
 from launcher.hccl_codes import HCCL_CODES, find_code
+from launcher.job import locked
 from launcher.kernel_log import killed_for_memory
+from launcher.preflight import is_locked
 from launcher.stream import LogStream, parse_ranks
 
 EAT = (
@@ -96,7 +101,7 @@ def test_the_kernels_log_names_the_process(log, words):
 
 def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd):
     run = str(bench.run.root)
-    recipe = ("fault=raise", "step_s=0.7")
+    recipe = ("fault=raise", "fault_attempts=1", "step_s=0.7")
     bench.launch(*recipe)
     assert main(["status", run]) == 0
     told = capfd.readouterr().out.splitlines()
@@ -130,6 +135,7 @@ def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd)
     [
         (("logs", "RUN", "--rank", "2"), "--rank: found rank 2 (the run has ranks 0 to 1)"),
         (("logs", "RUN", "--attempt", "2"), "--attempt: found 2 (the run has attempts 1 to 1)"),
+        (("logs", "RUN", "--attempt", "0"), "--attempt: found 0 (the run has attempts 1 to 1)"),
         (("status", "/nowhere"), "/nowhere: found no run"),
     ],
 )
@@ -141,15 +147,43 @@ def test_a_wrong_question_is_one_line(bench, capsys, words, said):
     assert err.startswith(said) and err.count("\n") == 1
 
 
-def test_logs_are_followed_to_the_end_of_the_run_and_streamed_by_the_launcher(bench):
-    launcher = bench.start("fault=raise", "step_s=0.3", "--stream", "1")
+def test_a_look_at_a_run_keeps_no_launcher_out(tmp_path):
+    run = RunDir(tmp_path)
+    with run.lock.open("w") as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (looker, fcntl.LOCK_UN)).start()
+        with locked(run):
+            assert is_locked(run.lock)
+    assert not is_locked(run.lock)
+
+
+def test_logs_are_followed_over_a_restart_and_streamed_by_the_launcher(bench):
+    restart = ("cluster.restart.max_restarts=1", "cluster.restart.first_delay_s=1.5")
+    launcher = bench.start("fault=raise", "fault_attempts=1", "step_s=0.3", "--stream", "1", *restart)
     bench.wait_until(bench.run.attempt(1).log(1).exists)
     words = [sys.executable, "-P", "-m", "launcher.cli", "logs", str(bench.run.root), "--follow"]
     followed = subprocess.run(words, env=bench.env, capture_output=True, text=True, timeout=60, check=True)
-    assert "[1] ValueError: a tensor went missing" in followed.stdout.splitlines()
-    _, stderr = launcher.communicate(timeout=30)
+    _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == ExitCode.OK
+    lines = followed.stdout.splitlines()
+    assert lines.index("[1] ValueError: a tensor went missing") < lines.index("==> attempt 2 <==")
     assert "[1] ValueError: a tensor went missing" in stderr.splitlines()
     assert "[0] " not in stderr
+
+
+def test_logs_of_an_attempt_that_had_more_ranks_than_the_newest(bench, capsys):
+    run = bench.run
+    for number, ranks in ((1, 2), (2, 1)):
+        attempt = run.attempt(number)
+        attempt.root.mkdir(parents=True)
+        AttemptRecord(attempt=number, hosts=("n",), world_size=ranks, started_unix_s=0.0).write(attempt.record)
+        for rank in range(ranks):
+            attempt.log(rank).write_text(f"rank {rank} of {ranks}\n")
+    run.plan_json.write_text(json.dumps({"ranks": [{"rank": 0, "host": "n"}]}))
+    assert main(["logs", str(run.root), "--attempt", "1", "--rank", "1"]) == ExitCode.OK
+    assert capsys.readouterr().out == "rank 1 of 2\n"
+    assert main(["logs", str(run.root), "--rank", "1"]) == ExitCode.BAD_CONFIG
+    assert capsys.readouterr().err == "--rank: found rank 1 (the run has ranks 0 to 0)\n"
 
 
 def test_a_reader_that_has_enough_is_no_error(bench):

@@ -143,7 +143,7 @@ def test_hosts_of_one_network_of_2_0_merge_to_one_table_and_come_apart(tmp_path,
     assert err.startswith("az0 local_id 1 and az0 local_id 7: found the same addresses (the tables disagree;")
 
 
-@pytest.mark.parametrize("word", ["10.0.0.9", "10.0.0.1:8", "10.0.0.1:x"])
+@pytest.mark.parametrize("word", ["10.0.0.9", "10.0.0.1:8", "10.0.0.1:0,8", "10.0.0.1:x"])
 def test_a_selection_of_nothing_is_refused(made, capsys, word):
     code, _, err = ranktable(capsys, "subset", made, "--exclude", word)
     assert code == ExitCode.BAD_CONFIG
@@ -244,13 +244,21 @@ def test_wait_returns_once_the_controller_is_done(made, tmp_path, capsys):
 
     timer = threading.Timer(0.2, controller)
     timer.start()
-    code, out, _ = ranktable(capsys, "wait", place, "--timeout-s", "30", "--interval-s", "0.01")
+    code, out, _ = ranktable(capsys, "wait", place, "--timeout-s", "60", "--interval-s", "0.01")
     timer.join()
     assert (code, out.splitlines()) == (ExitCode.OK, [f"{table}: version 1.0, 32 ranks on 4 server(s)"])
     table.write_text(whole.replace("completed", "initializing"))
     code, _, err = ranktable(capsys, "wait", place, "--timeout-s", "0.05", "--interval-s", "0.01")
     assert (code, err.count("\n")) == (ExitCode.FAILED, 1)
     assert "not completed within 0.05 s" in err
+
+
+@pytest.mark.parametrize("words", [("--timeout-s", "nan"), ("--timeout-s", "inf"), ("--interval-s", "-1")])
+def test_a_wait_of_no_length_is_refused(capsys, tmp_path, words):
+    with pytest.raises(SystemExit) as ended:
+        ranktable(capsys, "wait", tmp_path / "table.json", *words)
+    assert ended.value.code == ExitCode.BAD_CONFIG
+    assert f"argument {words[0]}: found {words[1]!r} (give seconds, 0 or more)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

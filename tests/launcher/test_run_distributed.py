@@ -57,7 +57,7 @@ class Checkout:
             cwd=self.root.parent,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
 

@@ -1,12 +1,12 @@
 """Ranks under MindSpore's msrun."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+from jobs import free_ports
 
 DEADLINE_S = 240
 # MindSpore's defaults make each job's start and end wait for many seconds.
@@ -15,9 +15,7 @@ HASTE = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1", "MS_NOD
 
 def msrun(ranks: int, arguments: list[str], folder: Path) -> tuple[int, list[str]]:
     """Run python with these arguments on every rank; returns msrun's exit code and the ranks' logs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_ports(1))
     binaries = Path(sys.executable).parent
     argv = [str(binaries / "msrun"), f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={port}"]
     argv += ["--join=True", f"--log_dir={folder / 'logs'}", "python", *arguments]

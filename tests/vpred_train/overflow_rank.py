@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from conftest import DOCUMENT
+from conftest import DOCUMENT, MODEL
 
 from data import Batch
 from launcher.contract.accelerators import ACCELERATORS
@@ -19,6 +19,7 @@ from vpred_train.collectives import Collective, make_collective
 from vpred_train.config import TrainConfig
 
 OVERFLOWING = (2, 3)
+FLAT_UNET = MODEL["unet"] | {"channel_multipliers": [1], "attention_levels": [0]}  # sooner compiled
 PRECISION = {"loss_scaling": "dynamic", "init_loss_scale": 1024.0, "loss_scale_window_steps": 2}
 
 
@@ -42,7 +43,7 @@ def train(collective: Collective) -> None:
     from vpred_train.state import TrainState
     from vpred_train.step import TrainStep
 
-    config = TrainConfig.model_validate(DOCUMENT | {"precision": PRECISION})
+    config = TrainConfig.model_validate(DOCUMENT | {"precision": PRECISION, "model": MODEL | {"unet": FLAT_UNET}})
     networks = Networks(config.model, 0)
     space = FlatSpace(networks)
     start = space.read()

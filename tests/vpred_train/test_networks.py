@@ -129,6 +129,18 @@ def test_attention_and_timestep_embedding_against_float64(operations: str) -> No
     np.testing.assert_allclose(timestep_embedding(Tensor(timesteps), 8).asnumpy(), expected, atol=1e-4)
 
 
+class Zeros:
+    """A generator of 1.3 billion numbers in no time, where shapes alone count."""
+
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    normal = uniform
+
+    def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+
 def test_sd2_at_full_size_has_the_published_tensors() -> None:
     """All names, shapes and parameter counts of the three networks (the listing is MindONE's)."""
     from vpred_train.model_config import TextEncoderConfig, UNetConfig, VaeConfig
@@ -139,7 +151,7 @@ def test_sd2_at_full_size_has_the_published_tensors() -> None:
 
     listing = [line.split("\t") for line in LISTING.read_text().splitlines() if not line.startswith("#")]
     shapes = {row[3]: tuple(map(int, row[1].split("x"))) for row in listing}
-    rng = np.random.default_rng(0)
+    rng = Zeros()
     for build, prefix, tensors, parameters in (
         (lambda: UNet(UNetConfig(), rng), "model.diffusion_model.", 686, 865_910_724),
         (lambda: TextEncoder(TextEncoderConfig(), rng), "cond_stage_model.model.", 280, 340_387_840),

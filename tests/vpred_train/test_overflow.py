@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ def lines() -> list[dict[str, Any]]:
     env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
     answer = subprocess.run(argv, capture_output=True, text=True, timeout=240, env=env)
     assert answer.returncode == 0, answer.stderr
-    return [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
+    # mpirun may put lines of both ranks into one.
+    return [json.loads(record) for record in re.findall(r"\{[^{}]*\}", answer.stdout)]
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1])

@@ -1,0 +1,20 @@
+"""The documents of one launch, read and checked: where it runs, what it trains, and into which directory."""
+
+from dataclasses import dataclass
+
+from launcher.cluster import ClusterConfig
+from launcher.contract.run_dir import RunDir
+from launcher.finding import Finding
+from launcher.recipe import Trainer
+
+
+@dataclass(frozen=True)
+class Job:
+    """Both documents; nothing written yet. `train_yaml`: the resolved recipe; `mpi`: what came of a trial of MPI, if
+    there was one."""
+
+    cluster: ClusterConfig
+    train_yaml: str
+    run: RunDir
+    trainer: Trainer
+    mpi: Finding | None = None
