@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from data import (
     ABSENT,
+    Buckets,
     Cache,
     CacheFetcher,
     CacheSpecs,
@@ -24,6 +25,7 @@ from data import (
     entry_keys,
     find_entries,
     moments_keys,
+    one_bucket,
     open_source,
 )
 from data.cli import main
@@ -109,13 +111,17 @@ def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFix
         Cache(tmp_path)
 
 
+def squares(source: Source) -> Buckets:
+    return one_bucket((8, 8), len(source))
+
+
 def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """A cache of recognisable entries: by content hash and whether mirrored, and by caption."""
     samples = [source.sample(number) for number in range(len(source))]
     moments, features = {}, {}
-    with CacheWriter(folder, SPECS.moments) as writer:
+    with CacheWriter(folder, SPECS.moments_at((8, 8))) as writer:
         for flipped in (False, True):
-            for key, sample in zip(moments_keys(SPECS.moments, samples, flipped), samples, strict=True):
+            for key, sample in zip(moments_keys(SPECS, samples, squares(source), flipped), samples, strict=True):
                 moments[f"{sample.content_hash} {flipped}"] = np.full((4, 2, 2), len(moments), np.float32)
                 writer.add(key, moments[f"{sample.content_hash} {flipped}"])
     texts = ["", *(sample.text for sample in samples)]
@@ -138,7 +144,7 @@ def test_flips_and_dropped_captions_are_those_of_images(folder: Path, tmp_path: 
     config = DataConfig(path=folder, resolution=8, horizontal_flip=True, caption_drop=0.5)
     plain = ImageFetcher(source, config.model_copy(update={"horizontal_flip": False}), 3)
     images = ImageFetcher(source, config, 3)
-    entries = find_entries(Cache(tmp_path / "cache"), source, SPECS, mirrored=True, remedy=REMEDY)
+    entries = find_entries(Cache(tmp_path / "cache"), source, SPECS, squares(source), mirrored=True, remedy=REMEDY)
     fetcher = CacheFetcher(entries, config, 3)
     seen = set()
     for epoch in range(6):
@@ -160,14 +166,14 @@ def test_what_is_missing_is_listed_with_the_cause_and_the_remedy(folder: Path, t
     cache = Cache(tmp_path / "cache")
     (folder / "3.png").write_bytes((folder / "2.png").read_bytes() + b"\0")  # the same picture in another file
     with pytest.raises(DataError) as missing:
-        find_entries(cache, open_source(folder), SPECS, mirrored=True, remedy=REMEDY)
+        find_entries(cache, open_source(folder), SPECS, squares(source), mirrored=True, remedy=REMEDY)
     assert str(missing.value).splitlines() == [
         f"{cache.folder}: 1 of 7 samples have no entry for this recipe; {REMEDY}:",
         "  img_txt.csv:5: its image",
     ]
-    other = CacheSpecs({**SPEC, "height": 16}, SPECS.text)
+    taller = one_bucket((16, 8), len(source))
     with pytest.raises(DataError, match="7 of 7 samples") as missing:
-        find_entries(cache, source, other, mirrored=False, remedy=REMEDY)
+        find_entries(cache, source, SPECS, taller, mirrored=False, remedy=REMEDY)
     assert str(missing.value).splitlines()[-1] == "  moments made with height 8, but the recipe has 16"
 
 

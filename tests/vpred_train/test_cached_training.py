@@ -102,6 +102,36 @@ def test_losses_are_those_of_training_online(root: Path, cached: TrainConfig) ->
     assert len(set(losses)) == STEPS
 
 
+def test_losses_in_buckets_are_those_of_training_online_in_buckets(
+    root: Path, cached: TrainConfig, tmp_path: Path
+) -> None:
+    """Half of the images are wide. What is looked at as squares is there too: held-out images and probed ones."""
+    rng, rows = np.random.default_rng(1), ["dir,text"]
+    for number in range(14):
+        pixels = rng.integers(0, 256, (10, 40, 3) if number % 2 else (16, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,picture {number}")
+    (tmp_path / "img_txt.csv").write_text("\n".join(rows) + "\n")
+    overrides = [f"data.path={tmp_path}", "data.buckets={multiple_px: 8, max_aspect: 4}"]
+    online, config = recipe(root, *overrides), recipe(root, *overrides, f"data.cache={tmp_path / 'cache'}")
+    data, specs = open_data(config), cache_specs(config)
+    order = make_order(data.training, config.data, config.seed, config.global_batch)
+    assert {order.share(4 * step, 0, 4).size for step in range(STEPS)} == {(16, 16), (8, 32)}
+    squares_alone = recipe(root, *overrides, f"data.cache={root / 'cache'}")
+    with pytest.raises(DataError, match="moments made with height 16, but the recipe has 8"):
+        check_cache(squares_alone, specs, data.training, data.held_out, Path("r.yaml"))
+    encode(config, 3, SingleProcess())
+    losses, weights, errors, networks = trained(config)
+    expected_losses, expected_weights, expected_errors, _ = trained(online)
+    assert networks.vae is None
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
+    np.testing.assert_allclose(weights, expected_weights, atol=1e-5)
+    np.testing.assert_allclose(errors, expected_errors, rtol=1e-5)
+    assert {shard.shape[1:] for shard in Cache(tmp_path / "cache").shards if shard.spec["kind"] == "moments"} == {
+        tuple(edge // config.model.pixels_per_latent for edge in size) for size in order.buckets.sizes
+    }
+
+
 def test_the_encoders_weights_are_not_loaded(cached: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     from vpred_train.pretrained import build_networks
 
