@@ -87,6 +87,7 @@ class Loader(Iterator[Batch]):
         started = time.perf_counter()
         item = self._ready.get()
         if isinstance(item, BaseException):
+            self._ready.put(item)  # for who asks again: nothing comes after it
             raise item
         return replace(item, wait_s=time.perf_counter() - started)
 
@@ -96,7 +97,7 @@ class Loader(Iterator[Batch]):
     def _batch(self, share: Share, arrays: Arrays, samples_seen: int) -> Batch:
         return Batch(
             arrays=arrays,
-            captions=tuple(self._caption(*place) for place in zip(share.epochs, share.sample_ids, strict=True)),
+            captions=tuple(map(self._caption, share.epochs.tolist(), share.sample_ids.tolist())),
             epochs=share.epochs,
             sample_ids=share.sample_ids,
             places=np.arange(self.first, self.first + self.share),
@@ -105,8 +106,8 @@ class Loader(Iterator[Batch]):
         )
 
     def _caption(self, epoch: int, sample_id: int) -> str:
-        drop = dropped(self.config, self.order.seed, int(epoch), int(sample_id))
-        return "" if drop else self.source.text(int(sample_id))
+        drop = dropped(self.config, self.order.seed, epoch, sample_id)
+        return "" if drop else self.source.text(sample_id)
 
     def _work(self, samples_seen: int) -> None:
         try:
