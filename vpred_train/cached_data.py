@@ -90,7 +90,7 @@ def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iter
     square = (config.data.resolution, config.data.resolution)
     if held_out is not None:
         yield Needed(held_out, one_bucket(square, len(held_out)), mirrored=False)
-    if config.data.buckets is not None and config.pretrained is not None:
+    if config.data.buckets is not None and config.pretrained is not None and "unet" in config.pretrained.networks:
         probed = Subset(source, np.arange(min(PROBED_IMAGES, len(source))))
         yield Needed(probed, one_bucket(square, len(probed)), mirrored=False)
 

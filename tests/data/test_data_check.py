@@ -1,6 +1,9 @@
 """`vpred-data check`: what it counts, against folders where the answers are known."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +94,19 @@ def test_a_folder_without_a_good_row_is_listed_in_full(tmp_path: Path, capsys: p
     assert found["bad"] == [[f"a.csv:{number + 2}", f"{number}.png does not exist"] for number in range(30)]
     assert "29.png does not exist" in (tmp_path / "check.html").read_text()
     assert "and 10 more bad rows; --json and --html list them" in output.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    rows = [f"{number}.png,x" for number in range(3000)]  # more than a pipe holds
+    (tmp_path / "a.csv").write_text("\n".join(["dir,text", *rows]))
+    argv = [sys.executable, "-P", "-m", "vpred_train.data_cli", "check", "--json", str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as check:
+        assert check.stdout
+        assert check.stderr
+        assert check.stdout.readline() == "{\n"
+        check.stdout.close()
+        assert check.wait(timeout=60) == 128 + signal.SIGPIPE
+        assert check.stderr.read() == ""
 
 
 def test_too_few_workers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
