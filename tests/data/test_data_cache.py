@@ -1,6 +1,8 @@
 """A cache gives back what was written under the same key, and nothing else."""
 
+import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from data import (
     DataError,
     Fetcher,
     ImageFetcher,
+    Loader,
     Source,
     dropped,
     entry_keys,
     find_entries,
+    make_order,
     moments_keys,
     one_bucket,
     open_source,
@@ -158,6 +162,50 @@ def test_flips_and_dropped_captions_are_those_of_images(folder: Path, tmp_path: 
             np.testing.assert_array_equal(found["features"], features["" if drop else sample.text])
             seen.add((flipped, drop))
     assert len(seen) == 4
+
+
+def cached_loader(folder: Path, cache: Cache, workers: int) -> Loader:
+    source = open_source(folder)
+    config = DataConfig(path=folder, resolution=8, horizontal_flip=True, caption_drop=0.5, workers=workers)
+    entries = find_entries(cache, source, SPECS, squares(source), mirrored=True, remedy=REMEDY)
+    order = make_order(source, config, 3, 4)
+    return Loader(source, CacheFetcher(entries, config, 3), config, order, rank=0, world_size=1, start_samples_seen=0)
+
+
+def test_batches_of_a_cache_are_the_same_with_workers_and_announced_before(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path / "cache", open_source(folder))
+    announced: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, size, advice: announced.append((start, size)))
+    real, read = os.preadv, []
+    monkeypatch.setattr(os, "preadv", lambda fd, to, start: read.append((start, to[0].nbytes)) or real(fd, to, start))
+    cache = Cache(tmp_path / "cache")
+    with cached_loader(folder, cache, workers=0) as alone:
+        found = [next(alone) for _ in range(9)]
+        assert not [thread for thread in threading.enumerate() if thread.name == "loader"]
+    assert read == announced[: len(read)]
+    assert len(announced) - len(read) == 4 * 4 * 2  # batches, samples, moments and features
+    with cached_loader(folder, cache, workers=1) as processes:
+        for batch, expected in zip(found, [next(processes) for _ in range(9)], strict=True):
+            assert batch.arrays.keys() == expected.arrays.keys()
+            for name, array in batch.arrays.items():
+                np.testing.assert_array_equal(array, expected.arrays[name])
+            assert (batch.captions, batch.samples_seen) == (expected.captions, expected.samples_seen)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_entry_is_an_error_that_names_the_sample(folder: Path, tmp_path: Path, workers: int) -> None:
+    filled(tmp_path / "cache", open_source(folder))
+    cache = Cache(tmp_path / "cache")
+    for shard in cache.shards:
+        with shard.path.open("r+b") as file:
+            file.truncate(shard.values_at)
+    with cached_loader(folder, cache, workers) as made:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"sample \d \(img_txt\.csv:\d\): cannot be loaded") as caught:
+                next(made)
+            assert "is not what was written" in str(caught.value.__cause__)
 
 
 def test_what_is_missing_is_listed_with_the_cause_and_the_remedy(folder: Path, tmp_path: Path) -> None:
