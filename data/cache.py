@@ -6,7 +6,6 @@ for each row of `values` (n, ...) float32. Each writer has its own shards; the f
 
 import contextlib
 import json
-import math
 import os
 import secrets
 from bisect import bisect_right
@@ -118,15 +117,6 @@ class Cache:
         if xxhash.xxh3_64_intdigest(memory) != self._sums.item(row):
             place = row - shard.first_row
             raise DataError(f"{shard.path}: entry {place} is not what was written; {_remedy(self.folder)}")
-
-    def announce(self, row: int) -> None:
-        """Have the kernel read an entry from the disk, without waiting for it; where it cannot, `read` waits."""
-        number = self._number(row)
-        shard = self.shards[number]
-        nbytes = math.prod(shard.shape) * np.dtype(np.float32).itemsize
-        offset = shard.values_at + (row - shard.first_row) * nbytes
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(self._file(number), offset, nbytes, os.POSIX_FADV_WILLNEED)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, also in another process, opens files of its own."""

@@ -55,9 +55,10 @@ class Entries:
     empty: int
     shapes: dict[tuple[int, int], tuple[int, ...]]
 
-    def rows(self, sample_id: int, flipped: bool, drop: bool) -> tuple[int, int]:
-        """Of a sample's moments (2 C, h, w), mean above log-variance, and features (tokens, width), float32."""
-        return self.moments[flipped].item(sample_id), self.empty if drop else self.captions.item(sample_id)
+    def read_into(self, sample_id: int, flipped: bool, drop: bool, into: Arrays) -> None:
+        """`moments` (2 C, h, w), mean above log-variance, and `features` (tokens, width) of a sample, float32."""
+        self.cache.read_into(self.moments[flipped].item(sample_id), into["moments"])
+        self.cache.read_into(self.empty if drop else self.captions.item(sample_id), into["features"])
 
 
 def find_entries(
@@ -111,18 +112,10 @@ class CacheFetcher:
         return {"moments": ArraySpec(self.entries.shapes[size], "float32"), "features": ArraySpec(features, "float32")}
 
     def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
-        for name, row in zip(("moments", "features"), self._rows(sample_id, epoch), strict=True):
-            self.entries.cache.read_into(row, into[name])
-
-    def announce(self, sample_id: int, epoch: int) -> None:
-        for row in self._rows(sample_id, epoch):
-            self.entries.cache.announce(row)
-
-    def _rows(self, sample_id: int, epoch: int) -> tuple[int, int]:
         flipped = self.config.horizontal_flip and flips(
             self.config, sample_generator(self.seed, "augment", epoch, sample_id)
         )
-        return self.entries.rows(sample_id, flipped, dropped(self.config, self.seed, epoch, sample_id))
+        self.entries.read_into(sample_id, flipped, dropped(self.config, self.seed, epoch, sample_id), into)
 
     def collate(self, arrays: Arrays) -> Arrays:
         return arrays

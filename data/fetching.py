@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,14 +44,6 @@ class Fetcher(Protocol):
     def collate(self, arrays: Arrays) -> Arrays:
         """The arrays of a batch, stacked (b, ...), as the trainer takes them: what is cheaper in its process than to
         carry between two. They may be the same arrays or in their memory."""
-
-
-@runtime_checkable
-class AnnouncingFetcher(Fetcher, Protocol):
-    """One of which the kernel can be told what it will read, so that nobody need fetch it ahead."""
-
-    def announce(self, sample_id: int, epoch: int) -> None:
-        """Have the kernel read what `fetch` will ask for; returns at once."""
 
 
 @dataclass(frozen=True)

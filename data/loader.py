@@ -1,9 +1,8 @@
-"""Batches of this rank's share, made or read ahead in the background."""
+"""Batches of this rank's share, made ahead in the background where that takes time."""
 
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.config import DataConfig
 from data.errors import SampleError
-from data.fetching import AnnouncingFetcher, Arrays, Fetcher
+from data.fetching import Arrays, Fetcher
 from data.keyed_random import sample_generator
 from data.order import Order, Share
 from data.source import Source
@@ -54,6 +53,9 @@ class Batch:
 
 
 Item = Batch | Exception  # what comes next, or why nothing does
+# Batches that are made faster, such as those read from the page cache, are made when they are asked for: to hand one to
+# another thread takes a quarter of the time again. From the first slower one on, a thread makes them ahead.
+SLOW_S_PER_BYTE = 1e-9
 
 
 def dropped(config: DataConfig, seed: int, epoch: int, sample_id: int) -> bool:
@@ -84,35 +86,30 @@ class Loader(Iterator[Batch]):
         if config.workers:
             sizes = order.buckets.sizes
             self._maker = Workers(fetcher, config.workers, self.share, sizes, self._closing.is_set)
-        shares = order.shares(start_samples_seen, self.first, self.share)
-        self._thread: threading.Thread | None = None
-        if isinstance(fetcher, AnnouncingFetcher) and not config.workers:
-            # To hand each batch to another thread would take a quarter of the time again.
-            self._items = self._made(self._announced(shares, fetcher), start_samples_seen)
-            return
+        self._made = self._make(order.shares(start_samples_seen, self.first, self.share), start_samples_seen)
         self._ready: queue.Queue[Item] = queue.Queue(config.prefetch_batches)
-        self._items = iter(self._ready.get, None)
-        made = self._made(shares, start_samples_seen)
-        self._thread = threading.Thread(target=self._work, args=(made,), name="loader", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if config.workers:
+            self._make_ahead()
 
     def __next__(self) -> Batch:
         started = time.perf_counter()
-        item = next(self._items)
+        item = next(self._made) if self._thread is None else self._ready.get()
+        wait_s = time.perf_counter() - started
         if isinstance(item, Exception):
-            self._items = repeat(item)  # for who asks again: nothing comes after it
+            # For who asks again: nothing comes after it.
+            if self._thread is None:
+                self._made = repeat(item)
+            else:
+                self._ready.put(item)
             raise item
-        return replace(item, wait_s=time.perf_counter() - started)
+        if self._thread is None and wait_s > SLOW_S_PER_BYTE * sum(array.nbytes for array in item.arrays.values()):
+            self._make_ahead()
+        return replace(item, wait_s=wait_s)
 
-    def _announced(self, shares: Iterator[Share], fetcher: AnnouncingFetcher) -> Iterator[Share]:
-        """The same, each `prefetch_batches` after the kernel was told."""
-        ahead: deque[Share] = deque()
-        for share in shares:
-            for sample_id, epoch in zip(share.sample_ids.tolist(), share.epochs.tolist(), strict=True):
-                fetcher.announce(sample_id, epoch)
-            ahead.append(share)
-            if len(ahead) > self.config.prefetch_batches:
-                yield ahead.popleft()
+    def _make_ahead(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
+        self._thread.start()
 
     def _batch(self, share: Share, arrays: Arrays, samples_seen: int) -> Batch:
         return Batch(
@@ -129,7 +126,7 @@ class Loader(Iterator[Batch]):
         drop = dropped(self.config, self.order.seed, epoch, sample_id)
         return "" if drop else self.source.text(sample_id)
 
-    def _made(self, shares: Iterator[Share], samples_seen: int) -> Iterator[Item]:
+    def _make(self, shares: Iterator[Share], samples_seen: int) -> Iterator[Item]:
         """Batches, and last of all what went wrong."""
         try:
             for share, arrays in self._maker.batches(shares):
@@ -140,8 +137,8 @@ class Loader(Iterator[Batch]):
         except Exception as error:
             yield error
 
-    def _work(self, made: Iterator[Item]) -> None:
-        for item in made:
+    def _work(self) -> None:
+        for item in self._made:
             self._put(item)
             if self._closing.is_set():
                 return
