@@ -26,35 +26,5 @@ def views(memory: mmap.mmap | NDArray[np.uint8], start: int, specs: dict[str, Ar
     return found
 
 
-class Recycler:
-    """Gives memory, and again what was given when no array lies in it any more: new pages cost as much as reading
-    what comes into them, and giving them back holds up all threads. For one taking thread; any may be the last owner.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[NDArray[np.uint8]] = []
-
-    def take(self, nbytes: int) -> NDArray[np.uint8]:
-        """(nbytes,) of whatever was there."""
-        while self._free:
-            memory = self._free.pop()
-            if memory.nbytes >= nbytes:
-                break
-        else:
-            memory = np.empty(nbytes, np.uint8)
-        return np.asarray(_Lent(memory, self._free))[:nbytes]
-
-
-class _Lent:
-    """The owner, to NumPy, of all arrays in some memory: an array in its place would be passed over for its base."""
-
-    def __init__(self, memory: NDArray[np.uint8], free: list[NDArray[np.uint8]]) -> None:
-        self.__array_interface__ = memory.__array_interface__
-        self._memory, self._free = memory, free
-
-    def __del__(self) -> None:
-        self._free.append(self._memory)
-
-
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

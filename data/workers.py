@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.batch_memory import Recycler, nbytes_of, views
+from data.batch_memory import nbytes_of, views
 from data.errors import SampleError
 from data.fetching import Arrays, Fetcher
 from data.order import Share
@@ -37,14 +37,14 @@ class InThread:
     """In the thread that asks."""
 
     def __init__(self, fetcher: Fetcher) -> None:
-        self.fetcher, self.memory = fetcher, Recycler()
+        self.fetcher = fetcher
 
     def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
         for share in shares:
             count = len(share.sample_ids)
             specs = self.fetcher.specs(share.size)
             # In one piece: large ones the kernel gives in large pages, of which few have to be taken.
-            batch = views(self.memory.take(nbytes_of(specs, count)), 0, specs, count)
+            batch = views(np.empty(nbytes_of(specs, count), np.uint8), 0, specs, count)
             for place, (sample_id, epoch) in enumerate(
                 zip(share.sample_ids.tolist(), share.epochs.tolist(), strict=True)
             ):

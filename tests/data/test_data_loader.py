@@ -14,7 +14,6 @@ from deadly_fetcher import DeadlyFetcher
 from PIL import Image
 
 from data import Batch, DataConfig, ImageFetcher, Loader, Source, make_order, open_source
-from data.workers import InThread
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"resolution": 8, "crop": "random", "horizontal_flip": True, "caption_drop": 0.5}
@@ -113,21 +112,6 @@ def test_a_failure_is_told_to_who_asks_again(folder: Path) -> None:
         for _ in range(3):
             with pytest.raises(RuntimeError, match="sample 4"):
                 next(made)
-
-
-def test_memory_is_used_again_when_no_batch_lies_in_it_any_more(folder: Path) -> None:
-    """What is kept, whole or in part, stays as it was; what is let go of is made the next batches in."""
-    fetcher = ImageFetcher(open_source(folder), DataConfig.model_validate({"path": folder, **CONFIG}), 3)
-    order = make_order(fetcher.source, fetcher.config, 3, 4)
-    maker = InThread(fetcher)
-    made = maker.batches(order.shares(0, 0, 4))
-    kept = [next(made)[1]["crops"] for _ in range(3)]
-    parts, copies = [crops[1:, :1] for crops in kept], [crops[1:, :1].copy() for crops in kept]
-    del kept
-    places = [next(made)[1]["crops"].ctypes.data for _ in range(6)]
-    for part, copy in zip(parts, copies, strict=True):
-        np.testing.assert_array_equal(part, copy)
-    assert len(set(places)) == 2
 
 
 def with_deadly_fetcher(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: bool) -> Loader:
