@@ -1,5 +1,6 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
+from data.buckets import Buckets, buckets_of, one_bucket
 from data.cache import ABSENT, Cache, CacheWriter, entry_keys
 from data.cached import CacheFetcher, CacheSpecs, Entries, find_entries, moments_keys
 from data.config import DataConfig
@@ -10,7 +11,7 @@ from data.keyed_random import batch_generator, sample_generator
 from data.loader import Batch, Loader, dropped
 from data.order import ORDER_VERSION, Order, make_order
 from data.source import Folder, Sample, Source, open_source
-from data.split import hold_out
+from data.split import Subset, hold_out
 from data.transforms import TRANSFORM, load_centred, load_image
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "TRANSFORM",
     "ArraySpec",
     "Batch",
+    "Buckets",
     "Cache",
     "CacheFetcher",
     "CacheSpecs",
@@ -34,7 +36,9 @@ __all__ = [
     "Order",
     "Sample",
     "Source",
+    "Subset",
     "batch_generator",
+    "buckets_of",
     "dropped",
     "entry_keys",
     "find_entries",
@@ -44,6 +48,7 @@ __all__ = [
     "load_image",
     "make_order",
     "moments_keys",
+    "one_bucket",
     "open_source",
     "sample_generator",
 ]

@@ -1,5 +1,6 @@
 """How the arrays of a batch lie in memory, such as that which a rank and its workers share."""
 
+import math
 import mmap
 
 import numpy as np
@@ -19,7 +20,7 @@ def views(memory: mmap.mmap | NDArray[np.uint8], start: int, specs: dict[str, Ar
     """The arrays (samples, ...) of a batch that begins at byte `start`, one behind the other."""
     found: Arrays = {}
     for name, spec in specs.items():
-        count = samples * int(np.prod(spec.shape))
+        count = samples * math.prod(spec.shape)
         found[name] = np.frombuffer(memory, spec.dtype, count, start).reshape(samples, *spec.shape)
         start += _aligned(samples * spec.nbytes)
     return found

@@ -76,7 +76,7 @@ class Cache:
         self._order = np.argsort(every, order=("high", "low"))
         self._keys = every[self._order].astype(KEY.newbyteorder("="))  # a native order is searched faster
         self._first_rows = [shard.first_row for shard in self.shards]
-        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._files: OrderedDict[int, int] = OrderedDict()  # by the number of the shard
 
     def __len__(self) -> int:
         return len(self._sums)
@@ -106,16 +106,17 @@ class Cache:
 
     def read_into(self, row: int, value: NDArray[np.float32]) -> None:
         """`read` into contiguous memory of the entry's shape: new memory costs more than reading does."""
-        shard, memory = self._shard(row), value.data
+        number = self._number(row)
+        shard, memory = self.shards[number], value.data
         offset = shard.values_at + (row - shard.first_row) * value.nbytes
         try:
             # The whole entry or an error: a short read is told by the digest.
-            os.preadv(self._file(shard.path), [memory], offset)
+            os.preadv(self._file(number), [memory], offset)
         except OSError as error:
             raise DataError(f"{shard.path}: cannot be read ({error.strerror}); {_remedy(self.folder)}") from None
-        if xxhash.xxh3_64_intdigest(memory) != self._sums[row]:
-            number = row - shard.first_row
-            raise DataError(f"{shard.path}: entry {number} is not what was written; {_remedy(self.folder)}")
+        if xxhash.xxh3_64_intdigest(memory) != self._sums.item(row):
+            place = row - shard.first_row
+            raise DataError(f"{shard.path}: entry {place} is not what was written; {_remedy(self.folder)}")
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, also in another process, opens files of its own."""
@@ -126,17 +127,21 @@ class Cache:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _shard(self, row: int) -> Shard:
-        return self.shards[bisect_right(self._first_rows, row) - 1]
+    def _number(self, row: int) -> int:
+        """Of the shard that an entry is in."""
+        return bisect_right(self._first_rows, row) - 1
 
-    def _file(self, path: Path) -> int:
-        """The open file; those that were not read for longest are closed."""
-        if path not in self._files:
+    def _shard(self, row: int) -> Shard:
+        return self.shards[self._number(row)]
+
+    def _file(self, number: int) -> int:
+        """A shard's open file; those that were not read for longest are closed."""
+        if number not in self._files:
             if len(self._files) == OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
-            self._files[path] = os.open(path, os.O_RDONLY)
-        self._files.move_to_end(path)
-        return self._files[path]
+            self._files[number] = os.open(self.shards[number].path, os.O_RDONLY)
+        self._files.move_to_end(number)
+        return self._files[number]
 
 
 class CacheWriter:

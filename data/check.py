@@ -100,13 +100,14 @@ class Findings:
 
 
 def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Callable[[], Tokenizer] | None) -> Findings:
-    """Look through a folder's index; only captions take time, when there is a tokenizer."""
+    """Look through a folder's index; only captions take time, when there is a tokenizer. Where no row is good, sides
+    and lengths are 0."""
     index = source.index
     texts, origins = (
         [value for value, bad in zip(index.strings(name), index.is_bad, strict=True) if not bad]
         for name in ("text", "origin")
     )
-    width, height = source.sizes.T
+    width, height = source.sizes(np.arange(len(source))).T
     short = np.minimum(width, height)
     words = [len(text.split()) for text in texts]
     shapes = np.clip(np.digitize(width / height, ASPECTS) - 1, 0, len(ASPECT_NAMES) - 1)
@@ -117,9 +118,9 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
         rows=len(index),
         images=len(source),
         distinct_captions=len(set(texts)),
-        smallest_side_px=int(short.min()),
-        median_short_side_px=int(np.median(short)),
-        largest_short_side_px=int(short.max()),
+        smallest_side_px=int(short.min()) if len(short) else 0,
+        median_short_side_px=int(np.median(short)) if len(short) else 0,
+        largest_short_side_px=int(short.max(initial=0)),
         aspect_ratios={name: counts[number] for number, name in enumerate(ASPECT_NAMES)},
         smallest_allowed_side_px=smallest_allowed_side_px,
         small=[
@@ -127,9 +128,9 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
             for row in np.flatnonzero(short < smallest_allowed_side_px)
         ],
         duplicates=same_content(source, origins),
-        mean_caption_words=round(sum(words) / len(words), 1),
-        longest_caption_words=max(words),
-        tokens=count_tokens(texts, origins, make_tokenizer) if make_tokenizer else None,
+        mean_caption_words=round(sum(words) / max(1, len(words)), 1),
+        longest_caption_words=max(words, default=0),
+        tokens=count_tokens(texts, origins, make_tokenizer) if make_tokenizer and texts else None,
         bad=source.bad,
     )
 

@@ -31,7 +31,9 @@ def run(arguments: argparse.Namespace, make_tokenizer: Callable[[], Tokenizer] |
 
     Captions are counted in tokens when the caller knows a tokenizer. Raises DataError.
     """
-    sources = [open_source(path, "skip", workers=arguments.workers) for path in arguments.paths]
+    if arguments.workers is not None and arguments.workers < 1:
+        raise DataError(f"--workers: found {arguments.workers} (must be at least 1)")
+    sources = [open_source(path, "tell", workers=arguments.workers) for path in arguments.paths]
     checks = [(source, examine(source, arguments.min_side_px, make_tokenizer)) for source in sources]
     found = [findings for _, findings in checks]
     if arguments.json:
@@ -39,13 +41,13 @@ def run(arguments: argparse.Namespace, make_tokenizer: Callable[[], Tokenizer] |
         print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, ensure_ascii=False))
     else:
         print("\n\n".join("\n".join(f"{name:24} {value}" for name, value in each.lines()) for each in found))
+    for findings in found:
+        print_bad(findings)
     if arguments.html:
         try:
             arguments.html.write_text(render_page(checks), encoding="utf-8")
         except OSError as error:
             raise DataError(f"--html {arguments.html}: cannot be written ({error.strerror})") from None
-    for findings in found:
-        print_bad(findings)
     return BAD_DATA if any(findings.bad for findings in found) else GOOD
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 import numpy as np
@@ -61,9 +61,7 @@ def _folder(source: Folder, findings: Findings) -> str:
         f"<h1>{escape(findings.path)}</h1>",
         _list("Summary", findings.lines()[1:]),
         _list("Bad rows", findings.bad, "bad"),
-        _bars("Width : height", findings.aspect_ratios),
-        _bars("Short side", _histogram(source.sizes.min(1))),
-        _sheet(source),
+        *(_images(source, findings) if len(source) else ()),
         _list("The same image more than once", [(group[0], ", ".join(group[1:])) for group in findings.duplicates]),
         _list(
             f"Images with a side below {findings.smallest_allowed_side_px} px",
@@ -72,6 +70,12 @@ def _folder(source: Folder, findings: Findings) -> str:
         _list("Ends of captions that no network sees", [(each.origin, f"... {each.lost}") for each in cut]),
     ]
     return "\n".join(section for section in sections if section)
+
+
+def _images(source: Folder, findings: Findings) -> Iterator[str]:
+    yield _bars("Width : height", findings.aspect_ratios)
+    yield _bars("Short side", _histogram(source.sizes(np.arange(len(source))).min(1)))
+    yield _sheet(source)
 
 
 def _list(heading: str, pairs: Sequence[tuple[str, str]], style: str = "") -> str:

@@ -1,6 +1,8 @@
 """`vpred-data`: is a folder fit to train on, and is a cache whole?"""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from data import check_command, verify_command
 from data.errors import DataError
 
 BAD_DATA = 2
+READER_GONE = 128 + signal.SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,12 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
         command.add_arguments(subparsers.add_parser(name, help=command.help))
     arguments = parser.parse_args(argv)
     try:
-        sys.exit(commands[arguments.command].run(arguments))
+        code = commands[arguments.command].run(arguments)
+        sys.stdout.flush()
     except DataError as error:
         print(error, file=sys.stderr)
-        sys.exit(BAD_DATA)
+        code = BAD_DATA
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
+        code = READER_GONE
+    sys.exit(code)

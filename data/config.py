@@ -43,9 +43,10 @@ class DataConfig(BaseModel):
     run directory (skip). background: colour under transparent pixels, as Pillow writes it. resolution: square side in
     pixels. caption_drop: share of captions replaced by the empty one, for classifier-free guidance. buckets: train at
     several aspect ratios; without, on squares. workers: processes that decode images, for each rank; with 0 a thread of
-    the rank does it. prefetch_batches: batches made ahead. cache: a folder that `vpred-data encode` has filled, from
-    which training reads the autoencoder's moments and the text encoder's features; it holds centre crops of squares,
-    as they are and with `horizontal_flip` mirrored.
+    the rank does it, and the rank itself what takes next to no time. prefetch_batches: batches made ahead. cache: a
+    folder that `vpred-data encode` has filled, from which training reads the autoencoder's moments and the text
+    encoder's features; it holds centre crops, of each image at the size that it is trained at, as they are and with
+    `horizontal_flip` mirrored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +107,4 @@ class DataConfig(BaseModel):
     def cached_images_are_cut_one_way(self) -> Self:
         if self.cache is not None and self.crop != "center":
             raise ValueError("cache holds centre crops, but crop is 'random'; set crop: center, or leave out cache")
-        if self.cache is not None and self.buckets is not None:
-            raise ValueError("cache holds square images, but there are buckets; leave out one of them")
         return self

@@ -1,6 +1,7 @@
 """The bytes of an image file to upright RGB pixels: the one way for training, caches, validation and checks."""
 
 import io
+import struct
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,7 +12,20 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, where it only warns: 256 MiB of R
 # A JPEG is decoded at 1 / divisor where that leaves at least so many times the pixels asked for per side. Half a size
 # is well filtered as it is; a smaller one aliases near its limit, which the resize has to take away.
 DRAFTS = {8: 1.25, 4: 1.25, 2: 1.0}
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError)
+# What Pillow's readers raise at damaged files.
+UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    Image.DecompressionBombWarning,
+    Image.DecompressionBombError,
+)
 
 
 def decode(content: bytes, background: str = "white", at_least: tuple[int, int] | None = None) -> Image.Image:

@@ -1,5 +1,6 @@
 """What the loader asks for one sample at a time, in whichever process: images decoded, cropped and flipped."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Its size in memory."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Fetcher(Protocol):

@@ -10,8 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-VERSION = "1"
+VERSION = "2"
 AT_A_TIME = 1 << 14
 DTYPES = {"I64": np.int64, "I32": np.int32, "U8": np.uint8}
-DECIDING = ("size", "content_hash", "text", "text_ends", "origin", "origin_ends", "fault", "fault_ends")
+DECIDING = ("size", "content_hash", "text", "text_ends", "origin", "origin_ends")
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -66,10 +65,11 @@ class Index:
         content = bytes(self.columns[column][begin : begin + places[-1]])
         return b"\0".join(content[start:end] for start, end in pairwise(places))
 
-    @cached_property
+    @property
     def is_bad(self) -> NDArray[np.bool_]:
         """(n,): which rows have a fault."""
-        return np.diff(self.columns["fault_ends"], prepend=0) > 0
+        ends = self.columns["fault_ends"]
+        return np.concatenate([ends[:1] > 0, ends[1:] > ends[:-1]])
 
     def __reduce__(self) -> tuple[Callable[..., "Index"], tuple[Any, ...]]:
         # A worker process maps the same file instead of getting a copy.
@@ -79,11 +79,13 @@ class Index:
 
 
 def make_index(format_name: str, tables: int, columns: Columns) -> Index:
-    """An index in memory, with the digest of what a training sees of it."""
+    """An index in memory, with the digest of what a training sees of it: of faults which rows have one, since what is
+    said of them is partly Pillow's."""
+    index = Index(format_name, tables, columns, "")
     digest = xxhash.xxh3_128()
-    for name in DECIDING:
-        digest.update(np.ascontiguousarray(columns[name]).data)
-    return Index(format_name, tables, columns, digest.hexdigest())
+    for column in (*(columns[name] for name in DECIDING), index.is_bad.astype(np.int64)):
+        digest.update(np.ascontiguousarray(column).data)
+    return replace(index, digest=digest.hexdigest())
 
 
 def string_columns(name: str, values: Sequence[str]) -> dict[str, NDArray[Any]]:

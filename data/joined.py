@@ -36,9 +36,13 @@ class Joined:
         number = int(np.searchsorted(self.starts, sample_id, side="right")) - 1
         return self.folders[number].text(sample_id - int(self.starts[number]))
 
-    @property
-    def sizes(self) -> NDArray[np.int32]:
-        return np.concatenate([folder.sizes for folder in self.folders])
+    def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        sizes = np.empty((len(sample_ids), 2), np.int32)
+        owner = np.searchsorted(self.starts, sample_ids, side="right") - 1
+        for number in np.unique(owner):
+            own = owner == number
+            sizes[own] = self.folders[number].sizes(sample_ids[own] - self.starts[number])
+        return sizes
 
     @property
     def content_hashes(self) -> NDArray[np.uint8]:

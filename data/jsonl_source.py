@@ -29,6 +29,7 @@ def jsonl_rows(folder: Path, tables: list[Path]) -> list[Row]:
 def _row(line: str, origin: str) -> Row:
     try:
         record = json.loads(line)
+        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no character
     except ValueError as error:
         return Row("", origin, "", fault=f"no JSON ({error})")
     if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):

@@ -1,10 +1,11 @@
-"""Batches of this rank's share, made ahead in the background."""
+"""Batches of this rank's share, made ahead in the background where that takes time."""
 
 import queue
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import repeat
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +52,12 @@ class Batch:
         return replace(self, arrays=arrays, **{name: getattr(self, name)[own] for name in shares})
 
 
+Item = Batch | Exception  # what comes next, or why nothing does
+# Batches that are made faster, such as those read from the page cache, are made when they are asked for: to hand one to
+# another thread takes a quarter of the time again. From the first slower one on, a thread makes them ahead.
+SLOW_S_PER_BYTE = 1e-9
+
+
 def dropped(config: DataConfig, seed: int, epoch: int, sample_id: int) -> bool:
     """Whether a sample's caption gives way to the empty one this time."""
     share = config.caption_drop
@@ -74,29 +81,40 @@ class Loader(Iterator[Batch]):
         self.source, self.config, self.order = source, config, order
         self.share = order.global_batch // world_size
         self.first = rank * self.share
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(config.prefetch_batches)
         self._closing = threading.Event()
         self._maker: Maker = InThread(fetcher)
         if config.workers:
             sizes = order.buckets.sizes
             self._maker = Workers(fetcher, config.workers, self.share, sizes, self._closing.is_set)
-        self._thread = threading.Thread(target=self._work, args=(start_samples_seen,), name="loader", daemon=True)
-        self._thread.start()
+        self._made = self._make(order.shares(start_samples_seen, self.first, self.share), start_samples_seen)
+        self._ready: queue.Queue[Item] = queue.Queue(config.prefetch_batches)
+        self._thread: threading.Thread | None = None
+        if config.workers:
+            self._make_ahead()
 
     def __next__(self) -> Batch:
         started = time.perf_counter()
-        item = self._ready.get()
-        if isinstance(item, BaseException):
+        item = next(self._made) if self._thread is None else self._ready.get()
+        wait_s = time.perf_counter() - started
+        if isinstance(item, Exception):
+            # For who asks again: nothing comes after it.
+            if self._thread is None:
+                self._made = repeat(item)
+            else:
+                self._ready.put(item)
             raise item
-        return replace(item, wait_s=time.perf_counter() - started)
+        if self._thread is None and wait_s > SLOW_S_PER_BYTE * sum(array.nbytes for array in item.arrays.values()):
+            self._make_ahead()
+        return replace(item, wait_s=wait_s)
 
-    def _shares(self, samples_seen: int) -> Iterator[Share]:
-        return self.order.shares(samples_seen, self.first, self.share)
+    def _make_ahead(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
+        self._thread.start()
 
     def _batch(self, share: Share, arrays: Arrays, samples_seen: int) -> Batch:
         return Batch(
             arrays=arrays,
-            captions=tuple(self._caption(*place) for place in zip(share.epochs, share.sample_ids, strict=True)),
+            captions=tuple(map(self._caption, share.epochs.tolist(), share.sample_ids.tolist())),
             epochs=share.epochs,
             sample_ids=share.sample_ids,
             places=np.arange(self.first, self.first + self.share),
@@ -105,20 +123,25 @@ class Loader(Iterator[Batch]):
         )
 
     def _caption(self, epoch: int, sample_id: int) -> str:
-        drop = dropped(self.config, self.order.seed, int(epoch), int(sample_id))
-        return "" if drop else self.source.text(int(sample_id))
+        drop = dropped(self.config, self.order.seed, epoch, sample_id)
+        return "" if drop else self.source.text(sample_id)
 
-    def _work(self, samples_seen: int) -> None:
+    def _make(self, shares: Iterator[Share], samples_seen: int) -> Iterator[Item]:
+        """Batches, and last of all what went wrong."""
         try:
-            for share, arrays in self._maker.batches(self._shares(samples_seen)):
+            for share, arrays in self._maker.batches(shares):
                 samples_seen += self.order.global_batch
-                self._put(self._batch(share, arrays, samples_seen))
-                if self._closing.is_set():
-                    return
+                yield self._batch(share, arrays, samples_seen)
         except SampleError as error:
-            self._put(self._attributed(error))
-        except BaseException as error:
-            self._put(error)
+            yield self._attributed(error)
+        except Exception as error:
+            yield error
+
+    def _work(self) -> None:
+        for item in self._made:
+            self._put(item)
+            if self._closing.is_set():
+                return
 
     def _attributed(self, error: SampleError) -> Exception:
         sample = self.source.sample(error.sample_id)
@@ -126,7 +149,7 @@ class Loader(Iterator[Batch]):
         failure.__cause__ = error.__cause__
         return failure
 
-    def _put(self, item: Batch | BaseException) -> None:
+    def _put(self, item: Item) -> None:
         while not self._closing.is_set():
             try:
                 self._ready.put(item, timeout=POLL_S)
@@ -137,7 +160,8 @@ class Loader(Iterator[Batch]):
     def close(self) -> None:
         """End the thread and the workers."""
         self._closing.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._maker.close()
 
     def __enter__(self) -> Self:

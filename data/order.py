@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.buckets import Buckets, make_buckets, one_bucket
+from data.buckets import Buckets, buckets_of
 from data.config import DataConfig
 from data.keyed_random import sample_generator
 from data.permutation import Permutation
@@ -101,15 +101,22 @@ class Order:
     ) -> None:
         self.seed, self.global_batch, self.buckets = seed, global_batch, buckets
         if len(buckets.sizes) == 1:
-            self.members: list[NDArray[np.uint32] | None] = [None]  # every sample: no list of them is needed
             self.pools = [Pool([*map(part_of, counts, weights)], seed)]
         else:
-            bounds = np.cumsum(counts)
-            of_bucket = [np.flatnonzero(buckets.of_sample == number).astype(np.uint32) for number in buckets.numbers]
-            self.members = list(of_bucket)
+            bounds = np.cumsum(counts).tolist()
             self.pools = [
-                Pool([*map(part_of, np.diff(np.searchsorted(members, bounds), prepend=0).tolist(), weights)], seed, n)
-                for n, members in enumerate(of_bucket)
+                Pool(
+                    [
+                        *map(
+                            part_of,
+                            np.diff([buckets.below(number, bound) for bound in bounds], prepend=0).tolist(),
+                            weights,
+                        )
+                    ],
+                    seed,
+                    number,
+                )
+                for number in buckets.numbers
             ]
 
     @property
@@ -131,9 +138,9 @@ class Order:
             if samples_seen % self.global_batch:
                 raise ValueError(f"{samples_seen} samples seen are no multiple of the global batch {self.global_batch}")
             number, start = self._batch(samples_seen // self.global_batch)
-        turns, chosen = self.pools[number].at(np.arange(start + first, start + first + count))
-        members = self.members[number]
-        sample_ids = chosen if members is None else members[chosen].astype(np.int64)
+        turns, sample_ids = self.pools[number].at(np.arange(start + first, start + first + count))
+        if len(self.pools) > 1:
+            sample_ids = self.buckets.members(number, sample_ids)
         return Share(self.buckets.sizes[number], turns, sample_ids)
 
     def shares(self, samples_seen: int, first: int, count: int) -> Iterator[Share]:
@@ -171,7 +178,5 @@ class Order:
 
 def make_order(source: Source, config: DataConfig, seed: int, global_batch: int) -> Order:
     """The order of a source's samples in a run."""
-    buckets = one_bucket(config.resolution)
-    if config.buckets is not None:
-        buckets = make_buckets(config.buckets, config.resolution, source.sizes, global_batch)
-    return Order(source.counts, [folder.weight for folder in config.folders], seed, global_batch, buckets)
+    weights = [folder.weight for folder in config.folders]
+    return Order(source.counts, weights, seed, global_batch, buckets_of(source, config, global_batch))

@@ -36,6 +36,10 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
             continue
         if not row.text.strip():
             row.blame(f"{text_column} is empty ({row.file})")
+        if "\0" in row.file:
+            row.blame(f"{file_column} holds a NUL byte")
+            row.file = ""
+            continue
         name = PurePosixPath(row.file)
         if not is_below(folder, name):
             row.blame(f"{row.file} leaves the folder; give a path below it")
@@ -46,5 +50,8 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
 
 
 def is_below(folder: Path, name: PurePosixPath) -> bool:
-    """Whether the file lies within the folder, links followed."""
-    return not name.is_absolute() and (folder / name).resolve().is_relative_to(folder.resolve())
+    """Whether the file lies within the folder, links followed; those that go round in circles lead nowhere."""
+    try:
+        return not name.is_absolute() and (folder / name).resolve().is_relative_to(folder.resolve())
+    except RuntimeError:
+        return False

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import xxhash
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from data.decode import UNREADABLE, decode, upright_size
@@ -65,8 +65,11 @@ def look(read: Reader, place: Place) -> Look:
         decode(content, at_least=(DRAFT_PX, DRAFT_PX))
     except FileNotFoundError:
         return Look(0, 0, content_hash, f"{place.path.name} does not exist")
+    except UnidentifiedImageError:
+        return Look(0, 0, content_hash, f"{place.path.name} is no image of a known format")
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(told.split()) or type(error).__name__
         return Look(0, 0, content_hash, f"{place.path.name} is no readable image ({reason})")
     return Look(width, height, content_hash, "")
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -66,9 +67,8 @@ class Source(Protocol):
     def text(self, sample_id: int) -> str:
         """Its caption alone."""
 
-    @property
-    def sizes(self) -> NDArray[np.int32]:
-        """(n, 2): width and height in pixels of the upright images."""
+    def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(n, 2): width and height in pixels of the upright images of some (n,)."""
 
     @property
     def content_hashes(self) -> NDArray[np.uint8]:
@@ -81,17 +81,26 @@ class Folder:
     def __init__(self, path: Path, index: Index) -> None:
         self.path, self.index = path, index
         self.name, self.digest = str(path), index.digest
-        self.rows = np.flatnonzero(~index.is_bad)
+        self.bad_rows = np.flatnonzero(index.is_bad)
+        self._good_before = self.bad_rows - np.arange(len(self.bad_rows))  # each bad row
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.index) - len(self.bad_rows)
+
+    def rows(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the index: (n,)."""
+        return sample_ids + np.searchsorted(self._good_before, sample_ids, side="right")
+
+    def row(self, sample_id: int) -> int:
+        """That of the index."""
+        return sample_id + bisect_right(self._good_before, sample_id)
 
     @property
     def counts(self) -> tuple[int, ...]:
         return (len(self),)
 
     def sample(self, sample_id: int) -> Sample:
-        index, row = self.index, int(self.rows[sample_id])
+        index, row = self.index, self.row(sample_id)
         columns = index.columns
         file = self.path / index.string("name", int(columns["file"][row]))
         width, height = columns["size"][row].tolist()
@@ -107,33 +116,35 @@ class Folder:
         )
 
     def text(self, sample_id: int) -> str:
-        return self.index.string("text", int(self.rows[sample_id]))
+        return self.index.string("text", self.row(sample_id))
 
-    @property
-    def sizes(self) -> NDArray[np.int32]:
-        sizes: NDArray[np.int32] = self.index.columns["size"][self.rows]
+    def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        sizes: NDArray[np.int32] = self.index.columns["size"][self.rows(sample_ids)]
         return sizes
 
     @property
     def content_hashes(self) -> NDArray[np.uint8]:
-        hashes: NDArray[np.uint8] = self.index.columns["content_hash"][self.rows]
+        hashes: NDArray[np.uint8] = self.index.columns["content_hash"][self.rows(np.arange(len(self)))]
         return hashes
 
     @property
     def bad(self) -> list[tuple[str, str]]:
         """(origin, what is wrong) of the rows that are left out."""
-        rows = np.flatnonzero(self.index.is_bad).tolist()
-        return [(self.index.string("origin", row), self.index.string("fault", row)) for row in rows]
+        return [(self.index.string("origin", row), self.index.string("fault", row)) for row in self.bad_rows.tolist()]
 
 
 def open_source(
-    path: Path, bad_samples: Literal["fail", "skip"] = "fail", *, workers: int | None = None, checked: bool = False
+    path: Path,
+    bad_samples: Literal["fail", "skip", "tell"] = "fail",
+    *,
+    workers: int | None = None,
+    checked: bool = False,
 ) -> Folder:
     """The samples of a folder of any of FORMATS.
 
     Files that are new or changed since the folder's index was made are looked at first, by `workers` processes, and the
-    index is written anew; with `checked` somebody just did that. Raises DataError listing all bad rows, with "skip"
-    only when no row is good.
+    index is written anew; with `checked` somebody just did that. Raises DataError listing bad rows, with "skip" only
+    when no row is good, with "tell" never: they are in `Folder.bad`.
     """
     index = read_index(index_path(path)) if checked else None
     if index is None:
@@ -143,7 +154,7 @@ def open_source(
     if not len(index):
         raise DataError(f"{path}: its tables have no rows; add one row for each image")
     bad = folder.bad
-    if bad and (bad_samples == "fail" or not len(folder)):
+    if bad and bad_samples != "tell" and (bad_samples == "fail" or not len(folder)):
         shown = "\n".join(f"  {origin}: {fault}" for origin, fault in bad[:SHOWN_FAULTS])
         more = f"\n  and {len(bad) - SHOWN_FAULTS} more" if len(bad) > SHOWN_FAULTS else ""
         remedy = "mend or remove them, or set data.bad_samples: skip" if len(folder) else "mend them"

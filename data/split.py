@@ -31,9 +31,8 @@ class Subset:
     def text(self, sample_id: int) -> str:
         return self.source.text(int(self.sample_ids[sample_id]))
 
-    @property
-    def sizes(self) -> NDArray[np.int32]:
-        return self.source.sizes[self.sample_ids]
+    def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        return self.source.sizes(self.sample_ids[sample_ids])
 
     @property
     def content_hashes(self) -> NDArray[np.uint8]:

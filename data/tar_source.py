@@ -37,6 +37,9 @@ def _shard_rows(shard: Path) -> list[Row]:
                 if f"{folder}/{stem}" != key:
                     rows += _group_rows(tar, shard, group)
                     key, group = f"{folder}/{stem}", {}
+                if suffix.lower() in group:
+                    rows.append(Row("", f"{shard.name}:{member.name}", "", fault="its name comes twice in a row"))
+                    continue
                 group[suffix.lower()] = member
             rows += _group_rows(tar, shard, group)
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -73,6 +76,7 @@ def _caption(tar: tarfile.TarFile, group: dict[str, tarfile.TarInfo]) -> str | N
         return _content(tar, group["txt"]).decode("utf-8-sig").strip()
     record = json.loads(_content(tar, group["json"])) if "json" in group else {}
     found = [record[key] for key in CAPTIONS if isinstance(record, dict) and isinstance(record.get(key), str)]
+    "".join(found[:1]).encode()  # half of a surrogate pair is no character
     return found[0] if found else None
 
 

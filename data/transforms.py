@@ -88,14 +88,19 @@ def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return values
 
 
-def load_image(content: bytes, config: DataConfig, generator: np.random.Generator) -> NDArray[np.float32]:
-    """(3, R, R) float32 in [-1, 1], at the recipe's square size."""
+def load_image(
+    content: bytes, config: DataConfig, generator: np.random.Generator, size: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """(3, H, W) float32 in [-1, 1] of `size`, height and width, without which it is the recipe's square."""
     width, height = upright_size(content)
-    pixels, _ = load_pixels(content, (height, width), config, (config.resolution, config.resolution), generator)
+    size = size or (config.resolution, config.resolution)
+    pixels, _ = load_pixels(content, (height, width), config, size, generator)
     return normalised(pixels)
 
 
-def load_centred(samples: Sequence[Sample], config: DataConfig) -> NDArray[np.float32]:
-    """The images as they are, centre-cropped and unflipped: (n, 3, R, R) float32 in [-1, 1]."""
+def load_centred(
+    samples: Sequence[Sample], config: DataConfig, size: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """The images as they are, centre-cropped and unflipped: (n, 3, H, W) float32 in [-1, 1], sized as `load_image`."""
     plain = config.model_copy(update={"crop": "center", "horizontal_flip": False})
-    return np.stack([load_image(each.read(), plain, sample_generator(0, "augment", 0, 0)) for each in samples])
+    return np.stack([load_image(each.read(), plain, sample_generator(0, "augment", 0, 0), size) for each in samples])

@@ -1,11 +1,14 @@
 """What a cache lacks of a recipe, and what that takes on disk. No MindSpore."""
 
+import math
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 from data import ABSENT, Cache, CacheSpecs, Sample, entry_keys, moments_keys
+from vpred_train.cached_data import needed
 from vpred_train.config import TrainConfig
 from vpred_train.recipe import OpenedData
 
@@ -14,12 +17,14 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Task:
-    """One entry to make under `key`: of a caption, or of an image, `flipped` or not."""
+    """One entry to make under `key`: of a caption, or of an image, `flipped` or not, cropped to `size`, height and
+    width in pixels."""
 
     key: np.void
     text: str = ""
     sample: Sample | None = None
     flipped: bool = False
+    size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -42,26 +47,29 @@ class Work:
     def nbytes(self, config: TrainConfig) -> int:
         """What the entries take on disk."""
         model, vae = config.model, config.model.vae
-        latent = (config.data.resolution // model.pixels_per_latent) ** 2
-        moments = 2 * (vae.latent_channels if vae else 0) * latent
+        latent_pixels = sum(math.prod(task.size) for task in self.images) // model.pixels_per_latent**2
+        moments = 2 * (vae.latent_channels if vae else 0) * latent_pixels
         features = model.text_encoder.context_length * model.text_encoder.width
-        return FLOAT32_BYTES * (len(self.images) * moments + len(self.captions) * features)
+        return FLOAT32_BYTES * (moments + len(self.captions) * features)
 
 
 def plan(config: TrainConfig, specs: CacheSpecs, data: OpenedData) -> Work:
-    """What is not yet in the recipe's cache; equal images and equal captions count once."""
+    """What is not yet in the recipe's cache; equal images and equal captions count once. The images of one size come
+    one behind the other."""
     cache = Cache(config.data.cache or Path())
-    training = [data.training.sample(number) for number in range(len(data.training))]
-    held_out = [data.held_out.sample(number) for number in range(len(data.held_out))] if data.held_out else []
-    samples = [*training, *held_out]
     images: dict[bytes, Task] = {}
-    for flipped, each in ((False, samples), (True, training if config.data.horizontal_flip else ())):
-        keys = moments_keys(specs.moments, each, flipped)
-        images |= {key.tobytes(): Task(key, "", sample, flipped) for key, sample in zip(keys, each, strict=True)}
-    texts = [*dict.fromkeys(["", *(sample.text for sample in samples)])]
+    texts = {"": None}
+    for each in needed(config, data.training, data.held_out):
+        samples = [each.source.sample(number) for number in range(len(each.source))]
+        sizes = [each.buckets.sizes[number] for number in each.buckets.number_of(np.arange(len(samples)))]
+        for flipped in (False, True)[: 1 + each.mirrored]:
+            keys = moments_keys(specs, samples, each.buckets, flipped)
+            for key, sample, size in zip(keys, samples, sizes, strict=True):
+                images[key.tobytes()] = Task(key, "", sample, flipped, size)
+        texts |= dict.fromkeys(sample.text for sample in samples)
     captions = [Task(key, text) for key, text in zip(entry_keys(specs.text, texts), texts, strict=True)]
-    lacking = _lacking(cache, [*images.values()]), _lacking(cache, captions)
-    return Work(lacking[0], lacking[1], wanted=len(images) + len(captions))
+    lacking = _lacking(cache, sorted(images.values(), key=attrgetter("size")))
+    return Work(lacking, _lacking(cache, captions), wanted=len(images) + len(captions))
 
 
 def _lacking(cache: Cache, tasks: list[Task]) -> list[Task]:

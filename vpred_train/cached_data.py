@@ -1,13 +1,27 @@
 """Which cache entries a recipe needs, and whether they are there. No MindSpore: checked before a run begins."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
-from data import TRANSFORM, Cache, CacheSpecs, Entries, Source, find_entries
+from data import (
+    TRANSFORM,
+    Buckets,
+    Cache,
+    CacheSpecs,
+    Entries,
+    Source,
+    Subset,
+    buckets_of,
+    find_entries,
+    one_bucket,
+)
 from launcher.contract.config import ConfigError
 from vpred_train.config import TrainConfig
-from vpred_train.recipe import open_pretrained
+from vpred_train.recipe import PROBED_IMAGES, open_pretrained
 from vpred_train.weights.shapes import TEXT, VAE
 from vpred_train.weights.stored import LazyTensors
 
@@ -28,8 +42,6 @@ def cache_specs(config: TrainConfig) -> CacheSpecs:
         moments={
             "kind": "moments",
             "transform": TRANSFORM,
-            "height": data.resolution,
-            "width": data.resolution,
             "crop": data.crop,
             "background": data.background,
             "compute_dtype": dtype,
@@ -63,14 +75,37 @@ def open_cache(config: TrainConfig, recipe: Path) -> Cache:
     return cache
 
 
+@dataclass(frozen=True)
+class Needed:
+    """Samples that a run reads from a cache, at the sizes of `buckets`, with `mirrored` also as mirror images."""
+
+    source: Source
+    buckets: Buckets
+    mirrored: bool
+
+
+def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iterator[Needed]:
+    """What a run trains on, then what it looks at as squares: held-out images, and those that weights are probed by."""
+    yield Needed(source, buckets_of(source, config.data, config.global_batch), config.data.horizontal_flip)
+    square = (config.data.resolution, config.data.resolution)
+    if held_out is not None:
+        yield Needed(held_out, one_bucket(square, len(held_out)), mirrored=False)
+    if config.data.buckets is not None and config.pretrained is not None and "unet" in config.pretrained.networks:
+        probed = Subset(source, np.arange(min(PROBED_IMAGES, len(source))))
+        yield Needed(probed, one_bucket(square, len(probed)), mirrored=False)
+
+
 def check_cache(
     config: TrainConfig, specs: CacheSpecs, source: Source, held_out: Source | None, recipe: Path
 ) -> Entries:
-    """Where the training samples lie; raises DataError when any of them, or of the held-out ones, has no entry."""
+    """Where the training samples lie; raises DataError when any of them, or of the others that are read, has no
+    entry."""
     cache, todo = open_cache(config, recipe), remedy(config, recipe)
-    if held_out is not None:
-        find_entries(cache, held_out, specs, mirrored=False, remedy=todo)
-    return find_entries(cache, source, specs, mirrored=config.data.horizontal_flip, remedy=todo)
+    training, *_ = [
+        find_entries(cache, each.source, specs, each.buckets, mirrored=each.mirrored, remedy=todo)
+        for each in needed(config, source, held_out)
+    ]
+    return training
 
 
 def remedy(config: TrainConfig, recipe: Path) -> str:

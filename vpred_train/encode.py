@@ -4,6 +4,8 @@ import argparse
 import shutil
 import sys
 import time
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +111,9 @@ def write_share(config: TrainConfig, folder: Path, specs: CacheSpecs, work: Work
     from vpred_train.encoding import Encoders
 
     encoders = Encoders(config, batch_size)
-    made = ((specs.moments, encoders.moments(work.images)), (specs.text, encoders.features(work.captions)))
-    for spec, entries in made:
+    by_size = [(size, list(tasks)) for size, tasks in groupby(work.images, attrgetter("size"))]
+    made = [(specs.moments_at(size), encoders.moments(tasks)) for size, tasks in by_size]
+    for spec, entries in [*made, (specs.text, encoders.features(work.captions))]:
         with CacheWriter(folder, spec) as writer:
             for task, value in entries:
                 writer.add(task.key, value)

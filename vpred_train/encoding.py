@@ -33,7 +33,7 @@ class Encoders:
         self.tokenizer = Tokenizer(text.context_length, text.padding)
 
     def moments(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, FloatArray]]:
-        """Mean above log-variance, (2 C, h, w), of each image; the next batch is loaded meanwhile."""
+        """Mean above log-variance, (2 C, h, w), of images of one size; the next batch is loaded meanwhile."""
         with ThreadPoolExecutor(1) as pool:
             parts = batches(tasks, self.batch_size)
             ahead = [pool.submit(self._load, part) for part in parts[:1]]
@@ -51,7 +51,7 @@ class Encoders:
 
     def _load(self, tasks: Sequence[Task]) -> FloatArray:
         try:
-            images = load_centred([task.sample for task in tasks if task.sample], self.config.data)
+            images = load_centred([task.sample for task in tasks if task.sample], self.config.data, tasks[0].size)
         except Exception as error:
             origins = ", ".join(task.sample.origin for task in tasks if task.sample)
             raise RuntimeError(f"one of the samples {origins} cannot be loaded") from error

@@ -21,6 +21,7 @@ from data import (
     entry_keys,
     load_centred,
     moments_keys,
+    one_bucket,
     sample_generator,
 )
 from vpred_train.cached_data import cache_specs, check_cache
@@ -44,7 +45,7 @@ class Inputs(Protocol):
     def of_samples(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[FloatArray, Text]:
-        """Of samples as they are, centre-cropped and unflipped; without generators the mode."""
+        """Of samples as they are, centre-cropped to squares and unflipped; without generators the mode."""
 
 
 class Online:
@@ -69,8 +70,8 @@ class Online:
 class Cached:
     """Read from a cache, in which all that is asked for was found before training began."""
 
-    def __init__(self, vae: VaeConfig, seed: int, cache: Cache, specs: CacheSpecs) -> None:
-        self.vae, self.seed, self.cache, self.specs = vae, seed, cache, specs
+    def __init__(self, vae: VaeConfig, resolution: int, seed: int, cache: Cache, specs: CacheSpecs) -> None:
+        self.vae, self.resolution, self.seed, self.cache, self.specs = vae, resolution, seed, cache, specs
 
     def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
         generators = posterior_generators(self.seed, batch)
@@ -79,7 +80,8 @@ class Cached:
     def of_samples(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[FloatArray, Text]:
-        moments = self.cache.find(moments_keys(self.specs.moments, samples, flipped=False))
+        squares = one_bucket((self.resolution, self.resolution), len(samples))
+        moments = self.cache.find(moments_keys(self.specs, samples, squares, flipped=False))
         captions = self.cache.find(entry_keys(self.specs.text, [sample.text for sample in samples]))
         read = self.cache.read
         return self._drawn(np.stack([*map(read, moments)]), generators), np.stack([*map(read, captions)])
@@ -109,7 +111,7 @@ def make_inputs(
     specs = CacheSpecs(**told)
     entries = check_cache(config, specs, source, held_out, recipe)
     fetcher = CacheFetcher(entries, config.data, config.seed)
-    return fetcher, Cached(config.model.vae, config.seed, copy(entries.cache), specs)
+    return fetcher, Cached(config.model.vae, config.data.resolution, config.seed, copy(entries.cache), specs)
 
 
 def posterior_generators(seed: int, batch: Batch) -> list[np.random.Generator]:

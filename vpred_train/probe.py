@@ -13,8 +13,8 @@ from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import FloatArray, Schedule, make_schedule
 from vpred_train.inputs import Inputs
 from vpred_train.models.networks import Networks
+from vpred_train.recipe import PROBED_IMAGES
 
-IMAGES = 4
 SNRS = (4.0, 1.0, 0.25)  # where the targets are far apart: at high SNR v is the noise, at low minus the image
 EXPLAINED = 0.5  # a residual above this explains nothing: a fresh network that passes z_t on has 0.6 for eps
 CLEARLY = 2.0  # times smaller than the next
@@ -45,7 +45,7 @@ class Probe:
 def probe(networks: Networks, diffusion: DiffusionConfig, source: Source, inputs: Inputs) -> Probe:
     """Let the networks denoise the first images of `source` at three noise levels, one at a time."""
     schedule = make_schedule(diffusion)
-    samples = [source.sample(number) for number in range(min(IMAGES, len(source)))]
+    samples = [source.sample(number) for number in range(min(PROBED_IMAGES, len(source)))]
     latents, text = inputs.of_samples(samples)
     generators = [sample_generator(0, "diffusion", 0, index) for index in range(len(samples))]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from data import DataConfig, DataError, Folder, Source, hold_out, join, open_source
@@ -21,6 +22,8 @@ from vpred_train.weights.sources import open_source as open_weights
 from vpred_train.weights.sources import weights_digest
 from vpred_train.weights.stored import LazyTensors
 from vpred_train.weights.told import record_for
+
+PROBED_IMAGES = 4  # the first ones, by which is measured what pretrained weights predict
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), without_weights: bool = False) -> TrainConfig:
@@ -40,7 +43,7 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
     top; relative paths count from here. Raises ConfigError and DataError."""
     origin = path or COMMAND_LINE
     source = open_source(Path(recipe.data_path), "skip")  # `open_data` follows the policy
-    small = int((source.sizes.min(1) < recipe.smallest_side).sum())
+    small = int((source.sizes(np.arange(len(source))).min(1) < recipe.smallest_side).sum())
     setting = Setting(len(source), small, world_size)
     try:
         raw = translate(recipe, setting)

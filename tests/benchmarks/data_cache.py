@@ -26,9 +26,11 @@ from data import (
     find_entries,
     make_order,
     moments_keys,
+    one_bucket,
     open_source,
 )
 
+SIZE = (768, 768)
 MOMENTS, FEATURES = (8, 96, 96), (77, 1024)  # SD 2.x at 768 pixels
 SPECS = CacheSpecs({"kind": "moments"}, {"kind": "text"})
 BATCH = 8
@@ -53,7 +55,7 @@ def fill(folder: Path, source: Source) -> None:
     samples = [source.sample(number) for number in range(len(source))]
     texts = ["", *(sample.text for sample in samples)]
     sets = (
-        (SPECS.moments, moments_keys(SPECS.moments, samples, False), MOMENTS),
+        (SPECS.moments_at(SIZE), moments_keys(SPECS, samples, one_bucket(SIZE, len(source)), False), MOMENTS),
         (SPECS.text, entry_keys(SPECS.text, texts), FEATURES),
     )
     for spec, keys, shape in sets:
@@ -94,7 +96,9 @@ def main() -> None:
         fill(Path(root) / "cache", source)
         cache = Cache(Path(root) / "cache")
         config = DataConfig(path=Path(root), resolution=768, caption_drop=0, workers=arguments.workers)
-        fetcher = CacheFetcher(find_entries(cache, source, SPECS, mirrored=False, remedy=""), config, 0)
+        fetcher = CacheFetcher(
+            find_entries(cache, source, SPECS, one_bucket(SIZE, len(source)), mirrored=False, remedy=""), config, 0
+        )
         pairs = [
             (loaded_bytes_per_second(source, fetcher, config), sequential_bytes_per_second(cache))
             for _ in range(ROUNDS)

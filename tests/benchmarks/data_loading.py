@@ -83,7 +83,7 @@ def our_seconds(folder: Path, count: int, workers: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch-python", type=Path)
-    parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sizes", default="1024x768,1600x1200,2048x1536,4000x3000", help="width x height, in turn")
@@ -117,9 +117,9 @@ def main() -> None:
     for side, values in rates.items():
         print(f"{side:8} {medians[side]:7.1f} images/s ({min(values):.1f} to {max(values):.1f})")
     if "torch" in medians:
-        print(f"data-torch ratio {medians['ours'] / medians['torch']:.3f}")
-    print(f"data-decode ratio {medians['ours'] / medians['ceiling']:.3f}")
-    print(f"data-draft ratio {medians['ours'] / medians['drafts']:.3f}")
+        print(f"data_torch ratio {medians['ours'] / medians['torch']:.3f}")
+    print(f"data_decode ratio {medians['ours'] / medians['ceiling']:.3f}")
+    print(f"data_draft ratio {medians['ours'] / medians['drafts']:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """A cache gives back what was written under the same key, and nothing else."""
 
+import math
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from safetensors.numpy import load_file
 
 from data import (
     ABSENT,
+    Buckets,
     Cache,
     CacheFetcher,
     CacheSpecs,
@@ -19,11 +22,14 @@ from data import (
     DataError,
     Fetcher,
     ImageFetcher,
+    Loader,
     Source,
     dropped,
     entry_keys,
     find_entries,
+    make_order,
     moments_keys,
+    one_bucket,
     open_source,
 )
 from data.cli import main
@@ -109,13 +115,17 @@ def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFix
         Cache(tmp_path)
 
 
+def squares(source: Source) -> Buckets:
+    return one_bucket((8, 8), len(source))
+
+
 def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """A cache of recognisable entries: by content hash and whether mirrored, and by caption."""
     samples = [source.sample(number) for number in range(len(source))]
     moments, features = {}, {}
-    with CacheWriter(folder, SPECS.moments) as writer:
+    with CacheWriter(folder, SPECS.moments_at((8, 8))) as writer:
         for flipped in (False, True):
-            for key, sample in zip(moments_keys(SPECS.moments, samples, flipped), samples, strict=True):
+            for key, sample in zip(moments_keys(SPECS, samples, squares(source), flipped), samples, strict=True):
                 moments[f"{sample.content_hash} {flipped}"] = np.full((4, 2, 2), len(moments), np.float32)
                 writer.add(key, moments[f"{sample.content_hash} {flipped}"])
     texts = ["", *(sample.text for sample in samples)]
@@ -138,7 +148,7 @@ def test_flips_and_dropped_captions_are_those_of_images(folder: Path, tmp_path: 
     config = DataConfig(path=folder, resolution=8, horizontal_flip=True, caption_drop=0.5)
     plain = ImageFetcher(source, config.model_copy(update={"horizontal_flip": False}), 3)
     images = ImageFetcher(source, config, 3)
-    entries = find_entries(Cache(tmp_path / "cache"), source, SPECS, mirrored=True, remedy=REMEDY)
+    entries = find_entries(Cache(tmp_path / "cache"), source, SPECS, squares(source), mirrored=True, remedy=REMEDY)
     fetcher = CacheFetcher(entries, config, 3)
     seen = set()
     for epoch in range(6):
@@ -154,20 +164,62 @@ def test_flips_and_dropped_captions_are_those_of_images(folder: Path, tmp_path: 
     assert len(seen) == 4
 
 
+def cached_loader(folder: Path, cache: Cache, workers: int) -> Loader:
+    source = open_source(folder)
+    config = DataConfig(path=folder, resolution=8, horizontal_flip=True, caption_drop=0.5, workers=workers)
+    entries = find_entries(cache, source, SPECS, squares(source), mirrored=True, remedy=REMEDY)
+    order = make_order(source, config, 3, 4)
+    return Loader(source, CacheFetcher(entries, config, 3), config, order, rank=0, world_size=1, start_samples_seen=0)
+
+
+def test_batches_of_a_cache_are_the_same_whoever_makes_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer's own thread, one that it starts after the first batch because that was slow, or processes."""
+    filled(tmp_path / "cache", open_source(folder))
+    made, threads = [], []
+    for slow_s_per_byte, workers in ((math.inf, 0), (0, 0), (math.inf, 1)):
+        monkeypatch.setattr("data.loader.SLOW_S_PER_BYTE", slow_s_per_byte)
+        with cached_loader(folder, Cache(tmp_path / "cache"), workers) as loader:
+            made.append([next(loader) for _ in range(9)])
+            threads.append([thread.name for thread in threading.enumerate()].count("loader"))
+    assert threads == [0, 1, 1]
+    for batch, *others in zip(*made, strict=True):
+        for other in others:
+            assert batch.arrays.keys() == other.arrays.keys()
+            for name, array in batch.arrays.items():
+                np.testing.assert_array_equal(array, other.arrays[name])
+            assert (batch.captions, batch.samples_seen) == (other.captions, other.samples_seen)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_entry_is_an_error_that_names_the_sample(folder: Path, tmp_path: Path, workers: int) -> None:
+    filled(tmp_path / "cache", open_source(folder))
+    cache = Cache(tmp_path / "cache")
+    for shard in cache.shards:
+        with shard.path.open("r+b") as file:
+            file.truncate(shard.values_at)
+    with cached_loader(folder, cache, workers) as made:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"sample \d \(img_txt\.csv:\d\): cannot be loaded") as caught:
+                next(made)
+            assert "is not what was written" in str(caught.value.__cause__)
+
+
 def test_what_is_missing_is_listed_with_the_cause_and_the_remedy(folder: Path, tmp_path: Path) -> None:
     source = open_source(folder)
     filled(tmp_path / "cache", source)
     cache = Cache(tmp_path / "cache")
     (folder / "3.png").write_bytes((folder / "2.png").read_bytes() + b"\0")  # the same picture in another file
     with pytest.raises(DataError) as missing:
-        find_entries(cache, open_source(folder), SPECS, mirrored=True, remedy=REMEDY)
+        find_entries(cache, open_source(folder), SPECS, squares(source), mirrored=True, remedy=REMEDY)
     assert str(missing.value).splitlines() == [
         f"{cache.folder}: 1 of 7 samples have no entry for this recipe; {REMEDY}:",
         "  img_txt.csv:5: its image",
     ]
-    other = CacheSpecs({**SPEC, "height": 16}, SPECS.text)
+    taller = one_bucket((16, 8), len(source))
     with pytest.raises(DataError, match="7 of 7 samples") as missing:
-        find_entries(cache, source, other, mirrored=False, remedy=REMEDY)
+        find_entries(cache, source, SPECS, taller, mirrored=False, remedy=REMEDY)
     assert str(missing.value).splitlines()[-1] == "  moments made with height 8, but the recipe has 16"
 
 

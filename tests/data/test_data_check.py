@@ -1,6 +1,9 @@
 """`vpred-data check`: what it counts, against folders where the answers are known."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +57,7 @@ def test_all_is_counted(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["tokens"]["cut"] == [{"origin": "a.csv:4", "tokens": 82, "lost": " ".join(["word"] * 5)}]
     assert found["tokens"]["mean"] == round((7 + 4 + 82 + 4) / 4, 1)  # a < b > boat
     assert [origin for origin, _ in found["bad"]] == ["a.csv:6", "a.csv:7"]
-    assert "a.csv:6: bad.png is no readable image" in output.err
+    assert "a.csv:6: bad.png is no image of a known format" in output.err
     assert "a.csv:7: none.png does not exist" in output.err
 
 
@@ -79,6 +82,36 @@ def test_several_folders_and_a_page_that_cannot_be_written(
     assert [each["images"] for each in json.loads(capsys.readouterr().out)] == [7, 1]
     assert run(str(other), "--html", str(other / "none" / "a.html")) == 2
     assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_good_row_is_listed_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{number}.png,x" for number in range(30)]
+    (tmp_path / "a.csv").write_text("\n".join(["dir,text", *rows]))
+    assert run(str(tmp_path), "--json", "--html", str(tmp_path / "check.html")) == 2
+    output = capsys.readouterr()
+    found = json.loads(output.out)
+    assert (found["rows"], found["images"], found["smallest_side_px"]) == (30, 0, 0)
+    assert found["bad"] == [[f"a.csv:{number + 2}", f"{number}.png does not exist"] for number in range(30)]
+    assert "29.png does not exist" in (tmp_path / "check.html").read_text()
+    assert "and 10 more bad rows; --json and --html list them" in output.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    rows = [f"{number}.png,x" for number in range(3000)]  # more than a pipe holds
+    (tmp_path / "a.csv").write_text("\n".join(["dir,text", *rows]))
+    argv = [sys.executable, "-P", "-m", "vpred_train.data_cli", "check", "--json", str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as check:
+        assert check.stdout
+        assert check.stderr
+        assert check.stdout.readline() == "{\n"
+        check.stdout.close()
+        assert check.wait(timeout=60) == 128 + signal.SIGPIPE
+        assert check.stderr.read() == ""
+
+
+def test_too_few_workers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(tmp_path), "--workers", "-1") == 2
+    assert capsys.readouterr().err == "--workers: found -1 (must be at least 1)\n"
 
 
 def test_without_a_tokenizer_words_are_counted(folder: Path) -> None:

@@ -3,13 +3,14 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.decode import UNREADABLE, decode
-from data.scan import upright_size
+from data.scan import Place, look, upright_size
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -135,3 +136,12 @@ def test_bombs_truncated_files_and_unknown_ranges_are_refused(recwarn: pytest.Wa
     for content in (b"", b"no image", jpeg[: len(jpeg) // 2]):
         with pytest.raises(UNREADABLE):
             decode(content, at_least=(8, 8))
+
+
+def test_whatever_a_reader_raises_is_a_fault_of_the_file() -> None:
+    """Here NotImplementedError: a DirectDraw surface whose pixel format says nothing."""
+    header = struct.pack("<4s7I44x8I20x", b"DDS ", 124, 0, 8, 8, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(NotImplementedError):
+        decode(header)
+    found = look(lambda path, offset, length: header, Place(Path("a.dds"), 0, -1))
+    assert found.fault == "a.dds is no readable image (Unknown pixel format flags 0)"

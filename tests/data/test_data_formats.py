@@ -93,7 +93,7 @@ def test_each_format_gives_the_same_samples(name: str, tmp_path: Path) -> None:
     assert tuple(sample.text for sample in found) == CAPTIONS
     assert [sample.origin for sample in found] == origins
     assert [(sample.width, sample.height) for sample in found] == [(20, 10), (20, 11), (20, 12)]
-    assert source.sizes.tolist() == [[20, 10], [20, 11], [20, 12]]
+    assert source.sizes(np.arange(3)).tolist() == [[20, 10], [20, 11], [20, 12]]
     assert [sample.content_hash for sample in found] == [xxhash.xxh3_128_hexdigest(content) for content in images()]
 
 
@@ -121,9 +121,11 @@ def test_faults_in_a_metadata_jsonl(tmp_path: Path) -> None:
     write_jsonl(tmp_path)
     with (tmp_path / "metadata.jsonl").open("a") as file:
         file.write('{"file_name": "sub/0.png", "text": "again"}\nno json\n{"text": "x"}\n{"file_name": "sub/1.png"}\n')
-        file.write('{"file_name": "../x.png", "text": "x"}\n')
+        file.write('{"file_name": "../x.png", "text": "x"}\n{"file_name": "loop.png", "text": "x"}\n')
+        file.write('{"file_name": "a\\u0000.png", "text": "x"}\n{"file_name": "0.png", "text": "\\ud800"}\n')
+    (tmp_path / "loop.png").symlink_to("loop.png")
     found = bad_rows(tmp_path)
-    assert len(found) == 5
+    assert len(found) == 8
     for line, fragment in zip(
         found,
         (
@@ -132,6 +134,9 @@ def test_faults_in_a_metadata_jsonl(tmp_path: Path) -> None:
             'metadata.jsonl:7: no "file_name"',
             'metadata.jsonl:8: no "text" or "caption" that is a string (found file_name)',
             "metadata.jsonl:9: ../x.png leaves the folder",
+            "metadata.jsonl:10: loop.png leaves the folder",
+            "metadata.jsonl:11: file_name holds a NUL byte",
+            "metadata.jsonl:12: no JSON ('utf-8' codec can't encode",
         ),
         strict=True,
     ):
@@ -151,12 +156,19 @@ def test_faults_in_shards(tmp_path: Path) -> None:
         add(tar, "4.json", b"{")
         add(tar, "5.png", content)
         add(tar, "5.txt", b" ")
+        add(tar, "6.png", content)
+        add(tar, "6.PNG", content)
+        add(tar, "6.txt", b"which")
+        add(tar, "7.png", content)
+        add(tar, "7.json", b'{"text": "\\ud800"}')
     found = bad_rows(tmp_path)
     assert [line.split(": ")[0] for line in found] == [
-        f"a.tar:{name}" for name in ("1.png", "2.txt", "3.png", "4.png", "5.png")
+        f"a.tar:{name}" for name in ("1.png", "2.txt", "3.png", "4.png", "5.png", "6.PNG", "7.png")
     ]
     for line, fragment in zip(
-        found, ("no caption", "no image", "no readable image", "cannot be read", "empty"), strict=True
+        found,
+        ("no caption", "no image", "no readable image", "cannot be read", "empty", "twice", "cannot be read"),
+        strict=True,
     ):
         assert fragment in line
     (tmp_path / "b.tar").write_bytes(b"no tar" * 1000)
@@ -172,7 +184,7 @@ def test_faults_in_parquet(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"image": column, "caption": ["a", "b", "c"]}), tmp_path / "a.parquet")
     assert [line.split(" (")[0] for line in bad_rows(tmp_path)] == [
         "a.parquet:1: a.parquet is no readable image",
-        "a.parquet:2: a.parquet is no readable image",
+        "a.parquet:2: a.parquet is no image of a known format",
     ]
     parquet.write_table(pyarrow.table({"picture": [b""], "caption": ["a"]}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet: found the columns picture, caption; needed image"):

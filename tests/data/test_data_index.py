@@ -1,6 +1,7 @@
 """The index: what makes it new, what it spares, and that it is never believed against the files."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,23 @@ def test_a_bad_file_is_found_again_until_it_is_mended(folder: Path) -> None:
     assert [origin for origin, _ in kept.bad] == ["img_txt.csv:4"]
     (folder / "2.png").write_bytes(good)
     assert len(open_source(folder)) == 7
+
+
+def test_a_folder_with_bad_files_is_the_same_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is said of a bad file may name the place or the moment, and is no part of the digest."""
+    (folder / "2.png").write_bytes(b"no image")
+    (folder / "3.png").unlink()
+    (folder / "3.png").mkdir()
+    (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:60])
+    elsewhere = shutil.copytree(folder, tmp_path_factory.mktemp("elsewhere") / "copy")
+    first, other = open_source(folder, "skip"), open_source(elsewhere, "skip")
+    assert (first.bad, first.digest) == (other.bad, other.digest)
+    assert first.bad[:2] == [
+        ("img_txt.csv:4", "2.png is no image of a known format"),
+        ("img_txt.csv:5", "3.png is no readable image (Is a directory)"),
+    ]
+    (folder / "5.png").unlink()
+    assert open_source(folder, "skip").digest != first.digest
 
 
 def test_nothing_is_left_to_train_on(folder: Path) -> None:

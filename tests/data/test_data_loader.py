@@ -105,6 +105,15 @@ def test_a_file_that_vanishes_is_an_error_that_names_the_sample(folder: Path, wo
     assert "No such file" in str(caught.value.__cause__)
 
 
+def test_a_failure_is_told_to_who_asks_again(folder: Path) -> None:
+    source = open_source(folder)
+    (folder / "4.png").unlink()
+    with loader(source, global_batch=7) as made:
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="sample 4"):
+                next(made)
+
+
 def with_deadly_fetcher(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: bool) -> Loader:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{ROOT}")  # where the workers find the fetcher
     source = open_source(folder)

@@ -35,10 +35,11 @@ def test_the_folders_lie_one_behind_the_other(folders: tuple[Path, Path]) -> Non
     assert (len(source), source.counts) == (15, (7, 8))
     assert [source.sample(number).sample_id for number in range(15)] == list(range(15))
     alone = [part.sample(number) for part in parts for number in range(len(part))]
+    sizes = source.sizes(np.arange(15))
     for number, expected in enumerate(alone):
         found = source.sample(number)
         assert (found.text, found.read(), found.content_hash) == (expected.text, expected.read(), expected.content_hash)
-        assert tuple(source.sizes[number]) == (found.width, found.height)
+        assert tuple(sizes[number]) == (found.width, found.height)
         assert bytes(source.content_hashes[number]).hex() == found.content_hash
     assert source.sample(6).origin == f"{folders[0]}/img_txt.csv:8"
     assert source.sample(7).origin == f"{folders[1]}/img_txt.csv:2"

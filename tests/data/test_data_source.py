@@ -46,7 +46,7 @@ def test_all_faults_are_listed_at_once(folder: Path) -> None:
         "img_txt.csv:10: dir is empty",
         "img_txt.csv:11: gone.png does not exist",
         "img_txt.csv:12: broken.png is no readable image",
-        "img_txt.csv:13: text.png is no readable image",
+        "img_txt.csv:13: text.png is no image of a known format",
         "img_txt.csv:14: ../outside.png leaves the folder",
         "img_txt.csv:15: /etc/hostname leaves the folder",
         "img_txt.csv:16: link.png leaves the folder",

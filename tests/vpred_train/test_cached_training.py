@@ -22,7 +22,7 @@ from vpred_train.cli import main as train_main
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 from vpred_train.encode import encode
-from vpred_train.recipe import load_recipe, open_data
+from vpred_train.recipe import PROBED_IMAGES, load_recipe, open_data
 from vpred_train.weights.stored import StoredTensor
 
 RECIPE = """
@@ -100,6 +100,46 @@ def test_losses_are_those_of_training_online(root: Path, cached: TrainConfig) ->
     np.testing.assert_allclose(weights, expected_weights, atol=1e-5)  # Adam divides small gradients by their own size
     np.testing.assert_allclose(errors, expected_errors, rtol=1e-5)
     assert len(set(losses)) == STEPS
+
+
+def test_a_step_in_buckets_gets_what_it_gets_online(root: Path, cached: TrainConfig, tmp_path: Path) -> None:
+    """Latents and text of batches of two sizes, half of the images being wide, and of what is looked at as squares:
+    held-out images and probed ones. From there on both ways are one, whose losses are compared above."""
+    from mindspore import Tensor
+
+    from vpred_train.inputs import make_inputs
+    from vpred_train.pretrained import build_networks
+
+    rng, rows = np.random.default_rng(1), ["dir,text"]
+    for number in range(14):
+        pixels = rng.integers(0, 256, (10, 40, 3) if number % 2 else (16, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,picture {number}")
+    (tmp_path / "img_txt.csv").write_text("\n".join(rows) + "\n")
+    overrides = [f"data.path={tmp_path}", "data.buckets={multiple_px: 8, max_aspect: 4}"]
+    online, config = recipe(root, *overrides), recipe(root, *overrides, f"data.cache={tmp_path / 'cache'}")
+    data, recipe_path = open_data(config), Path("r.yaml")
+    squares_alone = recipe(root, *overrides, f"data.cache={root / 'cache'}")
+    with pytest.raises(DataError, match="moments made with height 16, but the recipe has 8"):
+        check_cache(squares_alone, cache_specs(config), data.training, data.held_out, recipe_path)
+    encode(config, 3, SingleProcess())
+
+    order = make_order(data.training, config.data, config.seed, config.global_batch)
+    samples = [data.training.sample(number) for number in range(PROBED_IMAGES)]
+    samples += [data.held_out.sample(number) for number in range(2)] if data.held_out else []
+    found = []
+    for each in (config, online):
+        networks = build_networks(each)
+        fetcher, inputs = make_inputs(each, networks, data.training, data.held_out, SingleProcess(), recipe_path)
+        with Loader(data.training, fetcher, each.data, order, rank=0, world_size=1, start_samples_seen=0) as loader:
+            found.append([*(inputs.of_batch(next(loader)) for _ in range(STEPS)), inputs.of_samples(samples)])
+        assert (networks.vae is None) == (each is config)
+    for (latents, features), (expected, tokens) in zip(*found, strict=True):
+        np.testing.assert_allclose(latents, expected, atol=1e-6)
+        np.testing.assert_allclose(features, networks.text_encoder(Tensor(tokens)).asnumpy(), atol=1e-6)
+    pixels = config.model.pixels_per_latent
+    shapes = {latents.shape[2:] for latents, _ in found[0][:STEPS]}
+    assert shapes == {(16 // pixels, 16 // pixels), (8 // pixels, 32 // pixels)}
 
 
 def test_the_encoders_weights_are_not_loaded(cached: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_bad_samples_end_the_run_or_are_left_out_and_listed(config: TrainConfig,
     (line,) = run.bad_samples_jsonl.read_text().splitlines()
     listed = json.loads(line)
     assert listed["origin"] == "img_txt.csv:4"
-    assert listed["reason"].startswith("2.png is no readable image")
+    assert listed["reason"].startswith("2.png is no image of a known format")
     note_left_out((), run)
     assert not run.bad_samples_jsonl.exists()
 
