@@ -28,7 +28,7 @@ from checkpoints_mgr.tensor_file import byte_view
 logger = logging.getLogger(__name__)
 
 READ_THREADS = 4
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 512 << 10  # of one read: more of it leaves the cache before it is hashed, and the disk idle meanwhile
 
 Wanted = tuple[int, memoryview]  # where in a file bytes lie, and the memory that they fill
 
