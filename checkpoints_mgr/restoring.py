@@ -92,6 +92,8 @@ class Restorer:
             specs = [(spec.name, spec.dtype, spec.shape) for spec in whole_specs(template)]
             return socket.gethostname(), document_digest(specs)
 
+        if self._comm.world_size < MIN_HOSTS:
+            return False
         hosts, wanted = map(set, zip(*together(self._comm, "cannot restore", look), strict=True))
         return len(hosts) >= MIN_HOSTS and len(wanted) == 1
 
