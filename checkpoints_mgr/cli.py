@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
-from checkpoints_mgr.layout import MANIFEST, step_name, steps_in
+from checkpoints_mgr.layout import MANIFEST, step_name, steps_in, trash_name
 from checkpoints_mgr.manager import CheckpointManager
 from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.policy import Retention
@@ -29,6 +31,7 @@ from checkpoints_mgr.writing import discard
 OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1
 SAFETENSORS = "safetensors"
+GIVE_A_ROOT = "give a checkpoint root, such as RUN/checkpoints"
 
 
 class Format(Protocol):
@@ -70,19 +73,26 @@ class StepReport:
 def main(
     argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS, read: Reader | None = None
 ) -> None:
-    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met. formats: what
-    `consolidate` can write besides safetensors; read: what `convert` reads with, without which there is no such
-    command."""
+    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met, 128 + n after a
+    signal. formats: what `consolidate` can write besides safetensors; read: what `convert` reads with, without which
+    there is no such command."""
     arguments = _parser(formats, read).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
+        sys.stdout.flush()
     except CorruptCheckpointError as error:
         print(f"vpred-ckpt: {error}", file=sys.stderr)
         sys.exit(CORRUPT)
+    except BrokenPipeError:
+        # `| head` has seen enough; what is still unwritten must not fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (CheckpointError, OSError) as error:
         print(f"vpred-ckpt: {error}", file=sys.stderr)
         sys.exit(USAGE)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     sys.exit(code)
 
 
@@ -157,9 +167,18 @@ def _open_verified(path: Path) -> Manifest:
 
 
 def _report_steps(arguments: argparse.Namespace, opened: Callable[[Path], Manifest]) -> int:
-    reports = [_report(path, opened) for path in _step_paths(arguments.path)]
+    reports, unread = [], []
+    for path in _step_paths(arguments.path):
+        try:
+            reports.append(_report(path, opened))
+        except (CheckpointError, OSError) as error:
+            # A disk's error, or a run that has given the step up meanwhile, says nothing of the other steps.
+            unread.append(f"vpred-ckpt: {error}")
     _print(arguments, [asdict(report) for report in reports], [_text(report) for report in reports])
-    return CORRUPT if any(report.fault for report in reports) else OK
+    print("".join(f"{line}\n" for line in unread), end="", file=sys.stderr)
+    if any(report.fault for report in reports):
+        return CORRUPT
+    return USAGE if unread else OK
 
 
 def _consolidate(arguments: argparse.Namespace) -> int:
@@ -203,7 +222,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _prune(arguments: argparse.Namespace) -> int:
     root = arguments.path.absolute()
     if not storage.is_dir(root):
-        raise CheckpointError(f"{root} is not a directory; give a checkpoint root")
+        raise CheckpointError(f"{root} is not a directory; {GIVE_A_ROOT}")
     retention = Retention(
         last=arguments.keep_last,
         every_steps=arguments.keep_every,
@@ -211,8 +230,15 @@ def _prune(arguments: argparse.Namespace) -> int:
         metric=arguments.metric,
         mode="max" if arguments.highest else "min",
     )
+    left = leftovers(root, _file_server_s(root) if arguments.delete else time.time())
+    if not left and not steps_in(storage.list_names(root)):
+        raise CheckpointError(f"{root} holds no step_... directory; {GIVE_A_ROOT}")
+    if retention.best:
+        found = {name for path in _step_paths(root) for name in _report(path, open_step).metrics}
+        if retention.metric not in found:
+            known = ", ".join(sorted(found)) or "none"
+            raise CheckpointError(f"no step in {root} has the metric {retention.metric}; there are: {known}")
     steps = expired_steps(root, retention)
-    left = leftovers(root, time.time())
     names = [*map(step_name, steps), *left]
     if arguments.delete:
         discard(*retire(root, steps, secrets.token_hex(16)), *(root / name for name in left))
@@ -220,6 +246,15 @@ def _prune(arguments: argparse.Namespace) -> int:
     verb = "removed" if arguments.delete else "would remove"
     _print(arguments, names, [f"{verb} {root / name}" for name in names] or ["nothing to remove"])
     return OK
+
+
+def _file_server_s(root: Path) -> float:
+    """What the file server takes for now: by a clock that is ahead, another host's save would be taken for dead."""
+    made = root / trash_name(0, secrets.token_hex(16))
+    storage.make_dir(made)
+    now_s = storage.modified_s(made)
+    discard(made)
+    return now_s
 
 
 def _print(arguments: argparse.Namespace, document: list[JSON], lines: list[str]) -> None:
@@ -237,7 +272,7 @@ def _step_paths(path: Path) -> list[Path]:
         return steps
     if MANIFEST in names or steps_in([path.name]):
         return [path]
-    raise CheckpointError(f"{path} holds no step_... directory and no {MANIFEST}")
+    raise CheckpointError(f"{path} holds no step_... directory and no {MANIFEST}; {GIVE_A_ROOT}")
 
 
 def _report(path: Path, opened: Callable[[Path], Manifest]) -> StepReport:

@@ -1,6 +1,10 @@
 """The little that a checkpoint asks of the process group; MPI itself stays outside this package."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Communicator(Protocol):
@@ -25,6 +29,11 @@ class Communicator(Protocol):
         """Return the values of all ranks, in rank order, on every rank."""
         ...
 
+    def all_gather_(self, values: NDArray[np.float32], bounds: Sequence[int]) -> None:
+        """Fill the others' ranges of a contiguous 1-D array, of which each rank has its own, [bounds[rank],
+        bounds[rank + 1]). Whatever bits are in it arrive unchanged."""
+        ...
+
     def barrier(self) -> None:
         """Return once every rank has called it."""
         ...
@@ -43,6 +52,9 @@ class SingleProcess:
 
     def allgather_object(self, value: Any) -> list[Any]:
         return [value]
+
+    def all_gather_(self, values: NDArray[np.float32], bounds: Sequence[int]) -> None:
+        return None
 
     def barrier(self) -> None:
         return None

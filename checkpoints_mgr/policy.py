@@ -48,6 +48,8 @@ class Retention:
             raise CheckpointError(f"keep_last is {self.last}; at least 1 checkpoint must be kept")
         if self.every_steps is not None and self.every_steps < 1:
             raise CheckpointError(f"keep_every is {self.every_steps}; expected at least 1 step")
+        if self.best < 0:
+            raise CheckpointError(f"keep_best is {self.best}; expected 0 or more")
         if self.best > 0 and not self.metric:
             raise CheckpointError(f"keep_best is {self.best}, but no metric tells which is best")
 

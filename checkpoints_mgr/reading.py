@@ -28,7 +28,7 @@ from checkpoints_mgr.tensor_file import byte_view
 logger = logging.getLogger(__name__)
 
 READ_THREADS = 4
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 512 << 10  # of one read: more of it leaves the cache before it is hashed, and the disk idle meanwhile
 
 Wanted = tuple[int, memoryview]  # where in a file bytes lie, and the memory that they fill
 
@@ -92,11 +92,7 @@ def read_parts(directory: Path, manifest: Manifest, parts: Parts) -> None:
     Only the chunks that hold wanted bytes are read, each checked. CorruptCheckpointError: bytes differ from what was
     committed. CheckpointError: the step holds no such tensor, or another node has it.
     """
-    wanted = plan_reads(manifest, parts)
-    for entry in manifest.files:
-        if entry.node != manifest.node and entry.name in wanted:
-            raise CheckpointError(f"{entry.name} is on the disks of node {entry.node}; this is {manifest.node}")
-    read_local(directory, manifest, wanted)
+    read_local(directory, manifest, plan_local_reads(manifest, parts))
 
 
 def read_local(directory: Path, manifest: Manifest, wanted: dict[str, list[Wanted]]) -> None:
@@ -163,6 +159,15 @@ def plan_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
             wanted[manifest.files[piece.file].name].append((offset, memory))
     for reads in wanted.values():
         reads.sort(key=lambda read: read[0])
+    return wanted
+
+
+def plan_local_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
+    """As `plan_reads`. CheckpointError also: another node has it."""
+    wanted = plan_reads(manifest, parts)
+    for entry in manifest.files:
+        if entry.node != manifest.node and entry.name in wanted:
+            raise CheckpointError(f"{entry.name} is on the disks of node {entry.node}; this is {manifest.node}")
     return wanted
 
 

@@ -1,6 +1,7 @@
 """Reading the newest sound step by all ranks together: rank 0 decides and tells, all read and vote."""
 
 import logging
+import socket
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.communicator import Communicator
+from checkpoints_mgr.digests import document_digest
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, QUARANTINE, step_name, steps_in
 from checkpoints_mgr.manifest import Manifest, from_bytes
@@ -20,7 +22,8 @@ from checkpoints_mgr.reading import (
     read_parts,
     verify_file,
 )
-from checkpoints_mgr.state import Restored, State, wanted_parts
+from checkpoints_mgr.sharing import MIN_HOSTS, Share, pass_on, read_share
+from checkpoints_mgr.state import Restored, State, wanted_parts, whole_specs
 from checkpoints_mgr.votes import on_root, together
 
 logger = logging.getLogger(__name__)
@@ -40,9 +43,10 @@ class Restorer:
         """As CheckpointManager.restore."""
         candidates = on_root(self._comm, f"cannot restore step {step}", lambda: self._candidates(step))
         faults: dict[int, str] = {}
+        shares_reading = bool(candidates) and self._shares_reading(template)
         for candidate in candidates:
             with lease(self._root / step_name(candidate)) if self._comm.rank == 0 else nullcontext():
-                restored, fault = self._restore_step(candidate, template)
+                restored, fault = self._restore_step(candidate, template, shares_reading)
             if restored is not None:
                 return replace(restored, quarantined=tuple(faults))
             faults[candidate] = fault
@@ -81,10 +85,23 @@ class Restorer:
             raise CheckpointError(f"{self._root} has no such step; it has: {known}")
         return [step]
 
-    def _restore_step(self, step: int, template: State) -> tuple[Restored | None, str]:
+    def _shares_reading(self, template: State) -> bool:
+        """Whether each rank is to read a share of the whole tensors: on many hosts, if all want the same of them."""
+
+        def look() -> tuple[str, str]:
+            specs = [(spec.name, spec.dtype, spec.shape) for spec in whole_specs(template)]
+            return socket.gethostname(), document_digest(specs)
+
+        if self._comm.world_size < MIN_HOSTS:
+            return False
+        hosts, wanted = map(set, zip(*together(self._comm, "cannot restore", look), strict=True))
+        return len(hosts) >= MIN_HOSTS and len(wanted) == 1
+
+    def _restore_step(self, step: int, template: State, shares_reading: bool) -> tuple[Restored | None, str]:
         """The step, or the fault for which rank 0 has put it into quarantine."""
         comm, what, directory = self._comm, f"cannot restore step {step}", self._root / step_name(step)
         manifests: list[Manifest] = []
+        shares: list[Share] = []
 
         def read() -> Any:
             """Fill the template; (file, fault) when something is corrupt, otherwise nothing."""
@@ -92,7 +109,11 @@ class Restorer:
                 manifests.append(from_bytes(text.encode(), str(directory / MANIFEST)))
                 if comm.rank == 0:
                     check_step(directory, manifests[0])
-                read_parts(directory, manifests[0], wanted_parts(template))
+                own = template
+                if shares_reading:
+                    own, alike = replace(template, whole={}), replace(template, shards={})
+                    shares.extend(read_share(comm, directory, manifests[0], wanted_parts(alike)))
+                read_parts(directory, manifests[0], wanted_parts(own))
             except CorruptCheckpointError as error:
                 return error.file, str(error)
             return None
@@ -103,6 +124,8 @@ class Restorer:
             faults = [(rank, vote) for rank, vote in enumerate(votes) if vote]
             if not faults:
                 (manifest,) = manifests
+                if shares:
+                    pass_on(comm, shares)
                 return Restored(step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
             fault = on_root(comm, what, lambda: _second_look(directory, [file for _, (file, _) in faults]))
             if not fault:

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WAIT_S = 1.0  # then the ranks look whether one of them is late
+QUIET_SHARE = 0.75  # of the polls that the last save was written in: the next is not asked about before
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Pending:
     started_s: float
     stage_seconds: float
     stall_seconds: float = 0.0
+    polls: int = 0
     written: list[tuple[list[Row], float]] | None = None  # by rank: rows and seconds, once all have written
 
 
@@ -72,6 +74,7 @@ class Saver:
         self._arena = Arena()
         self._job: Job | None = None  # the last, which may still hold the arena after a timeout
         self._sweeper: Job | None = None
+        self._quiet_polls = 0  # the same on all ranks, as are those of a save
         self.pending: Pending | None = None
 
     def begin(self, step: int, state: State, metrics: dict[str, float], *, background: bool) -> None:
@@ -99,11 +102,19 @@ class Saver:
         self._or_discard(attempt, start)
 
     def poll(self) -> SaveResult | None:
-        """The result as soon as all ranks have written theirs and rank 0 has committed; None before."""
-        entered_s = time.perf_counter()
-        pending = self.pending
-        if pending is None:
+        """The result as soon as all ranks have written theirs and rank 0 has committed; None before.
+
+        A vote waits for the rank that comes last, more so while the disk's threads have the cores. So there is none
+        before the files can be expected.
+        """
+        if self.pending is None:
             return None
+        self.pending.polls += 1
+        return self._vote(self.pending) if self.pending.polls > self._quiet_polls else None
+
+    def _vote(self, pending: Pending) -> SaveResult | None:
+        """As `poll`, at once."""
+        entered_s = time.perf_counter()
         writing = pending.written is None
         # A commit that hangs is waited for: nobody could tell whether it will yet be carried out.
         late = writing and self._comm.rank == 0 and entered_s - pending.started_s > self._timeout_s
@@ -122,11 +133,13 @@ class Saver:
             if not writing:
                 return self._conclude(what, pending, entered_s)
             self._start_commit(what, pending)
+            if pending.polls:
+                self._quiet_polls = int(QUIET_SHARE * (pending.polls - 1))
             return None
 
         result = self._or_discard(pending.attempt, proceed)
         pending.stall_seconds += time.perf_counter() - entered_s
-        return result if pending.background or not writing else self.poll()
+        return result if pending.background or not writing else self._vote(pending)
 
     def wait(self) -> SaveResult | None:
         """The result of the save that is pending; None when none is."""
@@ -135,7 +148,7 @@ class Saver:
             entered_s = time.perf_counter()
             self.pending.job.ended.wait(WAIT_S)
             self.pending.stall_seconds += time.perf_counter() - entered_s
-            result = self.poll()
+            result = self._vote(self.pending)
         return result
 
     def _agree(self, what: str, step: int, state: State, metrics: dict[str, float]) -> list[Vote]:

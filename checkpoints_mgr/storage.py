@@ -181,9 +181,11 @@ def _reserve(path: Path, descriptor: int, size_bytes: int) -> None:
     if size_bytes == 0 or not hasattr(_libc, "fallocate"):
         return
     # Not posix_fallocate: where the file system cannot, the C library would write into every block instead.
-    if _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)):
+    while _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)):
         number = ctypes.get_errno()
-        if number not in _NO_FALLOCATE:
+        if number in _NO_FALLOCATE:
+            return
+        if number != errno.EINTR:  # a signal such as SIGUSR2: Python repeats its own calls, not this one
             raise OSError(number, os.strerror(number), str(path))
 
 

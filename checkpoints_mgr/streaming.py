@@ -49,9 +49,13 @@ def consolidate(directory: Path, manifest: Manifest, components: Sequence[str], 
         for parts in _batches(directory, manifest, ranges):
             yield from blocks(b"", parts)
 
-    if storage.is_occupied(output):
-        raise CheckpointError(f"{output} exists already")
     part = output.with_name(f"{output.name}.part")
+    if storage.is_occupied(output):
+        raise CheckpointError(f"{output} exists already; give a new path")
+    if not storage.is_dir(output.parent):
+        raise CheckpointError(f"{output.parent} is not a directory; make it, or give another path")
+    if storage.is_occupied(part):
+        raise CheckpointError(f"{part} is being written, or was left by a command that was killed; then remove it")
     try:
         storage.write_new(part, plan.size_bytes, content())
         storage.rename(part, output)

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from checkpoints_mgr import storage
-from checkpoints_mgr.errors import CheckpointError
+from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
 from checkpoints_mgr.layout import MANIFEST, PIN_SUFFIX, TMP_PREFIX, TRASH_PREFIX, step_name, steps_in, trash_name
 from checkpoints_mgr.owner import is_alive
 from checkpoints_mgr.policy import Kept, Retention
@@ -54,12 +55,8 @@ def expired_steps(root: Path, retention: Retention) -> list[int]:
     """The steps that retention gives up, oldest first. OSError."""
     names = storage.list_names(root)
     pinned = {name.removesuffix(PIN_SUFFIX) for name in names if name.endswith(PIN_SUFFIX)}
-    return retention.expired(
-        [
-            Kept(step, step_name(step) in pinned, _metrics(root / step_name(step)) if retention.best else {})
-            for step in steps_in(names)
-        ]
-    )
+    kept = [Kept(step, step_name(step) in pinned) for step in steps_in(names)]
+    return retention.expired([_judged(root, each) for each in kept] if retention.best else kept)
 
 
 def retire(root: Path, steps: Sequence[int], save_id: str) -> list[Path]:
@@ -81,9 +78,14 @@ def retire(root: Path, steps: Sequence[int], save_id: str) -> list[Path]:
     return trash
 
 
-def _metrics(directory: Path) -> dict[str, float]:
+def _judged(root: Path, kept: Kept) -> Kept:
+    """With its metrics; a step that cannot be read now stays, as it may be the best."""
+    directory = root / step_name(kept.step)
     try:
-        return open_step(directory).metrics
-    except (OSError, CheckpointError) as error:
+        return replace(kept, metrics=open_step(directory).metrics)
+    except CorruptCheckpointError as error:
         logger.warning("cannot tell how good %s is: %s", directory, error)
-        return {}
+        return kept
+    except (OSError, CheckpointError) as error:
+        logger.warning("%s stays, nobody can tell how good it is: %s", directory, error)
+        return replace(kept, pinned=True)

@@ -2,8 +2,11 @@
 
 import errno
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from checkpoints_mgr.communicator import Communicator
@@ -88,6 +91,9 @@ def _failed(error: object, kind: str) -> Vote:
     return {"result": None, "error": str(error) or type(error).__name__, "kind": kind}
 
 
+NICENESS = 10  # of threads in the background: where cores are few, training and the votes of its ranks come first
+
+
 class Job:
     """An action here and now, or on a thread of its own that makes no collective. vote: its outcome once it ended."""
 
@@ -97,9 +103,15 @@ class Job:
         self._action = action
         if background:
             # A daemon: a disk that hangs must not keep a rank from ending. What it leaves is no checkpoint.
-            threading.Thread(target=self._run, name=name, daemon=True).start()
+            threading.Thread(target=self._run_behind, name=name, daemon=True).start()
         else:
             self._run()
+
+    def _run_behind(self) -> None:
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        self._run()
 
     def _run(self) -> None:
         self.vote = attempt(self._action)

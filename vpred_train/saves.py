@@ -69,10 +69,11 @@ class Saves:
         """At every step boundary, by all ranks: see how the pending save is, begin one if it is due. `last`: save, and
         return when all is committed. CheckpointError: the last one failed, or several in a row."""
         self._settle(hooks)
-        if not (last or self._is_due(state.samples_seen)):
-            return
         busy = self.checkpoints.pending_step
-        if busy is not None and not last and self.config.checkpoint.on_busy == "skip":
+        skips = busy is not None and not last and self.config.checkpoint.on_busy == "skip"
+        if not (last or self._is_due(state.samples_seen, takes_request=not skips)):
+            return
+        if skips:
             logger.warning("step %d: no checkpoint, the one of step %d is not written yet", step, busy)
             return
         self._begin(state, step, hooks, last)
@@ -81,11 +82,12 @@ class Saves:
         """Wait for the save that is pending, and bear its failure."""
         self._settle(hooks, wait=True)
 
-    def _is_due(self, seen: int) -> bool:
+    def _is_due(self, seen: int, takes_request: bool) -> bool:
         before = seen - self.config.global_batch
+        # Before all else: a checkpoint that is due anyway is what was asked for.
+        asked = takes_request and self.request is not None and self.request.take()
         if self.every.by_samples(before, seen) or self.each_epoch.by_samples(before, seen):
             return True
-        asked = self.request is not None and self.request.take()
         by_time = self.collective.rank == 0 and self.every.by_time(time.monotonic() - self.begun_s)
         return self.collective.any(asked or by_time)
 

@@ -45,7 +45,11 @@ def no_vote() -> None:
 
 
 def no_vote_on_what_was_written() -> None:
-    saving.results_of = lambda what, found: [vote["result"] or [[], 0.0] for vote in found]  # type: ignore[attr-defined]
+    def of_those_that_could(what: str, found: Any) -> list[Any]:
+        is_rows = all(isinstance(vote["result"][0], list) for vote in found if vote["result"])
+        return [vote["result"] or [[] if is_rows else 0, 0.0] for vote in found]
+
+    saving.results_of = of_those_that_could  # type: ignore[attr-defined]
 
 
 def no_blame() -> None:
@@ -57,7 +61,7 @@ def no_lease() -> None:
 
 
 def no_second_look() -> None:
-    restoring._second_look = lambda directory, manifest, files: "corrupt"
+    restoring._second_look = lambda directory, files: "corrupt"
 
 
 def no_owner() -> None:

@@ -1,5 +1,6 @@
 """Saves that go on while training does: what is stored, when it is committed, and that no failure is lost."""
 
+import os
 import threading
 import time
 
@@ -58,6 +59,58 @@ def test_the_ranks_commit_together_when_the_slowest_has_written(tmp_path, run_ra
     assert not exists_early
     assert result.write_seconds >= 0.2
     assert result.stage_seconds < result.write_seconds
+
+
+def test_ranks_do_not_ask_each_other_before_the_files_can_be_expected(tmp_path, run_ranks, make_state, failpoint):
+    """Each save is written at the tenth poll of rank 1, the slower one. The first asks at every poll, the next from
+    the seventh on; who waits for the outcome, or finds it sooner, gets it."""
+    due = threading.Event()
+
+    def hold(operation, path, detail):
+        if operation == "fsync" and threading.current_thread().name == "checkpoint-writer-1":
+            assert due.wait(10)
+
+    failpoint(hold)
+
+    def work(comm):
+        manager, votes, asked = CheckpointManager(tmp_path, comm), [], []
+        gather = comm.allgather_object
+        comm.allgather_object = lambda value: (asked.append(value), gather(value))[1]
+        for step in (1, 2):
+            manager.start_save(step, make_state(step))
+            asked.clear()
+            for _ in range(9):
+                assert manager.poll() is None
+            votes.append(len(asked))
+            comm.barrier()
+            due.set()
+            assert manager._saver._job.ended.wait(10)
+            assert polled(manager).step == step
+            comm.barrier()
+            due.clear()
+        manager.start_save(3, make_state(3))
+        assert manager.poll() is None
+        due.set()
+        return votes, manager.wait().step
+
+    assert run_ranks(2, work) == [([9, 3], 3)] * 2
+
+
+def test_writing_in_the_background_leaves_the_cores_to_training(tmp_path, make_state, failpoint):
+    found = {}
+
+    def note(operation, path, detail):
+        if operation in ("fsync", "rename"):
+            found[operation] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    failpoint(note)
+    manager, own = CheckpointManager(tmp_path), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    manager.start_save(1, make_state(1))
+    manager.wait()
+    assert found == {"fsync": own + 10, "rename": own + 10}
+    manager.save(2, make_state(2))
+    assert found == {"fsync": own, "rename": own}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 @pytest.mark.parametrize("call", ["poll", "wait", "save"])

@@ -1,5 +1,7 @@
 """Whose doing a failure is, equal on all ranks: what the user can mend has a remedy, all else is a fault."""
 
+import ctypes
+import errno
 import os
 import resource
 
@@ -8,7 +10,7 @@ import pytest
 from failpoints import Fault
 from process_ranks import end_of, start_ranks
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State, storage
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,22 @@ def test_a_limit_on_the_size_of_files(tmp_path, run_ranks, names):
 
     assert list(map(end_of, start_ranks(1, work))) == [0]
     assert names(tmp_path) == []
+
+
+def test_a_signal_while_space_is_taken_fails_nothing(tmp_path, make_state, assert_same, restore, monkeypatch):
+    """fallocate(2) may return EINTR; here each first call does."""
+    answers = []
+
+    class Interrupted:
+        def fallocate(self, *arguments):
+            answers.append(len(answers) % 2)
+            ctypes.set_errno(errno.EINTR)
+            return answers[-1] - 1
+
+    monkeypatch.setattr(storage, "_libc", Interrupted())
+    CheckpointManager(tmp_path).save(1, make_state(1))
+    assert_same(restore(tmp_path).state, make_state(1))
+    assert answers.count(0) == answers.count(1) > 0
 
 
 def test_writes_that_the_system_cuts_short_are_continued(tmp_path, make_state, assert_same, restore, monkeypatch):

@@ -1,6 +1,8 @@
 """vpred-ckpt: exit codes, JSON, and that looking changes nothing."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,9 +57,55 @@ def test_what_cannot_be_met_exits_2(tmp_path, two_steps, vpred_ckpt):
     assert (code, err.count("\n")) == (2, 1)
     assert "nowhere is not a directory" in err
     (tmp_path / "empty").mkdir()
-    assert vpred_ckpt("inspect", tmp_path / "empty")[0] == 2
+    code, _, err = vpred_ckpt("inspect", tmp_path / "empty")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds no step_... directory and no MANIFEST.json; give a checkpoint root, such as RUN/checkpoints" in err
     assert vpred_ckpt("mend", two_steps)[0] == 2
     assert vpred_ckpt("verify")[0] == 2
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_step_that_cannot_be_read_hides_nothing_of_the_others(two_steps, vpred_ckpt, failpoint, flip_bit, command):
+    """A disk's error on the newer one, and a step that retention gives up while the command runs."""
+
+    def fail(operation, path, detail):
+        if operation == "read" and path.parent.name == "step_0000000020":
+            raise OSError(5, "Input/output error", str(path))
+
+    failpoint(fail)
+    code, out, err = vpred_ckpt(command, two_steps, "--json")
+    assert (code, [each["step"] for each in json.loads(out)]) == (2, [10])
+    assert err == f"vpred-ckpt: [Errno 5] Input/output error: '{two_steps / 'step_0000000020' / 'MANIFEST.json'}'\n"
+    failpoint(None)
+
+    def give_up(operation, path, detail):
+        if operation == "read" and path.parent.name == "step_0000000020":
+            shutil.rmtree(two_steps / "step_0000000010", ignore_errors=True)
+
+    failpoint(give_up)
+    code, out, err = vpred_ckpt(command, two_steps)
+    assert (code, out.count("ok step 20")) == (2, 1)
+    assert err == f"vpred-ckpt: {two_steps / 'step_0000000010'} was removed while it was read\n"
+
+
+def test_a_pipe_that_is_closed_is_no_error(two_steps):
+    for command in ("inspect", "verify"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "checkpoints_mgr", command, two_steps, "--json"],
+            cwd=Path(sys.modules["checkpoints_mgr"].__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGPIPE, b"")
+
+
+def test_ctrl_c_shows_no_traceback(two_steps, vpred_ckpt, failpoint):
+    def interrupt(operation, path, detail):
+        raise KeyboardInterrupt
+
+    failpoint(interrupt)
+    assert vpred_ckpt("verify", two_steps) == (130, "", "")
 
 
 def rewrite_manifest(path, **changes):

@@ -92,6 +92,22 @@ def test_no_step_is_removed_before_the_new_one_is_committed(tmp_path, make_state
     assert names(tmp_path) == both[1:]
 
 
+def test_the_best_step_stays_while_its_disk_fails(tmp_path, make_state, names, failpoint):
+    """Nobody can tell that it is not the best; one that is proven corrupt goes."""
+    for step, loss in ((1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)):
+        CheckpointManager(tmp_path, retention=Retention(9)).save(step, make_state(step), {"loss": loss})
+    (tmp_path / "step_0000000002" / "MANIFEST.json").write_text("nonsense")
+
+    def fail(operation, path, detail):
+        if operation == "read" and path.parent.name == "step_0000000001":
+            raise OSError(5, "Input/output error")
+
+    failpoint(fail)
+    CheckpointManager(tmp_path, retention=Retention(1, best=1, metric="loss")).save(5, make_state(5), {"loss": 0.5})
+    failpoint(None)
+    assert names(tmp_path) == ["step_0000000001", "step_0000000003", "step_0000000005"]
+
+
 def tag(**changes):
     fields = dict(zip(("host", "boot", "namespace", "pid", "started"), own_tag().split("."), strict=True))
     return ".".join({**fields, **changes}.values())

@@ -54,9 +54,21 @@ def test_what_cannot_be_consolidated_leaves_no_file(two_steps, tmp_path, vpred_c
     assert code == 1
     assert "digest mismatch" in err
     assert names(output.parent) == []
+    code, _, err = vpred_ckpt("consolidate", two_steps, output.parent / "no" / "model.safetensors")
+    assert (code, err) == (2, f"vpred-ckpt: {output.parent / 'no'} is not a directory; make it, or give another path\n")
     output.write_text("something of mine")
     assert vpred_ckpt("consolidate", two_steps / "step_0000000010", output)[0] == 2
     assert output.read_text() == "something of mine"
+
+
+def test_two_commands_that_write_one_file_leave_each_other_alone(two_steps, tmp_path, vpred_ckpt):
+    """Or what one left that was killed."""
+    part = tmp_path / "model.safetensors.part"
+    part.write_text("half of it")
+    code, _, err = vpred_ckpt("consolidate", two_steps, tmp_path / "model.safetensors")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{part} is being written, or was left by a command that was killed" in err
+    assert part.read_text() == "half of it"
 
 
 def test_diff(two_steps, tmp_path, make_state, vpred_ckpt):
@@ -101,3 +113,37 @@ def test_prune_tells_and_only_then_removes(tmp_path, make_state, vpred_ckpt, nam
     assert vpred_ckpt(*arguments) == (0, "nothing to remove\n", "")
     assert vpred_ckpt("prune", root, "--keep-last", "0")[0] == 2
     assert vpred_ckpt("prune", tmp_path / "nowhere")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--keep-best", "1", "--metric", "fid"], "has the metric fid; there are: validation_loss"),
+        (["--keep-best", "-1"], "keep_best is -1; expected 0 or more"),
+        (["--keep-every", "0"], "keep_every is 0; expected at least 1 step"),
+    ],
+)
+def test_a_retention_that_cannot_be_meant_removes_nothing(tmp_path, make_state, vpred_ckpt, names, arguments, fault):
+    for step in (1, 2, 3):
+        CheckpointManager(tmp_path).save(step, make_state(step), {"validation_loss": 0.5})
+    before = names(tmp_path)
+    code, out, err = vpred_ckpt("prune", tmp_path, "--keep-last", "1", "--delete", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert fault in err
+    assert names(tmp_path) == before
+
+
+def test_a_folder_that_is_no_root_is_not_called_clean(two_steps, vpred_ckpt):
+    for folder in (two_steps.parent, two_steps / "step_0000000020"):
+        code, _, err = vpred_ckpt("prune", folder)
+        assert (code, err) == (
+            2, f"vpred-ckpt: {folder} holds no step_... directory; give a checkpoint root, such as RUN/checkpoints\n"
+        )  # fmt: skip
+
+
+def test_a_clock_that_is_ahead_gives_up_no_others_save(two_steps, vpred_ckpt, names, monkeypatch):
+    save = two_steps / ".tmp-step_0000000030-abc@elsewhere.1.2.3.4"
+    save.mkdir()
+    monkeypatch.setattr("checkpoints_mgr.cli.time.time", lambda: save.stat().st_mtime + 10 * 3600)
+    assert vpred_ckpt("prune", two_steps, "--delete") == (0, "nothing to remove\n", "")
+    assert save.name in names(two_steps)

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,36 @@ def test_on_request_by_a_signal_or_a_file(run: Any, tmp_path: Path) -> None:
     _, seen = run(6, ask, every_samples=400)
     assert seen.steps == [2, 4]
     assert not (tmp_path / "checkpoint_now").exists()
+
+
+def test_a_request_takes_one_checkpoint_and_is_not_lost(run: Any, tmp_path: Path) -> None:
+    """One that is due anyway answers it; one that cannot begin yet does so later, also where others are skipped."""
+
+    def ask(saves: Any, step: int) -> None:
+        saves.request.looked_s = 0.0
+        if step == 2:
+            (tmp_path / "checkpoint_now").touch()
+
+    _, seen = run(5, ask, every_samples=8)
+    assert seen.steps == [2, 4]
+    busy = {"held": True}
+
+    def hold(operation: str, path: Path, detail: Any) -> None:
+        while operation == "fsync" and "-step_0000000011-" in str(path) and busy["held"]:
+            time.sleep(0.001)
+
+    def ask_twice(saves: Any, step: int) -> None:
+        saves.request.looked_s = 0.0
+        if step in (11, 12):
+            (tmp_path / "checkpoint_now").touch()
+        if step >= 14:
+            busy["held"] = False
+            if saves.checkpoints.pending_step is not None:  # first the files, then the commit
+                assert saves.checkpoints._saver.pending.job.ended.wait(10)
+
+    storage.set_failpoint(hold)
+    _, seen = run(17, ask_twice, every_samples=400, on_busy="skip")
+    assert seen.steps == [11, 15]
 
 
 def test_what_a_checkpoint_says_of_itself(run: Any, train_config: TrainConfig, tmp_path: Path) -> None:
