@@ -116,7 +116,7 @@ def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.Argu
         convert.add_argument(
             "path", type=Path, help="a .ckpt or safetensors file, or a folder of such, or a mindformers iteration_..."
         )
-        convert.add_argument("output", type=Path, help="a checkpoint root; must be new")
+        convert.add_argument("output", type=Path, help="a checkpoint root; new, or empty")
         convert.add_argument("--component", default="model", help="what the tensors become part of (model)")
         convert.add_argument("--step", type=int, default=0, metavar="N", help="the step's number (0)")
     diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
@@ -201,8 +201,8 @@ def _consolidate(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     root = arguments.output.absolute()
-    if storage.is_occupied(root):
-        raise CheckpointError(f"{root} exists already; give a new folder")
+    if storage.is_occupied(root) and (not storage.is_dir(root) or storage.list_names(root)):
+        raise CheckpointError(f"{root} exists already; give a new folder, or an empty one")
     tensors = arguments.read(arguments.path)
     state = State({f"{arguments.component}/{name}": tensor for name, tensor in tensors.items()}, progress={})
     saved = CheckpointManager(root).save(arguments.step, state)

@@ -239,6 +239,7 @@ def test_files_of_other_software_become_a_step(container: str, tmp_path: Path) -
         source.mkdir()
         for name, each in tensors.items():
             save_file({name: each}, source / f"{name}.safetensors")
+    (tmp_path / "root").mkdir()  # as one that found the disk full has left it
     assert run("convert", source, tmp_path / "root", "--step", 7) == 0
     checkpoint = Checkpoint.open(tmp_path / "root" / "step_0000000007")
     assert sorted(checkpoint.names("model")) == sorted(tensors)
