@@ -73,11 +73,17 @@ class Ssh:
         """A command that has not ended after `timeout_s` is killed, over there too. Raises OSError without ssh."""
         if not commands:
             return {}
+        calls = _Calls()
         with ThreadPoolExecutor(min(_AT_ONCE, len(commands)), "remote") as pool:
-            answers = pool.map(lambda host: self._run_one(host, commands[host], timeout_s), commands)
-            return {answer.host: answer for answer in answers}
+            try:
+                answers = pool.map(lambda host: self._run_one(host, commands[host], timeout_s, calls), commands)
+                return {answer.host: answer for answer in answers}
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                calls.end()
+                raise
 
-    def _run_one(self, host: str, argv: Sequence[str], timeout_s: float) -> Answer:
+    def _run_one(self, host: str, argv: Sequence[str], timeout_s: float, calls: "_Calls") -> Answer:
         here = is_here(host)
         # `timeout` on the host itself: a cut connection must not leave the command there for ever.
         bounded = ["timeout", "-k", str(_KILL_AFTER_S), f"{timeout_s:g}", *argv]
@@ -93,16 +99,41 @@ class Ssh:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        calls.add(process)
         try:
             output, errors = process.communicate(timeout=timeout_s + slack_s)
             late = time.monotonic() - begin_s >= timeout_s and process.returncode in _TIMED_OUT
             code = None if late else process.returncode
         except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             output, errors = process.communicate()
             code = None
         return Answer(host, code, output.decode(errors="replace"), errors.decode(errors="replace"), not here)
+
+
+class _Calls:
+    """Processes that threads wait for, and with them whoever waits for these threads."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._ended = False
+
+    def add(self, process: "subprocess.Popen[bytes]") -> None:
+        self._started.append(process)
+        if self._ended:  # set before `end` looks at the list: one of both sees this process
+            _kill(process)
+
+    def end(self) -> None:
+        """Kill all, those that are still to come too."""
+        self._ended = True
+        for process in self._started:
+            if process.returncode is None:
+                _kill(process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def is_here(host: str) -> bool:

@@ -1,6 +1,9 @@
 """The preflight of many hosts with their answers made up; hccn_tool's and npu-smi's words follow the documentation."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -217,3 +220,22 @@ def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
 def test_the_recipes_data_is_looked_for_on_every_host(tmp_path: Path) -> None:
     recipe = f"data: {{path: {tmp_path}, split: /nowhere/here, n: 3}}\nmodel: {{weights: {tmp_path}}}\n"
     assert data_paths(recipe) == [str(tmp_path)]
+
+
+def test_ctrl_c_waits_for_no_host(tmp_path: Path) -> None:
+    """Of a hundred hosts none answers: 64 are being asked, the others wait for their turn."""
+    ssh, asked = tmp_path / "ssh", tmp_path / "asked"
+    ssh.write_text(f'#!/bin/sh\ntouch "{asked}/$$"\nexec sleep 600\n')
+    ssh.chmod(0o755)
+    asked.mkdir()
+    program = "import sys; from launcher.remote import Ssh\n"
+    program += "Ssh(sys.argv[1]).run({f'192.0.2.{n}': ['true'] for n in range(100)}, 600)"
+    asker = subprocess.Popen([sys.executable, "-P", "-c", program, str(ssh)], stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 60
+    while len(list(asked.iterdir())) < 64:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    asker.send_signal(signal.SIGINT)
+    assert asker.wait(timeout=60) == -signal.SIGINT
+    pids = [path.name for path in asked.iterdir()]
+    assert len(pids) == 64 and not any(Path("/proc", pid).exists() for pid in pids)
