@@ -1,15 +1,18 @@
 """The recipe as seen from the launcher: text that the trainer itself resolves and checks."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from launcher.contract import yaml_dialect
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
+from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir
 
 _SHOWN_DIFFERENCES = 5
@@ -49,7 +52,7 @@ def resolve_recipe(trainer: Trainer, recipe: Path, accelerator: str, world_size:
     """
     argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
     argv += ["--accelerator", accelerator, "--world-size", str(world_size), *overrides]
-    answer = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    answer = _ask(argv)
     if answer.returncode == ExitCode.BAD_CONFIG:
         raise RecipeError(ExitCode.BAD_CONFIG)
     if answer.returncode != 0:
@@ -60,10 +63,22 @@ def resolve_recipe(trainer: Trainer, recipe: Path, accelerator: str, world_size:
 def rank_counts(trainer: Trainer, run: RunDir, most: int) -> list[int]:
     """The numbers of ranks up to `most` with which the trainer can go on with `run`; raises RecipeError."""
     argv = [*trainer.argv, "--print-rank-counts", "--run-dir", str(run.root), "--world-size", str(most)]
-    answer = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    answer = _ask(argv)
     if answer.returncode != 0:
         raise RecipeError(ExitCode.FAILED)
     return [int(line) for line in answer.stdout.split()]
+
+
+def _ask(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    """The trainer's answer on its stdout; it does not outlive us."""
+    return subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
 
 
 def require_same_recipe(run: RunDir, resolved: str) -> None:

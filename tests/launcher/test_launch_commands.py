@@ -128,16 +128,20 @@ def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*argv, "--init", "dynamic_cluster", "--", *trainer], env=env)
 
 
+def wait_until(condition):
+    deadline_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
 def test_the_shim_logs_forwards_and_gives_an_account(tmp_path):
     run = RunDir(tmp_path)
     attempt = run.attempt(4)
     attempt.root.mkdir(parents=True)
     statuses("training", 12)[1].write(attempt.status(1))
     shim = start_shim(run, [sys.executable, "-c", TRAINER])
-    deadline_s = time.monotonic() + 60
-    while not (attempt.log(1).exists() and attempt.log(1).read_text() == "hidden\n"):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    wait_until(lambda: attempt.log(1).exists() and attempt.log(1).read_text() == "hidden\n")
     shim.send_signal(signal.SIGUSR1)
     assert shim.wait(timeout=60) == ExitCode.PREEMPTED
     outcome = Outcome.read(attempt.outcome(1))
@@ -159,3 +163,17 @@ def test_the_shim_tells_how_the_trainer_ended(tmp_path, trainer, returncode, exi
     assert outcome is not None and outcome.returncode == returncode
     if exit_code == 127:
         assert run.attempt(4).log(1).read_text() == "cannot start /nowhere/python: No such file or directory\n"
+
+
+def test_the_check_of_a_recipe_does_not_outlive_the_launcher(tmp_path):
+    trainer, told = tmp_path / "trainer", tmp_path / "pid"
+    trainer.write_text(f'#!/bin/sh\necho $$ >"{told}.part"\nmv "{told}.part" "{told}"\nexec sleep 600\n')
+    trainer.chmod(0o755)
+    program = "import sys; from pathlib import Path; from launcher.recipe import Trainer, resolve_recipe\n"
+    program += "resolve_recipe(Trainer((sys.argv[1],), (), {}), Path('recipe.yaml'), 'cpu', 2, [])"
+    launcher = subprocess.Popen([sys.executable, "-P", "-c", program, str(trainer)])
+    wait_until(told.exists)
+    launcher.terminate()
+    assert launcher.wait(timeout=60) == -signal.SIGTERM
+    command = Path(f"/proc/{int(told.read_text())}/cmdline")
+    wait_until(lambda: not command.exists() or not command.read_bytes())  # gone, or for init to reap
