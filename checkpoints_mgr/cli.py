@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from checkpoints_mgr import storage
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
-from checkpoints_mgr.layout import MANIFEST, step_name, steps_in, trash_name
+from checkpoints_mgr.layout import MANIFEST, step_name, steps_in
 from checkpoints_mgr.manager import CheckpointManager
 from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.policy import Retention
 from checkpoints_mgr.reading import lease, open_step, verify_files
 from checkpoints_mgr.state import JSON, State
 from checkpoints_mgr.streaming import consolidate, differences
-from checkpoints_mgr.sweeping import expired_steps, leftovers, retire
+from checkpoints_mgr.sweeping import expired_steps, file_server_s, leftovers, retire
 from checkpoints_mgr.writing import discard
 
 OK, CORRUPT, USAGE = 0, 1, 2
@@ -230,7 +230,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         metric=arguments.metric,
         mode="max" if arguments.highest else "min",
     )
-    left = leftovers(root, _file_server_s(root) if arguments.delete else time.time())
+    left = leftovers(root, file_server_s(root) if arguments.delete else time.time())
     if not left and not steps_in(storage.list_names(root)):
         raise CheckpointError(f"{root} holds no step_... directory; {GIVE_A_ROOT}")
     if retention.best:
@@ -246,15 +246,6 @@ def _prune(arguments: argparse.Namespace) -> int:
     verb = "removed" if arguments.delete else "would remove"
     _print(arguments, names, [f"{verb} {root / name}" for name in names] or ["nothing to remove"])
     return OK
-
-
-def _file_server_s(root: Path) -> float:
-    """What the file server takes for now: by a clock that is ahead, another host's save would be taken for dead."""
-    made = root / trash_name(0, secrets.token_hex(16))
-    storage.make_dir(made)
-    now_s = storage.modified_s(made)
-    discard(made)
-    return now_s
 
 
 def _print(arguments: argparse.Namespace, document: list[JSON], lines: list[str]) -> None:

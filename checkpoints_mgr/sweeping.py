@@ -1,6 +1,7 @@
 """What rank 0 removes: what dead saves left, and the steps that retention gives up."""
 
 import logging
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,15 @@ def sweep(root: Path, own_tmp: Path) -> None:
             continue
         logger.info("removing %s, left by an interrupted save", root / name)
         discard(root / name)
+
+
+def file_server_s(root: Path) -> float:
+    """What the file server takes for now: by a clock that is ahead, another host's save would be taken for dead."""
+    made = root / trash_name(0, secrets.token_hex(16))
+    storage.make_dir(made)
+    now_s = storage.modified_s(made)
+    discard(made)
+    return now_s
 
 
 def leftovers(root: Path, now_s: float) -> list[str]:
