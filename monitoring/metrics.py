@@ -25,6 +25,13 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         self._values = (str(rank), str(local_rank), hostname)
         self._checkpoint_unix_s = time.time()
+        self._add_of_steps()
+        self._add_of_checkpoints()
+        self._left_out = self._gauge("vpred_bad_samples", "Rows of the data that are left out as bad.")
+        self._add_of_validation()
+        self._add_readings()
+
+    def _add_of_steps(self) -> None:
         self._loss = self._gauge("vpred_loss", "Loss of the last step, mean over the global batch.")
         self._grad_norm = self._gauge("vpred_grad_norm", "Global gradient norm of the last step, before clipping.")
         self._learning_rate = self._gauge("vpred_learning_rate", "Learning rate of the last step.")
@@ -58,6 +65,8 @@ class WorkerMetrics:
             "Part of a step in collectives; what is left is this rank's own.",
             STEP_BUCKETS_S,
         )
+
+    def _add_of_checkpoints(self) -> None:
         self._save_seconds = self._histogram(
             "vpred_checkpoint_save_seconds", "Time from a checkpoint's start to its commit.", SAVE_BUCKETS_S
         )
@@ -73,11 +82,12 @@ class WorkerMetrics:
         self._checkpoint_step = self._gauge("vpred_checkpoint_last_step", "Step of the last committed checkpoint.")
         self._failed = self._counter("vpred_checkpoint_failures", "Checkpoints that could not be saved.")
         self._quarantined = self._counter("vpred_checkpoints_quarantined", "Checkpoints found corrupt on a resume.")
-        self._left_out = self._gauge("vpred_bad_samples", "Rows of the data that are left out as bad.")
         self._size = self._gauge("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks.")
         self._last_checkpoint = self._gauge(
             "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
         )
+
+    def _add_of_validation(self) -> None:
         labels = (*LABELS, "weights", "timesteps")
         self._validation_loss = Gauge(
             "vpred_validation_loss",
@@ -91,7 +101,6 @@ class WorkerMetrics:
             labels,
             registry=self.registry,
         )
-        self._add_readings()
 
     def observe_step(
         self,
