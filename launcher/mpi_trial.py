@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.cluster import ClusterConfig
 from launcher.finding import Finding
-from launcher.mpirun import ROOT_VARIABLES, Mpirun
+from launcher.mpirun import ROOT_VARIABLES, Mpirun, session_directory
 from launcher.processes import kill_session, start_tied
 from launcher.starting import mpirun_argv
 
@@ -109,14 +109,15 @@ def mpi_trial(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) ->
     each = 1 if len(hosts) > 1 else min(_RANKS_ON_ONE_HOST, cluster.world_size)
     timeout_s = cluster.preflight.mpi_timeout_s
     exchanges = cluster.init == "mpi"
-    with tempfile.TemporaryDirectory(prefix="vpred-trial-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vpred-trial-") as folder, session_directory() as session:
         hostfile = Path(folder) / "hostfile"
         hostfile.write_text("".join(f"{host.address} slots={each}\n" for host in hosts))
         argv = [*mpirun_argv(cluster, mpirun, hostfile, each * len(hosts))]
         argv += [sys.executable, "-P", "-c", _RANK, f"{timeout_s + _RANKS_LONGER_S:g}"]
         argv += ["exchange" if exchanges else "start"]
         root = ROOT_VARIABLES if cluster.launcher.allow_run_as_root else {}
-        process = start_tied(argv, {**env, **cluster.environment, **root}, subprocess.PIPE, subprocess.STDOUT)
+        variables = {**session, **env, **cluster.environment, **root}
+        process = start_tied(argv, variables, subprocess.PIPE, subprocess.STDOUT)
         try:
             yield MpiTrial(mpirun, each * len(hosts), len(hosts) > 1, exchanges, timeout_s, process)
         finally:

@@ -4,7 +4,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,6 +94,17 @@ def lost_host(said: str) -> str | None:
     """The host to which mpirun, by its words, lost the way, as mpirun calls it; None if it says nothing of the kind."""
     match = _LOST_DAEMON.search(said)
     return match[1] if match else None
+
+
+@contextmanager
+def session_directory() -> Iterator[dict[str, str]]:
+    """Variables with which Open MPI 5 keeps its session on this host in a directory of its own, gone after the block.
+
+    In /tmp it is named after mpirun's pid alone: what a killed one has left ends the next of that pid, by "The PMIx
+    server's listener thread failed to start".
+    """
+    with tempfile.TemporaryDirectory(prefix="vpred-mpi-", ignore_cleanup_errors=True) as folder:
+        yield {"PRTE_MCA_prte_local_tmpdir_base": folder}
 
 
 def _beside_python() -> Path | None:

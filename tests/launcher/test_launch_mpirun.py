@@ -4,6 +4,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +15,7 @@ from jobs import free_ports
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Outcome
 from launcher.failure import Failure
+from launcher.mpirun import ROOT_VARIABLES, find_mpirun, session_directory
 
 
 def outcomes(bench) -> dict[int, int]:
@@ -111,12 +115,24 @@ def test_nothing_survives_a_killed_launcher(bench):
 
 def test_nothing_survives_a_killed_mpirun(bench):
     launcher = bench.start_training()
-    os.kill(bench.child_of(launcher.pid), signal.SIGKILL)
+    pid = bench.child_of(launcher.pid)
+    os.kill(pid, signal.SIGKILL)
     _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.FAILED
     assert "rank 0 on host localhost left no account of its end" in stderr
     assert "mpirun ended (SIGKILL) and left no account of rank 0 on host localhost, 1 on host localhost" in stderr
     assert bench.workers() == []
+    assert not Path(tempfile.gettempdir(), f"ompi.{pid}").exists()
+
+
+def test_mpirun_keeps_its_session_where_no_other_of_its_pid_was():
+    mpirun = find_mpirun(None, os.environ)
+    with session_directory() as variables:
+        (folder,) = variables.values()
+        argv = [mpirun.path, "-np", "1", "--bind-to", "none", "printenv", "PMIX_SERVER_TMPDIR"]
+        told = subprocess.check_output(argv, env={**os.environ, **ROOT_VARIABLES, **variables}, text=True, timeout=60)
+        assert told.startswith(f"{folder}/")
+    assert not Path(folder).exists()
 
 
 def test_a_run_directory_that_is_taken_away_ends_the_run_and_no_launcher(bench):
