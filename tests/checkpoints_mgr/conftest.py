@@ -175,6 +175,20 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each read of a file by any rank."""
+    found: list[int] = []
+    real = storage.Reader.read_into
+
+    def counting(reader: Any, buffers: Any, offset: int) -> int:
+        found.append(real(reader, buffers, offset))
+        return found[-1]
+
+    monkeypatch.setattr(storage.Reader, "read_into", counting)
+    return found
+
+
+@pytest.fixture
 def two_steps(tmp_path: Path) -> Path:
     """A root with steps 10 (state 1) and 20 (state 2), written by two ranks."""
     root = tmp_path / "checkpoints"

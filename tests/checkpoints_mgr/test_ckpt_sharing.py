@@ -12,7 +12,7 @@ import pytest
 import xxhash
 from failpoints import thread_rank
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State, digests, sharing, storage
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State, digests, sharing
 from checkpoints_mgr.reading import open_step, plan_reads
 from checkpoints_mgr.state import wanted_parts
 from launcher.mpirun import ROOT_VARIABLES, find_mpirun
@@ -34,20 +34,6 @@ def hosts(monkeypatch):
         monkeypatch.setattr(socket, "gethostname", lambda: names[thread_rank()])
 
     return place
-
-
-@pytest.fixture
-def read_bytes(monkeypatch):
-    """The bytes of each read of a file by any rank."""
-    found = []
-    real = storage.Reader.read_into
-
-    def counting(reader, buffers, offset):
-        found.append(real(reader, buffers, offset))
-        return found[-1]
-
-    monkeypatch.setattr(storage.Reader, "read_into", counting)
-    return found
 
 
 @pytest.fixture

@@ -23,8 +23,23 @@ FAKE_LAUNCH = Path(__file__).with_name("fake_launch.py")
 DEADLINE_S = 60.0
 
 
+def await_condition(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """Wait for a condition, with a deadline."""
+    return await_condition
+
+
 class Bench:
     """Starts launches in `root`. Every condition is awaited with a deadline."""
+
+    wait_until = staticmethod(await_condition)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,12 +95,6 @@ class Bench:
 
         self.wait_until(is_training)
         return process
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert time.monotonic() < deadline_s, "waited too long"
-            time.sleep(0.02)
 
     def workers(self) -> list[int]:
         """mpirun, shims and trainers of the run, as the process table has them."""

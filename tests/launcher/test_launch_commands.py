@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -128,14 +127,7 @@ def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*argv, "--init", "dynamic_cluster", "--", *trainer], env=env)
 
 
-def wait_until(condition):
-    deadline_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
-def test_the_shim_logs_forwards_and_gives_an_account(tmp_path):
+def test_the_shim_logs_forwards_and_gives_an_account(tmp_path, wait_until):
     run = RunDir(tmp_path)
     attempt = run.attempt(4)
     attempt.root.mkdir(parents=True)
@@ -165,7 +157,7 @@ def test_the_shim_tells_how_the_trainer_ended(tmp_path, trainer, returncode, exi
         assert run.attempt(4).log(1).read_text() == "cannot start /nowhere/python: No such file or directory\n"
 
 
-def test_the_check_of_a_recipe_does_not_outlive_the_launcher(tmp_path):
+def test_the_check_of_a_recipe_does_not_outlive_the_launcher(tmp_path, wait_until):
     trainer, told = tmp_path / "trainer", tmp_path / "pid"
     trainer.write_text(f'#!/bin/sh\necho $$ >"{told}.part"\nmv "{told}.part" "{told}"\nexec sleep 600\n')
     trainer.chmod(0o755)
