@@ -7,6 +7,10 @@ from PIL import ImageColor
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
+# What may change when a run goes on, declared as the training document does: how and where data are read, not which.
+_OF_THE_MACHINE = Field(json_schema_extra={"on_resume": "machine"})
+_MAY_CHANGE = Field(json_schema_extra={"on_resume": "logged"})
+
 
 class BucketsConfig(BaseModel):
     """Training at several aspect ratios, each batch at one, all of about resolution^2 pixels.
@@ -27,7 +31,7 @@ class SourceConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path
+    path: Annotated[Path, _OF_THE_MACHINE]
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
@@ -52,17 +56,17 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[SourceConfig, ...] = ()
-    path: Annotated[Path | None, Field(validate_default=True)] = None
-    bad_samples: Literal["fail", "skip"] = "fail"
+    path: Annotated[Path | None, Field(validate_default=True), _OF_THE_MACHINE] = None
+    bad_samples: Annotated[Literal["fail", "skip"], _MAY_CHANGE] = "fail"
     background: str = "white"
     resolution: Annotated[int, Field(gt=0)]
     crop: Literal["center", "random"] = "center"
     horizontal_flip: bool = False
     caption_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
     buckets: BucketsConfig | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
-    prefetch_batches: Annotated[int, Field(gt=0)] = 4
-    cache: Path | None = None
+    workers: Annotated[int, Field(ge=0), _OF_THE_MACHINE] = 0
+    prefetch_batches: Annotated[int, Field(gt=0), _OF_THE_MACHINE] = 4
+    cache: Annotated[Path | None, _MAY_CHANGE] = None
 
     @field_validator("sources")
     @classmethod

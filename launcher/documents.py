@@ -10,11 +10,15 @@ from launcher.recipe import Trainer
 
 @dataclass(frozen=True)
 class Job:
-    """Both documents; nothing written yet. `train_yaml`: the resolved recipe; `mpi`: what came of a trial of MPI, if
-    there was one."""
+    """Both documents; nothing written yet.
+
+    `train_yaml`: the resolved recipe, with which `run` can go on. `found_recipe`: the run directory's own at that
+    moment, None without one. `mpi`: what came of a trial of MPI, if there was one.
+    """
 
     cluster: ClusterConfig
     train_yaml: str
+    found_recipe: bytes | None
     run: RunDir
     trainer: Trainer
     mpi: Finding | None = None

@@ -26,7 +26,7 @@ from launcher.plan import LaunchPlan, describe, make_plan
 from launcher.preflight import preflight, trial_on_one_host
 from launcher.progress import make_progress
 from launcher.ranktable.given import chosen_table
-from launcher.recipe import Trainer, rank_counts, require_same_recipe, resolve_recipe
+from launcher.recipe import Trainer, is_complete, rank_counts, read_recipe, resolve_recipe
 from launcher.recovery import Attempted, recover
 from launcher.remote import Ssh
 from launcher.stopping import StopRequest, stop_requests
@@ -60,10 +60,10 @@ def load_job(
     if cluster.launcher.rank_table is not None:
         chosen_table(cluster)  # its faults, before anything else costs time
     with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
-        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, theirs)
         run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
-        require_same_recipe(run, train_yaml)
-        return Job(cluster, train_yaml, run, trainer, trial.finding() if trial else None)
+        found_recipe = read_recipe(run)
+        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, run, theirs)
+        return Job(cluster, train_yaml, found_recipe, run, trainer, trial.finding() if trial else None)
 
 
 def plan_job(job: Job) -> LaunchPlan:
@@ -89,7 +89,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
 
     `streamed`: ranks whose logs are shown, as parse_ranks reads them. Raises ConfigError.
     """
-    if (summary := Summary.read(job.run.summary_json)) is not None:
+    if (summary := is_complete(job.run, job.train_yaml)) is not None:
         print(f"{job.run.root} is already complete; give another --run-dir to train anew")
         print(closing_line(job.run, summary))
         return ExitCode.OK
@@ -101,7 +101,9 @@ def run_job(job: Job, streamed: str | None = None) -> int:
     if any(finding.severity == "error" for finding in findings):
         return ExitCode.BAD_CONFIG
     with locked(job.run):
-        require_same_recipe(job.run, job.train_yaml)
+        if read_recipe(job.run) != job.found_recipe:
+            raise ConfigError(f"{job.run.root}: another launcher has used it in the meantime; start again")
+        job.run.summary_json.unlink(missing_ok=True)  # of a run that was complete and gets longer
         sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
         if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
             print(f"could not look for ranks of earlier attempts on {', '.join(left)}", file=sys.stderr)

@@ -3,19 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from launcher.contract import yaml_dialect
-from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.process import die_with_parent
-from launcher.contract.run_dir import RunDir
-
-_SHOWN_DIFFERENCES = 5
+from launcher.contract.run_dir import RunDir, Summary
 
 
 @dataclass(frozen=True)
@@ -45,13 +41,15 @@ class RecipeError(Exception):
         self.exit_code = exit_code
 
 
-def resolve_recipe(trainer: Trainer, recipe: Path, accelerator: str, world_size: int, overrides: Sequence[str]) -> str:
-    """The resolved recipe as YAML text, from the trainer; its stderr goes to ours.
+def resolve_recipe(
+    trainer: Trainer, recipe: Path, accelerator: str, world_size: int, run: RunDir, overrides: Sequence[str]
+) -> str:
+    """The resolved recipe as YAML text, from the trainer, with which `run` can go on; its stderr goes to ours.
 
     Raises RecipeError: BAD_CONFIG when the trainer calls it the user's mistake, FAILED for anything else.
     """
     argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
-    argv += ["--accelerator", accelerator, "--world-size", str(world_size), *overrides]
+    argv += ["--accelerator", accelerator, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
     answer = _ask(argv)
     if answer.returncode == ExitCode.BAD_CONFIG:
         raise RecipeError(ExitCode.BAD_CONFIG)
@@ -81,27 +79,17 @@ def _ask(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def require_same_recipe(run: RunDir, resolved: str) -> None:
-    """Raise ConfigError when `run` holds another recipe than `resolved`, naming the keys that differ."""
-    if not run.train_yaml.exists():
-        return
-    there = dict(_leaves(yaml_dialect.parse(run.train_yaml.read_text(encoding="utf-8"))))
-    here = dict(_leaves(yaml_dialect.parse(resolved)))
-    absent = object()
-    keys = [key for key in {**there, **here} if there.get(key, absent) != here.get(key, absent)]
-    if not keys:
-        return
-    shown = [
-        f"{key} ({there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here)"
-        for key in keys[:_SHOWN_DIFFERENCES]
-    ]
-    more = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
-    raise ConfigError(f"{run.root}: belongs to a different recipe: {', '.join(shown)}{more}; give another --run-dir")
+def is_complete(run: RunDir, resolved: str) -> Summary | None:
+    """How `run` ended, unless it did not or `resolved` makes it longer."""
+    summary = Summary.read(run.summary_json)
+    if summary is None or yaml_dialect.parse(resolved).get("total_samples", 0) > summary.samples_seen:
+        return None
+    return summary
 
 
-def _leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(document, dict):
-        yield prefix, document
-        return
-    for key, value in document.items():
-        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+def read_recipe(run: RunDir) -> bytes | None:
+    """The recipe with which `run` was started last, as it is written; None when it was not."""
+    try:
+        return run.train_yaml.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None

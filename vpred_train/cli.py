@@ -22,6 +22,7 @@ from vpred_train.memory_plan import memory_plans, table
 from vpred_train.mindone_keys import read_mindone
 from vpred_train.mindone_recipe import TABLE, notes
 from vpred_train.recipe import check_world_size, from_mindone, load_recipe, open_data, open_pretrained, rank_counts
+from vpred_train.recipe_changes import check_run_dir
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
             f"--{key}", type=pair, action="append", dest="flags", default=[], metavar="VALUE", help=str(rule)
         )
     rank = parser.add_argument_group("one rank of a run (written by vpred-launch)")
-    rank.add_argument("--run-dir", type=Path, help="run directory; without --recipe its train.yaml is used")
+    rank.add_argument(
+        "--run-dir",
+        type=Path,
+        help="run directory, which --check also looks at; without --recipe its train.yaml is used",
+    )
     rank.add_argument("--attempt", type=int, help="number of this start (default: a new one)")
     rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), help="(default: cpu; also checked for)")
     rank.add_argument("--metrics-address", default="127.0.0.1", help="where to serve metrics")
@@ -95,6 +100,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.OK
     if arguments.check or arguments.print_config:
         check_world_size(config, arguments.world_size)
+        if arguments.run_dir is not None:
+            check_run_dir(RunDir(arguments.run_dir), config)
         if arguments.accelerator is not None:
             config.precision.on(ACCELERATORS[arguments.accelerator])
         if arguments.check:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from checkpoints_mgr import Retention
 from data import DataConfig
-from launcher.contract.config import Section
+from launcher.contract.config import FIXED, MAY_CHANGE, OF_THE_MACHINE, Section
 from vpred_train.model_config import ModelConfig, Network, Positive
 from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, ObjectiveConfig
 from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
@@ -42,7 +42,7 @@ class PretrainedConfig(Section):
     `xxh3` is the digest of the file; it is filled in, or pins the file when the recipe tells it.
     """
 
-    path: Path
+    path: Annotated[Path, OF_THE_MACHINE]
     weights: Literal["auto", "ema", "raw"] = "auto"
     networks: Annotated[tuple[Network, ...], Field(min_length=1)] = ("unet", "text_encoder", "vae")
     xxh3: str | None = None
@@ -82,7 +82,7 @@ class CheckpointConfig(Section):
     every_minutes: AboveZero | None = None
     background: bool = True
     on_busy: Literal["wait", "skip"] = "wait"
-    node_folder: Path | None = None
+    node_folder: Annotated[Path | None, FIXED] = None
     keep_last: Positive = 2
     keep_every_samples: Positive | None = None
     keep_best: Annotated[int, Field(ge=0)] = 0
@@ -135,16 +135,16 @@ class TrainConfig(Section):
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
-    total_samples: Positive
+    total_samples: Annotated[Positive, MAY_CHANGE]
     global_batch: Positive
-    gradient_accumulation_steps: Positive = 1
-    log_every_steps: Positive = 1
-    final_samples: Annotated[int, Field(ge=0)] = 16
-    max_nonfinite_steps: Positive = 3
+    gradient_accumulation_steps: Annotated[Positive, MAY_CHANGE] = 1
+    log_every_steps: Annotated[Positive, MAY_CHANGE] = 1
+    final_samples: Annotated[int, Field(ge=0), MAY_CHANGE] = 16
+    max_nonfinite_steps: Annotated[Positive, MAY_CHANGE] = 3
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     lora: LoraConfig | None = None
     zero_stage: Literal[0, 1] = 1
-    recompute: bool = False
+    recompute: Annotated[bool, MAY_CHANGE] = False
     data: DataConfig
     pretrained: PretrainedConfig | None = None
     model: ModelConfig = ModelConfig()
@@ -154,10 +154,10 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
-    checkpoint: CheckpointConfig
-    sampling: SamplingConfig = SamplingConfig()
+    checkpoint: Annotated[CheckpointConfig, MAY_CHANGE]
+    sampling: Annotated[SamplingConfig, MAY_CHANGE] = SamplingConfig()
     validation: ValidationConfig | None = None
-    previews: PreviewsConfig | None = None
+    previews: Annotated[PreviewsConfig | None, MAY_CHANGE] = None
 
     @model_validator(mode="after")
     def every_network_learns_or_is_given(self) -> Self:

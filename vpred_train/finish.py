@@ -77,5 +77,5 @@ def write_results(
         samples=run.samples.relative_to(run.root),
         weights=ema_path.relative_to(run.root),
     )
-    write_report(config, run, summary, history, grids, trainer.collective.world_size)
+    write_report(config, run, summary, history, grids, trainer.collective.world_size, trainer.state.recipe_changes)
     summary.write(run.summary_json)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from launcher.contract.config import Section
+from launcher.contract.config import MAY_CHANGE, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Above0 = Annotated[float, Field(gt=0)]
@@ -103,6 +103,11 @@ class ScheduleConfig(Section):
             raise ValueError("multi_step has no milestones; give milestones_samples or milestones_steps")
         return self
 
+    @property
+    def is_extendable(self) -> bool:
+        """Whether the learning rates of a run stay the same when it gets longer."""
+        return self.name in ("constant", "multi_step")
+
     def warmup(self, global_batch: int) -> int:
         """The length of the warm-up in samples."""
         return self.warmup_samples or (self.warmup_steps or 0) * global_batch
@@ -137,9 +142,9 @@ class EmaConfig(Section):
     profiles: Annotated[tuple[Literal["constant", "mindone", "power"], ...], Field(min_length=1)] = ("constant",)
     decay: Beta = 0.9999
     sigma_rel: Annotated[tuple[SigmaRel, ...], Field(min_length=1)] = (0.05, 0.1)
-    use: str | None = None
-    snapshot_every_samples: PositiveInt | None = None
-    snapshot_dtype: Literal["float16", "float32"] = "float16"
+    use: Annotated[str | None, MAY_CHANGE] = None
+    snapshot_every_samples: Annotated[PositiveInt | None, MAY_CHANGE] = None
+    snapshot_dtype: Annotated[Literal["float16", "float32"], MAY_CHANGE] = "float16"
 
     @model_validator(mode="after")
     def keys_agree(self) -> Self:

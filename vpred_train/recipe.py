@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from pydantic import ValidationError
 
 from data import DataConfig, DataError, Folder, Source, hold_out, join, open_source
@@ -189,6 +190,11 @@ class OpenedData:
     training: Source
     held_out: Source | None
     left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def held_out_digest(self) -> str:
+        """xxh3-128, hexadecimal, of what is held out; "" when nothing is."""
+        return "" if self.held_out is None else xxhash.xxh3_128_hexdigest(self.held_out.content_hashes.tobytes())
 
 
 def open_data(config: TrainConfig, collective: Collective | None = None) -> OpenedData:

@@ -1,6 +1,7 @@
 """The facts of a finished run, for `monitoring.render_report`."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +19,7 @@ def write_report(
     history: Sequence[dict[str, Any]],
     grids: Sequence[Path],
     world_size: int,
+    recipe_changes: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write report.html, one self-contained file."""
     step_seconds = median(record["step_seconds"] for record in history)
@@ -42,7 +44,7 @@ def write_report(
         ),
     ]
     validations = History(run.validation_jsonl).read()
-    facts += validation_facts(validations)
+    facts += validation_facts(validations) + change_facts(recipe_changes)
     documents = [
         (path.name, path.read_text(encoding="utf-8")) for path in (run.train_yaml, run.cluster_yaml) if path.exists()
     ]
@@ -58,6 +60,18 @@ def write_report(
         validations=[each for each in validations if each["weights"] == config.ema.used and covers_all(each, config)],
     )
     write_atomic(run.report_html, html)
+
+
+def change_facts(recipe_changes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Each key that changed when the run went on, and when that was."""
+    return [
+        (
+            f"recipe changed at {each['samples_seen']:,} samples",
+            f"{each['key']}: {each['before']} before, {each['after']} after "
+            f"({datetime.fromtimestamp(each['unix_s'], UTC):%Y-%m-%d %H:%M} UTC)",
+        )
+        for each in recipe_changes
+    ]
 
 
 def retrieval_facts(summary: Summary) -> list[tuple[str, str]]:

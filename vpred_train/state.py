@@ -23,11 +23,21 @@ class TrainState:
 
     `weights` is whole on each rank. `averages`, by name, and the moments are the range that this rank owns, as
     `sharding` says. `updated_at_samples`: the clock at the last real update, from which the averages go on.
-    `data_digest`: of the source that is trained on.
+    `data_digest`: of the source that is trained on; `held_out_digest`: of what is held out of it, "" without
+    validation. `recipe_changes`: the keys that changed when the run went on, each with the clock of then.
     """
 
-    def __init__(self, config: TrainConfig, space: FlatSpace, collective: Collective, data_digest: str = "") -> None:
-        self.space, self.config, self.data_digest = space, config, data_digest
+    def __init__(
+        self,
+        config: TrainConfig,
+        space: FlatSpace,
+        collective: Collective,
+        data_digest: str = "",
+        held_out_digest: str = "",
+    ) -> None:
+        self.space, self.config = space, config
+        self.data_digest, self.held_out_digest = data_digest, held_out_digest
+        self.recipe_changes: list[dict[str, Any]] = []
         self.sharding = make_sharding(config, space.size, collective)
         self.weights = space.flatten()
         self.averages = {name: self.own_weights.copy() for name in config.ema.names}
@@ -78,6 +88,8 @@ class TrainState:
             "order_version": ORDER_VERSION,
             "transform": TRANSFORM,
             "data_digest": self.data_digest,
+            "held_out_digest": self.held_out_digest,
+            "recipe_changes": self.recipe_changes,
         }
         return State(whole=whole, progress=progress, shards=shards)
 
@@ -92,6 +104,7 @@ class TrainState:
         self.optimizer_steps = int(state.progress["optimizer_steps"])
         self.updated_at_samples = int(state.progress["updated_at_samples"])
         self.loss_scale = self.loss_scale.restored(state.progress["loss_scale"])
+        self.recipe_changes = list(state.progress.get("recipe_changes", []))  # older checkpoints have none
 
     def _shards(self) -> dict[str, FloatArray]:
         averages = {component_of(name): values for name, values in self.averages.items()}

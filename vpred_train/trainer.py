@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,7 @@ from vpred_train.inputs import Inputs
 from vpred_train.models.networks import FlatSpace, Networks
 from vpred_train.models.weights import views_to_export
 from vpred_train.optim_config import power_name
+from vpred_train.recipe_changes import changes, recorded_recipe, refuse
 from vpred_train.saves import Saves
 from vpred_train.state import TrainState
 from vpred_train.step import StepResult, TrainStep
@@ -51,13 +53,20 @@ class StopSignal:
         self.received = True
 
 
-def check_samples(progress: Mapping[str, Any], source: Source) -> None:
+def check_samples(progress: Mapping[str, Any], source: Source, held_out_digest: str, splits: bool) -> None:
     """Raise ConfigError for a run whose samples were others or came in another order: it would miss some and repeat
-    others."""
+    others. `splits`: images of `source`'s own folders are held out."""
     if progress.get("data_digest", source.digest) != source.digest:  # older checkpoints tell none
         raise ConfigError(
             f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, or "
             "begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
+        )
+    held_out = progress.get("held_out_digest", None if splits else held_out_digest)  # older checkpoints have none
+    if held_out != held_out_digest:
+        why = "an older version chose them by another rule" if held_out is None else "give those of the checkpoint"
+        raise ConfigError(
+            f"{source.name}: other images are held out than before the checkpoint: {why}; "
+            "or begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
         )
     version = progress.get("order_version", 1)
     if version != ORDER_VERSION:
@@ -98,12 +107,15 @@ class Trainer:
         snapshots: Path,
         fetcher: Fetcher | None = None,
         inputs: Inputs | None = None,
+        held_out_digest: str = "",
     ) -> None:
         self.config, self.networks, self.source = config, networks, source
         self.fetcher = fetcher or ImageFetcher(source, config.data, config.seed)
         self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
         self.observers: list[Observer] = []
-        self.state = TrainState(config, FlatSpace(networks, config.trainable), collective, source.digest)
+        self.state = TrainState(
+            config, FlatSpace(networks, config.trainable), collective, source.digest, held_out_digest
+        )
         self.step = TrainStep(config, networks, self.state, collective, inputs)
         self.order = make_order(source, config.data, config.seed, config.global_batch)
         self.saves = Saves(config, checkpoints, collective, self.order.samples_per_epoch)
@@ -115,12 +127,30 @@ class Trainer:
         """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
         restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
-            check_samples(restored.state.progress, self.source)
+            validation = self.config.validation
+            splits = validation is not None and validation.path is None
+            check_samples(restored.state.progress, self.source, self.state.held_out_digest, splits)
             self.quarantined = restored.quarantined
             self.state.from_checkpoint(restored.state)
+            self._note_changes(restored.step, restored.state.record)
             self.state.space.write(self.state.weights)
             logger.info("resumed from step %d, %d samples seen", restored.step, self.state.samples_seen)
         return self.steps_done
+
+    def _note_changes(self, step: int, record: Mapping[str, Any]) -> None:
+        """Log and keep what changed since the checkpoint. Raises ConfigError for what may not."""
+        if "train" not in record:  # older checkpoints have none
+            return
+        # The recorded precision is that of the accelerator of then.
+        before = recorded_recipe(record["train"])
+        found = changes(before.model_copy(update={"precision": self.config.precision}), self.config)
+        refuse(f"checkpoint of step {step}", found)
+        for each in found:
+            if each.on_resume == "logged":
+                logger.info("the recipe changed: %s was %r, now %r", each.key, each.before, each.after)
+                change = {"key": each.key, "before": each.before, "after": each.after}
+                when = {"samples_seen": self.state.samples_seen, "unix_s": round(time.time())}
+                self.state.recipe_changes.append(when | change)
 
     @property
     def steps_done(self) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from launcher.contract.config import Section
+from launcher.contract.config import MAY_CHANGE, OF_THE_MACHINE, Section
 
 
 class ValidationConfig(Section):
@@ -17,13 +17,13 @@ class ValidationConfig(Section):
     `batch_size`: images that go through the networks at once, on one rank.
     """
 
-    every_samples: PositiveInt
+    every_samples: Annotated[PositiveInt, MAY_CHANGE]
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
     count: Annotated[int, Field(ge=2)] | None = None
-    path: Path | None = None
+    path: Annotated[Path | None, OF_THE_MACHINE] = None
     bins: Annotated[int, Field(ge=2)] = 6
-    draws: PositiveInt = 1
-    batch_size: PositiveInt = 16
+    draws: Annotated[PositiveInt, MAY_CHANGE] = 1
+    batch_size: Annotated[PositiveInt, MAY_CHANGE] = 16
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

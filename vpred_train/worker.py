@@ -12,7 +12,7 @@ from typing import Any
 from checkpoints_mgr import CheckpointManager
 from data import Source
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
-from launcher.contract.config import ConfigError, dump_yaml, load_document
+from launcher.contract.config import dump_yaml
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.identity import Identity
@@ -24,6 +24,7 @@ from vpred_train.collectives import Collective, make_collective
 from vpred_train.config import TrainConfig
 from vpred_train.errors import is_users
 from vpred_train.recipe import check_world_size, open_data
+from vpred_train.recipe_changes import check_run_dir
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         check_world_size(config, identity.world_size)
         precision = config.precision.on(accelerator)
         runtime.require_overflow(precision)
-        adopt_run_dir(config, RunDir(arguments.run_dir), identity)  # as written: it may go on on another accelerator
+        # As written: it may go on on another accelerator.
+        adopt_run_dir(config, RunDir(arguments.run_dir), collective)
         config = config.model_copy(update={"precision": precision})
         outcome = train_rank(config, arguments, accelerator, identity, collective)
         collective.close()
@@ -59,14 +61,11 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         collective.abort(ExitCode.FAILED)
 
 
-def adopt_run_dir(config: TrainConfig, run: RunDir, identity: Identity) -> None:
-    """Make the run directory this recipe's, or refuse one that belongs to another recipe."""
-    if run.train_yaml.exists():
-        if load_document(TrainConfig, run.train_yaml) != config:
-            raise ConfigError(
-                f"{run.root}: belongs to a different recipe (see {run.train_yaml}); give another --run-dir"
-            )
-    elif identity.rank == 0:
+def adopt_run_dir(config: TrainConfig, run: RunDir, collective: Collective) -> None:
+    """Make the run directory this recipe's, or refuse one that belongs to another recipe; called by all ranks."""
+    check_run_dir(run, config)
+    collective.barrier()  # all have read what rank 0 replaces
+    if collective.rank == 0:
         run.root.mkdir(parents=True, exist_ok=True)
         write_atomic(run.train_yaml, dump_yaml(config))
 
@@ -104,7 +103,17 @@ def train_rank(
     )
     networks = build_networks(config)
     fetcher, inputs = make_inputs(config, networks, data.training, data.held_out, collective, run.train_yaml)
-    trainer = Trainer(config, networks, data.training, collective, checkpoints, run.snapshots, fetcher, inputs)
+    trainer = Trainer(
+        config,
+        networks,
+        data.training,
+        collective,
+        checkpoints,
+        run.snapshots,
+        fetcher,
+        inputs,
+        held_out_digest=data.held_out_digest,
+    )
     if accelerator.cached_graphs:
         trainer.step.loss_and_gradients = CachedGraph(
             trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
@@ -180,6 +189,8 @@ def make_hooks(
         hook.on_phase("starting", 0, 0)
     step = trainer.resume()
     status.checkpoint_step = step or None
+    if identity.rank == 0 and not trainer.finished:
+        run.summary_json.unlink(missing_ok=True)  # it was complete, and goes on
     if arguments.metrics_port_base is not None:
         metrics = WorkerMetrics(identity.rank, identity.local_rank, identity.hostname)
         port = arguments.metrics_port_base + identity.local_rank

@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher.contract import config_errors, yaml_dialect
 
 _COMMAND_LINE = "command line"
+
+# What becomes of a key when a run goes on (vpred_train/recipe_changes.py); one that declares nothing is fixed.
+FIXED = Field(json_schema_extra={"on_resume": "fixed"})
+MAY_CHANGE = Field(json_schema_extra={"on_resume": "logged"})
+OF_THE_MACHINE = Field(json_schema_extra={"on_resume": "machine"})
 
 
 class ConfigError(Exception):

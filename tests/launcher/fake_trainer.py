@@ -35,6 +35,10 @@ def check(options: argparse.Namespace, overrides: list[str]) -> int:
     if unknown := set(recipe) - set(DEFAULTS):
         print(f"{options.recipe}: {unknown.pop()}: unknown key", file=sys.stderr)
         return ExitCode.BAD_CONFIG
+    there = RunDir(options.run_dir).train_yaml
+    if there.exists() and (begun := yaml.safe_load(there.read_text())) != recipe:
+        print(f"{options.run_dir}: belongs to a different recipe: {begun} there, {recipe} here", file=sys.stderr)
+        return ExitCode.BAD_CONFIG
     if recipe["fault"] == "check_crash":
         raise RuntimeError("the check itself is broken")
     yaml.safe_dump(recipe, sys.stdout, sort_keys=False)

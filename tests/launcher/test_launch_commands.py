@@ -162,7 +162,8 @@ def test_the_check_of_a_recipe_does_not_outlive_the_launcher(tmp_path, wait_unti
     trainer.write_text(f'#!/bin/sh\necho $$ >"{told}.part"\nmv "{told}.part" "{told}"\nexec sleep 600\n')
     trainer.chmod(0o755)
     program = "import sys; from pathlib import Path; from launcher.recipe import Trainer, resolve_recipe\n"
-    program += "resolve_recipe(Trainer((sys.argv[1],), (), {}), Path('recipe.yaml'), 'cpu', 2, [])"
+    program += "from launcher.contract.run_dir import RunDir\n"
+    program += "resolve_recipe(Trainer((sys.argv[1],), (), {}), Path('recipe.yaml'), 'cpu', 2, RunDir(Path('run')), [])"
     launcher = subprocess.Popen([sys.executable, "-P", "-c", program, str(trainer)])
     wait_until(told.exists)
     launcher.terminate()

@@ -11,9 +11,10 @@ from PIL import Image
 
 from checkpoints_mgr import CheckpointManager
 from data import Batch, join, open_source
-from launcher.contract.config import ConfigError
+from launcher.contract.config import ConfigError, dump_yaml
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
+from vpred_train.validation_config import ValidationConfig
 
 GOOD = {"loss": 0.5, "grad_norm": 1.0, "finite": True, "overflow": False}
 BAD = GOOD | {"loss": math.nan, "grad_norm": math.nan, "finite": False}
@@ -127,6 +128,59 @@ def test_a_resume_notices_that_the_data_changed(train_config: TrainConfig, tmp_p
     del saved.progress["data_digest"]  # as before there was one
     trainer.checkpoints.save(4, saved)
     trainer.resume()
+
+
+def test_a_resume_notices_that_other_images_are_held_out(train_config: TrainConfig, tmp_path: Path) -> None:
+    validation = ValidationConfig(every_samples=40, count=2)
+    trainer = trainer_of(train_config.model_copy(update={"validation": validation}), tmp_path, [])
+    trainer.state.held_out_digest = "a"
+    saved = trainer.state.to_checkpoint()
+    trainer.checkpoints.save(3, saved)
+    trainer.resume()
+    trainer.state.held_out_digest = "b"
+    with pytest.raises(ConfigError, match="other images are held out than before the checkpoint: give those of"):
+        trainer.resume()
+    del saved.progress["held_out_digest"]  # as before there was one
+    trainer.checkpoints.save(4, saved)
+    with pytest.raises(ConfigError, match="an older version chose them by another rule"):
+        trainer.resume()
+    apart = validation.model_copy(update={"count": None, "path": tmp_path})
+    trainer.config = trainer.config.model_copy(update={"validation": apart})
+    trainer.resume()
+
+
+def test_a_resume_keeps_what_changed_and_refuses_what_may_not(
+    train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = trainer_of(train_config, tmp_path, [])
+    trainer.state.samples_seen = 12
+    saved = trainer.state.to_checkpoint()
+    saved.record["train"] = dump_yaml(trainer.config)
+    trainer.checkpoints.save(3, saved)
+    begun = trainer.config
+    sampling = begun.sampling.model_copy(update={"steps": 3})
+    data = begun.data.model_copy(update={"workers": 2})
+    precision = begun.precision.model_copy(update={"compute_dtype": "bfloat16"})  # on another accelerator
+    trainer.config = begun.model_copy(update={"sampling": sampling, "data": data, "precision": precision})
+    with caplog.at_level("INFO"):
+        trainer.resume()
+    assert "the recipe changed: sampling.steps was 15, now 3" in caplog.text
+    assert "workers" not in caplog.text  # of the machine
+    (change,) = trainer.state.recipe_changes
+    assert change.pop("unix_s") > 1.7e9
+    assert change == {"samples_seen": 12, "key": "sampling.steps", "before": 15, "after": 3}
+
+    again = trainer.state.to_checkpoint()  # with what changed before
+    again.record["train"] = dump_yaml(trainer.config)
+    trainer.checkpoints.save(4, again)
+    trainer.config = trainer.config.model_copy(update={"final_samples": 0})
+    trainer.resume()
+    assert [each["key"] for each in trainer.state.recipe_changes] == ["sampling.steps", "final_samples"]
+    trainer.config = begun.model_copy(update={"seed": 1})
+    with pytest.raises(
+        ConfigError, match=r"checkpoint of step 4: belongs to a different recipe: seed \(0 there, 1 here"
+    ):
+        trainer.resume()
 
 
 def test_buckets_train_at_several_shapes(
