@@ -15,10 +15,6 @@ IMAGE = "image"
 KEPT_GROUPS = 4  # row groups in memory: reading one sample reads its whole group
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))
-
-
 def parquet_rows(folder: Path, files: list[Path]) -> list[Row]:
     """All rows; `offset` is the row in its file. Raises DataError for a file without the columns."""
     rows = []

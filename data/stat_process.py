@@ -5,24 +5,26 @@ million of them take seconds.
 """
 
 import os
+import stat
 import sys
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 
 ABSENT = -1
 
 
 def stat_files(folder: str, names: Iterable[bytes]) -> "array[int]":
-    """Size in bytes and time of change in ns of each file, int64 in turn; ABSENT where there is none."""
+    """Size in bytes and time of change in ns of each file, int64 in turn; ABSENT where there is no regular one."""
     below = os.open(folder, os.O_RDONLY)  # where names are found sooner than whole paths
     found = array("q")
     for name in names:
-        try:
+        facts = ABSENT, ABSENT
+        with suppress(OSError):
             status = os.stat(name, dir_fd=below)
-        except OSError:
-            found.extend((ABSENT, ABSENT))
-            continue
-        found.extend((status.st_size, status.st_mtime_ns))
+            if stat.S_ISREG(status.st_mode):
+                facts = status.st_size, status.st_mtime_ns
+        found.extend(facts)
     os.close(below)
     return found
 
