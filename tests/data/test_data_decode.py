@@ -3,14 +3,12 @@
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.decode import decode, decode_sized
-from data.scan import Place, look
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -136,5 +134,3 @@ def test_bombs_truncated_files_and_unknown_ranges_are_refused(recwarn: pytest.Wa
     for content in (b"", b"no image", jpeg[: len(jpeg) // 2]):
         with pytest.raises(OSError, match=r"cannot identify|truncated"):
             decode(content, at_least=(8, 8))
-
-
