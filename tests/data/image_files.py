@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import tarfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def oriented(image: Image.Image, kind: str, orientation: str) -> bytes:
         return content.replace(placeholder, entry)
     block = struct.pack("<4sIH", b"II*\0", 8, 1) + entry + bytes(4)
     return encoded(image, kind, exif=b"Exif\0\0" + block)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes, **facts: object) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import FORMATS, ORIENTATIONS, TURNED, WRITERS, encoded, noise, oriented
+from image_files import FORMATS, ORIENTATIONS, TURNED, WRITERS, encoded, noise, oriented, png_chunk
 from PIL import Image
 
 from data import DataConfig, ImageFetcher, Loader, make_order, open_source
@@ -49,10 +49,6 @@ def test_exif_that_nobody_can_read_spoils_no_picture(kind: str, exif: bytes) -> 
     assert decode_sized(encoded(noise(*WIDE), kind, exif=exif))[1] == WIDE
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 XMP = b'XML:com.adobe.xmp\0%s<x tiff:Orientation="6"/>'
 
 
@@ -60,9 +56,9 @@ XMP = b'XML:com.adobe.xmp\0%s<x tiff:Orientation="6"/>'
 @pytest.mark.parametrize(
     "turned",
     [
-        chunk(b"eXIf", struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 6, 0, 0)),
-        chunk(b"iTXt", XMP % b"\0\0\0\0"),
-        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b'<x tiff:Orientation="6"/>')),
+        png_chunk(b"eXIf", struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 6, 0, 0)),
+        png_chunk(b"iTXt", XMP % b"\0\0\0\0"),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b'<x tiff:Orientation="6"/>')),
     ],
     ids=["eXIf", "XMP", "XMP, packed"],
 )
