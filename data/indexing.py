@@ -65,7 +65,7 @@ def index_path(path: Path) -> Path:
         home = Path.home()
     except RuntimeError:  # a user without an entry, as in some containers
         return inside
-    return home / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(str(path.resolve()).encode())}.safetensors"
+    return home / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(path.resolve()))}.safetensors"
 
 
 def find_format(path: Path) -> tuple[str, list[Path]]:

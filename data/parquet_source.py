@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from data.files import open_file
 from data.rows import Row
 
 CAPTIONS = ("text", "caption")
@@ -60,6 +61,6 @@ def _open(path: Path) -> Any:
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs PyArrow; pip install 'vpred[parquet]'") from None
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(open_file(path))  # a path would have to be UTF-8
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: no Parquet file ({' '.join(str(error).split())})") from None
