@@ -3,12 +3,12 @@
 Needs PyArrow (pip install 'vpred[parquet]').
 """
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.files import open_file
 from data.rows import Row
 
 CAPTIONS = ("text", "caption")
@@ -57,10 +57,10 @@ def _images(path: Path, group: int) -> Any:
 @lru_cache(KEPT_GROUPS)
 def _open(path: Path) -> Any:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, OSFile, parquet
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs PyArrow; pip install 'vpred[parquet]'") from None
     try:
-        return parquet.ParquetFile(open_file(path))  # a path would have to be UTF-8
+        return parquet.ParquetFile(OSFile(os.fsencode(path)))  # a path would have to be UTF-8
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: no Parquet file ({' '.join(str(error).split())})") from None

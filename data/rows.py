@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data.files import encoding_fault, printable
+from data.files import encoding_fault, printable, shortened
 
 WHOLE_FILE = -1
 
@@ -51,18 +51,19 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
             if not row.fault:
                 row.blame(f"{file_column} is empty")
             continue
+        shown = shortened(row.file)
         if not row.text.strip():
-            row.blame(f"{text_column} is empty ({row.file})")
+            row.blame(f"{text_column} is empty ({shown})")
         if "\0" in row.file:
             row.blame(f"{file_column} holds a NUL byte")
             row.file = ""
             continue
         name = PurePosixPath(row.file)
         if not is_below(folder, name):
-            row.blame(f"{row.file} leaves the folder; give a path below it")
+            row.blame(f"{shown} leaves the folder; give a path below it")
             row.file = ""
         elif name in first_use:
-            row.blame(f"{row.file} is already in {first_use[name]}")
+            row.blame(f"{shown} is already in {first_use[name]}")
         first_use.setdefault(name, row.origin)
 
 

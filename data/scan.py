@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from data.decode import FORMATS, decode_sized
-from data.files import reason_of
+from data.files import reason_of, shortened
 
 Reader = Callable[[Path, int, int], bytes]
 Item = TypeVar("Item")
@@ -51,19 +51,17 @@ class Look:
 
 def look(read: Reader, place: Place) -> Look:
     """Decode one image to its end. Whatever an image raises, out of memory too, is its own fault and nobody else's."""
-    content_hash = NO_HASH
+    content_hash, name = NO_HASH, shortened(place.path.name)
     try:
         content = read(place.path, place.offset, place.length)
         content_hash = xxhash.xxh3_128_digest(content)
         _, (width, height) = decode_sized(content, at_least=(DRAFT_PX, DRAFT_PX))
     except FileNotFoundError:
-        return Look(0, 0, content_hash, f"{place.path.name} does not exist")
+        return Look(0, 0, content_hash, f"{name} does not exist")
     except UnidentifiedImageError:
-        return Look(
-            0, 0, content_hash, f"{place.path.name} is no image of a known format (known: {', '.join(FORMATS)})"
-        )
+        return Look(0, 0, content_hash, f"{name} is no image of a known format (known: {', '.join(FORMATS)})")
     except Exception as error:
-        return Look(0, 0, content_hash, f"{place.path.name} is no readable image ({reason_of(error)})")
+        return Look(0, 0, content_hash, f"{name} is no readable image ({reason_of(error)})")
     return Look(width, height, content_hash, "")
 
 
