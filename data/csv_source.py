@@ -11,8 +11,10 @@ from data.files import printable, read_lines, shortened
 from data.rows import Row, check_rows
 
 COLUMNS = ("dir", "text")
-# A field that is an image file's name: within a caption of several lines, it is a row that a stray quote has swallowed.
-NAMES_IMAGE = re.compile(rf'(?:^|,)[^,"]*\.(?:{"|".join(SUFFIXES)})(?:,|$)', re.IGNORECASE)
+# A field that is an image file's name, beside another: a line of a caption with one is a row that a stray quote has
+# swallowed.
+IMAGE = rf'[^,"]*\.(?:{"|".join(SUFFIXES)})'
+NAMES_IMAGE = re.compile(rf"^{IMAGE},|,(?! ){IMAGE}(?:,|$)", re.IGNORECASE)
 CLOSE_IT = 'close it, or write each quote within a quoted text twice ("")'
 
 

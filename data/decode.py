@@ -65,12 +65,10 @@ def decode_sized(
             file.info.pop("xmp", None)  # it has a tag of its own, by which Pillow turns it
         if at_least is not None and file.format == "JPEG":
             _draft(file, *at_least)
-        told = file.size
+        said = file.size
         file.load()
-        if file.size != told:
-            raise ValueError(
-                f"its header tells of {told[0]} x {told[1]} pixels, and it has {file.width} x {file.height}"
-            )
+        if file.size != said:
+            raise ValueError(f"its header says {said[0]} x {said[1]} pixels, and it has {file.width} x {file.height}")
         orientation = _orientation(file)
         image = file.transpose(TURNS[orientation]) if orientation != UPRIGHT else file
         return _to_rgb(_to_eight_bits(image), background), size[::-1] if orientation >= QUARTER_TURN else size

@@ -40,16 +40,19 @@ def parse_object(text: str) -> dict[str, Any]:
     """A JSON object of text that is UTF-8, empty for other JSON. Raises ValueError, also for a key that comes twice."""
     if fault := encoding_fault(text):
         raise ValueError(fault)
+    pairs: list[tuple[str, Any]] = []  # in the end those of the outermost object
+
+    def make(inner: list[tuple[str, Any]]) -> dict[str, Any]:
+        pairs[:] = inner
+        return dict(inner)
+
     try:
-        record = json.loads(text, object_pairs_hook=_once_each)
+        record = json.loads(text, object_pairs_hook=make)
         json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no character
     except RecursionError:
         raise ValueError("nested too deep") from None
-    return record if isinstance(record, dict) else {}
-
-
-def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
+    if not isinstance(record, dict):
+        return {}
     if len(record) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {shortened(name)!r} comes twice")

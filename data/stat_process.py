@@ -9,7 +9,6 @@ import stat
 import sys
 from array import array
 from collections.abc import Iterable
-from contextlib import suppress
 
 ABSENT = -1
 
@@ -19,12 +18,13 @@ def stat_files(folder: str, names: Iterable[bytes]) -> "array[int]":
     below = os.open(folder, os.O_RDONLY)  # where names are found sooner than whole paths
     found = array("q")
     for name in names:
-        facts = ABSENT, ABSENT
-        with suppress(OSError):
+        try:
             status = os.stat(name, dir_fd=below)
-            if stat.S_ISREG(status.st_mode):
-                facts = status.st_size, status.st_mtime_ns
-        found.extend(facts)
+        except OSError:
+            found.extend((ABSENT, ABSENT))
+            continue
+        regular = stat.S_ISREG(status.st_mode)
+        found.extend((status.st_size, status.st_mtime_ns) if regular else (ABSENT, ABSENT))
     os.close(below)
     return found
 

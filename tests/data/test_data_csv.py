@@ -59,6 +59,17 @@ def test_a_quote_that_closes_beyond_other_rows_swallows_none(tmp_path: Path, end
     assert (rows[3], rows[5]) == (("1.png", "x", ""), ("2.jpeg", "y", ""))
 
 
+def test_rows_are_found_within_a_text_in_either_order_of_columns(tmp_path: Path) -> None:
+    rows = found(tmp_path, 'text,dir\n"opens,0.png\nx,1.png\ny,2.png\ncloses",3.png\n')
+    assert list(rows) == [2, 3, 4, 5]
+    assert [rows[line][0] for line in (3, 4)] == ["1.png", "2.png"]
+
+
+def test_prose_of_several_lines_is_one_caption(tmp_path: Path) -> None:
+    prose = "a cat, as in\nphoto.jpg\nand, on the right, photo.png"
+    assert found(tmp_path, f'dir,text\n0.png,"{prose}"\n') == {2: ("0.png", prose, "")}
+
+
 def test_captions_of_several_lines_and_of_any_length(tmp_path: Path) -> None:
     long = "word " * 40_000
     text = f'dir,text\n0.png,"two\nlines, and a ""quote"""\n\n1.png,"{long}"\n2.png,\'5" nail\n3.png,x\n'

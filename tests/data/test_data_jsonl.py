@@ -25,7 +25,7 @@ def rows_of(folder: Path, content: bytes) -> list[Row]:
     [
         (b"[" * 100_000, "no JSON (nested too deep)"),
         (b'{"a":' * 100_000, "no JSON (nested too deep)"),
-        (b'{"file_name": "0.png", "text": "a", "text": "b"}', "no JSON (the key 'text' comes twice)"),
+        (b'{"file_name": "0.png", "size": {}, "text": "a", "text": "b"}', "no JSON (the key 'text' comes twice)"),
         (b'{"file_name": "0.png", "text": NaN}', 'no "text" or "caption" that is a string (found file_name, text)'),
         (b'{"file_name": "0.png", "text": ["a"]}', 'no "text" or "caption" that is a string (found file_name, text)'),
         (
@@ -53,9 +53,11 @@ def test_a_bad_line_is_a_bad_row(tmp_path: Path, line: bytes, fault: str) -> Non
     assert len(reason) < 300
 
 
-def test_numbers_that_json_does_not_know_in_other_keys_harm_nothing(tmp_path: Path) -> None:
+def test_odd_json_in_other_keys_harms_nothing(tmp_path: Path) -> None:
     """Python writes NaN for a score that is missing."""
-    (row,) = rows_of(tmp_path, b'{"file_name": "0.png", "text": "a", "score": NaN, "size": [Infinity, -Infinity]}')
+    (row,) = rows_of(
+        tmp_path, b'{"file_name": "0.png", "text": "a", "score": NaN, "size": [Infinity, {"a": 1, "a": 2}]}'
+    )
     assert (row.file, row.text, row.fault) == ("0.png", "a", "")
 
 

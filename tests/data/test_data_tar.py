@@ -2,10 +2,13 @@
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from image_files import add, encoded, noise
 
 from data import DataError, open_source
@@ -139,6 +142,31 @@ def test_two_images_of_one_sample_are_blamed_and_parts_are_not(tmp_path: Path) -
     first, second = rows_of(tmp_path)
     assert first.fault == "0.png and 0.jpg are images of one sample; keep one"
     assert (second.origin, second.text, second.fault) == ("a.tar:1.png", "b", "")
+
+
+STEMS, ENDS = (
+    ("0", "1", "a/0", "a.b/1", "._0", ".h/0"),
+    (".png", ".PNG", ".jpg", ".txt", ".json", ".mask.png", ".x", ""),
+)
+MEMBERS = st.lists(st.tuples(st.sampled_from(STEMS), st.sampled_from(ENDS)), max_size=12)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(MEMBERS)
+def test_every_member_is_of_a_row(tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, str]]) -> None:
+    """Of a good one or of one that is blamed, and the bytes of good ones are those of an image that was put in."""
+    folder = tmp_path_factory.getbasetemp()
+    contents = [f"{number} {stem}{end}".encode() for number, (stem, end) in enumerate(members)]
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for (stem, end), content in zip(members, contents, strict=True):
+            add(tar, stem + end, b'{"text": "a"}' if end == ".json" else content)
+    rows = rows_of(folder)
+    blamed_or_good = {re.sub(r"\.[^/]*$", "", row.origin.removeprefix("a.tar:")) for row in rows}
+    assert blamed_or_good == {stem for stem, _ in members if not stem.startswith(".")}
+    whole = (folder / "a.tar").read_bytes()
+    for row in (row for row in rows if not row.fault):
+        assert whole[row.offset : row.offset + row.length] in contents
+        assert row.origin.lower().endswith((".png", ".jpg"))
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, "PNG", "Avif"])
