@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,12 @@ def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
     """Whether all files are as they were when the index was made."""
     if [index.string("name", row) for row in range(index.tables)] != [table.name for table in tables]:
         return False
-    sizes, times = _stats(path, len(index.columns["file_bytes"]), partial(index.joined, "name"))
+
+    def names(first: int, last: int) -> bytes:
+        # The index has them in UTF-8, which is not what names are in everywhere.
+        return os.fsencode(index.joined("name", first, last).decode(errors="surrogateescape"))
+
+    sizes, times = _stats(path, len(index.columns["file_bytes"]), names)
     return np.array_equal(sizes, index.columns["file_bytes"]) and np.array_equal(times, index.columns["file_mtime_ns"])
 
 

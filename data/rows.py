@@ -1,5 +1,6 @@
 """What a table tells of a sample before anybody has looked at its image."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -54,8 +55,8 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
         shown = shortened(row.file)
         if not row.text.strip():
             row.blame(f"{text_column} is empty ({shown})")
-        if "\0" in row.file:
-            row.blame(f"{file_column} holds a NUL byte")
+        if fault := _name_fault(row.file):
+            row.blame(f"{file_column} {fault}")
             row.file = ""
             continue
         name = PurePosixPath(row.file)
@@ -65,6 +66,17 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
         elif name in first_use:
             row.blame(f"{shown} is already in {first_use[name]}")
         first_use.setdefault(name, row.origin)
+
+
+def _name_fault(name: str) -> str:
+    """Why no file can have that name; "" when one can."""
+    if "\0" in name:
+        return "holds a NUL byte"
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        return f"holds {name[error.start]!a}, which no file name has where names are in {error.encoding}"
+    return ""
 
 
 def is_below(folder: Path, name: PurePosixPath) -> bool:

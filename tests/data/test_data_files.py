@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +141,27 @@ def test_tables_are_found_whatever_their_case_and_hidden_ones_passed_over(layout
     shutil.move(table, tmp_path / table.name.upper())
     source = open_source(tmp_path)
     assert (len(source), source.index.format) == (1, layout)
+
+
+def test_names_under_a_gbk_locale(tmp_path: Path) -> None:
+    """Python then has file names in GBK, and a table in UTF-8 names those of its own encoding."""
+    if shutil.which("localedef") is None:
+        pytest.skip("needs localedef")
+    made = subprocess.run(["localedef", "-i", "zh_CN", "-f", "GBK", str(tmp_path / "zh_CN.GBK")], capture_output=True)
+    if not (tmp_path / "zh_CN.GBK").exists():
+        pytest.skip(f"localedef makes no GBK locale: {made.stderr.decode(errors='replace')}")
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / os.fsdecode("狗.png".encode("gbk"))).write_bytes(IMAGE)
+    (folder / "img_txt.csv").write_text("dir,text\n狗.png,a dog\n鿿.png,a name that GBK has not\n", encoding="utf-8")
+    program = (
+        "import json, sys\nfrom pathlib import Path\nfrom data import indexing, open_source\n"
+        "source = open_source(Path(sys.argv[1]), 'skip')\n"
+        "fresh = indexing.is_fresh(source.index, source.path, indexing.find_format(source.path)[1])\n"
+        "print(json.dumps([source.bad, len(source.sample(0).read()), fresh]))"
+    )
+    environment = {**os.environ, "LOCPATH": str(tmp_path), "LC_ALL": "zh_CN.GBK", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-P", "-c", program, str(folder)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    fault = "dir holds '\\u9fff', which no file name has where names are in gbk"
+    assert json.loads(answer) == [[["img_txt.csv:3", fault]], len(IMAGE), True]
