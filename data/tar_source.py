@@ -4,6 +4,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from data.decode import SUFFIXES
 from data.errors import DataError
@@ -45,7 +46,7 @@ def _shard_rows(shard: Path) -> list[Row]:
                     continue
                 group[suffix.lower()] = member
             rows += _group_rows(tar, shard, group)
-            _check_end(tar)
+            _check_end(file, tar.offset)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         reason = printable(reason_of(error))
         raise DataError(f"{shard}: no whole plain tar ({reason}); write it again, not compressed") from None
@@ -64,18 +65,16 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             yield member
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Raises ValueError unless the tar ends with its mark and nothing else: `tarfile` takes any header that it cannot
-    read for the end, as of a file that was cut off."""
-    file = tar.fileobj
-    assert file is not None  # noqa: S101
-    file.seek(tar.offset)
+def _check_end(file: BinaryIO, end: int) -> None:
+    """Raises ValueError unless a tar whose members end at byte `end` goes on with its mark and nothing else: `tarfile`
+    takes any header that it cannot read for the end, as of a file that was cut off."""
+    file.seek(end)
     mark = file.read(END_MARK_BYTES)
-    if len(mark) < END_MARK_BYTES or any(mark):
-        raise ValueError(f"no end mark at byte {tar.offset}: it was cut off or is damaged there")
+    if mark != bytes(END_MARK_BYTES):
+        raise ValueError(f"no end mark at byte {end}: it was cut off or is damaged there")
     while chunk := file.read(CHUNK_BYTES):
-        if any(chunk):
-            raise ValueError(f"more follows its end mark at byte {tar.offset}, as when tars are joined: unpack each")
+        if chunk.strip(b"\0"):
+            raise ValueError(f"more follows its end mark at byte {end}, as when tars are joined: unpack each")
 
 
 def _group_rows(tar: tarfile.TarFile, shard: Path, group: dict[str, tarfile.TarInfo]) -> list[Row]:
