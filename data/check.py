@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.files import printable
 from data.scan import in_parallel
 from data.source import Folder
 
@@ -113,7 +114,7 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
     shapes = np.clip(np.digitize(width / height, ASPECTS) - 1, 0, len(ASPECT_NAMES) - 1)
     counts = Counter(shapes.tolist())
     return Findings(
-        path=str(source.path),
+        path=printable(str(source.path)),
         format=index.format,
         rows=len(index),
         images=len(source),

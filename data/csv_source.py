@@ -1,19 +1,21 @@
 """MindONE's layout: a folder of images and any number of *.csv with the columns `dir,text`."""
 
-import io
-import os
+import csv
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data.decode import SUFFIXES
 from data.errors import DataError
+from data.files import printable, read_lines, shortened
 from data.rows import Row, check_rows
 
 COLUMNS = ("dir", "text")
-OVERLONG = "\0overlong"  # a NUL byte is refused, so no field can be this
-
-
-def csv_tables(folder: Path) -> list[Path]:
-    # Not by glob, which takes a second for a million files.
-    return sorted(folder / name for name in os.listdir(folder) if name.endswith(".csv"))  # noqa: PTH208
+# A field that is an image file's name, beside another: a line of a caption with one is a row that a stray quote has
+# swallowed.
+IMAGE = rf'[^,"]*\.(?:{"|".join(SUFFIXES)})'
+NAMES_IMAGE = re.compile(rf"^{IMAGE},|,(?! ){IMAGE}(?:,|$)", re.IGNORECASE)
+CLOSE_IT = 'close it, or write each quote within a quoted text twice ("")'
 
 
 def csv_rows(folder: Path, tables: list[Path]) -> list[Row]:
@@ -24,54 +26,74 @@ def csv_rows(folder: Path, tables: list[Path]) -> list[Row]:
 
 
 def read_table(table: Path) -> list[Row]:
-    """The rows of one file; those that cannot be taken apart are blamed and name no image.
+    """The rows of one file: one for every line that is not blank and not within a quoted text of several lines.
 
-    `origin` counts the lines of the file, also after blank lines and line ends within quotes. Raises DataError when
-    it is no such table.
+    Those that cannot be taken apart are blamed and name no image. `origin` has the line of the file. Raises DataError
+    when it is no such table.
     """
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-        records = parse_records(text)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{table}: cannot be read as a table ({reason}); write it as CSV in UTF-8") from None
-    header = records[0] if records else []
-    missing = [column for column in COLUMNS if column not in header]
-    if missing:
-        raise DataError(
-            f"{table}: found the columns {','.join(header)}; needed {','.join(COLUMNS)} (missing {','.join(missing)})"
-        )
+    lines = read_lines(table, "CSV in UTF-8")
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise DataError(f"{table}:{number}: holds a NUL byte, so it is not text; write it as CSV in UTF-8")
+    found = records(lines)
+    header = _header(table, *next(found, (1, "it cannot be read as a table, being empty; begin it with dir,text")))
     image, caption = (header.index(column) for column in COLUMNS)
-    rows, line = [], 2
-    for fields in records[1:]:
-        origin = f"{table.name}:{line}"
-        line += 1 + sum(field.count("\n") for field in fields)
-        if fields[1] == OVERLONG:
-            fault = f"more than {len(header)} fields; quote a text that holds a comma: {fields[0]}"
+    rows = []
+    for number, fields in found:
+        origin = f"{table.name}:{number}"
+        if isinstance(fields, str):
+            rows.append(Row("", origin, "", fault=fields))
+        elif len(fields) > len(header):
+            fault = f"more than {len(header)} fields; quote a text that holds a comma: {shortened(','.join(fields))}"
             rows.append(Row("", origin, "", fault=fault))
-        elif any(fields):  # else a blank line
-            rows.append(Row(fields[caption], origin, fields[image]))
-    if line <= len(text.rstrip("\n").split("\n")):  # pandas leaves such a row out without a word
-        rows.append(Row("", f"{table.name}:{line}", "", fault='a quote (") opened here is never closed'))
+        else:
+            short = len(fields) < len(header) and max(image, caption) < len(fields)
+            fault = f"{len(fields)} fields where the header has {len(header)}" if short else ""
+            fields += [""] * (len(header) - len(fields))
+            rows.append(Row(fields[caption], origin, fields[image], fault=fault))
     return rows
 
 
-def parse_records(text: str) -> list[list[str]]:
-    """All records of a CSV text, the header first. One with too many fields is joined again and marked.
+def _header(table: Path, number: int, fields: list[str] | str) -> list[str]:
+    """The names of the columns. Raises DataError when they are not those that are needed, once each."""
+    if isinstance(fields, str):
+        raise DataError(f"{table}:{number}: {fields}")
+    wrong = [f"missing {column}" for column in COLUMNS if column not in fields]
+    wrong += [f"{column} comes {fields.count(column)} times" for column in COLUMNS if fields.count(column) > 1]
+    if wrong:
+        shown = printable(shortened(",".join(fields)))
+        raise DataError(f"{table}: found the columns {shown}; needed {','.join(COLUMNS)} ({', '.join(wrong)})")
+    return fields
 
-    The header is read as a record because pandas would take an overlong first row's extra fields for an index.
+
+def records(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
+    """The number of the line where a record begins, from 1, with its fields or what is wrong with it; not of blank
+    lines.
+
+    A wrong record is its first line alone, so that a stray quote takes no other rows with it.
     """
-    if "\0" in text:
-        raise ValueError("it holds a NUL byte, so it is not text")
-    import pandas as pd  # takes a quarter of a second, and only a folder that has changed is read
+    csv.field_size_limit(max(csv.field_size_limit(), sum(map(len, lines))))  # of the process: only ever raised
+    first = 0
+    while first < len(lines):
+        begin = first
+        reader = csv.reader(map(lines.__getitem__, range(begin, len(lines))), strict=True)
+        try:
+            for fields in reader:
+                end = begin + reader.line_num
+                if any(map(NAMES_IMAGE.search, lines[first + 1 : end])):
+                    raise csv.Error("rows within a text")
+                if lines[first].strip():
+                    yield first + 1, fields
+                first = end
+        except csv.Error as error:
+            yield first + 1, _fault(str(error), begin + reader.line_num - first)
+            first += 1
 
-    frame = pd.read_csv(
-        io.StringIO(text),
-        header=None,
-        dtype=str,
-        keep_default_na=False,
-        skip_blank_lines=False,
-        engine="python",
-        on_bad_lines=lambda fields: [",".join(fields), OVERLONG],
-    )
-    return [["" if pd.isna(field) else str(field) for field in record] for record in frame.itertuples(index=False)]
+
+def _fault(told: str, lines: int) -> str:
+    """What is wrong with a record of so many lines, of which `csv` says `told`."""
+    if told == "unexpected end of data":
+        return f'a quote (") opened here is never closed; {CLOSE_IT}'
+    if lines > 1:
+        return f'a quote (") opened here is closed {lines - 1} lines below, beyond other rows; {CLOSE_IT}'
+    return 'text follows a closing quote ("); write each quote within a quoted text twice ("")'

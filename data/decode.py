@@ -2,63 +2,131 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+# All that is ever opened, with what names of such files end in. Others of Pillow's readers are left out: that of
+# PostScript starts Ghostscript, and some take any bytes for an image.
+FORMATS = {
+    "AVIF": ("avif",),
+    "BMP": ("bmp", "dib"),
+    "GIF": ("gif",),
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "JPEG2000": ("jp2", "j2k"),
+    "PNG": ("png",),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "TIFF": ("tif", "tiff"),
+    "WEBP": ("webp",),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 ORIENTATION = 0x0112  # EXIF
-QUARTER_TURN = 5  # this orientation and those above
+UPRIGHT, QUARTER_TURN = 1, 5  # this orientation and those above
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MAX_PIXELS = 89_478_485  # Pillow's own limit, where it only warns: 256 MiB of RGB
 # A JPEG is decoded at 1 / divisor where that leaves at least so many times the pixels asked for per side. Half a size
 # is well filtered as it is; a smaller one aliases near its limit, which the resize has to take away.
 DRAFTS = {8: 1.25, 4: 1.25, 2: 1.0}
-# What Pillow's readers raise at damaged files.
-UNREADABLE = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    Image.DecompressionBombWarning,
-    Image.DecompressionBombError,
-)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_TEXT = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks
+PNG_ORIENTATION = {b"XML:com.adobe.xmp", b"Raw profile type exif"}  # keys of those that may tell how it is turned
+PNG_TEXT_BYTES = 1 << 20
 
 
 def decode(content: bytes, background: str = "white", at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The image as upright RGB; raises one of UNREADABLE.
+    """The image as upright RGB, as `decode_sized` makes it."""
+    return decode_sized(content, background, at_least)[0]
+
+
+def decode_sized(
+    content: bytes, background: str = "white", at_least: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The image as upright RGB, and width and height in pixels of all of it. Raises whatever Pillow does.
 
     background: a colour as Pillow writes it, under transparent pixels. at_least: width and height that the caller will
     scale the upright image down to cover; a large JPEG may then come smaller, by a power of two.
     """
-    with Image.open(io.BytesIO(content)) as file:
+    with Image.open(io.BytesIO(_without_text(content)), formats=tuple(FORMATS)) as file:
+        size = file.size
         if file.width * file.height > MAX_PIXELS:
             raise ValueError(f"{file.width} x {file.height} pixels are more than {MAX_PIXELS}")
+        if min(size) < 1:
+            raise ValueError(f"it has {file.width} x {file.height} pixels")
+        if file.format == "TIFF":
+            file.info.pop("xmp", None)  # it has a tag of its own, by which Pillow turns it
         if at_least is not None and file.format == "JPEG":
             _draft(file, *at_least)
-        ImageOps.exif_transpose(file, in_place=True)  # without, it copies what is upright
-        return _to_rgb(_to_eight_bits(file), background)
+        said = file.size
+        file.load()
+        if file.size != said:
+            raise ValueError(f"its header says {said[0]} x {said[1]} pixels, and it has {file.width} x {file.height}")
+        orientation = _orientation(file)
+        image = file.transpose(TURNS[orientation]) if orientation != UPRIGHT else file
+        return _to_rgb(_to_eight_bits(image), background), size[::-1] if orientation >= QUARTER_TURN else size
 
 
-def upright_size(content: bytes) -> tuple[int, int]:
-    """Width and height in pixels as the image is to be seen; from its header alone. Raises one of UNREADABLE."""
-    with Image.open(io.BytesIO(content)) as file:
-        turned = file.getexif().get(ORIENTATION, 1) >= QUARTER_TURN
-        return (file.height, file.width) if turned else file.size
+def _orientation(file: Image.Image) -> int:
+    """How the pixels that Pillow gives are to be turned; UPRIGHT for all that the standard does not know.
+
+    A TIFF's are turned by Pillow when they are loaded.
+    """
+    try:
+        found = file.getexif().get(ORIENTATION)
+    except Exception:  # EXIF that nobody can read does not spoil a picture
+        return UPRIGHT
+    return found if isinstance(found, int) and found in TURNS else UPRIGHT
 
 
 def _draft(file: Image.Image, width: int, height: int) -> None:
     """Let libjpeg scale while it decodes. Covering (width, height) or, for an image on its side, (height, width)."""
-    if file.getexif().get(ORIENTATION, 1) >= QUARTER_TURN:
+    if _orientation(file) >= QUARTER_TURN:
         width, height = height, width
     ratio = min(file.width / width, file.height / height)
     for divisor, margin in DRAFTS.items():
         if ratio >= divisor * margin:
             file.draft(None, (file.width // divisor, file.height // divisor))
             return
+
+
+def _without_text(content: bytes) -> bytes:
+    """A PNG without the text and colour profiles that it carries, at which Pillow refuses a picture: when they are
+    long, above all. What may tell its orientation stays."""
+    if not content.startswith(PNG_SIGNATURE):
+        return content
+    kept, start, place = [], 0, len(PNG_SIGNATURE)
+    while place + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        end = place + 12 + length
+        if kind in PNG_TEXT and not _may_orient(kind, content[place + 8 : end - 4]):
+            kept.append(content[start:place])
+            start = end
+        place = end
+    return b"".join([*kept, content[start:]]) if kept else content
+
+
+def _may_orient(kind: bytes, body: bytes) -> bool:
+    """Whether a text chunk of a PNG may hold its orientation, and is short enough to be read for it."""
+    key, _, text = body.partition(b"\0")
+    if key not in PNG_ORIENTATION:
+        return False
+    packed = kind == b"zTXt" or (kind == b"iTXt" and not text.startswith(b"\0"))
+    if not packed:
+        return len(text) <= PNG_TEXT_BYTES
+    inflater = zlib.decompressobj()
+    try:
+        inflater.decompress(text[1:] if kind == b"zTXt" else text[2:].split(b"\0", 2)[-1], PNG_TEXT_BYTES)
+    except zlib.error:
+        return False
+    return not inflater.unconsumed_tail
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

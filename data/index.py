@@ -45,7 +45,7 @@ class Index:
         """One value of a column of strings."""
         ends = self.columns[f"{column}_ends"]
         start = int(ends[row - 1]) if row else 0
-        return bytes(self.columns[column][start : int(ends[row])]).decode()
+        return bytes(self.columns[column][start : int(ends[row])]).decode(errors="surrogateescape")
 
     def strings(self, column: str) -> list[str]:
         """All values of a column of strings."""
@@ -53,7 +53,7 @@ class Index:
         found, start = [], 0
         for first in range(0, len(ends), AT_A_TIME):  # as Python's integers, all would take more than the strings
             for end in ends[first : first + AT_A_TIME].tolist():
-                found.append(content[start:end].decode())
+                found.append(content[start:end].decode(errors="surrogateescape"))
                 start = end
         return found
 
@@ -90,7 +90,7 @@ def make_index(format_name: str, tables: int, columns: Columns) -> Index:
 
 def string_columns(name: str, values: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Strings as the two columns that hold them."""
-    encoded = [value.encode() for value in values]
+    encoded = [value.encode(errors="surrogateescape") for value in values]  # names need not be UTF-8
     ends = np.cumsum([len(value) for value in encoded], dtype=np.int64)
     return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}_ends": ends}
 

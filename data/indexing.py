@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from data import stat_process
-from data.csv_source import csv_rows, csv_tables
+from data.csv_source import csv_rows
 from data.errors import DataError
+from data.files import read_file
 from data.index import Columns, Index, make_index, read_index, string_columns, write_index
-from data.jsonl_source import jsonl_rows, jsonl_tables
-from data.parquet_source import parquet_files, parquet_rows, read_cell
-from data.rows import Row
-from data.scan import Look, Place, Reader, look_at_all, read_file
-from data.tar_source import tar_rows, tar_shards
+from data.jsonl_source import jsonl_rows
+from data.parquet_source import parquet_rows, read_cell
+from data.rows import Row, check_captions
+from data.scan import Look, Place, Reader, look_at_all
+from data.tar_source import tar_rows
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +38,20 @@ Joined = Callable[[int, int], bytes]  # the names of files [first, last), with N
 
 @dataclass(frozen=True)
 class Format:
-    """A way to store captioned images. `tables`: the files that list them, none when the folder is not of this format;
+    """A way to store captioned images. `tables`: the name of the files that list them, lower-case, or * and its end;
     `rows`: what they list; `read`: the bytes of an image by its file, offset and length."""
 
-    tables: Callable[[Path], list[Path]]
+    tables: str
     rows: Callable[[Path, list[Path]], list[Row]]
     read: Reader = read_file
 
 
 # The first of which a folder holds any table is its format.
 FORMATS = {
-    "csv": Format(csv_tables, csv_rows),
-    "jsonl": Format(jsonl_tables, jsonl_rows),
-    "webdataset": Format(tar_shards, tar_rows),
-    "parquet": Format(parquet_files, parquet_rows, read_cell),
+    "csv": Format("*.csv", csv_rows),
+    "jsonl": Format("metadata.jsonl", jsonl_rows),
+    "webdataset": Format("*.tar", tar_rows),
+    "parquet": Format("*.parquet", parquet_rows, read_cell),
 }
 
 
@@ -63,16 +64,24 @@ def index_path(path: Path) -> Path:
         home = Path.home()
     except RuntimeError:  # a user without an entry, as in some containers
         return inside
-    return home / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(str(path.resolve()).encode())}.safetensors"
+    return home / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(path.resolve()))}.safetensors"
 
 
 def find_format(path: Path) -> tuple[str, list[Path]]:
     """Name of the folder's format, and its tables. Raises DataError."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
-    for name, form in FORMATS.items():
-        if tables := form.tables(path):
-            return name, tables
+    try:
+        # Not by glob, which takes a second for a million files.
+        names = os.listdir(path)  # noqa: PTH208
+    except OSError as error:
+        raise DataError(f"{path}: cannot be listed ({error.strerror})") from None
+    ends = tuple(form.tables.lstrip("*") for form in FORMATS.values())
+    # Those behind a dot are not for readers: macOS leaves ._img_txt.csv beside img_txt.csv.
+    names = sorted(name for name in names if name.lower().endswith(ends) and not name.startswith("."))
+    for format_name, form in FORMATS.items():
+        if tables := [path / name for name in names if fnmatchcase(name.lower(), form.tables)]:
+            return format_name, tables
     raise DataError(
         f"{path}: holds no .csv; add one with the columns dir,text, such as img_txt.csv "
         "(or metadata.jsonl, WebDataset *.tar, *.parquet)"
@@ -99,7 +108,12 @@ def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
     """Whether all files are as they were when the index was made."""
     if [index.string("name", row) for row in range(index.tables)] != [table.name for table in tables]:
         return False
-    sizes, times = _stats(path, len(index.columns["file_bytes"]), partial(index.joined, "name"))
+
+    def names(first: int, last: int) -> bytes:
+        # The index has them in UTF-8, which is not what names are in everywhere.
+        return os.fsencode(index.joined("name", first, last).decode(errors="surrogateescape"))
+
+    sizes, times = _stats(path, len(index.columns["file_bytes"]), names)
     return np.array_equal(sizes, index.columns["file_bytes"]) and np.array_equal(times, index.columns["file_mtime_ns"])
 
 
@@ -130,7 +144,11 @@ def _stat_slice(path: Path, names: bytes, *, apart: bool) -> NDArray[np.int64]:
 
 def build(path: Path, name: str, tables: list[Path], old: Index | None, workers: int | None) -> Index:
     """List and look; what `old` knows of unchanged files is taken over."""
+    for table in tables:
+        if not table.is_file():  # to open a FIFO would wait for ever
+            raise DataError(f"{table}: is no regular file; remove it or give it another name")
     rows = FORMATS[name].rows(path, tables)
+    check_captions(rows)
     names = list(dict.fromkeys([*(table.name for table in tables), *(row.file for row in rows if row.file)]))
     number_of = {each: number for number, each in enumerate(names)}
     stats = stat_files(path, names)

@@ -3,6 +3,7 @@
 Needs PyArrow (pip install 'vpred[parquet]').
 """
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,6 @@ from data.rows import Row
 CAPTIONS = ("text", "caption")
 IMAGE = "image"
 KEPT_GROUPS = 4  # row groups in memory: reading one sample reads its whole group
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))
 
 
 def parquet_rows(folder: Path, files: list[Path]) -> list[Row]:
@@ -60,10 +57,10 @@ def _images(path: Path, group: int) -> Any:
 @lru_cache(KEPT_GROUPS)
 def _open(path: Path) -> Any:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, OSFile, parquet
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs PyArrow; pip install 'vpred[parquet]'") from None
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(OSFile(os.fsencode(path)))  # a path would have to be UTF-8
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: no Parquet file ({' '.join(str(error).split())})") from None

@@ -16,7 +16,8 @@ import xxhash
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from data.decode import UNREADABLE, decode, upright_size
+from data.decode import FORMATS, decode_sized
+from data.files import reason_of, shortened
 
 Reader = Callable[[Path, int, int], bytes]
 Item = TypeVar("Item")
@@ -48,29 +49,19 @@ class Look:
     fault: str
 
 
-def read_file(path: Path, offset: int, length: int) -> bytes:
-    """`length` bytes from `offset`, or with a negative length all of the file."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(length)
-
-
 def look(read: Reader, place: Place) -> Look:
-    """Decode one image to its end."""
-    content_hash = NO_HASH
+    """Decode one image to its end. Whatever an image raises, out of memory too, is its own fault and nobody else's."""
+    content_hash, name = NO_HASH, shortened(place.path.name)
     try:
         content = read(place.path, place.offset, place.length)
         content_hash = xxhash.xxh3_128_digest(content)
-        width, height = upright_size(content)
-        decode(content, at_least=(DRAFT_PX, DRAFT_PX))
+        _, (width, height) = decode_sized(content, at_least=(DRAFT_PX, DRAFT_PX))
     except FileNotFoundError:
-        return Look(0, 0, content_hash, f"{place.path.name} does not exist")
+        return Look(0, 0, content_hash, f"{name} does not exist")
     except UnidentifiedImageError:
-        return Look(0, 0, content_hash, f"{place.path.name} is no image of a known format")
-    except UNREADABLE as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        reason = " ".join(told.split()) or type(error).__name__
-        return Look(0, 0, content_hash, f"{place.path.name} is no readable image ({reason})")
+        return Look(0, 0, content_hash, f"{name} is no image of a known format (known: {', '.join(FORMATS)})")
+    except Exception as error:
+        return Look(0, 0, content_hash, f"{name} is no readable image ({reason_of(error)})")
     return Look(width, height, content_hash, "")
 
 
@@ -99,11 +90,17 @@ def in_parallel(
         warnings.catch_warnings(),
         tqdm(total=len(items), desc=doing, delay=2, disable=None) as bar,
     ):
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses them
+        _be_quiet()
         for results in executor.map(work, tasks):
             found += results
             bar.update(len(results))
     return found
+
+
+def _be_quiet() -> None:
+    """No warnings of what `decode` refuses, nor of odd metadata, which name no file."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _executor(items: int, workers: int) -> Executor:
@@ -115,8 +112,8 @@ def _executor(items: int, workers: int) -> Executor:
 
 
 def _start_worker(parent_pid: int) -> None:
-    """Quiet about what `decode` refuses, and gone soon after the parent, which may be killed."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    """Gone soon after the parent, which may be killed."""
+    _be_quiet()
 
     def watch() -> None:
         while os.getppid() == parent_pid:

@@ -5,6 +5,7 @@ million of them take seconds.
 """
 
 import os
+import stat
 import sys
 from array import array
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ ABSENT = -1
 
 
 def stat_files(folder: str, names: Iterable[bytes]) -> "array[int]":
-    """Size in bytes and time of change in ns of each file, int64 in turn; ABSENT where there is none."""
+    """Size in bytes and time of change in ns of each file, int64 in turn; ABSENT where there is no regular one."""
     below = os.open(folder, os.O_RDONLY)  # where names are found sooner than whole paths
     found = array("q")
     for name in names:
@@ -22,7 +23,8 @@ def stat_files(folder: str, names: Iterable[bytes]) -> "array[int]":
         except OSError:
             found.extend((ABSENT, ABSENT))
             continue
-        found.extend((status.st_size, status.st_mtime_ns))
+        regular = stat.S_ISREG(status.st_mode)
+        found.extend((status.st_size, status.st_mtime_ns) if regular else (ABSENT, ABSENT))
     os.close(below)
     return found
 

@@ -1,20 +1,21 @@
 """WebDataset shards: *.tar whose members 000017.jpg and 000017.txt (or .json with a caption) make a sample."""
 
-import json
 import tarfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
+from data.decode import SUFFIXES
 from data.errors import DataError
+from data.files import decode_text, open_file, printable, reason_of
+from data.jsonl_source import caption_of, parse_object
 from data.rows import Row
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 CAPTIONS = ("caption", "text")  # keys of a .json
 SHARDS_AT_ONCE = 8  # waits for disks more than it computes
-
-
-def tar_shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.tar"))
+END_MARK_BYTES = 2 * tarfile.BLOCKSIZE  # zeros
+CHUNK_BYTES = 1 << 20
 
 
 def tar_rows(folder: Path, shards: list[Path]) -> list[Row]:
@@ -28,9 +29,12 @@ def _shard_rows(shard: Path) -> list[Row]:
     rows: list[Row] = []
     key, group = "", dict[str, tarfile.TarInfo]()
     try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
+        with open_file(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in _members(tar):
+                origin = f"{shard.name}:{member.name}"
+                if not member.isfile() or member.issparse():
+                    fault = "is stored as a link, sparse or as a device; write the tar again with plain files"
+                    rows.append(Row("", origin, "", fault=fault))
                     continue
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
@@ -38,24 +42,52 @@ def _shard_rows(shard: Path) -> list[Row]:
                     rows += _group_rows(tar, shard, group)
                     key, group = f"{folder}/{stem}", {}
                 if suffix.lower() in group:
-                    rows.append(Row("", f"{shard.name}:{member.name}", "", fault="its name comes twice in a row"))
+                    rows.append(Row("", origin, "", fault="its name comes twice in a row"))
                     continue
                 group[suffix.lower()] = member
             rows += _group_rows(tar, shard, group)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{shard}: no whole plain tar ({error}); write it again, not compressed") from None
+            _check_end(file, tar.offset)
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        reason = printable(reason_of(error))
+        raise DataError(f"{shard}: no whole plain tar ({reason}); write it again, not compressed") from None
     return rows
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All but folders and what hides behind a dot, such as the ._000.jpg that macOS puts beside 000.jpg."""
+    offset = -1
+    for member in tar:
+        if tar.offset <= offset:  # a negative size would lead back, for ever
+            raise ValueError(f"the size of {member.name} is damaged")
+        offset = tar.offset
+        hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
+        if not hidden and not member.isdir():
+            yield member
+
+
+def _check_end(file: BinaryIO, end: int) -> None:
+    """Raises ValueError unless a tar whose members end at byte `end` goes on with its mark and nothing else: `tarfile`
+    takes any header that it cannot read for the end, as of a file that was cut off."""
+    file.seek(end)
+    mark = file.read(END_MARK_BYTES)
+    if mark != bytes(END_MARK_BYTES):
+        raise ValueError(f"no end mark at byte {end}: it was cut off or is damaged there")
+    while chunk := file.read(CHUNK_BYTES):
+        if chunk.strip(b"\0"):
+            raise ValueError(f"more follows its end mark at byte {end}, as when tars are joined: unpack each")
 
 
 def _group_rows(tar: tarfile.TarFile, shard: Path, group: dict[str, tarfile.TarInfo]) -> list[Row]:
     if not group:
         return []
-    image = next((group[suffix] for suffix in IMAGES if suffix in group), None)
-    first = image or next(iter(group.values()))
+    images = [member for suffix, member in group.items() if suffix in SUFFIXES]
+    first = images[0] if images else next(iter(group.values()))
     origin = f"{shard.name}:{first.name}"
-    if image is None:
-        return [Row("", origin, "", fault=f"no image beside it (known: {', '.join(IMAGES)})")]
-    row = Row("", origin, shard.name, image.offset_data, image.size)
+    if not images:
+        return [Row("", origin, "", fault=f"no image beside it (known: {', '.join(SUFFIXES)})")]
+    row = Row("", origin, shard.name, first.offset_data, first.size)
+    if len(images) > 1:
+        row.blame(f"{' and '.join(member.name for member in images)} are images of one sample; keep one")
     try:
         caption = _caption(tar, group)
     except ValueError as error:
@@ -73,11 +105,8 @@ def _group_rows(tar: tarfile.TarFile, shard: Path, group: dict[str, tarfile.TarI
 def _caption(tar: tarfile.TarFile, group: dict[str, tarfile.TarInfo]) -> str | None:
     """The .txt, else the caption in the .json; None when there is neither. Raises ValueError."""
     if "txt" in group:
-        return _content(tar, group["txt"]).decode("utf-8-sig").strip()
-    record = json.loads(_content(tar, group["json"])) if "json" in group else {}
-    found = [record[key] for key in CAPTIONS if isinstance(record, dict) and isinstance(record.get(key), str)]
-    "".join(found[:1]).encode()  # half of a surrogate pair is no character
-    return found[0] if found else None
+        return decode_text(_content(tar, group["txt"])).strip()
+    return caption_of(parse_object(decode_text(_content(tar, group["json"]))), CAPTIONS) if "json" in group else None
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

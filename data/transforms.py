@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import DataConfig
-from data.decode import decode, upright_size
+from data.decode import decode_sized
+from data.indexing import INDEX_NAME
 from data.keyed_random import sample_generator
 from data.resample import resample
 from data.source import Sample
@@ -59,18 +60,23 @@ def _mirrors(config: DataConfig, generator: np.random.Generator) -> bool:
 
 def load_pixels(
     content: bytes,
-    original_size: tuple[int, int],
+    indexed_size: tuple[int, int] | None,
     config: DataConfig,
     size: tuple[int, int],
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], Placement]:
     """(3, H, W) uint8 of `size`, with antialias (Lanczos), and how it was placed.
 
-    `original_size`: height and width in pixels of the upright image.
+    `indexed_size`: height and width in pixels of the upright image as it was checked, where it was. Raises ValueError
+    when it has others now, by which its batch was chosen.
     """
-    placement = place(original_size, size, config, generator)
     height, width = size
-    image = decode(content, config.background, (width, height))
+    image, (whole_width, whole_height) = decode_sized(content, config.background, (width, height))
+    original_size = whole_height, whole_width
+    if indexed_size not in (None, original_size):
+        found = f"{whole_width} x {whole_height} pixels, and {INDEX_NAME} says {indexed_size[1]} x {indexed_size[0]}"
+        raise ValueError(f"it has {found}, made by another version: remove it and start again")
+    placement = place(original_size, size, config, generator)
     # Of the last pixel of a draft a part may lie beyond the image, which is not to stretch it.
     divisor = 2 ** round(math.log2(max(original_size) / max(image.size)))
     down, across = (edge / now / divisor for edge, now in zip(original_size, placement.resized, strict=True))
@@ -92,9 +98,8 @@ def load_image(
     content: bytes, config: DataConfig, generator: np.random.Generator, size: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
     """(3, H, W) float32 in [-1, 1] of `size`, height and width, without which it is the recipe's square."""
-    width, height = upright_size(content)
     size = size or (config.resolution, config.resolution)
-    pixels, _ = load_pixels(content, (height, width), config, size, generator)
+    pixels, _ = load_pixels(content, None, config, size, generator)
     return normalised(pixels)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from pydantic import Field, ValidationError
 
 from launcher.contract.config import ConfigError, Section
@@ -51,9 +51,9 @@ class ImageRequest(Section):
 def read_request(path: Path) -> ImageRequest:
     """The request inside an image of ours. Raises ConfigError."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             text = getattr(image, "text", {}).get(TEXT_KEY)
-    except (OSError, UnidentifiedImageError) as error:
+    except Exception as error:  # what Pillow raises at an odd file may be anything
         raise ConfigError(f"{path}: cannot be read as an image ({error}); give a PNG that vpred-sample made") from None
     if text is None:
         raise ConfigError(f"{path}: holds no '{TEXT_KEY}' text chunk; give a PNG that vpred-sample made")

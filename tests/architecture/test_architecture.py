@@ -123,6 +123,24 @@ def name_faults(module: str, tree: ast.AST) -> list[str]:
     return faults
 
 
+def opening_faults(module: str, tree: ast.AST) -> list[str]:
+    """Images opened without a list of formats: Pillow then tries them all, and starts Ghostscript for PostScript."""
+    aliases = {"Image": "PIL.Image"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            aliases |= {alias.asname or alias.name: f"{base}{alias.name}" for alias in node.names}
+    faults = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            opens = f"{aliases.get(first, first)}{dot}{rest}" == "PIL.Image.open"
+            given = {word.arg: word.value for word in node.keywords}.get("formats")
+            if opens and (given is None or ast.unparse(given) == "None"):
+                faults.append(f"{module} opens an image without formats=")
+    return faults
+
+
 def path_faults(tracked: Iterable[str]) -> list[str]:
     """Files at the top level that are not on the list, and files named after nothing."""
     vague = {"utils", "helpers", "misc", "common"}
@@ -194,6 +212,26 @@ def test_imports_go_one_way() -> None:
 
 def test_names_stay_in_their_places() -> None:
     assert [fault for module, tree in sources() for fault in name_faults(module, tree)] == []
+
+
+def test_images_are_opened_in_formats_that_are_meant() -> None:
+    assert [fault for module, tree in sources() for fault in opening_faults(module, tree)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("from PIL import Image\nwith Image.open(x) as image: pass", 1),
+        ("from PIL import Image as I\nI.open(x, formats=None)", 1),
+        ("import PIL.Image\nPIL.Image.open(x)", 1),
+        ("import PIL.Image as I\nI.open(x)", 1),
+        ("def f():\n    from PIL.Image import open\n    open(x)", 1),
+        ("from PIL import Image\nImage.open(x, formats=FORMATS)", 0),
+        ("open(x)\npath.open()\nwave.open(x)", 0),
+    ],
+)
+def test_the_opening_rule_bites(text: str, faults: int) -> None:
+    assert len(opening_faults("data.x", ast.parse(text))) == faults
 
 
 def test_no_import_cycles() -> None:

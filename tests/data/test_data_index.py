@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data import DataError, indexing, open_source, scan
+from data.decode import FORMATS
 from data.index import read_index
 from data.indexing import INDEX_NAME, index_path
 
@@ -16,13 +17,13 @@ from data.indexing import INDEX_NAME, index_path
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The images that are decoded from now on."""
     found: list[bytes] = []
-    real = scan.decode
+    real = scan.decode_sized
 
-    def record(content: bytes, **options: object) -> Image.Image:
+    def record(content: bytes, **options: object) -> tuple[Image.Image, tuple[int, int]]:
         found.append(content)
         return real(content, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scan, "decode", record)
+    monkeypatch.setattr(scan, "decode_sized", record)
     return found
 
 
@@ -85,8 +86,9 @@ def test_a_folder_with_bad_files_is_the_same_elsewhere(folder: Path, tmp_path_fa
     elsewhere = shutil.copytree(folder, tmp_path_factory.mktemp("elsewhere") / "copy")
     first, other = open_source(folder, "skip"), open_source(elsewhere, "skip")
     assert (first.bad, first.digest) == (other.bad, other.digest)
+    known = ", ".join(FORMATS)
     assert first.bad[:2] == [
-        ("img_txt.csv:4", "2.png is no image of a known format"),
+        ("img_txt.csv:4", f"2.png is no image of a known format (known: {known})"),
         ("img_txt.csv:5", "3.png is no readable image (Is a directory)"),
     ]
     (folder / "5.png").unlink()

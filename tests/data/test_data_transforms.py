@@ -1,6 +1,7 @@
 """Decoding and cropping against arrays computed by hand."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from data import DataConfig, load_image
 from data.keyed_random import sample_generator
-from data.transforms import load_pixels
+from data.transforms import load_pixels, place
 
 
 def config(**changes: object) -> DataConfig:
@@ -38,6 +39,16 @@ def test_centre_crop_of_a_wide_image(tmp_path: Path) -> None:
     pixels = np.tile(np.arange(16, dtype=np.uint8)[None, :, None], (8, 1, 3)) * 10
     image = load_image(write(tmp_path / "a.png", pixels).read_bytes(), config(), generator())
     np.testing.assert_allclose((image[0, 0] + 1) * 127.5, np.arange(4, 12) * 10, atol=1e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_random_crop_reaches_every_offset_of_either_axis_as_often(axis: int) -> None:
+    size = [8, 8]
+    size[axis] = 11
+    draws = [place((size[0], size[1]), (8, 8), config(crop="random"), generator(n)) for n in range(2000)]
+    offsets = [(drawn.top, drawn.left)[axis] for drawn in draws]
+    assert {(drawn.top, drawn.left)[1 - axis] for drawn in draws} == {0}
+    assert np.abs(np.bincount(offsets, minlength=4) - 500).max() < 5 * math.sqrt(2000 * 0.25 * 0.75)
 
 
 def test_random_crop_reaches_every_offset_and_flip_mirrors(tmp_path: Path) -> None:

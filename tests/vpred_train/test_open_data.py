@@ -50,7 +50,7 @@ def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
 
 def test_each_image_is_decoded_by_one_rank_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[bytes] = []
-    monkeypatch.setattr(scan, "decode", lambda content, **_: decoded.append(content))
+    monkeypatch.setattr(scan, "decode_sized", lambda content, **_: (decoded.append(content), (16, 16)))
     opened = on_two_ranks(config, config)
     assert len(decoded) == 6
     samples = [[each.training.sample(number) for number in range(6)] for each in opened]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from launcher.contract.exit_codes import ExitCode
 from vpred_train.config import TrainConfig
@@ -41,6 +41,10 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
     blank, picture = tmp_path / "blank.txt", tmp_path / "plain.png"
     blank.write_text(" \n\n")
     Image.new("RGB", (4, 4)).save(picture)
+    script, packed = tmp_path / "script.png", PngImagePlugin.PngInfo()
+    script.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    packed.add_itxt("vpred", "x" * (2 << 20), zip=True)  # more than Pillow unpacks
+    Image.new("RGB", (4, 4)).save(tmp_path / "packed.png", pnginfo=packed)
     for arguments, message in (
         (["--prompt", "a cat"], "no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE"),
         (["--ckpt", str(weights)], "no prompt: give --prompt TEXT or --prompts-file FILE"),
@@ -58,6 +62,8 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         ([*ckpt, "--eta", "0.5"], "command line: eta is 0.5, but dpmpp_2m has none; leave it 0 or use ddim"),
         (["--like", str(picture)], f"{picture}: holds no 'vpred' text chunk"),
         (["--like", str(blank)], f"{blank}: cannot be read as an image"),
+        (["--like", str(script)], f"{script}: cannot be read as an image"),
+        (["--like", str(tmp_path / "packed.png")], f"{tmp_path / 'packed.png'}: cannot be read as an image"),
         (["--like", str(picture), "--seed", "1"], "--like: takes all settings from its image; leave out --seed"),
     ):
         assert refused(capsys, tmp_path, *arguments).startswith(message)
