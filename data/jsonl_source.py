@@ -34,7 +34,7 @@ def _row(line: str, origin: str) -> Row:
         return Row("", origin, "", fault=f"no JSON ({error})")
     if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
         return Row("", origin, "", fault='no "file_name"; each line is {"file_name": "a.jpg", "text": "a caption"}')
-    caption = next((record[key] for key in CAPTIONS if isinstance(record.get(key), str)), None)
+    caption = next((record[key] for key in CAPTIONS if record.get(key) is not None), None)
     if caption is None:
         keys = ", ".join(record)
         return Row("", origin, "", fault=f'no "text" or "caption" that is a string (found {keys})')

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from data.captions import captions_of
+
 WHOLE_FILE = -1
 
 
@@ -10,20 +12,29 @@ WHOLE_FILE = -1
 class Row:
     """One captioned image as it is written down.
 
-    origin: img_txt.csv:17. file: relative to the folder; "" when it must not be opened. offset, length: where in the
-    file, as the format's reader takes them. fault: all that is wrong with the row, "" when nothing is.
+    caption: as it is written there, of whatever type; `captions` are taken from it by `check_caption`, none where the
+    row is bad. origin: img_txt.csv:17. file: relative to the folder; "" when it must not be opened. offset, length:
+    where in the file, as the format's reader takes them. fault: all that is wrong with the row, "" when nothing is.
     """
 
-    text: str
+    caption: object
     origin: str
     file: str
     offset: int = 0
     length: int = WHOLE_FILE
     fault: str = ""
+    captions: tuple[str, ...] = ()
 
     def blame(self, fault: str) -> None:
         """Add a fault."""
         self.fault = f"{self.fault}; {fault}" if self.fault else fault
+
+    def check_caption(self, column: str, where: str = "") -> None:
+        """Take the captions that `column` holds, or blame the row for what stands there instead."""
+        try:
+            self.captions = captions_of(self.caption)
+        except ValueError as error:
+            self.blame(f"{column} {error}{where}")
 
 
 def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str) -> None:
@@ -34,8 +45,7 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
             if not row.fault:
                 row.blame(f"{file_column} is empty")
             continue
-        if not row.text.strip():
-            row.blame(f"{text_column} is empty ({row.file})")
+        row.check_caption(text_column, f" ({row.file})")
         if "\0" in row.file:
             row.blame(f"{file_column} holds a NUL byte")
             row.file = ""

@@ -55,29 +55,26 @@ def _group_rows(tar: tarfile.TarFile, shard: Path, group: dict[str, tarfile.TarI
     origin = f"{shard.name}:{first.name}"
     if image is None:
         return [Row("", origin, "", fault=f"no image beside it (known: {', '.join(IMAGES)})")]
-    row = Row("", origin, shard.name, image.offset_data, image.size)
+    row = Row(None, origin, shard.name, image.offset_data, image.size)
     try:
-        caption = _caption(tar, group)
+        row.caption = _caption(tar, group)
     except ValueError as error:
         row.blame(f"its caption cannot be read ({error})")
         return [row]
-    if caption is None:
+    if row.caption is None:
         row.blame("no caption: give a .txt, or a .json with text or caption")
-    elif not caption.strip():
-        row.blame("its caption is empty")
     else:
-        row.text = caption
+        row.check_caption("its caption")
     return [row]
 
 
-def _caption(tar: tarfile.TarFile, group: dict[str, tarfile.TarInfo]) -> str | None:
-    """The .txt, else the caption in the .json; None when there is neither. Raises ValueError."""
+def _caption(tar: tarfile.TarFile, group: dict[str, tarfile.TarInfo]) -> object:
+    """The .txt, else what the .json has as a caption; None when there is neither. Raises ValueError."""
     if "txt" in group:
         return _content(tar, group["txt"]).decode("utf-8-sig").strip()
     record = json.loads(_content(tar, group["json"])) if "json" in group else {}
-    found = [record[key] for key in CAPTIONS if isinstance(record, dict) and isinstance(record.get(key), str)]
-    "".join(found[:1]).encode()  # half of a surrogate pair is no character
-    return found[0] if found else None
+    found = (record[key] for key in CAPTIONS if isinstance(record, dict) and record.get(key) is not None)
+    return next(found, None)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

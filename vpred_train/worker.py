@@ -103,7 +103,9 @@ def train_rank(
         node=identity.hostname if folder else "",
     )
     networks = build_networks(config)
-    fetcher, inputs = make_inputs(config, networks, data.training, data.held_out, collective, run.train_yaml)
+    fetcher, inputs = make_inputs(
+        config, networks, data.training, data.held_out, collective, run.train_yaml, run.cache_entries
+    )
     trainer = Trainer(config, networks, data.training, collective, checkpoints, run.snapshots, fetcher, inputs)
     if accelerator.cached_graphs:
         trainer.step.loss_and_gradients = CachedGraph(

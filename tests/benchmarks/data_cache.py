@@ -52,10 +52,10 @@ def make_source(folder: Path, count: int) -> Source:
 def fill(folder: Path, source: Source) -> None:
     """Random entries of the real sizes."""
     rng = np.random.default_rng(0)
-    samples = [source.sample(number) for number in range(len(source))]
-    texts = ["", *(sample.text for sample in samples)]
+    ids = np.arange(len(source))
+    texts = ["", *(source.sample(number).text for number in range(len(source)))]
     sets = (
-        (SPECS.moments_at(SIZE), moments_keys(SPECS, samples, one_bucket(SIZE, len(source)), False), MOMENTS),
+        (SPECS.moments_at(SIZE), moments_keys(SPECS, source, ids, one_bucket(SIZE, len(source)), False), MOMENTS),
         (SPECS.text, entry_keys(SPECS.text, texts), FEATURES),
     )
     for spec, keys, shape in sets:

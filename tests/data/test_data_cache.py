@@ -20,6 +20,7 @@ from data import (
     CacheWriter,
     DataConfig,
     DataError,
+    Entries,
     Fetcher,
     ImageFetcher,
     Loader,
@@ -54,7 +55,7 @@ def test_entries_come_back_from_all_shards(tmp_path: Path) -> None:
     write(tmp_path, SPEC, names, entries, shard_bytes=3 * entries[0].nbytes)
     cache = Cache(tmp_path)
     assert (len(cache.shards), len(cache)) == (4, 10)
-    rows = cache.find(entry_keys(SPEC, names[::-1]))
+    rows = cache.table().find(entry_keys(SPEC, names[::-1]))
     np.testing.assert_array_equal([cache.read(row) for row in rows], entries[::-1])
     again = pickle.loads(pickle.dumps(cache))  # noqa: S301 - as it goes to a worker process
     np.testing.assert_array_equal(again.read(rows[0]), entries[9])
@@ -75,9 +76,9 @@ def test_a_shard_is_plain_safetensors(tmp_path: Path) -> None:
 def test_any_other_input_is_a_miss(tmp_path: Path, other: dict[str, Any]) -> None:
     write(tmp_path, SPEC, ["a", "b"], values(2, 2))
     cache = Cache(tmp_path)
-    assert (cache.find(entry_keys(SPEC, ["a", "b"])) != ABSENT).all()
-    assert (cache.find(entry_keys(SPEC, ["A", "c", ""])) == ABSENT).all()
-    assert (cache.find(entry_keys(other, ["a", "b"])) == ABSENT).all()
+    assert (cache.table().find(entry_keys(SPEC, ["a", "b"])) != ABSENT).all()
+    assert (cache.table().find(entry_keys(SPEC, ["A", "c", ""])) == ABSENT).all()
+    assert (cache.table().find(entry_keys(other, ["a", "b"])) == ABSENT).all()
 
 
 def test_a_writer_that_fails_leaves_whole_shards_alone(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_writer_that_fails_leaves_whole_shards_alone(tmp_path: Path) -> None:
         for key, value in zip(keys, entries, strict=True):
             writer.add(key, value)
         raise KeyboardInterrupt
-    found = Cache(tmp_path).find(keys) != ABSENT
+    found = Cache(tmp_path).table().find(keys) != ABSENT
     assert found.tolist() == [True, True, True, True, False]
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
 
@@ -102,7 +103,7 @@ def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFix
     content[content.index(values(2, 64)[1].tobytes()) + 7] ^= 1
     path.write_bytes(content)
     cache = Cache(tmp_path)
-    first, second = cache.find(entry_keys(SPEC, ["a", "b"]))
+    first, second = cache.table().find(entry_keys(SPEC, ["a", "b"]))
     np.testing.assert_array_equal(cache.read(first), values(2, 64)[0])
     with pytest.raises(DataError, match=rf"{path.name}: entry 1 is not what was written; remove this file"):
         cache.read(second)
@@ -125,10 +126,11 @@ def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[st
     moments, features = {}, {}
     with CacheWriter(folder, SPECS.moments_at((8, 8))) as writer:
         for flipped in (False, True):
-            for key, sample in zip(moments_keys(SPECS, samples, squares(source), flipped), samples, strict=True):
+            keys = moments_keys(SPECS, source, np.arange(len(source)), squares(source), flipped)
+            for key, sample in zip(keys, samples, strict=True):
                 moments[f"{sample.content_hash} {flipped}"] = np.full((4, 2, 2), len(moments), np.float32)
                 writer.add(key, moments[f"{sample.content_hash} {flipped}"])
-    texts = ["", *(sample.text for sample in samples)]
+    texts = ["", *(text for sample in samples for text in sample.captions)]
     with CacheWriter(folder, SPECS.text) as writer:
         for key, text in zip(entry_keys(SPECS.text, texts), texts, strict=True):
             features[text] = np.full((3, 5), len(features), np.float32)
@@ -164,10 +166,14 @@ def test_flips_and_dropped_captions_are_those_of_images(folder: Path, tmp_path: 
     assert len(seen) == 4
 
 
-def cached_loader(folder: Path, cache: Cache, workers: int) -> Loader:
+def entries_of(folder: Path, cache: Cache) -> Entries:
+    source = open_source(folder)
+    return find_entries(cache, source, SPECS, squares(source), mirrored=True, remedy=REMEDY)
+
+
+def cached_loader(folder: Path, entries: Entries, workers: int) -> Loader:
     source = open_source(folder)
     config = DataConfig(path=folder, resolution=8, horizontal_flip=True, caption_drop=0.5, workers=workers)
-    entries = find_entries(cache, source, SPECS, squares(source), mirrored=True, remedy=REMEDY)
     order = make_order(source, config, 3, 4)
     return Loader(source, CacheFetcher(entries, config, 3), config, order, rank=0, world_size=1, start_samples_seen=0)
 
@@ -180,7 +186,7 @@ def test_batches_of_a_cache_are_the_same_whoever_makes_them(
     made, threads = [], []
     for slow_s_per_byte, workers in ((math.inf, 0), (0, 0), (math.inf, 1)):
         monkeypatch.setattr("data.loader.SLOW_S_PER_BYTE", slow_s_per_byte)
-        with cached_loader(folder, Cache(tmp_path / "cache"), workers) as loader:
+        with cached_loader(folder, entries_of(folder, Cache(tmp_path / "cache")), workers) as loader:
             made.append([next(loader) for _ in range(9)])
             threads.append([thread.name for thread in threading.enumerate()].count("loader"))
     assert threads == [0, 1, 1]
@@ -195,11 +201,11 @@ def test_batches_of_a_cache_are_the_same_whoever_makes_them(
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_entry_is_an_error_that_names_the_sample(folder: Path, tmp_path: Path, workers: int) -> None:
     filled(tmp_path / "cache", open_source(folder))
-    cache = Cache(tmp_path / "cache")
-    for shard in cache.shards:
+    entries = entries_of(folder, Cache(tmp_path / "cache"))
+    for shard in entries.cache.shards:
         with shard.path.open("r+b") as file:
             file.truncate(shard.values_at)
-    with cached_loader(folder, cache, workers) as made:
+    with cached_loader(folder, entries, workers) as made:
         for _ in range(2):
             with pytest.raises(RuntimeError, match=r"sample \d \(img_txt\.csv:\d\): cannot be loaded") as caught:
                 next(made)
