@@ -39,9 +39,11 @@ class Table:
 
     @classmethod
     def sorted(cls, high: NDArray[np.uint64], low: NDArray[np.uint64], rows: Rows) -> "Table":
-        """The table of entries in any order."""
+        """The table of entries in any order, sorted in their own memory."""
         order = high.argsort(kind="stable")
-        return cls(high[order], low[order], rows[order])
+        for array in (high, low, rows):
+            array[:] = array[order]
+        return cls(high, low, rows)
 
     def find(self, keys: NDArray[Any]) -> Rows:
         """The row of each of `keys` (n,) of dtype KEY, ABSENT where there is none: (n,) int32."""
@@ -59,7 +61,7 @@ class Table:
 
 def make_table(keys: NDArray[Any], rows: Rows) -> Table:
     """The table of `keys` (n,) of dtype KEY and their rows (n,)."""
-    return Table.sorted(keys["high"].astype(np.uint64), keys["low"].astype(np.uint64), rows)
+    return Table.sorted(keys["high"].astype(np.uint64), keys["low"].astype(np.uint64), rows.copy())
 
 
 class Cache:
@@ -86,14 +88,15 @@ class Cache:
     def table(self, *specs: Spec) -> Table:
         """The entries of some specs, or of all when none is given. Raises DataError."""
         shards = [shard for shard in self.shards if not specs or shard.spec in specs]
-        keys, start = np.empty(sum(shard.count for shard in shards), KEY), 0
-        rows = np.empty(len(keys), np.int32)
+        count, start = sum(shard.count for shard in shards), 0
+        high, low, rows = np.empty(count, np.uint64), np.empty(count, np.uint64), np.empty(count, np.int32)
         for shard in shards:
-            part = slice(start, start + shard.count)
-            read_at(shard.path, shard.keys_at, keys[part])
+            part, keys = slice(start, start + shard.count), np.empty(shard.count, KEY)
+            read_at(shard.path, shard.keys_at, keys)
+            high[part], low[part] = keys["high"], keys["low"]
             rows[part] = np.arange(shard.first_row, shard.first_row + shard.count)
             start = part.stop
-        return make_table(keys, rows)
+        return Table.sorted(high, low, rows)
 
     def shape(self, row: int) -> tuple[int, ...]:
         """The shape of an entry."""

@@ -22,7 +22,7 @@ from data.transforms import flips
 
 SHOWN = 10
 VARIANTS = (False, True)  # as it is, and mirrored
-AT_A_TIME = 1 << 16  # samples
+AT_A_TIME = 1 << 14  # samples
 HEX_DIGITS = 32  # of a content hash
 
 Keys = NDArray[np.void]

@@ -5,6 +5,7 @@ Strings are two columns: their UTF-8 bytes in a row, and where each ends (`NAME_
 
 import json
 import logging
+import mmap
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -30,11 +31,12 @@ Facts = Mapping[str, str]
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """What a file holds; `seal` is the digest of its columns and facts."""
+    """What a file holds; `seal` is the digest of its columns and facts, `pages` what they are mapped in."""
 
     columns: Columns
     facts: Facts
     seal: str
+    pages: mmap.mmap
 
 
 def string_columns(name: str, values: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -79,7 +81,7 @@ def read_columns(path: Path, version: str) -> Mapped | None:
         return None
     try:
         with path.open("rb") as file:
-            found, places = _open(path, file)
+            found, places = _open(file)
             if found.facts.get("version") != version:
                 return None
             kinds = {name: (array.dtype, array.shape) for name, array in found.columns.items()}
@@ -103,7 +105,7 @@ def mapped_again(path: Path, seal: str) -> Mapped:
     any more."""
     try:
         with path.open("rb") as file:
-            found, _ = _open(path, file)
+            found, _ = _open(file)
     except (OSError, *UNREADABLE) as error:
         raise RuntimeError(f"{path}: cannot be read any more ({error})") from None
     if found.seal != seal:
@@ -111,21 +113,22 @@ def mapped_again(path: Path, seal: str) -> Mapped:
     return found
 
 
-def _open(path: Path, file: BinaryIO) -> tuple[Mapped, dict[str, tuple[int, int]]]:
+def _open(file: BinaryIO) -> tuple[Mapped, dict[str, tuple[int, int]]]:
     """The mapped columns, and between which bytes of the file each lies."""
     start, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
     if 8 + start > size:
         raise ValueError("it is cut off")
     header = json.loads(file.read(start))
     facts = header.pop("__metadata__")
-    memory = np.asarray(np.memmap(path, np.uint8, "r"))
+    pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    memory = np.frombuffer(pages, np.uint8)
     columns, places = {}, {}
     for name, entry in header.items():
         begin, end = (8 + start + place for place in entry["data_offsets"])
         places[name] = begin, end
         columns[name] = memory[begin:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
     seal = facts.pop("seal", "")
-    return Mapped(columns, facts, seal), places
+    return Mapped(columns, facts, seal, pages), places
 
 
 def _start_seal(facts: Facts, kinds: Mapping[str, tuple[Any, tuple[int, ...]]]) -> xxhash.xxh3_128:

@@ -7,6 +7,7 @@ int64, where each row's end among them; without it each row has one. `name` (f) 
 `file_mtime_ns` (f,) int64, -1 where there is no such file. The first `tables` files list the others.
 """
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,7 +28,7 @@ DECIDING = ("size", "content_hash", "text", "text_ends", "origin", "origin_ends"
 @dataclass(frozen=True, eq=False)
 class Index:
     """The columns, and the digest of what a training sees of them. `path` is the file that they are mapped from, None
-    while they are in memory alone; `seal` that file's own digest."""
+    while they are in memory alone; `seal` that file's own digest, `pages` where it is mapped."""
 
     format: str
     tables: int
@@ -35,6 +36,7 @@ class Index:
     digest: str
     path: Path | None = None
     seal: str = ""
+    pages: mmap.mmap | None = None
 
     def __len__(self) -> int:
         return len(self.columns["file"])
@@ -78,7 +80,10 @@ class Index:
         """The captions of some rows (n,) in UTF-8, one row's behind the other's."""
         numbers, ends, content = self.caption_numbers(rows), self.columns["text_ends"], self.columns["text"].data
         places = zip(_starts(ends, numbers).tolist(), ends[numbers].tolist(), strict=True)
-        return [bytes(content[start:end]) for start, end in places]
+        found = [bytes(content[start:end]) for start, end in places]
+        if self.pages is not None:  # who asks for many goes through all, and is not to keep all in memory
+            self.pages.madvise(mmap.MADV_DONTNEED)
+        return found
 
     def joined(self, column: str, first: int, last: int) -> bytes:
         """The values of rows [first, last) in UTF-8, with NUL bytes between them."""
@@ -135,4 +140,4 @@ def reopened(path: Path, seal: str) -> Index:
 
 def _of_file(found: Mapped, path: Path) -> Index:
     facts = found.facts
-    return Index(facts["format"], int(facts["tables"]), found.columns, facts["digest"], path, found.seal)
+    return Index(facts["format"], int(facts["tables"]), found.columns, facts["digest"], path, found.seal, found.pages)
