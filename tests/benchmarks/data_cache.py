@@ -4,9 +4,9 @@ how long a large cache takes to open.
     .venv/bin/python tests/benchmarks/data_cache.py [--samples 400] [--rows 1000000]
 
 The first two read the same bytes in one process, in turns, from the page cache: a disk would hide what the loader
-costs. Of the large cache the values are left out, each entry being four bytes, but there are as many shards as with them. A
-fresh process opens it as the first rank does, which finds all samples and writes where they lie, and one as the others
-do. Seconds and bytes are those beyond what the imports take; bytes are the highest resident set.
+costs. The large cache has as many shards as a real one, but entries of four bytes. A fresh process opens it as the
+first rank does, which finds all samples and writes where they lie, and one as the others do. Seconds and bytes are
+those beyond what the imports take; bytes are the highest resident set.
 """
 
 import argparse

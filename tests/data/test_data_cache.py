@@ -1,18 +1,24 @@
 """A cache gives back what was written under the same key, and nothing else."""
 
+import contextlib
+import json
 import math
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from data import (
     ABSENT,
+    KEY,
     Buckets,
     Cache,
     CacheFetcher,
@@ -29,10 +35,14 @@ from data import (
     entry_keys,
     find_entries,
     make_order,
+    mapped_entries,
     moments_keys,
     one_bucket,
     open_source,
+    table_of,
+    write_entries,
 )
+from data.cache import make_table
 from data.cli import main
 
 SPEC = {"kind": "moments", "height": 8, "vae": {"xxh3": "1"}}
@@ -130,7 +140,7 @@ def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[st
             for key, sample in zip(keys, samples, strict=True):
                 moments[f"{sample.content_hash} {flipped}"] = np.full((4, 2, 2), len(moments), np.float32)
                 writer.add(key, moments[f"{sample.content_hash} {flipped}"])
-    texts = ["", *(text for sample in samples for text in sample.captions)]
+    texts = list(dict.fromkeys(["", *(text for sample in samples for text in sample.captions)]))
     with CacheWriter(folder, SPECS.text) as writer:
         for key, text in zip(entry_keys(SPECS.text, texts), texts, strict=True):
             features[text] = np.full((3, 5), len(features), np.float32)
@@ -232,3 +242,102 @@ def test_what_is_missing_is_listed_with_the_cause_and_the_remedy(folder: Path, t
 def test_a_cache_is_of_one_crop(folder: Path) -> None:
     with pytest.raises(ValueError, match="cache holds centre crops, but crop is 'random'"):
         DataConfig(path=folder, resolution=8, crop="random", cache=folder)
+
+
+def test_features_are_those_of_the_caption_that_the_loader_draws(folder: Path, tmp_path: Path) -> None:
+    """Some images have several captions, two have the same one; dropped ones are dropped here too."""
+    (folder / "img_txt.csv").unlink()
+    captions = [["a"], ["a", "b", "c"], ["d"], ["e", "e", "f"], ["g", "h"], ["i"], ["j", "a"]]
+    lines = [json.dumps({"file_name": f"{number}.png", "text": each}) for number, each in enumerate(captions)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    source = open_source(folder)
+    _, features = filled(tmp_path / "cache", source)
+    entries = entries_of(folder, Cache(tmp_path / "cache"))
+    assert [entries.caption_count(number) for number in range(7)] == [len(each) for each in captions]
+    mapped = write_entries(entries, tmp_path / "entries")
+    seen = set()
+    for found in (entries, mapped):
+        with cached_loader(folder, found, 0) as batches:
+            for batch in (next(batches) for _ in range(40)):
+                for sample, caption, array in zip(
+                    batch.sample_ids.tolist(), batch.captions, batch.arrays["features"], strict=True
+                ):
+                    np.testing.assert_array_equal(array, features[caption])
+                    seen.add((sample, caption))
+    assert seen == {(number, text) for number, each in enumerate(captions) for text in (*each, "")}
+    (folder / "metadata.jsonl").write_text("\n".join(lines).replace('"f"', '"new"'))
+    with pytest.raises(DataError, match=r"1 of 7 samples have no entry.*\n  metadata\.jsonl:4: its caption$"):
+        entries_of(folder, Cache(tmp_path / "cache"))
+
+
+def test_entries_that_one_rank_found_are_mapped_by_the_others(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    filled(tmp_path / "cache", source)
+    found = entries_of(folder, Cache(tmp_path / "cache"))
+    found = replace(found, squares=table_of(SPECS, source, found, (8, 8)))
+    written = write_entries(found, tmp_path / "entries.safetensors")
+    assert written.seal
+    pickled = pickle.dumps(written)
+    assert len(pickled) < 500  # names, and no arrays
+    for other in (written, pickle.loads(pickled)):  # noqa: S301 - as it goes to a worker process
+        assert other.cache.shards == found.cache.shards
+        assert (other.empty, other.shapes, other.caption_ends) == (found.empty, found.shapes, None)
+        for ours, theirs in zip((*other.moments, other.captions), (*found.moments, found.captions), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert not ours.flags.writeable  # of the file, not a copy
+        assert found.squares is not None
+        assert other.squares is not None
+        keys = moments_keys(SPECS, source, np.arange(7), squares(source), flipped=False)
+        np.testing.assert_array_equal(other.squares.find(keys), found.squares.find(keys))
+        np.testing.assert_array_equal(other.squares.find(keys), found.moments[0])
+    write_entries(replace(found, empty=1), tmp_path / "entries.safetensors")
+    with pytest.raises(RuntimeError, match="was replaced while it was in use"):
+        mapped_entries(tmp_path / "entries.safetensors", written.seal, tmp_path / "cache")
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=30),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=30),
+)
+def test_a_table_finds_what_a_dictionary_finds(held: list[tuple[int, int]], wanted: list[tuple[int, int]]) -> None:
+    """Also where the halves of keys are equal, or the same key is there twice: then the first one's row."""
+    first: dict[tuple[int, int], int] = {}
+    for row, key in enumerate(held):
+        first.setdefault(key, row)
+    table = make_table(np.array(held, KEY), np.arange(len(held), dtype=np.int32))
+    assert table.find(np.array(wanted, KEY)).tolist() == [first.get(key, ABSENT) for key in wanted]
+
+
+def test_a_shard_whose_header_is_damaged_is_told_in_one_line(tmp_path: Path) -> None:
+    """Any byte of it, any length: refused, or read as what was written."""
+    write(tmp_path, SPEC, ["a", "b"], values(2, 3))
+    path = next(tmp_path.glob("*.safetensors"))
+    whole, keys = path.read_bytes(), entry_keys(SPEC, ["a", "b"])
+    header = 8 + int.from_bytes(whole[:8], "little")
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(400):
+        content = bytearray(whole)
+        for place in rng.integers(0, header, rng.integers(1, 3)):
+            content[place] ^= 1 << rng.integers(8)
+        path.write_bytes(content[: None if rng.random() < 0.9 else rng.integers(len(whole))])
+        try:
+            cache = Cache(tmp_path)
+            rows = cache.table().find(keys)
+        except DataError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+            continue
+        for row, value in zip(rows, values(2, 3), strict=True):
+            with contextlib.suppress(DataError):
+                if row != ABSENT:
+                    np.testing.assert_array_equal(cache.read(row).ravel(), value.ravel())
+    assert refused > 300
+
+
+def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
+    """Such as those that macOS leaves beside each."""
+    write(tmp_path, SPEC, ["a"], values(1, 3))
+    (tmp_path / f"._{next(tmp_path.glob('*.safetensors')).name}").write_bytes(b"macOS")
+    assert len(Cache(tmp_path)) == 1
