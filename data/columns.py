@@ -77,9 +77,9 @@ def write_columns(path: Path, columns: Columns, facts: Facts) -> Mapped:
 def read_columns(path: Path, version: str) -> Mapped | None:
     """What `path` holds, once every byte of it has been read and is what was written; None when there is nothing of
     this version. Its pages stay out of this process's memory until they are used."""
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             found, places = _open(file)
             if found.facts.get("version") != version:

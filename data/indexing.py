@@ -69,9 +69,9 @@ def index_paths(path: Path) -> list[Path]:
 
 def find_format(path: Path) -> tuple[str, list[Path]]:
     """Name of the folder's format, and its tables. Raises DataError."""
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
     try:
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
         for name, form in FORMATS.items():
             if tables := form.tables(path):
                 return name, tables
