@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from data.errors import DataError
 from data.index import Index, make_index, read_index, write_index
 from data.jsonl_source import jsonl_rows, jsonl_tables
 from data.parquet_source import parquet_files, parquet_rows, read_cell
-from data.rows import Row
+from data.rows import Row, is_within, reach
 from data.scan import Look, Place, Reader, look_at_all, read_file
 from data.tar_source import tar_rows, tar_shards
 
@@ -74,6 +74,7 @@ def find_format(path: Path) -> tuple[str, list[Path]]:
             raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
         for name, form in FORMATS.items():
             if tables := form.tables(path):
+                _require_within(path, tables)
                 return name, tables
     except OSError as error:
         raise DataError(f"{path}: cannot be listed ({error.strerror}); let this user read the folder") from None
@@ -81,6 +82,13 @@ def find_format(path: Path) -> tuple[str, list[Path]]:
         f"{path}: holds no .csv; add one with the columns dir,text, such as img_txt.csv "
         "(or metadata.jsonl, WebDataset *.tar, *.parquet)"
     )
+
+
+def _require_within(path: Path, tables: Sequence[Path]) -> None:
+    allowed = reach(path)
+    for table in tables:
+        if table.is_symlink() and not is_within(allowed, path, PurePosixPath(table.name)):
+            raise DataError(f"{table}: is a link that leaves the folder; give the folder that it leads to, or copy it")
 
 
 def up_to_date(path: Path, workers: int | None = None) -> Index:

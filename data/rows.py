@@ -40,6 +40,7 @@ class Row:
 def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str) -> None:
     """Blame rows of a table of image files for what is wrong with them by themselves."""
     first_use: dict[PurePosixPath, str] = {}
+    allowed = reach(folder)
     for row in rows:
         if not row.file:
             if not row.fault:
@@ -51,7 +52,7 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
             row.file = ""
             continue
         name = PurePosixPath(row.file)
-        if not is_below(folder, name):
+        if not is_within(allowed, folder, name):
             row.blame(f"{row.file} leaves the folder; give a path below it")
             row.file = ""
         elif name in first_use:
@@ -59,9 +60,20 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
         first_use.setdefault(name, row.origin)
 
 
-def is_below(folder: Path, name: PurePosixPath) -> bool:
-    """Whether the file lies within the folder, links followed; those that go round in circles lead nowhere."""
+def reach(folder: Path) -> tuple[Path, ...]:
+    """Where the files of a folder may lie, links followed: below it and, of a snapshot in a cache of Hugging Face, which
+    is REPOSITORY/snapshots/REVISION and full of links, among that repository's blobs."""
+    resolved = folder.resolve()
+    for revision in (resolved, *resolved.parents):
+        if revision.parent.name == "snapshots" and (blobs := revision.parents[1] / "blobs").is_dir():
+            return resolved, blobs
+    return (resolved,)
+
+
+def is_within(allowed: tuple[Path, ...], folder: Path, name: PurePosixPath) -> bool:
+    """Whether a file of the folder lies where it may, links followed; those that go round in circles lead nowhere."""
     try:
-        return not name.is_absolute() and (folder / name).resolve().is_relative_to(folder.resolve())
+        target = (folder / name).resolve()
     except RuntimeError:
         return False
+    return not name.is_absolute() and any(target.is_relative_to(place) for place in allowed)
