@@ -61,8 +61,8 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
 
 
 def reach(folder: Path) -> tuple[Path, ...]:
-    """Where the files of a folder may lie, links followed: below it and, of a snapshot in a cache of Hugging Face, which
-    is REPOSITORY/snapshots/REVISION and full of links, among that repository's blobs."""
+    """Where the files of a folder may lie, links followed: below it and, of a snapshot in Hugging Face's cache
+    (REPOSITORY/snapshots/REVISION, full of links), among that repository's blobs."""
     resolved = folder.resolve()
     for revision in (resolved, *resolved.parents):
         if revision.parent.name == "snapshots" and (blobs := revision.parents[1] / "blobs").is_dir():
