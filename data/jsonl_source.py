@@ -22,7 +22,7 @@ def jsonl_rows(folder: Path, tables: list[Path]) -> list[Row]:
         except (OSError, ValueError) as error:
             raise DataError(f"{table}: cannot be read ({error}); write it as JSON lines in UTF-8") from None
         rows += [_row(line, f"{table.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    check_rows(folder, rows, "file_name", CAPTIONS[0])
+    check_rows(folder, rows, "file_name", "its caption")
     return rows
 
 

@@ -50,6 +50,8 @@ def _file_rows(path: Path) -> Iterator[Row]:
                 row.check_caption(caption)
             yield row
             number += 1
+    if number != file.metadata.num_rows:
+        raise DataError(f"{path}: has {number} rows, of {file.metadata.num_rows}; write the file again")
 
 
 def _cells(path: Path, file: Any, column: str) -> Iterator[Any]:
@@ -59,7 +61,7 @@ def _cells(path: Path, file: Any, column: str) -> Iterator[Any]:
     try:
         for batch in file.iter_batches(columns=[column]):
             yield batch.column(0)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{path}: its column {column} cannot be read ({_told(error)}); write the file again") from None
 
 
@@ -97,7 +99,7 @@ def _open(path: Path, written_ns: int) -> Any:
         raise DataError(f"{path}: reading Parquet needs PyArrow; pip install 'vpred[parquet]'") from None
     try:
         return parquet.ParquetFile(path)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, MemoryError) as error:  # names in GBK, or sizes out of damaged bytes
         raise DataError(f"{path}: no Parquet file ({_told(error)})") from None
 
 
