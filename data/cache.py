@@ -1,98 +1,102 @@
-"""Arrays on disk under the digest of all that decides them, so that other input is a miss and never a wrong hit.
+"""Arrays on disk under the digest of all that decides them, so that other input is a miss and never a wrong hit."""
 
-A shard is one safetensors file of entries that share `spec` and shape: `keys` (n, 16) uint8, `xxh3` (n,) uint64, one
-for each row of `values` (n, ...) float32. Each writer has its own shards; the folder needs no other index.
-"""
-
-import contextlib
-import json
 import os
-import secrets
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from data.errors import DataError
+from data.shards import KEY, Shard, Spec, canonical, open_shards, read_at, remedy
 
-FORMAT = "vpred-cache-1"
-SHARD_BYTES = 128 << 20  # what a killed writer loses at most
 OPEN_FILES = 256
 ABSENT = -1
-KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
+SUM_BYTES = 8
 
-Spec = Mapping[str, Any]  # what decides an entry beside its own content; JSON
-Rows = NDArray[np.int64]
-
-
-def entry_keys(spec: Spec, contents: Iterable[str]) -> NDArray[Any]:
-    """xxh3-128 of `spec` and each content's own digest: (n,) of dtype KEY."""
-    start = xxhash.xxh3_128(_canonical(spec).encode())
-    digests = []
-    for content in contents:
-        digest = start.copy()
-        digest.update(b"\0" + content.encode())
-        digests.append(digest.digest())
-    return np.frombuffer(b"".join(digests), KEY)
+Rows = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One file: where its values begin, the shape of one of them, and the row of its first among all shards'."""
+class Table:
+    """Rows of entries by their keys: `high` (n,) uint64 in rising order, `low` (n,) uint64, `rows` (n,) int32."""
 
-    path: Path
-    spec: Spec
-    shape: tuple[int, ...]
-    values_at: int
-    first_row: int
+    high: NDArray[np.uint64]
+    low: NDArray[np.uint64]
+    rows: Rows
+
+    @classmethod
+    def joined(cls, tables: "Sequence[Table]") -> "Table":
+        """All entries of some tables."""
+        none = [np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int32)]
+        parts = zip(none, *((each.high, each.low, each.rows) for each in tables), strict=True)
+        return cls.sorted(*(np.concatenate(each) for each in parts))
+
+    @classmethod
+    def sorted(cls, high: NDArray[np.uint64], low: NDArray[np.uint64], rows: Rows) -> "Table":
+        """The table of entries in any order, sorted in their own memory."""
+        order = high.argsort(kind="stable")
+        for array in (high, low, rows):
+            array[:] = array[order]
+        return cls(high, low, rows)
+
+    def find(self, keys: NDArray[Any]) -> Rows:
+        """The row of each of `keys` (n,) of dtype KEY, ABSENT where there is none: (n,) int32."""
+        found = np.full(len(keys), ABSENT, np.int32)
+        high, low = keys["high"].astype(np.uint64), keys["low"].astype(np.uint64)
+        places, left = np.searchsorted(self.high, high), np.arange(len(keys))
+        while len(left := left[places[left] < len(self.high)]):
+            left = left[self.high[places[left]] == high[left]]
+            hits = self.low[places[left]] == low[left]
+            found[left[hits]] = self.rows[places[left[hits]]]
+            left = left[~hits]
+            places[left] += 1  # another key with the same high half, or the same key from another shard
+        return found
+
+
+def make_table(keys: NDArray[Any], rows: Rows) -> Table:
+    """The table of `keys` (n,) of dtype KEY and their rows (n,)."""
+    return Table.sorted(keys["high"].astype(np.uint64), keys["low"].astype(np.uint64), rows.copy())
 
 
 class Cache:
     """The entries that were in `folder` when it was opened, by row, for one thread: copy it for another one.
 
-    Raises DataError for a damaged shard.
+    Opening reads the shards' headers; `shards` are given where somebody has read them. Raises DataError for a damaged
+    shard.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shards: Sequence[Shard] | None = None) -> None:
         self.folder = folder
-        self.shards: list[Shard] = []
-        keys, sums = [np.empty(0, KEY)], [np.empty(0, np.uint64)]
-        for path in sorted(folder.glob("*.safetensors")):
-            shard, own_keys, own_sums = _open_shard(path, sum(map(len, keys)))
-            self.shards.append(shard)
-            keys.append(own_keys)
-            sums.append(own_sums)
-        self._sums = np.concatenate(sums)
-        every = np.concatenate(keys)
-        self._order = np.argsort(every, order=("high", "low"))
-        self._keys = every[self._order].astype(KEY.newbyteorder("="))  # a native order is searched faster
+        self.shards = open_shards(folder) if shards is None else shards
         self._first_rows = [shard.first_row for shard in self.shards]
         self._files: OrderedDict[int, int] = OrderedDict()  # by the number of the shard
 
     def __len__(self) -> int:
-        return len(self._sums)
+        return self.shards[-1].first_row + self.shards[-1].count if self.shards else 0
 
-    def find(self, keys: NDArray[Any]) -> Rows:
-        """The row of each of `keys` (n,) of dtype KEY, ABSENT where there is none: (n,) int64."""
-        wanted = keys.astype(self._keys.dtype)
-        high = np.searchsorted(self._keys["high"], wanted["high"])
-        rows = np.full(len(keys), ABSENT, np.int64)
-        for index, (place, key) in enumerate(zip(high, wanted, strict=True)):
-            while place < len(self) and self._keys["high"][place] == key["high"]:
-                if self._keys["low"][place] == key["low"]:
-                    rows[index] = self._order[place]
-                    break
-                place += 1
-        return rows
+    @property
+    def specs(self) -> list[Spec]:
+        """Of all entries, each once."""
+        return list({canonical(shard.spec): shard.spec for shard in self.shards}.values())
+
+    def table(self, *specs: Spec) -> Table:
+        """The entries of some specs, or of all when none is given. Raises DataError."""
+        shards = [shard for shard in self.shards if not specs or shard.spec in specs]
+        count, start = sum(shard.count for shard in shards), 0
+        high, low, rows = np.empty(count, np.uint64), np.empty(count, np.uint64), np.empty(count, np.int32)
+        for shard in shards:
+            part, keys = slice(start, start + shard.count), np.empty(shard.count, KEY)
+            read_at(shard.path, shard.keys_at, keys)
+            high[part], low[part] = keys["high"], keys["low"]
+            rows[part] = np.arange(shard.first_row, shard.first_row + shard.count)
+            start = part.stop
+        return Table.sorted(high, low, rows)
 
     def shape(self, row: int) -> tuple[int, ...]:
         """The shape of an entry."""
@@ -108,15 +112,16 @@ class Cache:
         """`read` into contiguous memory of the entry's shape: new memory costs more than reading does."""
         number = self._number(row)
         shard, memory = self.shards[number], value.data
-        offset = shard.values_at + (row - shard.first_row) * value.nbytes
+        place = row - shard.first_row
         try:
+            file = self._file(number)
             # The whole entry or an error: a short read is told by the digest.
-            os.preadv(self._file(number), [memory], offset)
+            os.preadv(file, [memory], shard.values_at + place * value.nbytes)
+            expected = os.pread(file, SUM_BYTES, shard.sums_at + place * SUM_BYTES)
         except OSError as error:
-            raise DataError(f"{shard.path}: cannot be read ({error.strerror}); {_remedy(self.folder)}") from None
-        if xxhash.xxh3_64_intdigest(memory) != self._sums.item(row):
-            place = row - shard.first_row
-            raise DataError(f"{shard.path}: entry {place} is not what was written; {_remedy(self.folder)}")
+            raise DataError(f"{shard.path}: cannot be read ({error.strerror}); {remedy(self.folder)}") from None
+        if xxhash.xxh3_64_intdigest(memory) != int.from_bytes(expected, "little"):
+            raise DataError(f"{shard.path}: entry {place} is not what was written; {remedy(self.folder)}")
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, also in another process, opens files of its own."""
@@ -144,49 +149,6 @@ class Cache:
         return self._files[number]
 
 
-class CacheWriter:
-    """Writes entries of one `spec` as shards; what is not yet a whole shard when the block raises is left out."""
-
-    def __init__(self, folder: Path, spec: Spec, shard_bytes: int = SHARD_BYTES) -> None:
-        self.folder, self.spec, self.shard_bytes = folder, spec, shard_bytes
-        self._pending: list[tuple[np.void, NDArray[np.float32]]] = []
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def add(self, key: np.void, value: NDArray[np.float32]) -> None:
-        """One entry (of dtype KEY, float32). Raises DataError when it cannot be written."""
-        if self._pending and self._pending[0][1].shape != value.shape:
-            self.flush()
-        self._pending.append((key, np.array(value, np.float32)))
-        if len(self._pending) * value.nbytes >= self.shard_bytes:
-            self.flush()
-
-    def flush(self) -> None:
-        """Make a shard of what is pending: written aside, synced, renamed."""
-        if not self._pending:
-            return
-        values = np.stack([value for _, value in self._pending])
-        tensors = {
-            "keys": np.array([key for key, _ in self._pending], KEY).view(np.uint8).reshape(-1, 16),
-            "xxh3": np.array([xxhash.xxh3_64_intdigest(value.data) for value in values], np.uint64),
-            "values": values,
-        }
-        name = f"{self.spec['kind']}-{secrets.token_hex(8)}.safetensors"
-        try:
-            _write_whole(self.folder / name, save(tensors, {"format": FORMAT, "spec": _canonical(self.spec)}))
-        except OSError as error:
-            raise DataError(f"{self.folder}: cannot be written ({error.strerror}); make room or give another") from None
-        self._pending.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.flush()
-
-
 def damaged_entries(cache: Cache) -> list[str]:
     """Read every entry; what is wrong with each shard that has a fault, its first one."""
     faults: dict[Path, str] = {}
@@ -196,49 +158,3 @@ def damaged_entries(cache: Cache) -> list[str]:
         except DataError as error:
             faults.setdefault(cache._shard(row).path, str(error))
     return list(faults.values())
-
-
-def _open_shard(path: Path, first_row: int) -> tuple[Shard, NDArray[Any], NDArray[np.uint64]]:
-    """The shard with its keys (n,) of dtype KEY and its digests (n,)."""
-    try:
-        with safe_open(path, framework="np") as file:  # proves sizes and offsets
-            told = file.metadata() or {}
-            if told.get("format") != FORMAT:
-                raise DataError(
-                    f"{path}: its format is {told.get('format')!r}, needed {FORMAT}; give a folder of vpred-data encode"
-                )
-            keys, sums = file.get_tensor("keys"), file.get_tensor("xxh3")
-            shape = tuple(file.get_slice("values").get_shape())
-        with path.open("rb") as opened:
-            size = int.from_bytes(opened.read(8), "little")
-            start = json.loads(opened.read(size))["values"]["data_offsets"][0]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise DataError(f"{path}: damaged ({error}); {_remedy(path.parent)}") from None
-    shard = Shard(path, json.loads(told["spec"]), shape[1:], 8 + size + start, first_row)
-    return shard, keys.reshape(-1).view(KEY), sums
-
-
-def _remedy(folder: Path) -> str:
-    return f"remove this file and fill {folder} again with vpred-data encode"
-
-
-def _canonical(spec: Spec) -> str:
-    return json.dumps(spec, sort_keys=True, separators=(",", ":"))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with aside.open("xb") as file:
-            file.write(content)
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -1,24 +1,31 @@
 """Training samples from a cache: moments of the autoencoder's posterior and text features, instead of images."""
 
-from collections.abc import Iterator, Sequence
+from binascii import hexlify
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.buckets import Buckets
-from data.cache import ABSENT, KEY, Cache, Rows, Spec, entry_keys
+from data.cache import ABSENT, Cache, Rows, Table, make_table
+from data.captions import drawn_caption
 from data.config import DataConfig
+from data.entries import Entries
 from data.errors import DataError
 from data.fetching import Arrays, ArraySpec
 from data.keyed_random import sample_generator
 from data.loader import dropped
-from data.source import Sample, Source
+from data.shards import KEY, Spec, encoded_keys, entry_keys
+from data.source import Source
 from data.transforms import flips
 
 SHOWN = 10
 VARIANTS = (False, True)  # as it is, and mirrored
+AT_A_TIME = 1 << 14  # samples
+HEX_DIGITS = 32  # of a content hash
+
+Keys = NDArray[np.void]
 
 
 @dataclass(frozen=True)
@@ -33,48 +40,43 @@ class CacheSpecs:
         return {**self.moments, "height": size[0], "width": size[1]}
 
 
-def moments_keys(specs: CacheSpecs, samples: Sequence[Sample], buckets: Buckets, flipped: bool) -> NDArray[Any]:
-    """The keys of samples 0 .. n-1 of `buckets`: (n,) of dtype KEY."""
-    variant = "mirrored" if flipped else "plain"
-    numbers, keys = buckets.number_of(np.arange(len(samples))), np.empty(len(samples), KEY)
+def image_keys(specs: CacheSpecs, hashes: NDArray[np.uint8], size: tuple[int, int], flipped: bool) -> Keys:
+    """The keys of images at `size` by their content hashes (n, 16): (n,) of dtype KEY."""
+    variant, digits = b":mirrored" if flipped else b":plain", hexlify(hashes.tobytes())
+    places = range(0, len(digits), HEX_DIGITS)
+    return encoded_keys(specs.moments_at(size), (digits[place : place + HEX_DIGITS] + variant for place in places))
+
+
+def moments_keys(
+    specs: CacheSpecs, source: Source, sample_ids: NDArray[np.int64], buckets: Buckets, flipped: bool
+) -> Keys:
+    """The keys of some samples (n,) at the sizes of their buckets: (n,) of dtype KEY."""
+    numbers, hashes = buckets.number_of(sample_ids), source.content_hashes(sample_ids)
+    keys = np.empty(len(sample_ids), KEY)
     for number, size in enumerate(buckets.sizes):
-        own = np.flatnonzero(numbers == number)
-        contents = (f"{samples[sample_id].content_hash}:{variant}" for sample_id in own)
-        keys[own] = entry_keys(specs.moments_at(size), contents)
+        keys[numbers == number] = image_keys(specs, hashes[numbers == number], size, flipped)
     return keys
 
 
-@dataclass(frozen=True)
-class Entries:
-    """Where the samples of a source lie in a cache: rows (n,) of the moments, as they are and with flips mirrored, and
-    of the captions; `empty`: the row of the empty caption; `shapes`: of the moments, by the sample's size."""
-
-    cache: Cache
-    moments: tuple[Rows, ...]
-    captions: Rows
-    empty: int
-    shapes: dict[tuple[int, int], tuple[int, ...]]
-
-    def read_into(self, sample_id: int, flipped: bool, drop: bool, into: Arrays) -> None:
-        """`moments` (2 C, h, w), mean above log-variance, and `features` (tokens, width) of a sample, float32."""
-        self.cache.read_into(self.moments[flipped].item(sample_id), into["moments"])
-        self.cache.read_into(self.empty if drop else self.captions.item(sample_id), into["features"])
+def pieces(count: int) -> Iterator[NDArray[np.int64]]:
+    """The ids of `count` samples, as many at a time as take little memory."""
+    for start in range(0, count, AT_A_TIME):
+        yield np.arange(start, min(start + AT_A_TIME, count))
 
 
 def find_entries(
     cache: Cache, source: Source, specs: CacheSpecs, buckets: Buckets, *, mirrored: bool, remedy: str
 ) -> Entries:
-    """The entries of every sample at the size of its bucket. Raises DataError with the first samples that lack one, and
-    `remedy`."""
-    samples = [source.sample(number) for number in range(len(source))]
-    moments = tuple(cache.find(moments_keys(specs, samples, buckets, flipped)) for flipped in VARIANTS[: 1 + mirrored])
-    captions = cache.find(entry_keys(specs.text, (sample.text for sample in samples)))
-    empty = cache.find(entry_keys(specs.text, [""]))
+    """The entries of every sample at the size of its bucket, and of each of its captions. Raises DataError with the
+    first samples that lack one, and `remedy`."""
+    moments = _find_moments(cache, source, specs, buckets, VARIANTS[: 1 + mirrored])
+    captions, ends, empty = _find_captions(cache, source, specs)
     lacks_moments = np.any([rows == ABSENT for rows in moments], axis=0)
-    lacking = np.flatnonzero(lacks_moments | (captions == ABSENT))
-    if len(lacking) or empty[0] == ABSENT:
+    lacks_caption = np.logical_or.reduceat(captions == ABSENT, ends - np.diff(ends, prepend=0))
+    lacking = np.flatnonzero(lacks_moments | lacks_caption)
+    if len(lacking) or empty == ABSENT:
         rows = [
-            f"  {samples[index].origin}: {'its image' if lacks_moments[index] else 'its caption'}"
+            f"  {source.sample(index).origin}: {'its image' if lacks_moments[index] else 'its caption'}"
             for index in lacking[:SHOWN].tolist()
         ]
         rows += [f"  and {len(lacking) - SHOWN} more"] if len(lacking) > SHOWN else []
@@ -84,13 +86,47 @@ def find_entries(
         raise DataError("\n".join([head, *rows, *causes]))
     firsts = [buckets.members(number, np.zeros(1, np.int64))[0] for number in buckets.numbers]
     shapes = {size: cache.shape(int(moments[0][first])) for size, first in zip(buckets.sizes, firsts, strict=True)}
-    return Entries(cache, moments, captions, int(empty[0]), shapes)
+    return Entries(cache, moments, captions, ends if len(ends) < len(captions) else None, empty, shapes)
+
+
+def _find_moments(
+    cache: Cache, source: Source, specs: CacheSpecs, buckets: Buckets, variants: tuple[bool, ...]
+) -> tuple[Rows, ...]:
+    """Rows (n,) of every sample's moments, for each variant."""
+    tables = [cache.table(specs.moments_at(size)) for size in buckets.sizes]
+    found = tuple(np.empty(len(source), np.int32) for _ in variants)
+    for ids in pieces(len(source)):
+        numbers, hashes = buckets.number_of(ids), source.content_hashes(ids)
+        for number, (size, table) in enumerate(zip(buckets.sizes, tables, strict=True)):
+            own = numbers == number
+            for rows, flipped in zip(found, variants, strict=True):
+                rows[ids[own]] = table.find(image_keys(specs, hashes[own], size, flipped))
+    return found
+
+
+def _find_captions(cache: Cache, source: Source, specs: CacheSpecs) -> tuple[Rows, NDArray[np.int64], int]:
+    """Rows (c,) of all captions, where each sample's end among them (n,), and the row of the empty caption."""
+    table = cache.table(specs.text)
+    ends = np.cumsum(np.concatenate([source.caption_counts(ids) for ids in pieces(len(source))]))
+    rows = np.empty(int(ends[-1]), np.int32)
+    for ids in pieces(len(source)):
+        start = int(ends[ids[0] - 1]) if ids[0] else 0
+        rows[start : int(ends[ids[-1]])] = table.find(encoded_keys(specs.text, source.caption_bytes(ids)))
+    return rows, ends, int(table.find(entry_keys(specs.text, [""]))[0])
+
+
+def table_of(specs: CacheSpecs, source: Source, entries: Entries, size: tuple[int, int]) -> Table:
+    """The entries of a source's images at `size`, unflipped, and of their captions, by their keys."""
+    every = np.arange(len(source))
+    images = image_keys(specs, source.content_hashes(every), size, flipped=False)
+    captions = encoded_keys(specs.text, source.caption_bytes(every))
+    return make_table(np.concatenate([images, captions]), np.concatenate([entries.moments[0], entries.captions]))
 
 
 def _other_settings(cache: Cache, specs: CacheSpecs, buckets: Buckets) -> Iterator[str]:
     """Where a cache that has no entry of these specs at all differs: from what it has that is nearest to them."""
     for spec in (*map(specs.moments_at, buckets.sizes), specs.text):
-        held = [shard.spec for shard in cache.shards if shard.spec["kind"] == spec["kind"]]
+        held = [held for held in cache.specs if held["kind"] == spec["kind"]]
         if held and spec not in held:
             by_keys = [[key for key in spec if spec[key] != each.get(key)] for each in held]
             nearest, keys = min(zip(held, by_keys, strict=True), key=lambda pair: len(pair[1]))
@@ -100,8 +136,8 @@ def _other_settings(cache: Cache, specs: CacheSpecs, buckets: Buckets) -> Iterat
 
 @dataclass(frozen=True)
 class CacheFetcher:
-    """`moments` (2 C, h, w) and `features` (tokens, width) of a sample, float32; flips and dropped captions are drawn
-    as they are for images."""
+    """`moments` (2 C, h, w) and `features` (tokens, width) of a sample, float32; flips, dropped captions and which of
+    several is taken are drawn as they are for images."""
 
     entries: Entries
     config: DataConfig
@@ -112,10 +148,14 @@ class CacheFetcher:
         return {"moments": ArraySpec(self.entries.shapes[size], "float32"), "features": ArraySpec(features, "float32")}
 
     def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+        entries = self.entries
         flipped = self.config.horizontal_flip and flips(
             self.config, sample_generator(self.seed, "augment", epoch, sample_id)
         )
-        self.entries.read_into(sample_id, flipped, dropped(self.config, self.seed, epoch, sample_id), into)
+        caption = None
+        if not dropped(self.config, self.seed, epoch, sample_id):
+            caption = drawn_caption(entries.caption_count(sample_id), self.seed, epoch, sample_id)
+        entries.read_into(sample_id, flipped, caption, into)
 
     def collate(self, arrays: Arrays) -> Arrays:
         return arrays

@@ -58,6 +58,7 @@ class Findings:
     format: str
     rows: int
     images: int
+    captions: int
     distinct_captions: int
     smallest_side_px: int
     median_short_side_px: int
@@ -88,6 +89,7 @@ class Findings:
             (f"below {self.smallest_allowed_side_px} px", str(len(self.small))),
             ("width : height", ", ".join(f"{name} ({count})" for name, count in self.aspect_ratios.items() if count)),
             ("duplicate images", str(copies)),
+            ("captions", str(self.captions)),
             ("distinct captions", str(self.distinct_captions)),
             ("caption words", f"mean {self.mean_caption_words}, longest {self.longest_caption_words}"),
         ]
@@ -104,11 +106,12 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
     """Look through a folder's index; only captions take time, when there is a tokenizer. Where no row is good, sides
     and lengths are 0."""
     index = source.index
-    texts, origins = (
-        [value for value, bad in zip(index.strings(name), index.is_bad, strict=True) if not bad]
-        for name in ("text", "origin")
-    )
-    width, height = source.sizes(np.arange(len(source))).T
+    every = np.arange(len(source))
+    origins = [origin for origin, bad in zip(index.strings("origin"), index.is_bad, strict=True) if not bad]
+    texts = [text.decode() for text in source.caption_bytes(every)]
+    per_image = source.caption_counts(every).tolist()
+    captioned = [origin for origin, count in zip(origins, per_image, strict=True) for _ in range(count)]
+    width, height = source.sizes(every).T
     short = np.minimum(width, height)
     words = [len(text.split()) for text in texts]
     shapes = np.clip(np.digitize(width / height, ASPECTS) - 1, 0, len(ASPECT_NAMES) - 1)
@@ -118,6 +121,7 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
         format=index.format,
         rows=len(index),
         images=len(source),
+        captions=len(texts),
         distinct_captions=len(set(texts)),
         smallest_side_px=int(short.min()) if len(short) else 0,
         median_short_side_px=int(np.median(short)) if len(short) else 0,
@@ -131,7 +135,7 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
         duplicates=same_content(source, origins),
         mean_caption_words=round(sum(words) / max(1, len(words)), 1),
         longest_caption_words=max(words, default=0),
-        tokens=count_tokens(texts, origins, make_tokenizer) if make_tokenizer and texts else None,
+        tokens=count_tokens(texts, captioned, make_tokenizer) if make_tokenizer and texts else None,
         bad=source.bad,
     )
 
@@ -139,13 +143,13 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
 def same_content(source: Folder, origins: Sequence[str]) -> list[list[str]]:
     """Groups of origins whose image files are equal."""
     groups = defaultdict(list)
-    for content_hash, origin in zip(map(bytes, source.content_hashes), origins, strict=True):
+    for content_hash, origin in zip(map(bytes, source.content_hashes(np.arange(len(source)))), origins, strict=True):
         groups[content_hash].append(origin)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def count_tokens(texts: Sequence[str], origins: Sequence[str], make_tokenizer: Callable[[], Tokenizer]) -> Tokens:
-    """Lengths of the captions, and what does not fit."""
+    """Lengths of the captions, and what does not fit; `origins` are theirs."""
     distinct = list(dict.fromkeys(texts))
     measured = in_parallel(partial(_measure, make_tokenizer), distinct, CAPTIONS_PER_TASK, "counting tokens")
     by_text = dict(zip(distinct, measured, strict=True))

@@ -115,8 +115,9 @@ def _figure(sample: Sample) -> str:
     image.thumbnail((TILE_PX, TILE_PX))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
+    captions = " / ".join(sample.captions)
     facts = f"{sample.width} x {sample.height}, {sample.origin}"
     return (
         f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-        f"<figcaption>{escape(sample.text)}<small>{escape(facts)}</small></figcaption></figure>"
+        f"<figcaption>{escape(captions)}<small>{escape(facts)}</small></figcaption></figure>"
     )

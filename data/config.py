@@ -43,6 +43,8 @@ class DataConfig(BaseModel):
     folder's n samples, rounded to a whole number and at least one (with buckets: so of its samples of each size),
     shuffled among the others'. Each folder is gone through in turns of its own: all of its samples once before any
     comes again; a sample's crops, flips, dropped captions and noise are keyed by how often it has come.
+    A caption that is a list of strings, in JSON and Parquet, is several of one image: each time the image comes, one is
+    drawn by (seed, epoch, sample).
     bad_samples: rows that cannot be trained on end the run before it begins (fail), or are left out and listed in the
     run directory (skip). background: colour under transparent pixels, as Pillow writes it. resolution: square side in
     pixels. caption_drop: share of captions replaced by the empty one, for classifier-free guidance. buckets: train at

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from data import stat_process
+from data.columns import Columns, string_columns
 from data.csv_source import csv_rows
 from data.errors import DataError
 from data.files import read_file
-from data.index import Columns, Index, make_index, read_index, string_columns, write_index
+from data.index import Index, make_index, read_index, write_index
 from data.jsonl_source import jsonl_rows
 from data.parquet_source import parquet_rows, read_cell
-from data.rows import Row, check_captions
+from data.rows import Row, is_within, reach
 from data.scan import Look, Place, Reader, look_at_all
 from data.tar_source import tar_rows
 
@@ -55,32 +56,33 @@ FORMATS = {
 }
 
 
-def index_path(path: Path) -> Path:
-    """In the folder itself or, when nobody may write there, in the user's cache."""
-    inside = path / INDEX_NAME
-    if inside.exists() or os.access(path, os.W_OK):
-        return inside
+def index_paths(path: Path) -> list[Path]:
+    """Where an index may be kept: in the folder itself and, for who may not read or write there, in the user's
+    cache."""
+    inside = [path / INDEX_NAME]
     try:
         home = Path.home()
     except RuntimeError:  # a user without an entry, as in some containers
         return inside
-    return home / ".cache" / "vpred" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(path.resolve()))}.safetensors"
+    name = xxhash.xxh3_128_hexdigest(os.fsencode(path.resolve()))
+    return [*inside, home / ".cache" / "vpred" / f"{name}.safetensors"]
 
 
 def find_format(path: Path) -> tuple[str, list[Path]]:
     """Name of the folder's format, and its tables. Raises DataError."""
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
     try:
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
         # Not by glob, which takes a second for a million files.
         names = os.listdir(path)  # noqa: PTH208
     except OSError as error:
-        raise DataError(f"{path}: cannot be listed ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be listed ({error.strerror}); let this user read the folder") from None
     ends = tuple(form.tables.lstrip("*") for form in FORMATS.values())
     # Those behind a dot are not for readers: macOS leaves ._img_txt.csv beside img_txt.csv.
     names = sorted(name for name in names if name.lower().endswith(ends) and not name.startswith("."))
     for format_name, form in FORMATS.items():
         if tables := [path / name for name in names if fnmatchcase(name.lower(), form.tables)]:
+            _require_within(path, tables)
             return format_name, tables
     raise DataError(
         f"{path}: holds no .csv; add one with the columns dir,text, such as img_txt.csv "
@@ -88,20 +90,42 @@ def find_format(path: Path) -> tuple[str, list[Path]]:
     )
 
 
+def _require_within(path: Path, tables: Sequence[Path]) -> None:
+    allowed = reach(path)
+    for table in tables:
+        if table.is_symlink() and not is_within(allowed, path, PurePosixPath(table.name)):
+            raise DataError(f"{table}: is a link that leaves the folder; give the folder that it leads to, or copy it")
+
+
 def up_to_date(path: Path, workers: int | None = None) -> Index:
-    """The folder's index, made or mended where files differ from it."""
+    """The folder's index, made or brought up to date where files differ from it, and kept at the first of
+    `index_paths` that can be replaced."""
     name, tables = find_format(path)
-    file = index_path(path)
-    old = read_index(file)
-    if old is not None and old.format == name and is_fresh(old, path, tables):
-        return old
-    index = build(path, name, tables, old if old is not None and old.format == name else None, workers)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return write_index(index, file)
-    except (OSError, SafetensorError) as error:
-        logger.warning("%s: the index cannot be kept (%s): the next start looks at all images again", file, error)
-        return index
+    kept = index_paths(path)
+    old = []
+    for file in kept:
+        index = read_index(file)
+        if index is not None and index.format == name:
+            if is_fresh(index, path, tables):
+                return index
+            old.append(index)
+    index = build(path, name, tables, old, workers)
+    refusals = []
+    for file in kept:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return write_index(index, file)
+        except (OSError, SafetensorError) as error:
+            refusals.append(f"{file}: {error}")
+    refused = "; ".join(refusals)
+    logger.warning("the index of %s cannot be kept (%s): the next start looks at all images again", path, refused)
+    return index
+
+
+def checked_index(path: Path, digest: str) -> Index | None:
+    """The index of that digest, which another process has just brought up to date; None where this one finds none."""
+    indices = (read_index(file) for file in index_paths(path))
+    return next((index for index in indices if index is not None and index.digest == digest), None)
 
 
 def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
@@ -142,17 +166,16 @@ def _stat_slice(path: Path, names: bytes, *, apart: bool) -> NDArray[np.int64]:
     return np.frombuffer(found, np.int64).reshape(-1, 2)
 
 
-def build(path: Path, name: str, tables: list[Path], old: Index | None, workers: int | None) -> Index:
-    """List and look; what `old` knows of unchanged files is taken over."""
+def build(path: Path, name: str, tables: list[Path], old: Sequence[Index], workers: int | None) -> Index:
+    """List and look; what `old` ones know of unchanged files is taken over."""
     for table in tables:
         if not table.is_file():  # to open a FIFO would wait for ever
             raise DataError(f"{table}: is no regular file; remove it or give it another name")
     rows = FORMATS[name].rows(path, tables)
-    check_captions(rows)
     names = list(dict.fromkeys([*(table.name for table in tables), *(row.file for row in rows if row.file)]))
     number_of = {each: number for number, each in enumerate(names)}
     stats = stat_files(path, names)
-    known = dict(_known(old, names, stats)) if old is not None else {}
+    known = {key: look for index in old for key, look in _known(index, names, stats)}
     keys = list(dict.fromkeys((row.file, row.offset, row.length) for row in rows if row.file))
     missing = [key for key in keys if key not in known]
     places = [Place(path / file, offset, length) for file, offset, length in missing]
@@ -177,6 +200,12 @@ def _known(
             yield key, Look(width, height, bytes(columns["content_hash"][row]), "")
 
 
+def _blank(caption: object) -> str:
+    """What stands for the captions of a row that has none: what was written if that was blank, as ever, for the
+    digest's sake."""
+    return caption if isinstance(caption, str) and not caption.strip() else ""
+
+
 def build_columns(
     rows: Sequence[Row],
     looks: dict[Key, Look],
@@ -199,7 +228,10 @@ def build_columns(
         "file_bytes": stats[0],
         "file_mtime_ns": stats[1],
     }
-    strings = {"text": [row.text for row in rows], "origin": [row.origin for row in rows]}
+    captions = [row.captions or (_blank(row.caption),) for row in rows]
+    if any(len(each) != 1 for each in captions):
+        columns["caption_ends"] = np.cumsum([len(each) for each in captions], dtype=np.int64)
+    strings = {"text": [text for each in captions for text in each], "origin": [row.origin for row in rows]}
     strings |= {"fault": [row.fault for row in rows], "name": list(number_of)}
     for name, values in strings.items():
         columns |= string_columns(name, values)

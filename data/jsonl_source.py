@@ -18,7 +18,7 @@ def jsonl_rows(folder: Path, tables: list[Path]) -> list[Row]:
     for table in tables:
         lines = read_lines(table, "JSON lines in UTF-8")
         rows += [_row(line, f"{table.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    check_rows(folder, rows, "file_name", CAPTIONS[0])
+    check_rows(folder, rows, "file_name", "its caption")
     return rows
 
 
@@ -32,7 +32,7 @@ def _row(line: str, origin: str) -> Row:
     caption = caption_of(record, CAPTIONS)
     if caption is None:
         keys = shortened(", ".join(record))
-        return Row("", origin, "", fault=f'no "text" or "caption" that is a string (found {keys})')
+        return Row("", origin, "", fault=f'no "text" or "caption" (found {keys})')
     return Row(caption, origin, record["file_name"])
 
 
@@ -59,6 +59,6 @@ def parse_object(text: str) -> dict[str, Any]:
     return record
 
 
-def caption_of(record: dict[str, Any], keys: Sequence[str]) -> str | None:
-    """The first of the keys that holds a string."""
-    return next((record[key] for key in keys if isinstance(record.get(key), str)), None)
+def caption_of(record: dict[str, Any], keys: Sequence[str]) -> object:
+    """What the first of the keys that is there holds; None without any."""
+    return next((record[key] for key in keys if record.get(key) is not None), None)

@@ -1,6 +1,7 @@
 """Randomness that belongs to a sample, whatever rank or process draws it (Salmon et al. 2011, Philox)."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 # A stream never changes its number: it would change every run.
 STREAMS = {
@@ -14,6 +15,7 @@ STREAMS = {
     "validation": 7,
     "mixture": 8,
     "buckets": 9,
+    "caption": 10,
 }
 
 
@@ -28,3 +30,11 @@ def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.r
 def batch_generator(seed: int, samples_seen: int) -> np.random.Generator:
     """The generator of what the samples of one global batch share out among them; keyed by the clock after it."""
     return sample_generator(seed, "strata", 0, samples_seen)
+
+
+def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014, figure 16), modulo 2^64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x

@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from data.captions import drawn_caption
 from data.config import DataConfig
 from data.errors import SampleError
 from data.fetching import Arrays, Fetcher
@@ -123,8 +124,10 @@ class Loader(Iterator[Batch]):
         )
 
     def _caption(self, epoch: int, sample_id: int) -> str:
-        drop = dropped(self.config, self.order.seed, epoch, sample_id)
-        return "" if drop else self.source.text(sample_id)
+        if dropped(self.config, self.order.seed, epoch, sample_id):
+            return ""
+        captions = self.source.captions(sample_id)
+        return captions[drawn_caption(len(captions), self.order.seed, epoch, sample_id)]
 
     def _make(self, shares: Iterator[Share], samples_seen: int) -> Iterator[Item]:
         """Batches, and last of all what went wrong."""

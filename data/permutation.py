@@ -5,6 +5,8 @@ from math import isqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from data.keyed_random import mixed
+
 ROUNDS = 16  # fewer leave the permutations of five or six samples measurably unequal
 
 
@@ -32,14 +34,6 @@ class Permutation:
     def _encipher(self, cells: NDArray[np.uint64]) -> NDArray[np.uint64]:
         row, column = cells // self.columns, cells % self.columns
         for key in self.keys.reshape(-1, 2):
-            row = (row + _hash(column ^ key[0]) % self.rows) % self.rows
-            column = (column + _hash(row ^ key[1]) % self.columns) % self.columns
+            row = (row + mixed(column ^ key[0]) % self.rows) % self.rows
+            column = (column + mixed(row ^ key[1]) % self.columns) % self.columns
         return row * self.columns + column
-
-
-def _hash(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014, figure 16), modulo 2^64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x

@@ -1,11 +1,11 @@
 """What a table tells of a sample before anybody has looked at its image."""
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data.files import encoding_fault, printable, shortened
+from data.captions import captions_of
+from data.files import printable, shortened
 
 WHOLE_FILE = -1
 
@@ -14,17 +14,19 @@ WHOLE_FILE = -1
 class Row:
     """One captioned image as it is written down.
 
-    origin: img_txt.csv:17. file: relative to the folder; "" when it must not be opened. offset, length: where in the
-    file, as the format's reader takes them. fault: all that is wrong with the row, "" when nothing is. Origin and
-    fault are made printable.
+    caption: as it is written there, of whatever type; `captions` are taken from it by `check_caption`, none where the
+    row is bad. origin: img_txt.csv:17. file: relative to the folder; "" when it must not be opened. offset, length:
+    where in the file, as the format's reader takes them. fault: all that is wrong with the row, "" when nothing is.
+    Origin and fault are made printable.
     """
 
-    text: str
+    caption: object
     origin: str
     file: str
     offset: int = 0
     length: int = WHOLE_FILE
     fault: str = ""
+    captions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.origin, self.fault = printable(self.origin), printable(self.fault)
@@ -33,34 +35,32 @@ class Row:
         """Add a fault."""
         self.fault = f"{self.fault}; {printable(fault)}" if self.fault else printable(fault)
 
-
-def check_captions(rows: Iterable[Row]) -> None:
-    """Blame rows whose caption is no text that can be kept, and take it away."""
-    for row in rows:
-        fault = "holds a NUL byte, so it is not text" if "\0" in row.text else encoding_fault(row.text)
-        if fault:
-            row.blame(f"its caption {'is ' if fault.startswith('not') else ''}{fault}")
-            row.text = ""
+    def check_caption(self, column: str, where: str = "") -> None:
+        """Take the captions that `column` holds, or blame the row for what stands there instead."""
+        try:
+            self.captions = captions_of(self.caption)
+        except ValueError as error:
+            self.blame(f"{column} {error}{where}")
 
 
 def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str) -> None:
     """Blame rows of a table of image files for what is wrong with them by themselves."""
     folder = folder.resolve()
     first_use: dict[PurePosixPath, str] = {}
+    allowed = reach(folder)
     for row in rows:
         if not row.file:
             if not row.fault:
                 row.blame(f"{file_column} is empty")
             continue
         shown = shortened(row.file)
-        if not row.text.strip():
-            row.blame(f"{text_column} is empty ({shown})")
+        row.check_caption(text_column, f" ({shown})")
         if fault := _name_fault(row.file):
             row.blame(f"{file_column} {fault}")
             row.file = ""
             continue
         name = PurePosixPath(row.file)
-        if not is_below(folder, name):
+        if not is_within(allowed, folder, name):
             row.blame(f"{shown} leaves the folder; give a path below it")
             row.file = ""
         elif name in first_use:
@@ -79,9 +79,20 @@ def _name_fault(name: str) -> str:
     return ""
 
 
-def is_below(folder: Path, name: PurePosixPath) -> bool:
-    """Whether the file lies within the resolved folder, links followed; those that go round in circles lead nowhere."""
+def reach(folder: Path) -> tuple[Path, ...]:
+    """Where the files of a folder may lie, links followed: below it and, of a snapshot in Hugging Face's cache
+    (REPOSITORY/snapshots/REVISION, full of links), among that repository's blobs."""
+    resolved = folder.resolve()
+    for revision in (resolved, *resolved.parents):
+        if revision.parent.name == "snapshots" and (blobs := revision.parents[1] / "blobs").is_dir():
+            return resolved, blobs
+    return (resolved,)
+
+
+def is_within(allowed: tuple[Path, ...], folder: Path, name: PurePosixPath) -> bool:
+    """Whether a file of the folder lies where it may, links followed; those that go round in circles lead nowhere."""
     try:
-        return not name.is_absolute() and (folder / name).resolve().is_relative_to(folder)
+        target = (folder / name).resolve()
     except RuntimeError:
         return False
+    return not name.is_absolute() and any(target.is_relative_to(place) for place in allowed)

@@ -14,8 +14,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from data.errors import DataError
-from data.index import Index, read_index
-from data.indexing import FORMATS, index_path, up_to_date
+from data.index import Index
+from data.indexing import FORMATS, checked_index, up_to_date
 from data.scan import Place, Reader
 
 SHOWN_FAULTS = 20
@@ -29,13 +29,18 @@ class Sample:
     """
 
     sample_id: int
-    text: str
+    captions: tuple[str, ...]
     origin: str
     width: int
     height: int
     content_hash: str
     place: Place
     reader: Reader
+
+    @property
+    def text(self) -> str:
+        """The first caption: the one that samples, previews, the probe and validation go by."""
+        return self.captions[0]
 
     def read(self) -> bytes:
         """The encoded image. Raises DataError when it is not the one that was checked."""
@@ -64,15 +69,20 @@ class Source(Protocol):
     def sample(self, sample_id: int) -> Sample:
         """One of them."""
 
-    def text(self, sample_id: int) -> str:
-        """Its caption alone."""
+    def captions(self, sample_id: int) -> tuple[str, ...]:
+        """Its captions alone, at least one."""
+
+    def caption_counts(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,): how many captions each of some (n,) has."""
+
+    def caption_bytes(self, sample_ids: NDArray[np.int64]) -> list[bytes]:
+        """All captions of some (n,) in UTF-8, one sample's behind the other's."""
 
     def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """(n, 2): width and height in pixels of the upright images of some (n,)."""
 
-    @property
-    def content_hashes(self) -> NDArray[np.uint8]:
-        """(n, 16): xxh3-128 of the encoded images."""
+    def content_hashes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(n, 16): xxh3-128 of the encoded images of some (n,)."""
 
 
 class Folder:
@@ -106,7 +116,7 @@ class Folder:
         width, height = columns["size"][row].tolist()
         return Sample(
             sample_id=sample_id,
-            text=index.string("text", row),
+            captions=index.captions(row),
             origin=index.string("origin", row),
             width=width,
             height=height,
@@ -115,16 +125,21 @@ class Folder:
             reader=FORMATS[index.format].read,
         )
 
-    def text(self, sample_id: int) -> str:
-        return self.index.string("text", self.row(sample_id))
+    def captions(self, sample_id: int) -> tuple[str, ...]:
+        return self.index.captions(self.row(sample_id))
+
+    def caption_counts(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.index.caption_counts(self.rows(sample_ids))
+
+    def caption_bytes(self, sample_ids: NDArray[np.int64]) -> list[bytes]:
+        return self.index.caption_bytes(self.rows(sample_ids))
 
     def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
         sizes: NDArray[np.int32] = self.index.columns["size"][self.rows(sample_ids)]
         return sizes
 
-    @property
-    def content_hashes(self) -> NDArray[np.uint8]:
-        hashes: NDArray[np.uint8] = self.index.columns["content_hash"][self.rows(np.arange(len(self)))]
+    def content_hashes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        hashes: NDArray[np.uint8] = self.index.columns["content_hash"][self.rows(sample_ids)]
         return hashes
 
     @property
@@ -138,15 +153,15 @@ def open_source(
     bad_samples: Literal["fail", "skip", "tell"] = "fail",
     *,
     workers: int | None = None,
-    checked: bool = False,
+    checked: str = "",
 ) -> Folder:
     """The samples of a folder of any of FORMATS.
 
     Files that are new or changed since the folder's index was made are looked at first, by `workers` processes, and the
-    index is written anew; with `checked` somebody just did that. Raises DataError listing bad rows, with "skip" only
-    when no row is good, with "tell" never: they are in `Folder.bad`.
+    index is written again; `checked` is the digest of the index that another process has just made so. Raises DataError
+    listing bad rows, with "skip" only when no row is good, with "tell" never: they are in `Folder.bad`.
     """
-    index = read_index(index_path(path)) if checked else None
+    index = checked_index(path, checked) if checked else None
     if index is None:
         with _locked(path):
             index = up_to_date(path, workers)

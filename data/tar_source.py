@@ -85,25 +85,23 @@ def _group_rows(tar: tarfile.TarFile, shard: Path, group: dict[str, tarfile.TarI
     origin = f"{shard.name}:{first.name}"
     if not images:
         return [Row("", origin, "", fault=f"no image beside it (known: {', '.join(SUFFIXES)})")]
-    row = Row("", origin, shard.name, first.offset_data, first.size)
+    row = Row(None, origin, shard.name, first.offset_data, first.size)
     if len(images) > 1:
         row.blame(f"{' and '.join(member.name for member in images)} are images of one sample; keep one")
     try:
-        caption = _caption(tar, group)
+        row.caption = _caption(tar, group)
     except ValueError as error:
         row.blame(f"its caption cannot be read ({error})")
         return [row]
-    if caption is None:
+    if row.caption is None:
         row.blame("no caption: give a .txt, or a .json with text or caption")
-    elif not caption.strip():
-        row.blame("its caption is empty")
     else:
-        row.text = caption
+        row.check_caption("its caption")
     return [row]
 
 
-def _caption(tar: tarfile.TarFile, group: dict[str, tarfile.TarInfo]) -> str | None:
-    """The .txt, else the caption in the .json; None when there is neither. Raises ValueError."""
+def _caption(tar: tarfile.TarFile, group: dict[str, tarfile.TarInfo]) -> object:
+    """The .txt, else what the .json has as a caption; None when there is neither. Raises ValueError."""
     if "txt" in group:
         return decode_text(_content(tar, group["txt"])).strip()
     return caption_of(parse_object(decode_text(_content(tar, group["json"]))), CAPTIONS) if "json" in group else None

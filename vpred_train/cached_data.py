@@ -1,11 +1,13 @@
 """Which cache entries a recipe needs, and whether they are there. No MindSpore: checked before a run begins."""
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import xxhash
+from safetensors import SafetensorError
 
 from data import (
     TRANSFORM,
@@ -15,15 +17,22 @@ from data import (
     Entries,
     Source,
     Subset,
+    Table,
     buckets_of,
     find_entries,
+    mapped_entries,
     one_bucket,
+    table_of,
+    write_entries,
 )
 from launcher.contract.config import ConfigError
+from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.recipe import PROBED_IMAGES, open_pretrained
 from vpred_train.weights.shapes import TEXT, VAE
 from vpred_train.weights.stored import LazyTensors
+
+logger = logging.getLogger(__name__)
 
 ENCODER = (f"{VAE}encoder.", f"{VAE}quant_conv.")  # moments do not depend on the decoder
 
@@ -67,12 +76,17 @@ def weights_digest(tensors: LazyTensors, prefixes: tuple[str, ...]) -> str:
 
 def open_cache(config: TrainConfig, recipe: Path) -> Cache:
     """The recipe's cache. Raises ConfigError when it is empty, and DataError."""
+    cache = Cache(cache_folder(config, recipe))
+    if not cache.shards:
+        raise ConfigError(f"{cache.folder}: holds no cache; {remedy(config, recipe)}")
+    return cache
+
+
+def cache_folder(config: TrainConfig, recipe: Path) -> Path:
+    """The recipe's `data.cache`. Raises ConfigError when it has none."""
     if config.data.cache is None:
         raise ConfigError(f"{recipe}: has no data.cache; give the folder")
-    cache = Cache(config.data.cache)
-    if not cache.shards:
-        raise ConfigError(f"{config.data.cache}: holds no cache; {remedy(config, recipe)}")
-    return cache
+    return config.data.cache
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iter
     square = (config.data.resolution, config.data.resolution)
     if held_out is not None:
         yield Needed(held_out, one_bucket(square, len(held_out)), mirrored=False)
-    if config.data.buckets is not None and config.pretrained is not None and "unet" in config.pretrained.networks:
+    if config.pretrained is not None and "unet" in config.pretrained.networks:
         probed = Subset(source, np.arange(min(PROBED_IMAGES, len(source))))
         yield Needed(probed, one_bucket(square, len(probed)), mirrored=False)
 
@@ -98,14 +112,42 @@ def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iter
 def check_cache(
     config: TrainConfig, specs: CacheSpecs, source: Source, held_out: Source | None, recipe: Path
 ) -> Entries:
-    """Where the training samples lie; raises DataError when any of them, or of the others that are read, has no
-    entry."""
+    """Where the training samples lie, with a table of what is looked at as squares; raises DataError when any of them
+    has no entry."""
     cache, todo = open_cache(config, recipe), remedy(config, recipe)
-    training, *_ = [
-        find_entries(cache, each.source, specs, each.buckets, mirrored=each.mirrored, remedy=todo)
+    training, *squares = [
+        (each.source, find_entries(cache, each.source, specs, each.buckets, mirrored=each.mirrored, remedy=todo))
         for each in needed(config, source, held_out)
     ]
-    return training
+    size = (config.data.resolution, config.data.resolution)
+    return replace(training[1], squares=Table.joined([table_of(specs, *each, size) for each in squares]))
+
+
+def share_entries(
+    config: TrainConfig,
+    specs: CacheSpecs,
+    source: Source,
+    held_out: Source | None,
+    recipe: Path,
+    collective: Collective,
+    file: Path,
+) -> Entries:
+    """`check_cache` by the first rank, which writes what it found to `file`, and mapped by the others. Called by all
+    ranks; where a rank cannot map it, it looks for itself."""
+    entries = None
+    if collective.rank == 0:
+        entries = check_cache(config, specs, source, held_out, recipe)
+        try:
+            entries = write_entries(entries, file)
+        except (OSError, SafetensorError) as error:
+            logger.warning("%s: cannot be written (%s); every rank looks for its samples in the cache", file, error)
+    seal = collective.broadcast_object(entries.seal if entries else None)
+    if entries is None and seal:
+        try:
+            return mapped_entries(file, seal, cache_folder(config, recipe))
+        except RuntimeError as error:
+            logger.warning("%s; this rank looks for its samples in the cache itself", error)
+    return entries or check_cache(config, specs, source, held_out, recipe)
 
 
 def remedy(config: TrainConfig, recipe: Path) -> str:

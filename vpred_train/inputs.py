@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,21 +11,20 @@ from numpy.typing import NDArray
 
 from data import (
     Batch,
-    Cache,
     CacheFetcher,
     CacheSpecs,
     DataConfig,
+    Entries,
     Fetcher,
     ImageFetcher,
     Sample,
     Source,
     entry_keys,
+    image_keys,
     load_centred,
-    moments_keys,
-    one_bucket,
     sample_generator,
 )
-from vpred_train.cached_data import cache_specs, check_cache
+from vpred_train.cached_data import cache_specs, check_cache, share_entries
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
@@ -68,10 +68,10 @@ class Online:
 
 
 class Cached:
-    """Read from a cache, in which all that is asked for was found before training began."""
+    """Read from a cache, in which all that is asked for was found before training began: `entries.squares`."""
 
-    def __init__(self, vae: VaeConfig, resolution: int, seed: int, cache: Cache, specs: CacheSpecs) -> None:
-        self.vae, self.resolution, self.seed, self.cache, self.specs = vae, resolution, seed, cache, specs
+    def __init__(self, vae: VaeConfig, resolution: int, seed: int, entries: Entries, specs: CacheSpecs) -> None:
+        self.vae, self.size, self.seed, self.entries, self.specs = vae, (resolution, resolution), seed, entries, specs
 
     def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
         generators = posterior_generators(self.seed, batch)
@@ -80,10 +80,12 @@ class Cached:
     def of_samples(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[FloatArray, Text]:
-        squares = one_bucket((self.resolution, self.resolution), len(samples))
-        moments = self.cache.find(moments_keys(self.specs, samples, squares, flipped=False))
-        captions = self.cache.find(entry_keys(self.specs.text, [sample.text for sample in samples]))
-        read = self.cache.read
+        if self.entries.squares is None:
+            raise ValueError("the entries were found without those of squares")
+        hashes = np.array([list(bytes.fromhex(sample.content_hash)) for sample in samples], np.uint8)
+        find, read = self.entries.squares.find, self.entries.cache.read
+        moments = find(image_keys(self.specs, hashes, self.size, flipped=False)).tolist()
+        captions = find(entry_keys(self.specs.text, [sample.text for sample in samples])).tolist()
         return self._drawn(np.stack([*map(read, moments)]), generators), np.stack([*map(read, captions)])
 
     def _drawn(self, moments: FloatArray, generators: Sequence[np.random.Generator]) -> FloatArray:
@@ -98,8 +100,10 @@ def make_inputs(
     held_out: Source | None,
     collective: Collective,
     recipe: Path,
+    shared: Path | None = None,
 ) -> tuple[Fetcher, Inputs]:
-    """What loads the training samples, and what makes latents and text of them. Called by all ranks.
+    """What loads the training samples, and what makes latents and text of them. Called by all ranks; `shared` is the
+    file in which the first tells the others where samples lie in a cache.
 
     Raises ConfigError and DataError when `recipe` asks for a cache that lacks something.
     """
@@ -109,9 +113,13 @@ def make_inputs(
     # The weights' digests take seconds: one rank reads the file.
     told = collective.broadcast_object(vars(cache_specs(config)) if collective.rank == 0 else None)
     specs = CacheSpecs(**told)
-    entries = check_cache(config, specs, source, held_out, recipe)
+    if shared is None:
+        entries = check_cache(config, specs, source, held_out, recipe)
+    else:
+        entries = share_entries(config, specs, source, held_out, recipe, collective, shared)
+    own = replace(entries, cache=copy(entries.cache))  # with files of its own: the loader's thread reads too
     fetcher = CacheFetcher(entries, config.data, config.seed)
-    return fetcher, Cached(config.model.vae, config.data.resolution, config.seed, copy(entries.cache), specs)
+    return fetcher, Cached(config.model.vae, config.data.resolution, config.seed, own, specs)
 
 
 def posterior_generators(seed: int, batch: Batch) -> list[np.random.Generator]:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from pydantic import ValidationError
 
-from data import DataConfig, DataError, Folder, Source, hold_out, join, open_source
+from data import DataConfig, DataError, Folder, Source, hold_out, image_count, join, numbers_in_both, open_source
 from launcher.contract.config import ConfigError, build_document, load_document
 from vpred_train.collectives import Collective
 from vpred_train.config import DiffusionConfig, PretrainedConfig, TrainConfig
@@ -193,8 +192,8 @@ class OpenedData:
 
     @property
     def held_out_digest(self) -> str:
-        """xxh3-128, hexadecimal, of what is held out; "" when nothing is."""
-        return "" if self.held_out is None else xxhash.xxh3_128_hexdigest(self.held_out.content_hashes.tobytes())
+        """That of the held-out samples; "" when there are none."""
+        return "" if self.held_out is None else self.held_out.digest
 
 
 def open_data(config: TrainConfig, collective: Collective | None = None) -> OpenedData:
@@ -208,16 +207,15 @@ def open_data(config: TrainConfig, collective: Collective | None = None) -> Open
         return OpenedData(source, None, tuple(source.bad))
     if validation.path is None:
         training, held_out = hold_out(source, validation.seed, share=validation.share, count=validation.count)
-        if len(held_out) < 2:
+        if image_count(held_out) < 2:
             raise DataError(f"{held_out.name}: 1 image is held out, which has no standard error; give 2 or more")
         return OpenedData(training, held_out, tuple(source.bad))
     separate = open_checked(config.data, validation.path, collective)
-    trained_on = set(map(bytes, source.content_hashes))
-    both = [number for number, found in enumerate(separate.content_hashes) if bytes(found) in trained_on]
-    if both:
-        first = separate.sample(both[0]).origin
+    both = numbers_in_both(separate, source)
+    if len(both):
+        first = separate.sample(int(both[0])).origin
         raise DataError(f"{validation.path}: {len(both)} images are trained on, first {first}; give others")
-    if len(separate) < 2:
+    if image_count(separate) < 2:
         raise DataError(f"{separate.name}: 1 image is held out, which has no standard error; give 2 or more")
     return OpenedData(source, separate, (*source.bad, *separate.bad))
 
@@ -230,7 +228,7 @@ def open_checked(config: DataConfig, path: Path, collective: Collective | None) 
     folder = open_source(path, config.bad_samples) if collective.rank == 0 else None
     digest = collective.broadcast_object(folder.index.digest if folder else None)
     if folder is None:
-        folder = open_source(path, config.bad_samples, checked=True)
+        folder = open_source(path, config.bad_samples, checked=digest)
     if folder.index.digest != digest:
         raise DataError(
             f"{path}: rank {collective.rank} sees other images or captions there than rank 0; copy them anew"

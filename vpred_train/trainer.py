@@ -56,17 +56,20 @@ class StopSignal:
 def check_samples(progress: Mapping[str, Any], source: Source, held_out_digest: str, splits: bool) -> None:
     """Raise ConfigError for a run whose samples were others or came in another order: it would miss some and repeat
     others. `splits`: images of `source`'s own folders are held out."""
-    if progress.get("data_digest", source.digest) != source.digest:  # older checkpoints tell none
+    other_run = "or begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
+    if splits and "held_out_digest" not in progress:
         raise ConfigError(
-            f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, or "
-            "begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
+            f"{source.name}: the version that began the run chose other images to hold out, so that some of this "
+            f"version's were trained on; end the run with that version, {other_run}"
         )
-    held_out = progress.get("held_out_digest", None if splits else held_out_digest)  # older checkpoints have none
-    if held_out != held_out_digest:
-        why = "an older version chose them by another rule" if held_out is None else "give those of the checkpoint"
+    if progress.get("data_digest", source.digest) != source.digest:  # older checkpoints have none
         raise ConfigError(
-            f"{source.name}: other images are held out than before the checkpoint: {why}; "
-            "or begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
+            f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, "
+            f"{other_run}"
+        )
+    if progress.get("held_out_digest", held_out_digest) != held_out_digest:
+        raise ConfigError(
+            f"{source.name}: the held-out images have changed since the checkpoint; put them back, {other_run}"
         )
     version = progress.get("order_version", 1)
     if version != ORDER_VERSION:

@@ -11,8 +11,11 @@ from launcher.contract.config import MAY_CHANGE, OF_THE_MACHINE, Section
 class ValidationConfig(Section):
     """The loss on images that are never trained on, of the raw weights and of the average of `ema.use`.
 
-    Of `share` of the images, `count` of them or `path`, another folder, one is given. The timesteps are cut into `bins`
-    equal parts, ranges of log SNR; each image has `draws` timesteps and noises in each of them, the same every time.
+    Of `share` of the images, `count` of them or `path`, another folder, one is given. An image is held out by a hash of
+    its file's bytes and `seed`: below `share`, where no other image matters, or among the `count` lowest, where a new
+    image may take the place of another. Rows with equal files are one image and stay together. The timesteps are cut
+    into `bins` equal parts, ranges of log SNR; each image has `draws` timesteps and noises in each of them, the same
+    every time.
     `seed`: that of the choice and of the noise, apart from the run's own, so that runs with other seeds compare.
     `batch_size`: images that go through the networks at once, on one rank.
     """

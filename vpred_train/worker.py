@@ -102,7 +102,9 @@ def train_rank(
         node=identity.hostname if folder else "",
     )
     networks = build_networks(config)
-    fetcher, inputs = make_inputs(config, networks, data.training, data.held_out, collective, run.train_yaml)
+    fetcher, inputs = make_inputs(
+        config, networks, data.training, data.held_out, collective, run.train_yaml, run.cache_entries
+    )
     trainer = Trainer(
         config,
         networks,

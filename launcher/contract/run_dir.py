@@ -4,7 +4,7 @@ RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
-RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom
+RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom cache_entries.safetensors
 RUN/checkpoint_now is put there by a person.
 """
 
@@ -199,6 +199,12 @@ class RunDir:
     @property
     def targets_json(self) -> Path:
         return self.root / "targets.json"
+
+    @property
+    def cache_entries(self) -> Path:
+        """Where the training samples lie in `data.cache`: found by rank 0, mapped by the others, made again at each
+        start."""
+        return self.root / "cache_entries.safetensors"
 
     @property
     def launcher_prom(self) -> Path:

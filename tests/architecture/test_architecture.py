@@ -40,6 +40,9 @@ OWNERS = {
     "sys.path": None,
     "os.system": None,
     "os.popen": None,
+    # These make files that nobody else may read, whatever the umask.
+    "safetensors.numpy.save_file": "data.columns",
+    "tempfile.mkstemp": None,
     "pickle": None,
     "eval": None,
     "exec": None,

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.index import make_index, string_columns, write_index
+from data.columns import string_columns
+from data.index import make_index, write_index
 from data.indexing import INDEX_NAME, stat_files
 
 CEILING_S = 2.0

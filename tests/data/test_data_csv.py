@@ -11,7 +11,6 @@ from image_files import encoded, noise
 
 from data import DataError, open_source
 from data.csv_source import read_table, records
-from data.rows import check_captions
 
 OPEN = 'a quote (") opened here is never closed; close it, or write each quote within a quoted text twice ("")'
 FOLLOWS = 'text follows a closing quote ("); write each quote within a quoted text twice ("")'
@@ -26,10 +25,14 @@ def table(folder: Path, text: str | bytes) -> Path:
 def found(folder: Path, text: str | bytes) -> dict[int, tuple[str, str, str]]:
     """Line -> image, caption and fault of each row."""
     rows = read_table(table(folder, text))
-    check_captions(rows)
+    for row in rows:
+        if row.caption:
+            row.check_caption("its caption")
     lines = [int(row.origin.removeprefix("img_txt.csv:")) for row in rows]
     assert len(set(lines)) == len(lines)
-    return dict(zip(lines, [(row.file, row.text, row.fault) for row in rows], strict=True))
+    return dict(
+        zip(lines, [(row.file, row.captions[0] if row.captions else "", row.fault) for row in rows], strict=True)
+    )
 
 
 def test_an_open_quote_costs_its_own_line_alone(tmp_path: Path) -> None:

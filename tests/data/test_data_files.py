@@ -14,7 +14,7 @@ from image_files import WRITERS, encoded, noise, write_csv, write_jsonl
 
 from data import DataError, open_source
 from data.files import printable, read_file
-from data.indexing import index_path
+from data.indexing import index_paths
 from vpred_train.data_cli import main
 
 IMAGE = encoded(noise(8, 8), "PNG")
@@ -121,7 +121,7 @@ def test_the_index_of_a_folder_that_nobody_may_write_to_has_a_name_whatever_the_
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert index_path(tmp_path / gbk("表格")) != index_path(tmp_path / gbk("表"))
+    assert index_paths(tmp_path / gbk("表格")) != index_paths(tmp_path / gbk("表"))
 
 
 def test_names_and_faults_take_one_line(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_faults_in_a_metadata_jsonl(tmp_path: Path) -> None:
             "metadata.jsonl:5: sub/0.png is already in metadata.jsonl:1",
             "metadata.jsonl:6: no JSON (Expecting value",
             'metadata.jsonl:7: no "file_name"',
-            'metadata.jsonl:8: no "text" or "caption" that is a string (found file_name)',
+            'metadata.jsonl:8: no "text" or "caption" (found file_name)',
             "metadata.jsonl:9: ../x.png leaves the folder",
             "metadata.jsonl:10: loop.png leaves the folder",
             "metadata.jsonl:11: file_name holds a NUL byte",

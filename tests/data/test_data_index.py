@@ -1,16 +1,21 @@
 """The index: what makes it new, what it spares, and that it is never believed against the files."""
 
+import errno
 import os
 import shutil
+import stat
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from data import DataError, indexing, open_source, scan
+from data import DataError, Folder, indexing, open_source, scan
 from data.decode import FORMATS
 from data.index import read_index
-from data.indexing import INDEX_NAME, index_path
+from data.indexing import INDEX_NAME
 
 
 @pytest.fixture
@@ -125,27 +130,149 @@ def test_an_image_that_changes_under_a_run_is_no_sample(folder: Path) -> None:
         source.sample(1).read()
 
 
-def test_a_folder_that_nobody_may_write_to(folder: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes]) -> None:
-    real = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
-    monkeypatch.setenv("HOME", str(folder / "home"))
-    assert open_source(folder).index.path == index_path(folder)
-    assert index_path(folder).is_relative_to(folder / "home")
-    assert len(open_source(folder)) == len(decoded) == 7
+def as_nobody(monkeypatch: pytest.MonkeyPatch, folder: Path, *, may_read: bool) -> None:
+    """From now on this user may not write in `folder` and, unless `may_read`, not read its index, whoever runs the
+    tests; files elsewhere are as they were."""
+    real_open, real_replace, real_touch = Path.open, Path.replace, Path.touch
+
+    def refuse(path: Path) -> None:
+        if path.parent == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def opened(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == INDEX_NAME and not may_read:
+            refuse(path)
+        return real_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(Path, "touch", lambda path, *rest: refuse(path) or real_touch(path, *rest))
+    monkeypatch.setattr(Path, "replace", lambda path, to: refuse(Path(to)) or real_replace(path, to))
+
+
+@pytest.mark.parametrize("may_read", [True, False])
+@pytest.mark.parametrize("inside", ["none", "fresh", "stale", "damaged"])
+def test_an_index_inside_that_cannot_be_read_or_replaced_gives_way_to_the_home_cache(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    decoded: list[bytes],
+    inside: str,
+    may_read: bool,
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    path = folder / INDEX_NAME
+    if inside != "none":
+        open_source(folder)
+    if inside == "stale":
+        (folder / "img_txt.csv").write_text((folder / "img_txt.csv").read_text().replace("caption 3", "another"))
+    if inside == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    as_nobody(monkeypatch, folder, may_read=may_read)
+    decoded.clear()
+    first = open_source(folder)
+    kept = path if inside == "fresh" and may_read else home
+    assert first.index.path is not None
+    assert first.index.path.is_relative_to(kept)
+    spared = may_read and inside in ("fresh", "stale")
+    assert len(decoded) == (0 if spared else 7)
+    decoded.clear()
+    again = open_source(folder)
+    assert (again.digest, again.index.path) == (first.digest, first.index.path)
+    assert not decoded
+    assert open_source(folder, checked=first.index.digest).index.path == first.index.path
+    assert sorted(each.name for each in home.rglob("*") if each.is_file()) == (
+        [first.index.path.name] if kept == home else []
+    )
+
+
+def test_both_indices_are_used_when_both_are_out_of_date(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes]
+) -> None:
+    """Somebody else's in the folder, and this user's own, which may have seen other images."""
+
+    def add(number: int) -> None:
+        Image.new("RGB", (9, 9 + number)).save(folder / f"new{number}.png")
+        (folder / "img_txt.csv").write_text((folder / "img_txt.csv").read_text() + f"new{number}.png,new\n")
+
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    open_source(folder)
+    as_nobody(monkeypatch, folder, may_read=True)
+    for number in range(2):
+        add(number)
+        decoded.clear()
+        assert len(open_source(folder)) == 8 + number
+        assert len(decoded) == 1
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_an_index_has_the_rights_of_any_new_file(folder: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        open_source(folder)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((folder / INDEX_NAME).stat().st_mode) == 0o666 & ~umask
+    assert [path.name for path in folder.glob(".*")] == [INDEX_NAME]
 
 
 def test_an_index_that_cannot_be_kept_is_made_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "file").write_text("no folder")
-    monkeypatch.setattr(indexing, "index_path", lambda path: path / "file" / "index")
+    monkeypatch.setattr(indexing, "index_paths", lambda path: [path / "file" / "index"])
     for _ in range(2):
         source = open_source(folder)
         assert source.index.path is None
     assert len(decoded) == 14
-    assert "the index cannot be kept" in caplog.text
+    assert "cannot be kept" in caplog.text
     make, arguments = source.index.__reduce__()
     assert make(*arguments).digest == source.index.digest
+
+
+def test_any_byte_that_flips_is_noticed_and_the_index_made_again(
+    folder: Path, decoded: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = open_source(folder)
+    path, samples = folder / INDEX_NAME, [expected.sample(n) for n in range(7)]
+    whole = path.read_bytes()
+    noticed = 0
+    for place in np.random.default_rng(0).choice(len(whole), 300, replace=False).tolist():
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        index = read_index(path)
+        noticed += index is None
+        if index is not None:  # the space after the header
+            assert whole[place : place + 1] == b" "
+            assert [Folder(folder, index).sample(n) for n in range(7)] == samples
+    assert noticed > 280
+    content = bytearray(whole)
+    content[whole.index(b"caption 3")] ^= 1
+    path.write_bytes(content)
+    caplog.clear()
+    decoded.clear()
+    assert open_source(folder).sample(3).text == "caption 3, with a comma"
+    assert len(decoded) == 7
+    assert f"{path}: damaged (its content is not what was written); it is made again" in caplog.text
+    assert open_source(folder).index.seal == expected.index.seal
+
+
+def test_what_lies_in_its_place_is_no_index(folder: Path) -> None:
+    os.mkfifo(folder / INDEX_NAME)
+    assert open_source(folder).index.path == folder / INDEX_NAME
+    (folder / INDEX_NAME).unlink()
+    save_file({"a": np.zeros(3)}, folder / INDEX_NAME)
+    assert len(open_source(folder)) == 7
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_of_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(DataError, match=r"cannot be listed \(Permission denied\); let this user read the folder$"):
+        open_source(folder)
 
 
 def test_a_worker_notices_that_its_index_was_replaced(folder: Path) -> None:

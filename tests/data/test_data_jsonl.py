@@ -26,8 +26,8 @@ def rows_of(folder: Path, content: bytes) -> list[Row]:
         (b"[" * 100_000, "no JSON (nested too deep)"),
         (b'{"a":' * 100_000, "no JSON (nested too deep)"),
         (b'{"file_name": "0.png", "size": {}, "text": "a", "text": "b"}', "no JSON (the key 'text' comes twice)"),
-        (b'{"file_name": "0.png", "text": NaN}', 'no "text" or "caption" that is a string (found file_name, text)'),
-        (b'{"file_name": "0.png", "text": ["a"]}', 'no "text" or "caption" that is a string (found file_name, text)'),
+        (b'{"file_name": "0.png", "text": NaN}', "its caption is of type float (nan); give a string, or a list"),
+        (b'{"file_name": "0.png", "text": ["a", 1]}', "its caption has 2 captions, of which number 2 is of type int"),
         (
             b'{"file_name": NaN, "text": "a"}',
             'no "file_name"; each line is {"file_name": "a.jpg", "text": "a caption"}',
@@ -58,7 +58,7 @@ def test_odd_json_in_other_keys_harms_nothing(tmp_path: Path) -> None:
     (row,) = rows_of(
         tmp_path, b'{"file_name": "0.png", "text": "a", "score": NaN, "size": [Infinity, {"a": 1, "a": 2}]}'
     )
-    assert (row.file, row.text, row.fault) == ("0.png", "a", "")
+    assert (row.file, row.caption, row.fault) == ("0.png", "a", "")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -66,7 +66,7 @@ def test_odd_json_in_other_keys_harms_nothing(tmp_path: Path) -> None:
 def test_line_ends_and_declared_encodings(tmp_path: Path, end: str, encoding: str) -> None:
     text = f'{{"file_name": "0.png", "text": "狗\u2028"}}{end}{end}{GOOD}'
     found = rows_of(tmp_path, text.encode(encoding))
-    assert [(row.origin, row.text) for row in found] == [
+    assert [(row.origin, row.caption) for row in found] == [
         ("metadata.jsonl:1", "狗\u2028"),
         ("metadata.jsonl:3", "a dog"),
     ]

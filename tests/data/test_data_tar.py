@@ -141,7 +141,7 @@ def test_two_images_of_one_sample_are_blamed_and_parts_are_not(tmp_path: Path) -
     )
     first, second = rows_of(tmp_path)
     assert first.fault == "0.png and 0.jpg are images of one sample; keep one"
-    assert (second.origin, second.text, second.fault) == ("a.tar:1.png", "b", "")
+    assert (second.origin, second.caption, second.fault) == ("a.tar:1.png", "b", "")
 
 
 STEMS, ENDS = (
@@ -180,7 +180,7 @@ def test_every_suffix_of_an_image_is_known(tmp_path: Path, suffix: str) -> None:
     [
         ("0.json", b"[" * 100_000, "its caption cannot be read (nested too deep)"),
         ("0.json", b'{"text": "a", "text": "b"}', "its caption cannot be read (the key 'text' comes twice)"),
-        ("0.json", b'{"text": NaN}', "no caption: give a .txt, or a .json with text or caption"),
+        ("0.json", b'{"text": NaN}', "its caption is of type float (nan); give a string, or a list"),
         ("0.json", b'"text"', "no caption: give a .txt, or a .json with text or caption"),
         ("0.json", '{"text": "狗"}'.encode("gbk"), "its caption cannot be read (not UTF-8 (found \\xb9))"),
         ("0.txt", "狗".encode("gbk"), "its caption is not UTF-8 (found \\xb9)"),

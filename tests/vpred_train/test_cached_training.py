@@ -1,8 +1,11 @@
 """Training from a cache is training online: same latents, text, losses and weights, without the encoders."""
 
+import json
 import os
+import queue
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_open_data import ThreadRank
 from weights_files import write_tiny
 
-from data import Cache, DataError, Loader, make_order
+from data import Cache, DataError, Entries, Loader, make_order
 from data.cache import damaged_entries
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.mpirun import ROOT_VARIABLES, find_mpirun
-from vpred_train.cached_data import cache_specs, check_cache
+from vpred_train import cached_data
+from vpred_train.cached_data import cache_specs, check_cache, share_entries
 from vpred_train.cli import main as train_main
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
@@ -41,16 +46,17 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight images, two of them equal, as are two captions; a recipe with random weights."""
+    """Eight images, two of them equal, as are two captions; four have two captions. A recipe with random weights."""
     root = tmp_path_factory.mktemp("cached")
     write_tiny(root / "published.safetensors", "stability")
     (root / "images").mkdir()
-    rng, rows = np.random.default_rng(0), ["dir,text"]
+    rng, rows = np.random.default_rng(0), []
     for number in range(8):
         pixels = np.zeros((16, 20, 3), np.uint8) if number < 2 else rng.integers(0, 256, (16, 20, 3), np.uint8)
         Image.fromarray(pixels).save(root / "images" / f"{number}.png")
-        rows.append(f"{number}.png,picture {max(number, 1)}")
-    (root / "images" / "img_txt.csv").write_text("\n".join(rows) + "\n")
+        captions = [f"picture {max(number, 1)}", f"photo {number}"]
+        rows.append(json.dumps({"file_name": f"{number}.png", "text": captions if number > 3 else captions[0]}))
+    (root / "images" / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     (root / "recipe.yaml").write_text(RECIPE)
     return root
 
@@ -100,6 +106,44 @@ def test_losses_are_those_of_training_online(root: Path, cached: TrainConfig) ->
     np.testing.assert_allclose(weights, expected_weights, atol=1e-5)  # Adam divides small gradients by their own size
     np.testing.assert_allclose(errors, expected_errors, rtol=1e-5)
     assert len(set(losses)) == STEPS
+
+
+def on_two_ranks(config: TrainConfig, file: Path) -> list[Entries]:
+    told: queue.Queue[Any] = queue.Queue()
+
+    def share(rank: int) -> Entries:
+        data, specs = open_data(config), cache_specs(config)
+        return share_entries(config, specs, data.training, data.held_out, Path("r"), ThreadRank(rank, told), file)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(share, range(2)))
+
+
+@pytest.mark.parametrize("way", ["mapped", "not written", "not seen"])
+def test_one_rank_finds_the_samples_and_the_others_map_what_it_found(
+    cached: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    searches: list[int] = []
+    search = cached_data.check_cache
+    monkeypatch.setattr(cached_data, "check_cache", lambda *given: (searches.append(1), search(*given))[1])
+    file = tmp_path / ("none" if way == "not written" else "") / "entries.safetensors"
+    if way == "not seen":
+        real = cached_data.mapped_entries
+        monkeypatch.setattr(cached_data, "mapped_entries", lambda path, *rest: real(path / "elsewhere", *rest))
+    first, other = on_two_ranks(cached, file)
+    assert len(searches) == (1 if way == "mapped" else 2)
+    assert bool(caplog.messages) == (way != "mapped")
+    assert (first.path, other.path) == {
+        "mapped": (file, file),
+        "not written": (None, None),
+        "not seen": (file, None),
+    }[way]
+    assert other.cache.shards == first.cache.shards
+    for ours, theirs in zip((*other.moments, other.captions), (*first.moments, first.captions), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert other.squares is not None
+    assert first.squares is not None
+    np.testing.assert_array_equal(other.squares.rows, first.squares.rows)
 
 
 def test_a_step_in_buckets_gets_what_it_gets_online(root: Path, cached: TrainConfig, tmp_path: Path) -> None:
@@ -166,7 +210,9 @@ def test_equal_inputs_are_encoded_once_and_nothing_twice(
     data = open_data(cached)
     samples = [each.sample(i) for each in (data.training, data.held_out) if each for i in range(len(each))]
     mirrored = {data.training.sample(i).content_hash for i in range(len(data.training))}
-    expected = len({s.content_hash for s in samples}) + len(mirrored) + len({"", *(s.text for s in samples)})
+    expected = (
+        len({s.content_hash for s in samples}) + len(mirrored) + len({"", *(t for s in samples for t in s.captions)})
+    )
     assert len(cache) == expected
     assert by_kind == {"moments": 1, "text": 1}
     encode(cached, 3, SingleProcess())

@@ -138,11 +138,11 @@ def test_a_resume_notices_that_other_images_are_held_out(train_config: TrainConf
     trainer.checkpoints.save(3, saved)
     trainer.resume()
     trainer.state.held_out_digest = "b"
-    with pytest.raises(ConfigError, match="other images are held out than before the checkpoint: give those of"):
+    with pytest.raises(ConfigError, match="the held-out images have changed since the checkpoint; put them back"):
         trainer.resume()
     del saved.progress["held_out_digest"]  # as before there was one
     trainer.checkpoints.save(4, saved)
-    with pytest.raises(ConfigError, match="an older version chose them by another rule"):
+    with pytest.raises(ConfigError, match="the version that began the run chose other images to hold out"):
         trainer.resume()
     apart = validation.model_copy(update={"count": None, "path": tmp_path})
     trainer.config = trainer.config.model_copy(update={"validation": apart})
