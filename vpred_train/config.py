@@ -9,7 +9,7 @@ from checkpoints_mgr import Retention
 from data import DataConfig
 from launcher.contract.config import Section
 from vpred_train.model_config import ModelConfig, Network, Positive
-from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, ObjectiveConfig
+from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, NotNegative, ObjectiveConfig
 from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
 from vpred_train.precision import PrecisionConfig
 from vpred_train.validation_config import PreviewsConfig, ValidationConfig
@@ -54,7 +54,7 @@ class LoraConfig(Section):
     """
 
     rank: Positive = 4
-    alpha: Annotated[float, Field(gt=0)] | None = None
+    alpha: AboveZero | None = None
 
     @property
     def scale(self) -> float:
@@ -111,7 +111,7 @@ class SamplingConfig(Section):
     eta: Fraction = 0.0
     timestep_spacing: Literal["trailing", "leading", "linspace", "karras"] = "trailing"
     steps: Positive = 15
-    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    guidance_scale: NotNegative = 3.0
     guidance_rescale: Fraction = 0.0
     batch_size: Positive = 16
     seed: Annotated[int, Field(ge=0)] = 42

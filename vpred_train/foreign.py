@@ -1,10 +1,12 @@
-"""What others wrote: files that are regular ones, and JSON that is read through a model.
+"""What others wrote: files that are regular ones, numbers that are finite, and JSON that is read through a model.
 
 A model of foreign JSON derives from `Foreign`, which ignores what it does not name. Every fault is one line: where, the
 key, what was found and what to do.
 """
 
+import argparse
 import json
+import math
 import stat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,15 +59,33 @@ def read_document(model: type[Model], path: Path, remedy: str) -> Model | None:
 def parsed(model: type[Model], text: str | bytes, where: str, remedy: str) -> Model:
     """The JSON `text`, which stands in `where`, as `model`. Raises ConfigError."""
     try:
-        return model.model_validate(json.loads(text, object_pairs_hook=_once_each))
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {first_fault(error)}; {remedy}") from None
+        found = json.loads(text, object_pairs_hook=_once_each)
     except RecursionError:
         raise ConfigError(f"{where}: is JSON of too many brackets within brackets; {remedy}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: is no JSON ({printable(str(error))}); {remedy}") from None
     except ValueError as error:  # a key twice, a number of thousands of digits
         raise ConfigError(f"{where}: {printable(str(error))}; {remedy}") from None
+    return validated(model, found, where, remedy)
+
+
+def validated(model: type[Model], value: Any, where: str, remedy: str) -> Model:
+    """The `value` of JSON, which stands in `where`, as `model`. Raises ConfigError."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {first_fault(error)}; {remedy}") from None
+
+
+def finite_number(text: str) -> float:
+    """An option of the command line as a number. Raises ArgumentTypeError for what is none, and for NaN and inf."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"found {text!r} (must be a finite number)")
+    return found
 
 
 def first_fault(error: ValidationError) -> str:

@@ -18,7 +18,7 @@ class LoraRequest(Section):
 
     path: Path
     xxh3: str
-    scale: float = 1.0
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 class ImageRequest(Section):

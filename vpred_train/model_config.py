@@ -61,7 +61,7 @@ class VaeConfig(Section):
     channel_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 4)
     res_blocks: Positive = 2
     norm_groups: Positive = 32
-    scale: Annotated[float, Field(gt=0)] = 0.18215
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.18215
 
     @model_validator(mode="after")
     def groups_divide(self) -> Self:

@@ -6,7 +6,7 @@ Keys of the JSON: UNet2DConditionModel, AutoencoderKL and DDIMScheduler of diffu
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -43,6 +43,9 @@ class Declaration:
     diffusion: dict[str, Any]
     resolution: int | None
     teller: str
+
+
+Document = TypeVar("Document", bound=Foreign)
 
 
 class Network(Foreign):
@@ -91,8 +94,7 @@ def declaration_of(source: Source, model: ModelConfig) -> Declaration:
 
 def _of_folder(folder: Path, model: ModelConfig) -> Declaration:
     paths = [folder / network / "config.json" for network in ("unet", "vae", "text_encoder")]
-    unet, vae = read_document(Unet, paths[0], AGAIN) or Unet(), read_document(Vae, paths[1], AGAIN) or Vae()
-    text_encoder = read_document(Network, paths[2], AGAIN) or Network()
+    unet, vae, text_encoder = _read(Unet, paths[0]), _read(Vae, paths[1]), _read(Network, paths[2])
     vae_config = model.vae or VaeConfig()
     _require(paths[0], unet, unet_document(model.unet, 0) | NEUTRAL_UNET)
     _require(paths[1], vae, vae_document(vae_config, 0) | NEUTRAL_VAE)
@@ -101,9 +103,13 @@ def _of_folder(folder: Path, model: ModelConfig) -> Declaration:
         model = _scaled(model, vae.scaling_factor, str(paths[1]))
     sides = unet.sample_size if isinstance(unet.sample_size, list) else [unet.sample_size or 0]
     scheduler = folder / "scheduler" / "scheduler_config.json"
-    found = read_document(Scheduler, scheduler, AGAIN) or Scheduler()
-    resolution = max(sides) * vae_config.downsampling or None
-    return Declaration(model, _diffusion(scheduler, found), resolution, "scheduler_config.json")
+    told = _diffusion(scheduler, _read(Scheduler, scheduler))
+    return Declaration(model, told, max(sides) * vae_config.downsampling or None, scheduler.name)
+
+
+def _read(model: type[Document], path: Path) -> Document:
+    """The document; an empty one where there is no such file."""
+    return read_document(model, path, AGAIN) or model.model_validate({})
 
 
 def _require(path: Path, found: Network, expected: dict[str, Any]) -> None:
@@ -135,7 +141,7 @@ def _diffusion(path: Path, found: Scheduler) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: {key}: found {printable(repr(value))} (known: {', '.join(sorted(known))}); {NOT_SD2}"
             )
-    told = {
+    told: dict[str, Any] = {
         "timesteps": found.num_train_timesteps,
         "beta_start": found.beta_start,
         "beta_end": found.beta_end,

@@ -81,7 +81,7 @@ def foreign_kind(tensors: Mapping[str, StoredTensor], model: ModelConfig) -> str
             return f"holds {kind} weights ({example}), not a full SD 2.x model; {remedy}"
     for name, tensor in tensors.items():
         if name.endswith("attn2.to_k.weight"):
-            context = tensor.shape[-1]
+            context = tensor.shape[-1] if tensor.shape else 0
             if context in FOREIGN_CONTEXTS and context != model.unet.context_channels:
                 kind = FOREIGN_CONTEXTS[context]
                 return f"holds {kind} weights (text features of {context} channels); give SD 2.x weights"

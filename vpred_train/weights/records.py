@@ -13,7 +13,11 @@ from vpred_train.model_config import ModelConfig
 
 RECORD_KEY = "parameterization"
 RECORD_FILE = f"{RECORD_KEY}.json"
-PREDICTION_TYPES: dict[PredictionType, str] = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}  # diffusers' words
+PREDICTION_TYPES: dict[PredictionType, str] = {
+    "v": "v_prediction",
+    "eps": "epsilon",
+    "x0": "sample",
+}  # diffusers' words
 RESOLUTIONS: dict[PredictionType, int] = {"v": 768, "eps": 512, "x0": 512}  # of the published SD2 weights, in pixels
 
 

@@ -41,7 +41,7 @@ class Header(Foreign):
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Entry]
-    texts: dict[str, str] | None = Field(None, alias=METADATA)
+    texts: dict[str, str] | None = Field(None, alias="__metadata__")
 
 
 class ShardIndex(Foreign):

@@ -118,6 +118,13 @@ def is_finite(array: Float32) -> bool:
     return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
+def count_text(array: Float32) -> str:
+    """How much of an array is NaN or infinite."""
+    nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    found = " and ".join(f"{count:,} {kind}" for count, kind in ((nan, "NaN"), (infinite, "inf")) if count)
+    return f"{found} of {array.size:,} values"
+
+
 def item_size(dtype: str) -> int:
     """Bytes of one element of a stored type."""
     return np.dtype(NO_NUMPY_TYPE.get(dtype, dtype)).itemsize

@@ -67,7 +67,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != sys.byteorder.encode():
             raise ValueError("written on a machine of the other byte order")
         with archive.open(pickles[0]) as stream:
-            value = Machine().run(stream)  # type: ignore[arg-type]  # an IO[bytes] that reads like a file
+            value = Machine().run(stream)
         storages = {}
         for name, info in members.items():
             if not name.startswith(f"{root}data/"):
