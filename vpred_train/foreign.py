@@ -31,14 +31,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def require_regular(path: Path) -> None:
     """Raise ConfigError for a device, a pipe or a socket, which may never end; OSError when there is nothing."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ConfigError(f"{path}: is a {kind_of(path)}, not a regular file; give a file")
-
-
-def kind_of(path: Path) -> str:
-    """What a path is that is no regular file."""
-    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
-    return next((name for test, name in kinds if test(path.stat().st_mode)), "device")
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # a NUL in the name
+        raise ConfigError(f"{printable(str(path))}: is no path; give a file") from None
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+        kind = next((name for test, name in kinds if test(mode)), "device")
+        raise ConfigError(f"{path}: is a {kind}, not a regular file; give a file")
 
 
 def read_document(model: type[Model], path: Path, remedy: str) -> Model | None:
