@@ -23,6 +23,8 @@ from vpred_train.memory_plan import memory_plans, table
 from vpred_train.mindone_keys import read_mindone
 from vpred_train.mindone_recipe import TABLE, notes
 from vpred_train.recipe import check_world_size, from_mindone, load_recipe, open_data, open_pretrained, rank_counts
+from vpred_train.weights.layouts import require_finite
+from vpred_train.weights.shapes import COMPONENTS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -102,7 +104,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             config.precision.on(ACCELERATORS[arguments.accelerator])
         if arguments.check:
             data = open_data(config)
-            open_pretrained(config)
+            if config.pretrained is not None:
+                parts = tuple(COMPONENTS[part] for part in config.pretrained.networks)
+                require_finite(open_pretrained(config), parts)
             if config.data.cache is not None:
                 recipe = arguments.recipe or RunDir(arguments.run_dir).train_yaml
                 precision = config.precision.on(ACCELERATORS[arguments.accelerator or "cpu"])

@@ -252,7 +252,7 @@ def make_images(
 
 def first_free_number(folder: Path) -> int:
     """One more than the highest numbered image in the folder."""
-    return max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=-1) + 1
+    return max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=-1) + 1
 
 
 def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:

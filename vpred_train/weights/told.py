@@ -89,13 +89,14 @@ def record_with(
     record = record_for(source, which, told, own_model)
     if lora is None or lora.record is None:
         return record
-    own = lora.record.diffusion.prediction_type
+    own = lora.record.base_prediction_type or lora.record.diffusion.prediction_type
     if record is not None and record.diffusion.prediction_type != own:
         raise ConfigError(
             f"{lora.path}: was trained on weights that predict {own}, but {source.path} predicts "
             f"{record.diffusion.prediction_type}; give the weights that it was trained on"
         )
-    return lora.record.model_copy(update={"base_xxh3": None})  # weights that stand alone
+    alone = {"base_xxh3": None, "base_prediction_type": None}  # of weights that stand so
+    return lora.record.model_copy(update=alone)
 
 
 def needed_record(
