@@ -75,7 +75,7 @@ class Scheduler(Foreign):
     beta_schedule: str | None = None
     beta_start: float | None = None
     beta_end: float | None = None
-    num_train_timesteps: int = 1000
+    num_train_timesteps: Annotated[int, Field(gt=0, le=1_000_000)] = 1000
     rescale_betas_zero_snr: bool | None = None
     trained_betas: list[float] | None = None
 

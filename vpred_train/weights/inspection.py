@@ -107,7 +107,9 @@ def _told(report: Report) -> str:
     if record is None:
         return "none"
     found = ParameterizationRecord.model_validate(record)
-    text = (
-        f"{found.diffusion.prediction_type}-prediction{' with zero terminal SNR' * found.diffusion.zero_terminal_snr}"
-    )
-    return f"{text}, {found.samples_seen} samples seen" if report["record"] else f"none, but declares {text}"
+    text = f"{found.diffusion.prediction_type}-prediction"
+    if report["record"]:
+        text += f", {found.samples_seen} samples seen"
+    else:
+        text = f"none, but declares {text}"
+    return f"{text}, zero terminal SNR" if found.diffusion.zero_terminal_snr else text
