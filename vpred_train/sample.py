@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
             warn_of_other_base(requests[0])
-        folder = output_folder(arguments)
         if arguments.grid is not None:
             require_grid(arguments.grid)
+        folder = output_folder(arguments)
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
     except ConfigError as error:  # every rank finds the same

@@ -1,6 +1,6 @@
 """LoRA files of MindONE, of diffusers and of our own, told by their content."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ class LoraSource:
         return self.record.model if self.record else ModelConfig()
 
     @property
+    def of_peft(self) -> bool:
+        """Whether peft itself wrote it, whose settings lie beside it."""
+        return _is_of_peft(self.tensors)
+
+    @property
     def layout(self) -> str:
         """The layout whose names these are; a UNet's are the same in MindONE's files and ours."""
         if RANK in self.tensors or any(name.startswith("cond_stage_model.transformer.") for name in self.tensors):
@@ -110,9 +115,13 @@ def _file_in(folder: Path) -> Path:
     return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), folder / FOLDER_FILES[0])
 
 
+def _is_of_peft(names: Iterable[str]) -> bool:
+    return any(PEFT_PREFIX.match(name) for name in names)
+
+
 def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
     """Network -> what the file, or peft's document beside it, tells of its factors."""
-    if any(PEFT_PREFIX.match(name) for name in contents.tensors):
+    if _is_of_peft(contents.tensors):
         whole = read_document(Adapter, file.with_name(PEFT_CONFIG), AGAIN)
         return dict.fromkeys(COMPONENTS, whole) if whole else {}
     where = f"{file}: {METADATA_KEY}"
@@ -135,9 +144,8 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
     found = {name: known.get(plain_name(name)) for name in source.tensors if name != RANK}
     places = {name: place for name, place in found.items() if place}
     faults = [f"unknown {name}" for name, place in found.items() if place is None]
-    faults += [
-        f"{network}.{key} in {METADATA_KEY}" for network, each in source.settings.items() for key in each.unsupported
-    ]
+    teller = PEFT_CONFIG if source.of_peft else METADATA_KEY
+    faults += [f"{network}.{key} in {teller}" for network, each in source.settings.items() for key in each.unsupported]
     by_target: dict[Target, dict[Role, str]] = {}
     for name, place in places.items():
         if by_target.setdefault(place.target, {}).setdefault(place.role, name) != name:
