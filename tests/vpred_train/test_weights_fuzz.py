@@ -26,6 +26,7 @@ from vpred_train.image_request import ImageRequest, read_request
 from vpred_train.weights.containers import open_contents
 from vpred_train.weights.diffusers_folder import text_encoder_document, unet_document, vae_document
 from vpred_train.weights.lora_files import METADATA_KEY, is_lora, open_lora, read_factors
+from vpred_train.weights.mindformers_folder import METADATA_FILE, read_iteration
 from vpred_train.weights.mindspore_ckpt import write_mindspore
 from vpred_train.weights.recognition import layout_scores
 from vpred_train.weights.records import parsed_record
@@ -195,6 +196,17 @@ def try_folder(seeds: Seeds, rng: random.Random) -> None:
     record_for(source, "auto", None, TINY)
 
 
+def try_iteration(seeds: Seeds, rng: random.Random) -> None:
+    chunk = {"global_offset": [0, 0], "global_shape": [3, 4]}
+    record = {
+        "state_dict_metadata": {"a.weight": {"global_shape": [3, 4], "chunk": [chunk]}},
+        "storage_data": {"('a.weight', (0, 0))": [{"file_name": "mutant", "storage_rank": 0}]},
+    }
+    seeds.write(seeds.safetensors)
+    (seeds.folder / METADATA_FILE).write_bytes(encoded(rng, record))
+    read_iteration(seeds.folder)
+
+
 def try_request(seeds: Seeds, rng: random.Random) -> None:
     from PIL import Image, PngImagePlugin
 
@@ -210,6 +222,7 @@ def try_request(seeds: Seeds, rng: random.Random) -> None:
 KINDS: dict[str, Callable[[Seeds, random.Random], None]] = {
     "header": try_header, "safetensors": try_safetensors, "record": try_record, "lora": try_lora,
     "mindspore": try_mindspore, "torch": try_torch, "pickle": try_pickle, "folder": try_folder, "request": try_request,
+    "iteration": try_iteration,
 }  # fmt: skip
 IN_CI = {"record": 60}  # each makes the names of a whole model
 

@@ -102,13 +102,14 @@ def read_sharded(index: Path) -> Contents:
     if document is None:
         raise ConfigError(f"{index}: no such file; download the folder again")
     shards: dict[str, dict[str, StoredTensor]] = {}
-    for shard in set(document.weight_map.values()):
-        if Path(shard).name != shard or "\0" in shard:
-            raise ConfigError(f"{index}: weight_map: found {shard!r} (must be a file beside the index); {remedy}")
-        shards[shard] = read_safetensors(index.with_name(shard)).tensors
     tensors = {}
-    for name, shard in document.weight_map.items():
+    for name, place in document.weight_map.items():
+        shard = Path(place).name
+        if shard not in shards:
+            shards[shard] = read_safetensors(index.parent / shard).tensors
         if name not in shards[shard]:
-            raise ConfigError(f"{index}: {name!r} is not where the index says ({shard}); download the folder again")
+            raise ConfigError(
+                f"{index}: {printable(repr(name))} is not where the index says ({shard}); download the folder again"
+            )
         tensors[name] = shards[shard][name]
     return Contents("safetensors", tensors)
