@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.contract.config import ConfigError
-from launcher.contract.config_errors import shown
+from launcher.contract.config_errors import mistakes
 
-MOST_SHOWN = 200
+MOST_SHOWN = 300
 MOST_TEXT_BYTES = 64 << 20  # the vocabulary and index files of published folders have a few MB
 
 
@@ -70,11 +70,13 @@ def parsed(model: type[Model], text: str | bytes, where: str, remedy: str) -> Mo
 
 
 def validated(model: type[Model], value: Any, where: str, remedy: str) -> Model:
-    """The `value` of JSON, which stands in `where`, as `model`. Raises ConfigError."""
+    """The `value` of JSON, which stands in `where`, as `model`. Raises ConfigError naming the first fault."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {first_fault(error)}; {remedy}") from None
+        first, *others = mistakes(model, value, error)
+        more = f", and {len(others)} more faults" if others else ""
+        raise ConfigError(f"{where}: {printable(first.text)}{more}; {remedy}") from None
 
 
 def finite_number(text: str) -> float:
@@ -86,18 +88,6 @@ def finite_number(text: str) -> float:
     if not math.isfinite(found):
         raise argparse.ArgumentTypeError(f"found {text!r} (must be a finite number)")
     return found
-
-
-def first_fault(error: ValidationError) -> str:
-    """Key, what was found and why that is wrong, of the first fault; then how many more there are."""
-    first, *others = error.errors(include_url=False)
-    key = ".".join(printable(str(part)) for part in first["loc"])
-    reason = printable(first["msg"].removeprefix("Value error, "))
-    found = "found nothing" if first["type"] == "missing" else f"found {shown(first['input'])}"
-    if first["type"] == "value_error" and isinstance(first["input"], dict):
-        found, reason = reason, ""  # between its keys, which the message names
-    more = f", and {len(others)} more faults" if others else ""
-    return f"{f'{key}: ' if key else ''}{found}{f' ({reason})' if reason else ''}{more}"
 
 
 def printable(text: str) -> str:

@@ -2,13 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from weights_files import MODEL, SHAPES, TINY, random_tensors, write_sparse, write_tiny
+from weights_files import MODEL, SHAPES, TINY, TINY_RECORD, random_tensors, write_sparse, write_tiny
 
 from launcher.contract.config import ConfigError
 from vpred_train.config import DiffusionConfig
@@ -239,3 +240,42 @@ def test_inspect_tells_what_a_folders_documents_refuse(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "text_encoder" / "config.json").write_text('{"hidden_act": "quick_gelu"}')
     with pytest.raises(ConfigError, match="hidden_act: found 'quick_gelu'"):
         record_for(source, "auto", None, TINY)
+
+
+def test_a_record_and_what_contradicts_it(tmp_path: Path) -> None:
+    """Marks beside the record's tensors, and documents of a folder of ours that somebody has edited."""
+    eps = TINY_RECORD.model_copy(update={"diffusion": DiffusionConfig(prediction_type="eps")})
+    for marks, record, fault in (
+        (("v_pred",), TINY_RECORD, ""),
+        (
+            ("v_pred",),
+            eps,
+            "w.safetensors: v_pred: prediction_type is 'v', but .* record beside it says 'eps'; correct or",
+        ),
+        (("v_pred", "ztsnr"), TINY_RECORD, "v_pred and ztsnr: zero_terminal_snr is True, but .* says False"),
+    ):
+        source = replace(marked(*marks), record=record)
+        if not fault:
+            assert record_for(source, "auto", None) == record
+            continue
+        with pytest.raises(ConfigError, match=fault):
+            record_for(source, "auto", None)
+    write_tiny(tmp_path / "tiny", "diffusers")
+    assert record_for(open_source(tmp_path / "tiny"), "auto", None) == TINY_RECORD
+    for name, key, value, fault in (
+        (
+            "scheduler/scheduler_config.json",
+            "prediction_type",
+            "epsilon",
+            "scheduler_config.json: prediction_type is 'eps'",
+        ),
+        ("scheduler/scheduler_config.json", "beta_end", 0.012, "beta_end is 0.012, but .* says 0.013"),
+        ("vae/config.json", "scaling_factor", 0.5, "its latents' scale is 0.5, but .* says 0.18215"),
+        ("text_encoder/config.json", "hidden_act", "quick_gelu", "hidden_act: found 'quick_gelu'"),
+    ):
+        path = tmp_path / "tiny" / name
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | {key: value}))
+        with pytest.raises(ConfigError, match=fault):
+            record_for(open_source(tmp_path / "tiny"), "auto", None)
+        path.write_text(before)

@@ -25,6 +25,7 @@ from vpred_train.cli import build_parser as train_parser
 from vpred_train.cli import main as train
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import DiffusionConfig, PretrainedConfig, SamplingConfig, TrainConfig
+from vpred_train.finish import check_samples
 from vpred_train.gallery import contact_sheet, png_of
 from vpred_train.image_request import LoraRequest
 from vpred_train.mindone_keys import MindoneRecipe
@@ -299,3 +300,13 @@ def test_the_options_of_weights_are_looked_at() -> None:
     add_weights_options(parser)
     for each in (parser, text_to_image.build_parser(), train_parser()):
         assert [action.dest for action in each._actions if action.type is float] == []
+
+
+def test_the_end_of_a_run_says_where_its_weights_are(tmp_path: Path) -> None:
+    images = np.zeros((2, 3, 4, 4), np.float32)
+    check_samples(images, tmp_path / "ema.safetensors")
+    images[1, 0, 0, 0] = math.nan
+    with pytest.raises(
+        NotFiniteError, match=r"image 1 of 2 is not finite.*the weights are in .*ema.safetensors, and final_samples=0"
+    ):
+        check_samples(images, tmp_path / "ema.safetensors")

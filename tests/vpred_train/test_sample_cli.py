@@ -180,7 +180,7 @@ def test_what_a_strangers_image_may_ask_for(capsys: pytest.CaptureFixture[str], 
         ({"lora": {"path": "/dev/zero", "xxh3": "0"}}, "/dev/zero: is a device, not a regular file"),
         (
             {"lora": {"path": "x", "xxh3": "0", "scale": math.inf}},
-            "{0}: its settings: lora.scale: found Infinity (Input",
+            "{0}: its settings: lora.scale: found Infinity (should",
         ),
         ({"height": 9}, "{0}: its settings: height: found 9 (must be a multiple of 2 for these weights)"),
         ({"row": 10**9}, "{0}: its settings: row is 1000000000, not below the batch of "),

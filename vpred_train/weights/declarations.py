@@ -15,10 +15,10 @@ from launcher.contract.config import ConfigError
 from launcher.contract.config_errors import shown
 from vpred_train.config import DiffusionConfig, PredictionType
 from vpred_train.diffusion.schedule import alphas_cumprod
-from vpred_train.foreign import Foreign, printable, read_document
+from vpred_train.foreign import Foreign, printable, read_document, validated
 from vpred_train.model_config import ModelConfig, VaeConfig
 from vpred_train.weights.diffusers_folder import text_encoder_document, unet_document, vae_document
-from vpred_train.weights.records import PREDICTION_TYPES, told_diffusion
+from vpred_train.weights.records import PREDICTION_TYPES
 from vpred_train.weights.sources import Source
 
 V_PRED, ZTSNR, SCALE_FACTOR = "v_pred", "ztsnr", "scale_factor"
@@ -81,7 +81,7 @@ class Scheduler(Foreign):
 
 
 def declaration_of(source: Source, model: ModelConfig) -> Declaration:
-    """What `source` tells of itself, taken to be `model`. Raises ConfigError where that is no SD2."""
+    """What `source` says about itself, taken to be `model`. Raises ConfigError where that is no SD2."""
     if source.layout == "diffusers" and source.path.is_dir():
         return _of_folder(source.path, model)
     told: dict[str, Any] = {"prediction_type": "v"} if V_PRED in source.tensors else {}
@@ -127,7 +127,7 @@ def _require(path: Path, found: Network, expected: dict[str, Any]) -> None:
 
 
 def _diffusion(path: Path, found: Scheduler) -> dict[str, Any]:
-    """The keys of a DiffusionConfig; none where no prediction type is told."""
+    """The keys of a DiffusionConfig; none without a prediction type."""
     types: dict[str, PredictionType] = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
     if "FlowMatch" in (found.class_name or ""):
         raise ConfigError(f"{path}: _class_name: found {found.class_name!r} (flow matching); {NOT_SD2}")
@@ -149,7 +149,9 @@ def _diffusion(path: Path, found: Scheduler) -> dict[str, Any]:
         "prediction_type": types[found.prediction_type],
     }
     if found.trained_betas is not None:
-        told["zero_terminal_snr"] |= _are_rescaled(path, told_diffusion(str(path), told), found.trained_betas)
+        told["zero_terminal_snr"] |= _are_rescaled(
+            path, validated(DiffusionConfig, told, str(path), AGAIN), found.trained_betas
+        )
     return told
 
 
@@ -169,7 +171,7 @@ def _are_rescaled(path: Path, diffusion: DiffusionConfig, betas: list[float]) ->
 
 
 def _scaled(model: ModelConfig, scale: float, where: str) -> ModelConfig:
-    """The model with the latents' scale that is told."""
+    """The model with that scale of its latents."""
     if model.vae is None:
         return model
     if scale <= 0:

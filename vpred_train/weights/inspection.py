@@ -1,4 +1,4 @@
-"""What `vpred-weights inspect` tells of weights and of LoRA."""
+"""The reports of `vpred-weights inspect`, on weights and on LoRA."""
 
 import math
 from collections import Counter

@@ -120,7 +120,7 @@ def _is_of_peft(names: Iterable[str]) -> bool:
 
 
 def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
-    """Network -> what the file, or peft's document beside it, tells of its factors."""
+    """Network -> what the file, or peft's document beside it, says about its factors."""
     if _is_of_peft(contents.tensors):
         whole = read_document(Adapter, file.with_name(PEFT_CONFIG), AGAIN)
         return dict.fromkeys(COMPONENTS, whole) if whole else {}

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
-from launcher.contract.config import ConfigError
 from vpred_train.config import DiffusionConfig, PredictionType
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.foreign import first_fault, parsed
+from vpred_train.foreign import parsed
 from vpred_train.model_config import ModelConfig
 
 RECORD_KEY = "parameterization"
@@ -31,18 +28,7 @@ def parsed_record(path: Path, text: str) -> ParameterizationRecord:
 def sd2_record(
     weights: Literal["raw", "ema"], resolution: int, diffusion: DiffusionConfig, model: ModelConfig
 ) -> ParameterizationRecord:
-    """A record of published weights, which nobody has trained further. Raises ConfigError."""
-    try:
-        return ParameterizationRecord(
-            weights=weights, samples_seen=0, resolution=resolution, diffusion=diffusion, model=model
-        )
-    except ValidationError as error:
-        raise ConfigError(f"record of published weights: {first_fault(error)}") from None
-
-
-def told_diffusion(where: str, told: dict[str, object]) -> DiffusionConfig:
-    """`told` as a DiffusionConfig. Raises ConfigError that names `where` it was told."""
-    try:
-        return DiffusionConfig.model_validate(told)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {first_fault(error)}; correct it") from None
+    """A record of published weights, which nobody has trained further."""
+    return ParameterizationRecord(
+        weights=weights, samples_seen=0, resolution=resolution, diffusion=diffusion, model=model
+    )

@@ -4,13 +4,14 @@ import argparse
 from dataclasses import dataclass
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import PredictionType
+from vpred_train.config import DiffusionConfig, PredictionType
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import validated
 from vpred_train.model_config import ModelConfig
-from vpred_train.weights.declarations import declaration_of
+from vpred_train.weights.declarations import Declaration, declaration_of
 from vpred_train.weights.layouts import Which, settled
 from vpred_train.weights.lora_files import LoraSource
-from vpred_train.weights.records import PREDICTION_TYPES, RESOLUTIONS, sd2_record, told_diffusion
+from vpred_train.weights.records import PREDICTION_TYPES, RESOLUTIONS, sd2_record
 from vpred_train.weights.sources import Source
 
 
@@ -48,16 +49,17 @@ def record_for(
     """The source's own record; else what its marks or its scheduler tell; else what the user tells; None when nobody
     does. Without a record of its own the source is taken to hold `model` (default: SD2).
 
-    Raises ConfigError when the user tells something else than the source.
+    Raises ConfigError when the user tells something else than the source, or the source two things.
     """
     kind = settled(source, which, source.model)
     record = source.record
+    found = declaration_of(source, record.model if record else model or source.model)
     if record is not None:
+        _require_agreement(source, record, found)
         if told is not None:
             own = record.diffusion
             _require_same(source, own.prediction_type, own.zero_terminal_snr, told)
         return record
-    found = declaration_of(source, model or source.model)
     diffusion = dict(found.diffusion)
     if told is not None:
         own_type = diffusion.setdefault("prediction_type", told.prediction_type)
@@ -67,7 +69,23 @@ def record_for(
         return None
     resolution = found.resolution or (told.resolution if told else RESOLUTIONS[diffusion["prediction_type"]])
     where = f"{source.path}: {found.teller or 'command line'}"
-    return sd2_record(kind, resolution, told_diffusion(where, diffusion), found.model)
+    return sd2_record(kind, resolution, validated(DiffusionConfig, diffusion, where, "correct it"), found.model)
+
+
+def _require_agreement(source: Source, record: ParameterizationRecord, found: Declaration) -> None:
+    """Raise ConfigError when a mark, or a document that was edited, says something else than the record."""
+    for key, value in found.diffusion.items():
+        if value != (own := getattr(record.diffusion, key)):
+            raise ConfigError(
+                f"{source.path}: {found.teller}: {key} is {value!r}, but the parameterization record beside it says "
+                f"{own!r}; correct or remove one of them"
+            )
+    own_vae, found_vae = record.model.vae, found.model.vae
+    if own_vae and found_vae and own_vae.scale != found_vae.scale:
+        raise ConfigError(
+            f"{source.path}: its latents' scale is {found_vae.scale}, but the parameterization record beside it says "
+            f"{own_vae.scale}; correct or remove one of them"
+        )
 
 
 def _require_same(source: Source, own_type: PredictionType, own_snr: bool, told: Told) -> None:
