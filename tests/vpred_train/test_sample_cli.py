@@ -186,7 +186,7 @@ def test_what_a_strangers_image_may_ask_for(capsys: pytest.CaptureFixture[str], 
         ({"row": 10**9}, "{0}: its settings: row is 1000000000, not below the batch of "),
         ({"record": deep}, "{0}: its settings: record.model.unet.res_blocks: found 1000000000"),
         ({"prompt": 3}, "{0}: its settings: prompt: found 3"),
-        ({"more": 1}, "{0}: its settings: more: found 1 (Extra inputs are not permitted)"),
+        ({"more": 1}, "{0}: its settings: more: found an unknown key; known: format, prompt"),
     ):
         path = picture_of(tmp_path / "picture.png", request, **changes)
         assert refused(capsys, tmp_path, "--like", str(path)).startswith(message.format(path))

@@ -123,7 +123,7 @@ def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
     """Network -> what the file, or peft's document beside it, says about its factors."""
     if _is_of_peft(contents.tensors):
         whole = read_document(Adapter, file.with_name(PEFT_CONFIG), AGAIN)
-        return dict.fromkeys(COMPONENTS, whole) if whole else {}
+        return dict.fromkeys(("unet", "text_encoder"), whole) if whole else {}
     where = f"{file}: {METADATA_KEY}"
     flat = parsed(Flat, contents.texts.get(METADATA_KEY, "{}"), where, AGAIN).root or {}
     networks: dict[str, dict[str, Any]] = {}
