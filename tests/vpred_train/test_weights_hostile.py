@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pickles import many, mapping, name, number, parameter, tensor, text, write_zip
+from pickles import ORDERED, many, mapping, name, number, parameter, tensor, text, write_zip
 from test_weights_containers import assert_same, float32s
 
 from launcher.contract.config import ConfigError
@@ -32,9 +32,11 @@ def test_parameters_and_lightnings_callbacks(tmp_path: Path) -> None:
             text("LearningRateMonitor{}"): name("_codecs.encode") + many(text("a"), text("latin1")) + b"R",
         }
     )
-    whole = mapping({text("callbacks"): callbacks, text("state_dict"): mapping({text("a"): parameter(MATRIX)})})
+    stateful = name("torch._utils._rebuild_parameter_with_state") + many(MATRIX, b"\x89", ORDERED, b"}") + b"R"
+    state = mapping({text("a"): parameter(MATRIX), text("b"): stateful})
+    whole = mapping({text("callbacks"): callbacks, text("state_dict"): state})
     write_zip(tmp_path / "x.ckpt", whole, {"0": VALUES})
-    assert_same(float32s(tmp_path / "x.ckpt"), {"a": VALUES.reshape(2, 3)})
+    assert_same(float32s(tmp_path / "x.ckpt"), {"a": VALUES.reshape(2, 3), "b": VALUES.reshape(2, 3)})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vpred_train.foreign import printable
 from vpred_train.weights.stored import MOST_AXES
 
 REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
-REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
+REBUILD_PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 ORDERED_DICT = "collections.OrderedDict"
 # Calls that make a number or a text of numpy's, such as a score among a training's states: their result is not needed.
 SCALARS = {
@@ -29,7 +29,7 @@ STORAGE_TYPES = {
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
-ALLOWED = {REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT, *SCALARS, *(f"torch.{name}" for name in STORAGE_TYPES)}
+ALLOWED = {REBUILD_TENSOR, *REBUILD_PARAMETERS, ORDERED_DICT, *SCALARS, *(f"torch.{name}" for name in STORAGE_TYPES)}
 
 
 class RefusedPickleError(Exception):
@@ -186,7 +186,7 @@ class Machine:
             self.stack.append(_ordered(*arguments))
         elif name == REBUILD_TENSOR:
             self.stack.append(_tensor(arguments))
-        elif name == REBUILD_PARAMETER and arguments and isinstance(arguments[0], TensorView):
+        elif name in REBUILD_PARAMETERS and arguments and isinstance(arguments[0], TensorView):
             self.stack.append(arguments[0])
         elif name in SCALARS:
             self.stack.append(Scalar())
