@@ -22,7 +22,7 @@ class BucketsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     multiple_px: Annotated[int, Field(gt=0)] = 64
-    max_aspect: Annotated[float, Field(ge=1)] = 2.0
+    max_aspect: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     max_shapes: Annotated[int, Field(gt=0, le=64)] = 7
 
 

@@ -9,6 +9,7 @@ from launcher.contract.config import ConfigError, load_document
 from launcher.contract.run_dir import RunDir
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import finite_number
 from vpred_train.image_request import ImageRequest, LoraRequest
 from vpred_train.weights.layouts import Which, settled
 from vpred_train.weights.lora_files import open_base, open_lora, other_base, with_lora
@@ -43,7 +44,7 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--ckpt", type=Path, help="file of ours, MindONE's or Stability's, or a diffusers folder")
     source.add_argument("--weights", choices=("ema", "raw"), help="which of them (default: ema where there is one)")
     source.add_argument("--lora", type=Path, help="LoRA of ours, MindONE's or diffusers', to add to --ckpt's weights")
-    source.add_argument("--lora-scale", type=float, help="how strongly LoRA is added (default 1)")
+    source.add_argument("--lora-scale", type=finite_number, help="how strongly LoRA is added (default 1)")
     add_options(parser)
 
 

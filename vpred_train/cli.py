@@ -18,11 +18,14 @@ from vpred_train.cached_data import cache_specs, check_cache
 from vpred_train.collectives import TIMEOUT_S
 from vpred_train.config import TrainConfig
 from vpred_train.errors import USER_ERRORS
+from vpred_train.foreign import finite_number
 from vpred_train.memory_plan import memory_plans, table
 from vpred_train.mindone_keys import read_mindone
 from vpred_train.mindone_recipe import TABLE, notes
 from vpred_train.recipe import check_world_size, from_mindone, load_recipe, open_data, open_pretrained, rank_counts
 from vpred_train.recipe_changes import check_run_dir
+from vpred_train.weights.layouts import require_finite
+from vpred_train.weights.shapes import COMPONENTS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), help="(default: cpu; also checked for)")
     rank.add_argument("--metrics-address", default="127.0.0.1", help="where to serve metrics")
     rank.add_argument("--metrics-port-base", type=int, help="port of local rank 0 (default: no metrics)")
-    rank.add_argument("--collective-timeout-s", type=float, default=TIMEOUT_S, help="end when peers do not answer")
+    rank.add_argument(
+        "--collective-timeout-s", type=finite_number, default=TIMEOUT_S, help="end when peers do not answer"
+    )
     rank.add_argument("--rank-table", type=Path, help="HCCL rank table")
     rank.add_argument("--device-ids", help="physical device of each local rank: 0,1,2")
     return parser
@@ -106,7 +111,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             config.precision.on(ACCELERATORS[arguments.accelerator])
         if arguments.check:
             data = open_data(config)
-            open_pretrained(config)
+            if config.pretrained is not None:
+                parts = tuple(COMPONENTS[part] for part in config.pretrained.networks)
+                require_finite(open_pretrained(config), parts)
             if config.data.cache is not None:
                 recipe = arguments.recipe or RunDir(arguments.run_dir).train_yaml
                 precision = config.precision.on(ACCELERATORS[arguments.accelerator or "cpu"])

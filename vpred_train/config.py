@@ -9,7 +9,7 @@ from checkpoints_mgr import Retention
 from data import DataConfig
 from launcher.contract.config import FIXED, MAY_CHANGE, OF_THE_MACHINE, Section
 from vpred_train.model_config import ModelConfig, Network, Positive
-from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, ObjectiveConfig
+from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, NotNegative, ObjectiveConfig
 from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
 from vpred_train.precision import PrecisionConfig
 from vpred_train.validation_config import PreviewsConfig, ValidationConfig
@@ -20,7 +20,7 @@ PredictionType = Literal["v", "eps", "x0"]
 class DiffusionConfig(Section):
     """The noise schedule (scaled-linear, as SD2), and what the network predicts: v, noise (eps) or image (x0)."""
 
-    timesteps: Positive = 1000
+    timesteps: Annotated[int, Field(gt=0, le=1_000_000)] = 1000
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.00085
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
     zero_terminal_snr: bool = False
@@ -32,6 +32,8 @@ class DiffusionConfig(Section):
             raise ValueError(
                 "prediction_type is 'eps' with zero_terminal_snr, where the noise says nothing about the image; use v"
             )
+        if self.zero_terminal_snr and self.timesteps < 2:
+            raise ValueError("timesteps is 1, and zero_terminal_snr moves all but the first; give 2 or more")
         return self
 
 
@@ -39,13 +41,25 @@ class PretrainedConfig(Section):
     """Weights to start from: a file of MindONE or Stability or a diffusers folder, told by its content.
 
     `networks`: which of them to take; the others begin fresh. `weights`: auto is the moving average where there is one.
+    `prediction_type_was`: what the weights predict, where the run trains them to predict something else: the recipe's
+    diffusion.prediction_type (Lin et al. 2023, arXiv 2305.08891, section 3.2: eps weights to v with zero terminal SNR).
     `xxh3` is the digest of the file; it is filled in, or pins the file when the recipe tells it.
     """
 
     path: Annotated[Path, OF_THE_MACHINE]
     weights: Literal["auto", "ema", "raw"] = "auto"
     networks: Annotated[tuple[Network, ...], Field(min_length=1)] = ("unet", "text_encoder", "vae")
+    prediction_type_was: PredictionType | None = None
     xxh3: str | None = None
+
+    @model_validator(mode="after")
+    def the_unet_is_taken(self) -> Self:
+        if self.prediction_type_was is not None and "unet" not in self.networks:
+            raise ValueError(
+                f"prediction_type_was is {self.prediction_type_was!r}, but networks leaves the unet out, which alone "
+                "predicts; leave one of them out"
+            )
+        return self
 
 
 class LoraConfig(Section):
@@ -54,7 +68,7 @@ class LoraConfig(Section):
     """
 
     rank: Positive = 4
-    alpha: Annotated[float, Field(gt=0)] | None = None
+    alpha: AboveZero | None = None
 
     @property
     def scale(self) -> float:
@@ -111,7 +125,7 @@ class SamplingConfig(Section):
     eta: Fraction = 0.0
     timestep_spacing: Literal["trailing", "leading", "linspace", "karras"] = "trailing"
     steps: Positive = 15
-    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    guidance_scale: NotNegative = 3.0
     guidance_rescale: Fraction = 0.0
     batch_size: Positive = 16
     seed: Annotated[int, Field(ge=0)] = 42

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from data import Sample, load_centred
+from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
 from monitoring import History
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.export import export
-from vpred_train.gallery import evenly_spread, nearest_real, write_grids
+from vpred_train.gallery import evenly_spread, nearest_real, png_of, write_grids
 from vpred_train.hooks import Hook
 from vpred_train.pretrained import complete
 from vpred_train.report import write_report
-from vpred_train.sampling import TextToImage, generate_shared
+from vpred_train.sampling import NotFiniteError, TextToImage, generate_shared, require_finite_images
 from vpred_train.trainer import Trainer
 from vpred_train.validation import average_in_use
 
@@ -49,6 +50,16 @@ def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Samp
         return generate_shared(pipeline, [sample.text for sample in samples], seeds, trainer.collective)
 
 
+def check_samples(sampled: FloatArray, ema_path: Path) -> None:
+    """Raise NotFiniteError, with what to do about it at the end of a run, when an image is not finite."""
+    try:
+        require_finite_images(sampled)
+    except NotFiniteError as error:
+        raise NotFiniteError(
+            f"final samples: {error}; the weights are in {ema_path}, and final_samples=0 ends the run without samples"
+        ) from None
+
+
 def write_results(
     config: TrainConfig,
     trainer: Trainer,
@@ -57,14 +68,18 @@ def write_results(
     sampled: FloatArray,
     ema_path: Path,
 ) -> None:
-    """Grids, report, summary."""
-    run.samples.mkdir(exist_ok=True)
+    """Images, grids, report, summary. Raises NotFiniteError, with the weights exported."""
+    for folder in (run.samples, run.grids):
+        folder.mkdir(exist_ok=True)
     retrieval, grids = None, []
     if samples:
+        check_samples(sampled, ema_path)
+        for number, image in enumerate(sampled):
+            write_atomic(run.samples / f"{number:05d}.png", png_of(image))
         real = load_centred(samples, config.data)
         nearest = nearest_real(sampled, real)
         retrieval = float(np.mean(nearest == np.arange(len(samples))))
-        grids = write_grids(run.samples, [sample.text for sample in samples], real, sampled, nearest)
+        grids = write_grids(run.grids, [sample.text for sample in samples], real, sampled, nearest)
         logger.info("retrieval: %.1f %% of %d prompts", 100 * retrieval, len(samples))
     history = History(run.metrics_jsonl).read()
     summary = Summary(

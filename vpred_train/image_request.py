@@ -1,14 +1,15 @@
 """What decides an image, kept inside its PNG so that it can be made again."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from PIL import Image, PngImagePlugin
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
 from launcher.contract.config import ConfigError, Section
 from vpred_train.config import SamplingConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import parsed, printable, require_regular
 
 TEXT_KEY = "vpred"
 
@@ -18,7 +19,7 @@ class LoraRequest(Section):
 
     path: Path
     xxh3: str
-    scale: float = 1.0
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 class ImageRequest(Section):
@@ -41,6 +42,12 @@ class ImageRequest(Section):
     lora: LoraRequest | None = None
     record: ParameterizationRecord
 
+    @model_validator(mode="after")
+    def row_is_in_the_batch(self) -> Self:
+        if self.row >= self.sampling.batch_size:
+            raise ValueError(f"row is {self.row}, not below the batch of {self.sampling.batch_size}")
+        return self
+
     def png_text(self) -> PngImagePlugin.PngInfo:
         """The PNG chunk that holds this request."""
         text = PngImagePlugin.PngInfo()
@@ -50,16 +57,16 @@ class ImageRequest(Section):
 
 def read_request(path: Path) -> ImageRequest:
     """The request inside an image of ours. Raises ConfigError."""
+    remedy = "give a PNG that vpred-sample made"
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as an image ({error.strerror}); {remedy}") from None
     try:
         with Image.open(path, formats=("PNG",)) as image:
             text = getattr(image, "text", {}).get(TEXT_KEY)
-    except Exception as error:  # what Pillow raises at an odd file may be anything
-        raise ConfigError(f"{path}: cannot be read as an image ({error}); give a PNG that vpred-sample made") from None
+    except Exception as error:  # whatever Pillow raises of one image is that image's fault
+        raise ConfigError(f"{path}: cannot be read as an image ({printable(str(error))}); {remedy}") from None
     if text is None:
-        raise ConfigError(f"{path}: holds no '{TEXT_KEY}' text chunk; give a PNG that vpred-sample made")
-    try:
-        return ImageRequest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: its settings: {where}: {first['msg']}; was it made by a newer version?") from None
+        raise ConfigError(f"{path}: holds no '{TEXT_KEY}' text chunk; {remedy}")
+    return parsed(ImageRequest, text, f"{path}: its settings", "was it made by a newer version?")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from launcher.contract.config import Section, build_document, load_document
 
@@ -19,6 +19,8 @@ class MindoneRecipe(Section):
     Quantities are MindONE's: `train_batch_size` samples per card, `epochs` of whole global batches,
     `ckpt_save_interval` in epochs, or in steps with `step_mode`.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     mode: int = 0
     jit_level: str = "O2"

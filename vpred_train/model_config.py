@@ -7,20 +7,24 @@ from pydantic import Field, model_validator
 from launcher.contract.config import Section
 
 Positive = Annotated[int, Field(gt=0)]
+# A record is a stranger's file: without bounds the names of its tensors alone would fill the memory.
+Width = Annotated[int, Field(gt=0, le=1 << 16)]
+Depth = Annotated[int, Field(gt=0, le=128)]
+Multipliers = Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)]
 Network = Literal["unet", "text_encoder", "vae"]
 
 
 class UNetConfig(Section):
     """The UNet's width and depth; the defaults are those of Stable Diffusion 2.x."""
 
-    in_channels: Positive = 4
-    model_channels: Positive = 320
-    channel_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 4)
-    res_blocks: Positive = 2
+    in_channels: Width = 4
+    model_channels: Width = 320
+    channel_multipliers: Multipliers = (1, 2, 4, 4)
+    res_blocks: Depth = 2
     attention_levels: tuple[int, ...] = (0, 1, 2)
-    head_channels: Positive = 64
-    context_channels: Positive = 1024
-    norm_groups: Positive = 32
+    head_channels: Width = 64
+    context_channels: Width = 1024
+    norm_groups: Width = 32
 
     @model_validator(mode="after")
     def widths_divide(self) -> Self:
@@ -42,9 +46,9 @@ class TextEncoderConfig(Section):
     MindONE did from 2024 on.
     """
 
-    width: Positive = 1024
-    heads: Positive = 16
-    layers: Positive = 23
+    width: Width = 1024
+    heads: Width = 16
+    layers: Depth = 23
     context_length: Annotated[int, Field(ge=3, le=77)] = 77
     vocabulary_size: Literal[49408] = 49408
     padding: Literal["zero", "end"] = "zero"
@@ -56,12 +60,12 @@ class VaeConfig(Section):
     `scale` multiplies its latents, so that they have about unit variance (Rombach et al. 2022, section D.1).
     """
 
-    latent_channels: Positive = 4
-    channels: Positive = 128
-    channel_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 4)
-    res_blocks: Positive = 2
-    norm_groups: Positive = 32
-    scale: Annotated[float, Field(gt=0)] = 0.18215
+    latent_channels: Width = 4
+    channels: Width = 128
+    channel_multipliers: Multipliers = (1, 2, 4, 4)
+    res_blocks: Depth = 2
+    norm_groups: Width = 32
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.18215
 
     @model_validator(mode="after")
     def groups_divide(self) -> Self:
@@ -81,7 +85,7 @@ class ModelConfig(Section):
     With `vae: null` the UNet works on pixels, of which `space_to_depth` folds f x f into channels (the demo).
     """
 
-    space_to_depth: Positive = 1
+    space_to_depth: Depth = 1
     unet: UNetConfig = UNetConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     vae: VaeConfig | None = VaeConfig()

@@ -8,8 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from launcher.contract.config import MAY_CHANGE, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Above0 = Annotated[float, Field(gt=0)]
-AtLeast0 = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Below 0.288 a power-function profile has an exponent above 0: late weights count more than early ones.
 SIGMA_REL_MAX = 0.28
 SigmaRel = Annotated[float, Field(gt=0, le=SIGMA_REL_MAX)]
@@ -29,7 +29,8 @@ def refuse_unread(section: Section, chosen: Collection[str], readers: Mapping[st
 
 class OptimizerConfig(Section):
     """`adamw` (Loshchilov & Hutter 2019), `adam_weight_decay` (MindSpore's and MindONE's: no bias correction; its usual
-    epsilon is 1e-6) or `sgd` with momentum, after clipping of the gradient's global norm to `max_grad_norm`.
+    epsilon is 1e-6) or `sgd` with momentum, after clipping of the gradient's global norm to `max_grad_norm` (.inf: no
+    clipping).
 
     Norms, biases and embeddings do not decay. `reference_batch`: the global batch for which the learning rates are
     meant; they are multiplied by global_batch / reference_batch (Goyal et al. 2017). Without it they stand as given.
@@ -42,7 +43,7 @@ class OptimizerConfig(Section):
     epsilon: Above0 = 1e-8
     momentum: Beta = 0.0
     weight_decay: AtLeast0 = 0.01
-    max_grad_norm: Above0 = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")
     def every_key_has_a_reader(self) -> Self:

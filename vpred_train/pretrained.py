@@ -6,21 +6,27 @@ from collections.abc import Sequence
 from data import Source
 from launcher.contract.config import ConfigError
 from vpred_train.collectives import Collective
-from vpred_train.config import TrainConfig
+from vpred_train.config import DiffusionConfig, TrainConfig
 from vpred_train.inputs import Inputs
 from vpred_train.model_config import Network
 from vpred_train.models.lora import add_lora
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import set_weights
-from vpred_train.probe import probe
+from vpred_train.probe import NOT_FINITE, probe
 from vpred_train.recipe import open_pretrained
+from vpred_train.weights.layouts import require_finite
+from vpred_train.weights.shapes import COMPONENTS
 
 logger = logging.getLogger(__name__)
 
 
 def build_networks(config: TrainConfig) -> Networks:
-    """The networks with the weights that training starts from, computing in the dtype of a resolved `precision`."""
+    """The networks with the weights that training starts from, computing in the dtype of a resolved `precision`. Raises
+    ConfigError for weights that do not fit or are not finite."""
     networks = networks_of(config, config.networks_in_training)
+    if config.pretrained is not None:  # what is read after the training alone must not end it there
+        later = [COMPONENTS[part] for part in config.pretrained.networks if part not in config.networks_in_training]
+        require_finite(open_pretrained(config), tuple(later))
     if config.lora is not None:
         add_lora(networks, config.lora, config.model, config.trainable, config.seed)
     if config.recompute:
@@ -46,20 +52,37 @@ def complete(config: TrainConfig, networks: Networks) -> None:
 def check_prediction(
     config: TrainConfig, networks: Networks, source: Source, inputs: Inputs, collective: Collective
 ) -> None:
-    """Raise ConfigError on every rank when the pretrained UNet predicts something else than the recipe says."""
+    """Raise ConfigError on every rank when the pretrained UNet predicts something else than the recipe says, or
+    what is not finite."""
     if config.pretrained is None or "unet" not in config.pretrained.networks:
         return
-    verdict, residuals = None, ""
+    was, wanted = config.pretrained.prediction_type_was, config.diffusion.prediction_type
+    expected = was or wanted
+    verdict, residuals, finite = None, "", True
     if collective.rank == 0:
-        found = probe(networks, config.diffusion, source, inputs)
-        verdict, residuals = found.verdict, str(found)
+        found = probe(networks, probed_schedule(config), source, inputs)
+        verdict, residuals, finite = found.verdict, str(found), found.finite
         logger.info("probe of the pretrained weights: residuals %s", residuals)
-    verdict, residuals = collective.broadcast_object((verdict, residuals))
-    wanted = config.diffusion.prediction_type
-    if verdict not in (None, wanted):
+    verdict, residuals, finite = collective.broadcast_object((verdict, residuals, finite))
+    if not finite:
         raise ConfigError(
-            f"{config.pretrained.path}: predicts {verdict} (residuals {residuals}), but diffusion.prediction_type "
-            f"is {wanted}; set it to {verdict}"
+            f"{config.pretrained.path}: {NOT_FINITE} (residuals {residuals}); give other weights, or "
+            "precision.compute_dtype=float32"
+        )
+    if verdict not in (None, expected):
+        key = "diffusion.prediction_type" if was is None else "pretrained.prediction_type_was"
+        way = f", or set pretrained.prediction_type_was={verdict} to train them to predict {wanted}" * (was is None)
+        raise ConfigError(
+            f"{config.pretrained.path}: predicts {verdict} (residuals {residuals}), but {key} is {expected}; "
+            f"set it to {verdict}{way}"
         )
     if verdict is None:
         logger.warning("the pretrained weights predict neither v nor eps nor x0 clearly (residuals %s)", residuals)
+    elif expected != wanted:
+        logger.info("the pretrained weights predict %s; they are trained to predict %s", expected, wanted)
+
+
+def probed_schedule(config: TrainConfig) -> DiffusionConfig:
+    """The schedule on which the weights are probed: eps weights were not trained to zero terminal SNR."""
+    was = None if config.pretrained is None else config.pretrained.prediction_type_was
+    return config.diffusion.model_copy(update={"zero_terminal_snr": False}) if was == "eps" else config.diffusion

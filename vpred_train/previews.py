@@ -1,5 +1,6 @@
 """Grids of samples while a run trains, of prompts and seeds that stay, so that two of them compare."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from vpred_train.config import TrainConfig
 from vpred_train.gallery import contact_sheet, evenly_spread
 from vpred_train.hooks import Hook
 from vpred_train.models.networks import Networks
-from vpred_train.sampling import TextToImage, generate_shared
+from vpred_train.sampling import NotFiniteError, TextToImage, generate_shared
 from vpred_train.state import TrainState
 from vpred_train.validation import average_in_use
+
+logger = logging.getLogger(__name__)
 
 
 class Previews:
@@ -44,6 +47,12 @@ class Previews:
         """Sample and write; there are no numbers to tell."""
         with average_in_use(self.state, self.average):
             images = generate_shared(self.pipeline, self.prompts, self.seeds, self.collective)
-        if self.collective.rank == 0:
-            self.folder.mkdir(exist_ok=True)
-            write_atomic(self.folder / f"step-{step}.png", contact_sheet(images))
+        if self.collective.rank != 0:
+            return
+        try:
+            page = contact_sheet(images)
+        except NotFiniteError as error:  # a look at the run never ends it
+            logger.error("step %d: no preview: %s", step, error)
+            return
+        self.folder.mkdir(exist_ok=True)
+        write_atomic(self.folder / f"step-{step}.png", page)

@@ -1,5 +1,6 @@
 """What does a network predict: v, the noise or the image? Measured, because some layouts of weights do not tell."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from vpred_train.recipe import PROBED_IMAGES
 SNRS = (4.0, 1.0, 0.25)  # where the targets are far apart: at high SNR v is the noise, at low minus the image
 EXPLAINED = 0.5  # a residual above this explains nothing: a fresh network that passes z_t on has 0.6 for eps
 CLEARLY = 2.0  # times smaller than the next
+NOT_FINITE = "predicts what is not finite: the weights are damaged, or their products overflow in the compute type"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Probe:
     def means(self) -> dict[PredictionType, float]:
         """Prediction type -> residual, mean over the timesteps."""
         return {kind: float(np.mean(list(by_timestep.values()))) for kind, by_timestep in self.residuals.items()}
+
+    @property
+    def finite(self) -> bool:
+        """Whether all residuals are; if not, the predictions were not."""
+        return all(map(math.isfinite, self.means.values()))
 
     @property
     def verdict(self) -> PredictionType | None:

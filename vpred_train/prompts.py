@@ -6,12 +6,15 @@ from pathlib import Path
 from textwrap import shorten
 
 from launcher.contract.config import ConfigError
+from vpred_train.foreign import require_regular
 from vpred_train.model_config import TextEncoderConfig
 from vpred_train.models.tokenizer import Tokenizer
 
 
 def read_prompts(given: Sequence[str], path: Path | None) -> list[str]:
     """The prompts of --prompt, then those of --prompts-file; blank lines do not count. Raises ConfigError."""
+    for prompt in given:
+        require_text(prompt, "--prompt")
     prompts = list(given)
     if path is not None:
         from_file = [line for line in read_lines(path) if line]
@@ -25,6 +28,7 @@ def read_prompts(given: Sequence[str], path: Path | None) -> list[str]:
 
 def read_negative_prompts(given: str | None, path: Path | None, count: int) -> list[str]:
     """One for each of `count` prompts. Raises ConfigError."""
+    require_text(given or "", "--negative-prompt")
     if path is None:
         return [given or ""] * count
     if given is not None:
@@ -35,12 +39,25 @@ def read_negative_prompts(given: str | None, path: Path | None, count: int) -> l
     return lines
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without the space around them. Raises ConfigError."""
+def require_text(given: str, option: str) -> None:
+    """Raise ConfigError for what came in another encoding than the terminal's."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        given.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{option}: found {given!a}, which is not UTF-8; set the terminal to UTF-8, or give a file of prompts"
+        ) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without the space around them. They end at LF, CR LF or CR and at no other character: a
+    prompt may hold what else Unicode calls a line's end. A byte-order mark is none of the text. Raises ConfigError."""
+    try:
+        require_regular(path)
+        text = path.read_text(encoding="utf-8-sig")  # which makes LF of CR LF and CR
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
+    return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def warn_of_long_prompts(prompts: Sequence[str], config: TextEncoderConfig) -> None:

@@ -94,25 +94,36 @@ def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
 def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConfig:
     """The recipe with what the record of its pretrained weights tells where the recipe is silent.
 
-    The schedule may differ from that of the weights, the prediction type and the networks may not. Raises ConfigError.
+    The schedule may differ from that of the weights, the networks may not, and the prediction type only where
+    `prediction_type_was` says so. Raises ConfigError.
     """
-    record = record_for(open_weights(pretrained.path), pretrained.weights, None)
+    source = open_weights(pretrained.path)
+    record = record_for(source, pretrained.weights, None, None if source.record else config.model)
+    was = pretrained.prediction_type_was
     if record is None:
-        if "prediction_type" not in config.diffusion.model_fields_set:
+        if was is None and "prediction_type" not in config.diffusion.model_fields_set:
             raise ConfigError(
                 f"{pretrained.path}: does not tell what the network predicts; set diffusion.prediction_type to v "
                 "(768-v weights) or eps (base weights)"
             )
         return config.model_copy(update={"pretrained": pretrained})
+    own = record.diffusion.prediction_type
+    if was not in (None, own):
+        raise ConfigError(
+            f"pretrained.prediction_type_was: found {was!r}, but {pretrained.path} tells {own!r}; correct it"
+        )
     try:
-        diffusion = DiffusionConfig.model_validate(merged(record.diffusion, config.diffusion))
+        found = merged(record.diffusion, config.diffusion)
+        if was is not None:
+            found["prediction_type"] = config.diffusion.prediction_type
+        diffusion = DiffusionConfig.model_validate(found)
         model = ModelConfig.model_validate(merged(record.model, config.model))
         resolved = config.model_dump() | {"pretrained": pretrained, "diffusion": diffusion, "model": model}
         config = TrainConfig.model_validate(resolved)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{pretrained.path}: with the recipe: {message}") from None
-    check_parameterization(config, pretrained.path, record)
+    check_parameterization(config, pretrained, record)
     return config
 
 
@@ -127,14 +138,17 @@ def check_lora(config: TrainConfig) -> None:
         )
 
 
-def check_parameterization(config: TrainConfig, path: Path, record: ParameterizationRecord) -> None:
+def check_parameterization(config: TrainConfig, pretrained: PretrainedConfig, record: ParameterizationRecord) -> None:
     """Raise ConfigError where the recipe contradicts the record of its pretrained weights."""
     differing = differences(record.model.model_dump(), config.model.model_dump(), "model.")
-    own = record.diffusion.prediction_type
-    if config.diffusion.prediction_type != own:
-        differing.append(f"diffusion.prediction_type: found {config.diffusion.prediction_type!r}, weights tell {own!r}")
+    own, wanted, way = record.diffusion.prediction_type, config.diffusion.prediction_type, ""
+    if wanted != own and pretrained.prediction_type_was is None:
+        differing.append(f"diffusion.prediction_type: found {wanted!r}, weights tell {own!r}")
+        way = f", or set pretrained.prediction_type_was={own} to train them to predict {wanted}"
     if differing:
-        raise ConfigError(f"{path}: these weights need another recipe: {'; '.join(differing)}; leave these keys out")
+        raise ConfigError(
+            f"{pretrained.path}: these weights need another recipe: {'; '.join(differing)}; leave these keys out{way}"
+        )
 
 
 def merged(recorded: Any, given: Any) -> dict[str, Any]:

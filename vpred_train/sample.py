@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--like", type=Path, help="a PNG made by this command: make it again, bit for bit")
     parser.add_argument("--output", type=Path, help="folder for the images (default: RUN/samples)")
+    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also put all images on one sheet")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     return parser
 
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
             warn_of_other_base(requests[0])
+        if arguments.grid is not None:
+            require_grid(arguments.grid)
         folder = output_folder(arguments)
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
@@ -94,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(error, file=sys.stderr)
         sys.exit(ExitCode.BAD_CONFIG)
     try:
-        for path in make_images(requests, folder, accelerator, collective):
+        for path in make_images(requests, folder, accelerator, collective, arguments.grid):
             print(path)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -139,11 +142,16 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
             raise ConfigError(f"command line: {first['msg'].removeprefix('Value error, ')}") from None
         option = str(first["loc"][-1]).replace("_", "-")
         raise ConfigError(f"--{option}: found {first['input']!r} ({first['msg']})") from None
-    unit = record.model.pixels_per_latent
-    for name, pixels in (("height", common.height), ("width", common.width)):
-        if pixels % unit:
-            raise ConfigError(f"--{name}: found {pixels} (must be a multiple of {unit} for these weights)")
+    require_whole_latents(common, "--")
     return [numbered(common, index, *pair) for index, pair in enumerate(prompts)]
+
+
+def require_whole_latents(request: ImageRequest, prefix: str) -> None:
+    """Raise ConfigError for a size that the model's latents do not divide."""
+    unit = request.record.model.pixels_per_latent
+    for name, pixels in (("height", request.height), ("width", request.width)):
+        if pixels % unit:
+            raise ConfigError(f"{prefix}{name}: found {pixels} (must be a multiple of {unit} for these weights)")
 
 
 def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str) -> ImageRequest:
@@ -165,31 +173,50 @@ def like(arguments: argparse.Namespace) -> ImageRequest:
     extra = [f"--{name.replace('_', '-')}" for name in taken if getattr(arguments, name) is not None]
     if extra:
         raise ConfigError(f"--like: takes all settings from its image; leave out {', '.join(extra)}")
-    return same_weights(read_request(arguments.like), named(arguments), arguments.like)
+    request = read_request(arguments.like)
+    require_whole_latents(request, f"{arguments.like}: its settings: ")
+    return same_weights(request, named(arguments), arguments.like)
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
     """Where the images go. Raises ConfigError when it cannot be written."""
     folder: Path = arguments.output or (Path("samples") if arguments.run is None else RunDir(arguments.run).samples)
+    require_writable(folder, "--output")
+    return folder
+
+
+def require_grid(path: Path) -> None:
+    """Raise ConfigError when the sheet of all images cannot be written as `path`."""
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise ConfigError(f"--grid: found {path}; give the name of a file that ends with .png")
+    require_writable(path.parent, "--grid")
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Make the folder, and raise ConfigError when nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".vpred-sample-probe"
         write_atomic(probe, b"")
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot write images ({error.strerror}); give another --output") from None
-    return folder
+        raise ConfigError(f"{folder}: cannot write images ({error.strerror}); give another {option}") from None
 
 
 def make_images(
-    requests: Sequence[ImageRequest], folder: Path, accelerator: Accelerator, collective: Collective
+    requests: Sequence[ImageRequest],
+    folder: Path,
+    accelerator: Accelerator,
+    collective: Collective,
+    grid: Path | None = None,
 ) -> list[Path]:
     """Make this rank's share of the images as 00000.png ... after the highest number already there.
 
-    The requests differ in prompts and seed only. Several images are also put on one sheet, grid_00000.png, named after
-    the first of them. Returns the images' paths that this rank wrote. Raises ConfigError.
+    The requests differ in prompts and seed only. With `grid` rank 0 also puts all on one sheet, that file. Returns the
+    images' paths that this rank wrote. Raises ConfigError, before it writes any, when one is not finite.
     """
     from vpred_train.gallery import contact_sheet, png_of
+    from vpred_train.sampling import require_finite_images
 
     # Rank 0 looks once for all, so that numbers never collide.
     first = collective.broadcast_object(first_free_number(folder) if collective.rank == 0 else None)
@@ -210,21 +237,22 @@ def make_images(
             [request.sampling.seed for request in filled],
             [request.negative_prompt for request in filled],
         )[common.row :]
+    require_finite_images(images)
     paths = [folder / f"{first + index:05d}.png" for index in mine]
     for path, image, index in zip(paths, images, mine, strict=True):
         write_atomic(path, png_of(image, requests[index].png_text()))
-    parts = collective.allgather_object(images)
-    if collective.rank == 0 and len(requests) > 1:
+    parts = collective.allgather_object(images if grid else None)  # and no rank leaves before all are done
+    if grid and collective.rank == 0:
         everything = np.empty((len(requests), *images.shape[1:]), np.float32)
         for share, part in zip(shares, parts, strict=True):
             everything[share] = part
-        write_atomic(folder / f"grid_{first:05d}.png", contact_sheet(everything))
+        write_atomic(grid, contact_sheet(everything))
     return paths
 
 
 def first_free_number(folder: Path) -> int:
     """One more than the highest numbered image in the folder."""
-    return max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=-1) + 1
+    return max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=-1) + 1
 
 
 def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
+from launcher.contract.config import ConfigError
 from vpred_train.collectives import Collective
 from vpred_train.config import DiffusionConfig, SamplingConfig
 from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC, guided, rescale_guidance
@@ -17,6 +18,10 @@ from vpred_train.model_config import ModelConfig
 from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.tokenizer import Tokenizer
+
+
+class NotFiniteError(ConfigError):
+    """An image that holds NaN or inf: nobody takes it for a black one."""
 
 
 class TextToImage:
@@ -44,8 +49,8 @@ class TextToImage:
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], negative_prompts: Sequence[str] = ()
     ) -> FloatArray:
-        """One image for each prompt, seed and negative prompt (default: all empty): (n, 3, H, W) float32 in [-1, 1].
-        An image depends on nothing else."""
+        """One image for each prompt, seed and negative prompt (default: all empty): (n, 3, H, W) float32 in [-1, 1],
+        or with NaN where the networks' numbers were not finite. An image depends on nothing else."""
         if not prompts:
             return np.empty((0, 3, self.height, self.width), np.float32)
         features = self._encode([*prompts, *(negative_prompts or [""] * len(prompts))])
@@ -75,7 +80,8 @@ class TextToImage:
 
         sample = SAMPLERS[self.sampling.sampler]
         latents = sample(model, noise, self.schedule, self.timesteps, self.prediction_type, **self._options(seeds))
-        return np.clip(self.latents.decode(latents[:count]), -1, 1)
+        images = self.latents.decode(latents[:count])
+        return np.where(np.isfinite(images), np.clip(images, -1, 1), np.float32(np.nan))
 
     def _options(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What this sampler takes beyond the common arguments."""
@@ -121,6 +127,17 @@ def step_noise(seeds: Sequence[int], shape: tuple[int, ...], step: int) -> Float
     return np.stack([np.random.default_rng(each).standard_normal(shape[1:], np.float32) for each in sequences])
 
 
+def require_finite_images(images: FloatArray) -> None:
+    """Raise NotFiniteError naming the first image (n, 3, H, W) that holds NaN."""
+    for number, image in enumerate(images):
+        if not np.isfinite(image).all():
+            raise NotFiniteError(
+                f"image {number} of {len(images)} is not finite: weights, guidance scale or compute type make numbers "
+                "too large; lower the guidance scale, or look at the weights with `vpred-weights inspect`"
+            )
+
+
 def to_uint8(images: FloatArray) -> NDArray[np.uint8]:
-    """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8, rounded."""
+    """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8, rounded. Raises NotFiniteError."""
+    require_finite_images(images)
     return np.rint((images.transpose(0, 2, 3, 1) + 1) * 127.5).clip(0, 255).astype(np.uint8)

@@ -9,6 +9,7 @@ from typing import NoReturn
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from vpred_train import sample
+from vpred_train.foreign import finite_number
 from vpred_train.weights.lora_files import open_base, open_lora
 from vpred_train.weights.told import record_with
 
@@ -27,7 +28,6 @@ WITHOUT_EFFECT = {
     "device_target": "give --accelerator to vpred-sample",
     "log_level": "there is one level",
     "n_rows": "the grid is as square as can be",
-    "skip_grid": "the grid costs nothing",
     "fixed_code": "every image has a seed of its own",
     "lora_rank": "the LoRA file tells it",
     "lora_ft_unet": "the LoRA file tells which networks it adapts",
@@ -53,21 +53,27 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, help="v2-inference.yaml or v2-vpred-inference.yaml, instead of --version"
     )
-    parser.add_argument("--output_path", type=Path, default=Path("output"), help="images go to OUTPUT_PATH/samples")
+    parser.add_argument(
+        "--output_path",
+        type=Path,
+        default=Path("output"),
+        help="images go to OUTPUT_PATH/samples, a sheet of all of them to OUTPUT_PATH/grids",
+    )
     parser.add_argument(
         "--ckpt_path", type=Path, required=True, help="file of ours, MindONE's or Stability's, or a diffusers folder"
     )
     parser.add_argument("--sampling_steps", type=int, default=20)
     parser.add_argument("--n_iter", type=int, default=2, help="batches for each prompt")
     parser.add_argument("--n_samples", type=int, default=4, help="images in a batch")
-    parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE, help="guidance scale")
+    parser.add_argument("--scale", type=finite_number, default=GUIDANCE_SCALE, help="guidance scale")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--H", type=int, help="pixels (default: the weights' own)")
     parser.add_argument("--W", type=int, help="pixels (default: the weights' own)")
-    parser.add_argument("--ddim_eta", type=float, default=0.0)
+    parser.add_argument("--ddim_eta", type=finite_number, default=0.0)
     parser.add_argument("--use_lora", nargs="?", const="True", default="False", help="add --lora_ckpt_path's weights")
     parser.add_argument("--lora_ckpt_path", type=Path, help="LoRA of ours, MindONE's or diffusers'")
-    parser.add_argument("--lora_scale", type=float, default=1.0, help="how strongly LoRA is added")
+    parser.add_argument("--lora_scale", type=finite_number, default=1.0, help="how strongly LoRA is added")
+    parser.add_argument("--skip_grid", nargs="?", const="True", default="False", help="write no sheet")
     for flag in SAMPLERS:
         parser.add_argument(f"--{flag}", action="store_true")
     for flag, reason in WITHOUT_EFFECT.items():
@@ -132,6 +138,8 @@ def told(arguments: argparse.Namespace) -> list[str]:
 def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
     """The same request in the words of `vpred-sample`."""
     words = ["--ckpt", str(arguments.ckpt_path), "--output", str(arguments.output_path / "samples")]
+    if not is_given(arguments.skip_grid):
+        words += ["--grid", str(next_grid(arguments.output_path / "grids"))]
     words += (
         ["--prompt", arguments.prompt] if arguments.data_path is None else ["--prompts-file", str(arguments.data_path)]
     )
@@ -154,6 +162,12 @@ def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
         if value is not None:
             words += [f"--{name}={value}"]
     return words
+
+
+def next_grid(folder: Path) -> Path:
+    """grid_00000.png ... after the highest number already there."""
+    numbers = (path.stem.removeprefix("grid_") for path in folder.glob("grid_*.png"))
+    return folder / f"grid_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1:05d}.png"
 
 
 def end(message: str) -> NoReturn:

@@ -38,7 +38,7 @@ class ValidationConfig(Section):
 
 
 class PreviewsConfig(Section):
-    """Grids of samples while the run trains, as at its end by `sampling` with the average of `ema.use`, in RUN/samples.
+    """Grids of samples while the run trains, as at its end by `sampling` with the average of `ema.use`, in RUN/grids.
 
     `prompts`: fixed ones; without them `count` captions, of held-out images where there are any. `seed`: that of the
     first image; the others count up.

@@ -164,7 +164,7 @@ def make_observers(config: TrainConfig, trainer: Any, held_out: Source | None, r
         observers.append(Validation(config, networks, state, held_out, collective, trainer.step.inputs))
     if config.previews is not None:
         captioned = held_out or trainer.source
-        observers.append(Previews(config, networks, state, captioned, collective, run.samples))
+        observers.append(Previews(config, networks, state, captioned, collective, run.grids))
     return observers
 
 

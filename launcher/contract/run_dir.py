@@ -3,7 +3,7 @@
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
-RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ weights/ graphs/rank_0/
+RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom cache_entries.safetensors
 RUN/checkpoint_now is put there by a person.
 """
@@ -249,7 +249,13 @@ class RunDir:
 
     @property
     def samples(self) -> Path:
+        """Images alone, one in each file."""
         return self.root / "samples"
+
+    @property
+    def grids(self) -> Path:
+        """Sheets of several images: previews, and the final samples beside their real images."""
+        return self.root / "grids"
 
     @property
     def weights(self) -> Path:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from jobs import DEADLINE_S, end, losses, pixels, sample, start, write_images
 from PIL import Image
-from weights_files import TINY_RECORD, write_tiny
+from weights_files import TINY, TINY_RECORD, write_tiny
 
 from launcher.contract.run_dir import RunDir
-from vpred_train.weights.layouts import read_weights
-from vpred_train.weights.shapes import UNET
+from vpred_train.config import DiffusionConfig
+from vpred_train.weights.layouts import read_weights, write_weights
+from vpred_train.weights.shapes import UNET, stability_shapes
 from vpred_train.weights.sources import open_source
 
 RECIPE = """
@@ -96,9 +97,51 @@ def test_all_layouts_make_the_same_image(run: RunDir, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out" / "samples").iterdir()) == [
         "00000.png",
         "00001.png",
-        "grid_00000.png",
     ]
+    assert [path.name for path in (tmp_path / "out" / "grids").iterdir()] == ["grid_00000.png"]
+    assert pixels(tmp_path / "out" / "grids" / "grid_00000.png").shape == (16, 48, 3)
     np.testing.assert_allclose(pixels(tmp_path / "out" / "samples" / "00000.png"), images[0], atol=1)
     with Image.open(tmp_path / "out" / "samples" / "00001.png") as image:
         settings = json.loads(image.text["vpred"])
     assert (settings["sampling"]["seed"], settings["record"]["samples_seen"]) == (4, 12)
+
+
+def test_eps_weights_become_v_with_zero_terminal_snr(tmp_path: Path) -> None:
+    """Lin et al. 2023 (arXiv 2305.08891) finetuned SD2-base so; refused without the key, with the key named."""
+    eps = TINY_RECORD.model_copy(update={"diffusion": DiffusionConfig(prediction_type="eps")})
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in stability_shapes(TINY).items()}
+    write_weights(tmp_path / "published", tensors, "diffusers", eps)
+    write_images(tmp_path / "images", 4)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("zero_terminal_snr: true", "zero_terminal_snr: true, prediction_type: v"))
+    code, output = end(start(recipe, tmp_path / "run", 1))
+    assert code == 2
+    assert "found 'v', weights tell 'eps'" in output and "set pretrained.prediction_type_was=eps" in output
+    code, output = end(start(recipe, tmp_path / "run", 1, overrides=["pretrained.prediction_type_was=eps"]))
+    assert code == 0, output
+    run = RunDir(tmp_path / "run")
+    assert len(losses(run.root)) == 3
+    expected = DiffusionConfig(prediction_type="v", zero_terminal_snr=True)
+    for name in ("raw", "ema"):
+        record = open_source(run.weights / f"{name}.safetensors").record
+        assert record is not None
+        assert (record.diffusion, record.base_prediction_type) == (expected, None)
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "vpred_train.weights.cli",
+        "convert",
+        str(run.weights / "ema.safetensors"),
+        "folder",
+    ]
+    subprocess.run([*argv, "--to", "diffusers"], check=True, timeout=DEADLINE_S, cwd=tmp_path)
+    scheduler = json.loads((tmp_path / "folder" / "scheduler" / "scheduler_config.json").read_text())
+    assert (scheduler["prediction_type"], scheduler["rescale_betas_zero_snr"]) == ("v_prediction", True)
+    assert sorted(path.name for path in run.samples.iterdir()) == ["00000.png", "00001.png"]
+    assert pixels(*sample("--run", str(run.root), "--prompt", "picture 1", "--output", str(tmp_path / "x"))).shape == (
+        16,
+        16,
+        3,
+    )

@@ -254,14 +254,21 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
     assert summary is not None
     assert (summary.steps, summary.samples_seen) == (STEPS, 120)
     assert summary.retrieval is not None
-    with Image.open(run.samples / "grid_0.png") as grid:
+    with Image.open(run.grids / "grid_0.png") as grid:
         assert grid.size[0] > 500
+    assert sorted(path.name for path in run.grids.iterdir()) == [
+        "grid_0.png",
+        *sorted(f"step-{n}.png" for n in (0, 10, 20)),
+    ]
+    samples = sorted(run.samples.iterdir())
+    assert [path.name for path in samples] == [f"{number:05d}.png" for number in range(len(samples))]
+    assert {pixels(path).shape for path in samples} == {(16, 16, 3)}
     report = run.report_html.read_text()
     assert report.count("data:image/png;base64,") == 1
     assert "Held-out loss" in report and "held-out loss, raw weights, timesteps 500 to 999" in report
     assert [record["step"] for record in held_out_losses(undisturbed)[::6]] == [0, 5, 10, 15, 20]
     for step in (0, 10, 20):
-        assert pixels(run.samples / f"step-{step}.png").shape == (16, 32, 3)
+        assert pixels(run.grids / f"step-{step}.png").shape == (16, 32, 3)
     with safe_open(run.weights / "ema.safetensors", framework="np") as file:
         record = json.loads(file.metadata()["parameterization"])
     assert (record["weights"], record["samples_seen"], record["diffusion"]["prediction_type"]) == ("ema", 120, "v")
@@ -315,13 +322,14 @@ def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path
     """Not on the rank, nor on its place in the batch; and a PNG is enough to make it again, bit for bit."""
     prompts = [word for number in range(5) for word in ("--prompt", f"picture number {number}")]
     options = ["--run", str(undisturbed), "--batch-size", "2", "--height", "20", "--negative-prompt", "blue"]
-    alone = sample(*options, *prompts, "--output", str(tmp_path / "alone"))
-    shared = sample(*options, *prompts, "--output", str(tmp_path / "shared"), ranks=2)
+    grids = [tmp_path / f"{folder}.png" for folder in ("alone", "shared")]
+    alone = sample(*options, *prompts, "--output", str(tmp_path / "alone"), "--grid", str(grids[0]))
+    shared = sample(*options, *prompts, "--output", str(tmp_path / "shared"), "--grid", str(grids[1]), ranks=2)
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [f"{n:05d}.png" for n in range(5)]
     assert [path.name for path in alone] == [path.name for path in shared] == [f"{n:05d}.png" for n in range(5)]
     assert [path.read_bytes() for path in alone] == [path.read_bytes() for path in shared]
     assert len({pixels(path).tobytes() for path in alone}) == 5
     assert pixels(alone[0]).shape == (20, 16, 3)
-    grids = [tmp_path / folder / "grid_00000.png" for folder in ("alone", "shared")]
     assert pixels(grids[0]).shape == (40, 48, 3)
     assert grids[0].read_bytes() == grids[1].read_bytes()
     np.testing.assert_array_equal(pixels(grids[0])[20:, 16:32], pixels(alone[4]))

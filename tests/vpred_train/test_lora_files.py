@@ -279,3 +279,94 @@ def test_a_file_of_diffusers_and_peft() -> None:
             np.testing.assert_allclose(change, expected[module], rtol=0, atol=1e-6 * np.abs(change).max())
             seen += 1
         assert seen == len(expected) == 36
+
+
+HALVES = {".lora_A.weight": zeros(4, 32) + 1, ".lora_B.weight": zeros(32, 4) + 2}
+PLACE = Target("model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight")
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", "unet.base_model.model."])
+@pytest.mark.parametrize("adapter", ["", ".default"])
+def test_pefts_own_files(prefix: str, adapter: str, tmp_path: Path) -> None:
+    """With alpha in the document beside the file, and without that as every reader takes it."""
+    module = prefix + peft(PLACE).removeprefix("unet.")
+    tensors = {f"{module}{end.replace('.weight', f'{adapter}.weight')}": array for end, array in HALVES.items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    assert is_lora(tmp_path)
+    (found,) = read_factors(open_lora(tmp_path), MODEL).items()
+    assert (found[0], found[1].alpha, found[1].up.shape) == (PLACE, 4, (32, 4))
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8, "target_modules": ["to_q"]}')
+    assert read_factors(open_lora(tmp_path / "adapter_model.safetensors"), MODEL)[PLACE].scale == 2
+    (tmp_path / "adapter_config.json").write_text('{"use_rslora": true}')
+    with pytest.raises(ConfigError, match=r"unet\.use_rslora in adapter_config\.json"):
+        read_factors(open_lora(tmp_path), MODEL)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": "8"}')
+    with pytest.raises(ConfigError, match=r"adapter_config\.json: lora_alpha: found '8'"):
+        open_lora(tmp_path)
+
+
+def test_pefts_file_of_a_text_encoder(tmp_path: Path) -> None:
+    apart = {target: each for target, each in APART.items() if target.weight.startswith("cond_stage_model")}
+    names = named(
+        apart,
+        lambda target: "base_model.model." + peft(target).removeprefix("text_encoder."),
+        ".lora_A.weight",
+        ".lora_B.weight",
+    )
+    for prefix in ("text_model.", ""):
+        save_file({name.replace("text_model.", prefix): array for name, array in names.items()}, tmp_path / "x")
+        assert_same(read_factors(open_lora(tmp_path / "x"), MODEL), apart)
+
+
+def test_factors_that_are_kernels_of_1x1(tmp_path: Path) -> None:
+    """kohya's and LyCORIS' files hold those of projections that were convolutions in SD1."""
+    module = peft(PLACE)
+    save_file({f"{module}{end}": array[:, :, None, None] for end, array in HALVES.items()}, tmp_path / "x")
+    found = read_factors(open_lora(tmp_path / "x"), MODEL)[PLACE]
+    assert (found.down.shape, found.up.shape) == ((4, 32), (32, 4))
+    for ends in ((1, 3), (3, 3), (1,), (1, 1, 1)):
+        save_file(
+            {
+                f"{module}{end}": np.broadcast_to(
+                    array.reshape(*array.shape, *(1 for _ in ends)), (*array.shape, *ends)
+                ).copy()
+                for end, array in HALVES.items()
+            },
+            tmp_path / "y",
+        )
+        with pytest.raises(ConfigError, match=r"lora_A\.weight is 4x32x.*, for a matrix 32x32"):
+            read_factors(open_lora(tmp_path / "y"), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("text", "alpha", "fault"),
+    [
+        ("null", 4, ""), ("{}", 4, ""), ('{"unet.lora_alpha": null}', 4, ""), ('{"unet.lora_alpha": 2}', 2, ""),
+        ('{"unet.r": 9, "odd": {}, "": 1}', 4, ""), ('{"unet.use_dora": false, "unet.alpha_pattern": {}}', 4, ""),
+        ("[1]", 0, r"lora_adapter_metadata: found \[1\]"), ("3", 0, "found 3"), ("", 0, "is no JSON"),
+        ("[" * 100_000, 0, "too many brackets"), ('{"unet.lora_alpha": "4"}', 0, "unet: lora_alpha: found '4'"),
+        ('{"unet.lora_alpha": NaN}', 0, r"lora_alpha: found NaN \(should be a finite number\)"),
+        ('{"unet.alpha_pattern": [1]}', 0, "alpha_pattern: found"),
+        ('{"unet.use_dora": "yes"}', 0, "use_dora: found 'yes'"),
+        ('{"unet.lora_alpha": 1, "unet.lora_alpha": 2}', 0, "is there twice"),
+    ],
+)  # fmt: skip
+def test_metadata_of_adapters(text: str, alpha: float, fault: str, tmp_path: Path) -> None:
+    save_file(
+        {f"{peft(PLACE)}{end}": array for end, array in HALVES.items()}, tmp_path / "x", {"lora_adapter_metadata": text}
+    )
+    if not fault:
+        assert read_factors(open_lora(tmp_path / "x"), MODEL)[PLACE].alpha == alpha
+        return
+    with pytest.raises(ConfigError, match=fault) as caught:
+        open_lora(tmp_path / "x")
+    assert str(caught.value).startswith(f"{tmp_path / 'x'}: lora_adapter_metadata: ") and "\n" not in str(caught.value)
+
+
+def test_a_rank_of_none_or_of_nan(tmp_path: Path) -> None:
+    save_file({f"{TO_Q}.lora_down.weight": zeros(0, 32), f"{TO_Q}.lora_up.weight": zeros(32, 0)}, tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"lora_down\.weight has rank 0"):
+        read_factors(open_lora(tmp_path / "x"), MODEL)
+    save_file(GOOD | {"lora_rank": np.array(np.nan, np.float32)}, tmp_path / "x")
+    with pytest.raises(ConfigError, match="holds nan where a number should be"):
+        read_factors(open_lora(tmp_path / "x"), MODEL)

@@ -1,16 +1,23 @@
 """Mistakes on vpred-sample's command line: one line, exit code 2, no image and no folder."""
 
+import json
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
+from vpred_train import sample
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
+from vpred_train.image_request import ImageRequest
 from vpred_train.model_config import ModelConfig
-from vpred_train.prompts import warn_of_long_prompts
+from vpred_train.prompts import read_lines, read_prompts, warn_of_long_prompts
 from vpred_train.sample import build_parser, main, plan
 from vpred_train.weights.layouts import write_weights
 from vpred_train.weights.shapes import stability_shapes
@@ -64,6 +71,14 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         (["--like", str(blank)], f"{blank}: cannot be read as an image"),
         (["--like", str(script)], f"{script}: cannot be read as an image"),
         (["--like", str(tmp_path / "packed.png")], f"{tmp_path / 'packed.png'}: cannot be read as an image"),
+        (["--prompt", "a", "--ckpt", "/dev/zero"], "/dev/zero: is a device, not a regular file; give a file"),
+        ([*ckpt[:2], "--prompts-file", "/dev/zero"], "/dev/zero: is a device, not a regular file; give a file"),
+        (["--like", "/dev/zero"], "/dev/zero: is a device, not a regular file; give a file"),
+        ([*ckpt[:2], "--prompt", "a \udcb9\udcb7"], r"--prompt: found 'a \udcb9\udcb7', which is not UTF-8; set the"),
+        ([*ckpt, "--negative-prompt", "\udcff"], r"--negative-prompt: found '\udcff', which is not UTF-8"),
+        ([*ckpt, "--grid", str(tmp_path)], f"--grid: found {tmp_path}; give the name of a file that ends with .png"),
+        ([*ckpt, "--grid", "grid.jpg"], "--grid: found grid.jpg; give the name of a file that ends with .png"),
+        ([*ckpt, "--resolution", "0", "--prediction-type", "v"], "--resolution: found 0 (must be at least 1)"),
         (["--like", str(picture), "--seed", "1"], "--like: takes all settings from its image; leave out --seed"),
     ):
         assert refused(capsys, tmp_path, *arguments).startswith(message)
@@ -127,3 +142,94 @@ def test_each_image_has_its_own_prompt_and_seed(tmp_path: Path, weights: Path) -
     requests = plan(build_parser().parse_args([*arguments, "--images-per-prompt", "2", "--seed", "5"]))
     assert [request.prompt for request in requests] == ["a cat"] * 2 + ["a dog"] * 2 + ["a bird"] * 2
     assert [request.sampling.seed for request in requests] == [5, 6, 7, 8, 9, 10]
+
+
+def test_a_line_of_prompts_ends_at_a_line_end_and_nowhere_else(tmp_path: Path) -> None:
+    """Not where else Unicode ends lines, as str.splitlines does; and Notepad's mark is none of the first prompt."""
+    path = tmp_path / "prompts.txt"
+    odd = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei"
+    for content, expected in (
+        (f"{odd}\na dog\n", [odd, "a dog"]),
+        ("\ufeffa cat\r\n\r\na dog\ra bird", ["a cat", "", "a dog", "a bird"]),
+        ("\ufeff\na cat\n", ["", "a cat"]),
+        ("a \ufeff cat", ["a \ufeff cat"]),
+        ("a cat\n\n", ["a cat", ""]),
+        (" \u3000a cat\t\n", ["a cat"]),
+        ("", []),
+    ):
+        path.write_bytes(content.encode())
+        assert read_lines(path) == expected
+    path.write_bytes("\ufeff\n\na cat\n".encode())
+    assert read_prompts(["first"], path) == ["first", "a cat"]
+    path.write_bytes("a cat".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"cannot be read as UTF-8 text .*; save it as UTF-8"):
+        read_lines(path)
+
+
+def picture_of(path: Path, request: ImageRequest, **changes: Any) -> Path:
+    """A PNG that holds the request with some keys changed, whatever their values."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("vpred", json.dumps(request.model_dump(mode="json") | changes))
+    Image.new("RGB", (8, 8)).save(path, pnginfo=text)
+    return path
+
+
+def test_what_a_strangers_image_may_ask_for(capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path) -> None:
+    (request,) = plan(build_parser().parse_args(["--ckpt", str(weights), "--prompt", "a cat"]))
+    os.mkfifo(tmp_path / "pipe")
+    record = request.record.model_dump(mode="json")
+    deep = record | {"model": record["model"] | {"unet": record["model"]["unet"] | {"res_blocks": 10**9}}}
+    for changes, message in (
+        ({"weights": "/dev/zero"}, "/dev/zero: is a device, not a regular file; give a file"),
+        ({"weights": str(tmp_path / "pipe")}, f"{tmp_path / 'pipe'}: is a pipe, not a regular file; give a file"),
+        ({"weights": "a\0b"}, r"a\x00b: is no path; give a file"),
+        ({"lora": {"path": "/dev/zero", "xxh3": "0"}}, "/dev/zero: is a device, not a regular file"),
+        (
+            {"lora": {"path": "x", "xxh3": "0", "scale": math.inf}},
+            "{0}: its settings: lora.scale: found Infinity (should",
+        ),
+        ({"height": 9}, "{0}: its settings: height: found 9 (must be a multiple of 2 for these weights)"),
+        ({"row": 10**9}, "{0}: its settings: row is 1000000000, not below the batch of "),
+        ({"record": deep}, "{0}: its settings: record.model.unet.res_blocks: found 1000000000"),
+        ({"prompt": 3}, "{0}: its settings: prompt: found 3"),
+        ({"more": 1}, "{0}: its settings: more: found an unknown key; known: format, prompt"),
+    ):
+        path = picture_of(tmp_path / "picture.png", request, **changes)
+        assert refused(capsys, tmp_path, "--like", str(path)).startswith(message.format(path))
+
+
+def test_an_image_whose_text_is_too_long_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path
+) -> None:
+    """Pillow refuses texts that unpack to more than 1 MiB, with a ValueError."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("vpred", "[" * (2 << 20), zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=text)
+    line = refused(capsys, tmp_path, "--like", str(tmp_path / "x.png"))
+    assert line.startswith(f"{tmp_path / 'x.png'}: cannot be read as an image (Decompressed data too large")
+
+
+def test_images_alone_lie_in_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    """A sheet of them is written where --grid says, and nowhere without it."""
+
+    class Pipeline:
+        def generate(self, prompts: list[str], seeds: list[int], _: list[str]) -> Any:
+            return np.stack([np.full((3, 8, 8), seed / 10, np.float32) for seed in seeds])
+
+    monkeypatch.setattr(sample, "load_pipeline", lambda *_: Pipeline())
+    words = ["--ckpt", str(weights), "--prompt", "a", "--images-per-prompt", "3", "--seed", "0"]
+    folder = tmp_path / "images"
+    (folder / "grid_00007.png").mkdir(parents=True)  # an old one's name counts for nothing
+    (folder / "\u00b2.png").mkdir()  # nor does a digit that is no number
+    for more, expected in (([], range(3)), (["--grid", str(tmp_path / "sheets" / "all.png")], range(6))):
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--output", str(folder), *more])
+        assert end.value.code == 0
+        assert sorted(path.name for path in folder.glob("0*.png")) == [f"{number:05d}.png" for number in expected]
+        assert (tmp_path / "sheets").exists() == bool(more)
+    assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["all.png"]
+    with Image.open(tmp_path / "sheets" / "all.png") as sheet:
+        assert sheet.size == (16, 16)
+        assert [sheet.getpixel((8 * (n % 2), 8 * (n // 2))) for n in range(3)] == [
+            (value,) * 3 for value in (128, 140, 153)
+        ]

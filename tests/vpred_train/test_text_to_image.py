@@ -24,7 +24,7 @@ def test_the_defaults_are_mindones(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = sample.build_parser().parse_args(run(monkeypatch))
     assert arguments.prompt == ["A cute wolf in winter forest"]
     assert arguments.ckpt == Path("w.safetensors")
-    assert arguments.output == Path("output/samples")
+    assert (arguments.output, arguments.grid) == (Path("output/samples"), Path("output/grids/grid_00000.png"))
     assert (arguments.steps, arguments.guidance_scale, arguments.seed) == (20, 9.0, 42)
     assert (arguments.images_per_prompt, arguments.batch_size) == (8, 4)
     assert (arguments.sampler, arguments.height, arguments.width) == ("dpmpp_2m", None, None)
@@ -48,7 +48,21 @@ def test_a_command_of_mindones_readme(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (arguments.height, arguments.width) == (768, 704)
     assert (arguments.prediction_type, arguments.resolution) == ("v", 768)
     notes = capsys.readouterr().err.splitlines()
-    assert {note.split()[1] for note in notes} == {"--device_target", "--skip_grid"}
+    assert {note.split()[1] for note in notes} == {"--device_target"}
+    assert arguments.grid is None
+
+
+def test_a_grid_never_replaces_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "grids").mkdir()
+    for name in ("grid_00003.png", "grid_.png", "grid_x.png", "00009.png"):
+        (tmp_path / "grids" / name).touch()
+    for flags, expected in (
+        ((), tmp_path / "grids" / "grid_00004.png"),
+        (("--skip_grid", "False"), tmp_path / "grids" / "grid_00004.png"),
+        (("--skip_grid",), None),
+    ):
+        words = run(monkeypatch, "--output_path", str(tmp_path), *flags)
+        assert sample.build_parser().parse_args(words).grid == expected
 
 
 @pytest.mark.parametrize(

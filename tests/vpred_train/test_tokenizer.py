@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vpred_train.models import tokenizer as tokenizer_module
 from vpred_train.models.tokenizer import Tokenizer, merge_pair
 
 
@@ -55,3 +56,17 @@ def test_padding_with_the_end_token() -> None:
 
 def test_merging_is_left_to_right() -> None:
     assert merge_pair(["a", "a", "a", "b"], ("a", "a")) == ["aa", "a", "b"]
+
+
+def test_the_words_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is forgotten is found again; words that are too long are never kept."""
+    monkeypatch.setattr(tokenizer_module, "MOST_WORDS", 10)
+    tokenizer, fresh = Tokenizer(77), Tokenizer(77)
+    words = [f"{first}{second}" for first in "abcdefg" for second in "hijklmn"]
+    for word in [*words, *words]:
+        assert tokenizer.encode_word(f"{word}zz") == fresh.encode_word(f"{word}zz")
+        assert len(tokenizer.words) <= 10
+    assert tokenizer.encode("<start_of_text>") == [tokenizer.start]
+    before = len(tokenizer.words)
+    assert tokenizer.encode_word("a" * 65) == tokenizer.encode_word("a" * 65)
+    assert len(tokenizer.words) == before

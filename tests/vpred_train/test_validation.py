@@ -20,6 +20,7 @@ from data import (
     open_source,
     sample_generator,
 )
+from vpred_train import previews as previews_module
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
@@ -238,3 +239,19 @@ def test_previews_are_those_of_the_sampler(
     step.state.space.write(step.state.weights)
     with Image.open(tmp_path / "step-4.png") as image:
         np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_a_preview_that_is_not_finite_is_logged_and_the_run_goes_on(
+    config: TrainConfig, step: Any, parts: tuple[Source, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    folder = tmp_path / "grids"
+    observer = Previews(config, step.networks, step.state, parts[1], SingleProcess(), folder)
+    images = np.full((3, 3, 8, 8), np.nan, np.float32)
+    monkeypatch.setattr(previews_module, "generate_shared", lambda *_: images)
+    observer.observe([], 5, 20)
+    assert "step 5: no preview: image 0 of 3 is not finite" in caplog.text
+    assert not folder.exists()
+    images[:] = 0
+    observer.observe([], 6, 24)
+    assert [path.name for path in folder.iterdir()] == ["step-6.png"]

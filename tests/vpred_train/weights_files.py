@@ -1,5 +1,7 @@
 """A narrow model of SD2's structure, and files of it under the names of the published listing."""
 
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,21 @@ def write_diffusers(path: Path, folders: dict[str, Arrays], variant: str = "") -
         (path / folder).mkdir(parents=True)
         stem = "model" if folder == "text_encoder" else "diffusion_pytorch_model"
         save_file(arrays, path / folder / f"{stem}{variant}.safetensors")
+
+
+def write_sparse(path: Path, dtype: str, item_bytes: int, marks: tuple[str, ...] = ()) -> None:
+    """SD2's tensors at full size in Stability's layout, all zero, in a file that takes no room on disk."""
+    header: dict[str, Any] = {}
+    at = 0
+    for name, shape in stability_shapes(ModelConfig()).items():
+        stop = at + item_bytes * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
+        at = stop
+    header |= {mark: {"dtype": "F32", "shape": [0], "data_offsets": [at, at]} for mark in marks}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
 
 
 def write_tiny(path: Path, layout: str) -> None:

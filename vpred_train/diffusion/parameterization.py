@@ -4,7 +4,9 @@ z = alpha x + sigma noise and alpha^2 + sigma^2 = 1. The functions take arrays o
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from launcher.contract.config import Section
 from vpred_train.config import DiffusionConfig, PredictionType, TrainConfig
@@ -67,21 +69,24 @@ class ParameterizationRecord(Section):
     """All that a reader of the weights must know to use them; the only place where the prediction type is told.
 
     `average`: the profile of our moving averages, such as power_0.07; None for raw weights and for those of others.
-    `base_xxh3`: of LoRA's factors, the digest of the weights that they were trained on, where it is known.
+    `base_xxh3`: of LoRA's factors, the digest of the weights that they were trained on, where it is known;
+    `base_prediction_type`: what those weights predict, where that is not what they predict with the factors.
     """
 
     format: Literal["vpred-parameterization-1"] = "vpred-parameterization-1"
     weights: Literal["raw", "ema"]
     average: str | None = None
     samples_seen: int
-    resolution: int
+    resolution: Annotated[int, Field(gt=0)]
     diffusion: DiffusionConfig
     model: ModelConfig
     base_xxh3: str | None = None
+    base_prediction_type: PredictionType | None = None
 
 
 def record_of(config: TrainConfig, average: str | None, samples_seen: int) -> ParameterizationRecord:
     """The record of a run's raw weights, or of their moving average of that name."""
+    base = config.pretrained if config.lora else None
     return ParameterizationRecord(
         weights="raw" if average is None else "ema",
         average=average,
@@ -89,5 +94,6 @@ def record_of(config: TrainConfig, average: str | None, samples_seen: int) -> Pa
         resolution=config.data.resolution,
         diffusion=config.diffusion,
         model=config.model,
-        base_xxh3=config.pretrained.xxh3 if config.lora and config.pretrained else None,
+        base_xxh3=base.xxh3 if base else None,
+        base_prediction_type=base.prediction_type_was if base else None,
     )

@@ -14,6 +14,7 @@ from vpred_train.config import TrainConfig
 from vpred_train.ema.reconstruction import Profile, combine, solve
 from vpred_train.ema.snapshots import Snapshot, find_snapshots
 from vpred_train.errors import USER_ERRORS
+from vpred_train.foreign import finite_number
 from vpred_train.optim_config import SIGMA_REL_MAX, power_name
 from vpred_train.whole_model import write_whole
 
@@ -40,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-ema", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="run directory of a training with ema.snapshot_every_samples")
-    parser.add_argument("--sigma-rel", type=float, required=True, help="width, as a share of the training time: 0.07")
+    parser.add_argument(
+        "--sigma-rel", type=finite_number, required=True, help="width, as a share of the training time: 0.07"
+    )
     parser.add_argument("--at-samples", type=int, help="samples seen by then (default: the last snapshot's)")
     parser.add_argument("--output", type=Path, required=True, help="new safetensors file, as the run exports it")
     parser.add_argument("--base", type=Path, help="where the weights that the run began with are now, if they moved")

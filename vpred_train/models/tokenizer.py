@@ -16,6 +16,7 @@ PATTERN = regex.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
 )
+MOST_WORDS, MOST_LETTERS = 1 << 16, 64  # how many words are remembered, and the longest of them: some 30 MB
 MERGES = 49152 - 256 - 2  # the published file holds more lines than the published vocabulary uses
 
 
@@ -34,7 +35,7 @@ def byte_symbols() -> dict[int, str]:
 
 
 class Tokenizer:
-    """Captions to token numbers. Immutable after construction; safe to share between threads."""
+    """Captions to token numbers. Safe to share between threads: it changes only which words it remembers."""
 
     def __init__(self, context_length: int, padding: Literal["zero", "end"] = "zero") -> None:
         packed = resources.files("vpred_train.models").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
@@ -49,10 +50,8 @@ class Tokenizer:
         self.end = self.numbers["<end_of_text>"]
         self.context_length = context_length
         self.padding = self.end if padding == "end" else 0
-        self.words: dict[str, list[int]] = {
-            "<start_of_text>": [self.start],
-            "<end_of_text>": [self.end],
-        }
+        self.special = {"<start_of_text>": [self.start], "<end_of_text>": [self.end]}
+        self.words: dict[str, list[int]] = dict(self.special)
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of `text` without start, end or padding."""
@@ -70,17 +69,23 @@ class Tokenizer:
 
     def encode_word(self, word: str) -> list[int]:
         """Byte-pair merging of one word, lowest rank first (Sennrich et al. 2016, arXiv 1508.07909)."""
-        if word not in self.words:
-            pieces = [byte_symbols()[byte] for byte in word.encode("utf-8")]
-            pieces[-1] += "</w>"
-            while len(pieces) > 1:
-                pairs = list(pairwise(pieces))
-                best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
-                if best not in self.ranks:
-                    break
-                pieces = merge_pair(pieces, best)
-            self.words[word] = [self.numbers[piece] for piece in pieces]
-        return self.words[word]
+        words = self.words  # another thread may put an empty one in its place
+        if word in words:
+            return words[word]
+        pieces = [byte_symbols()[byte] for byte in word.encode("utf-8")]
+        pieces[-1] += "</w>"
+        while len(pieces) > 1:
+            pairs = list(pairwise(pieces))
+            best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            if best not in self.ranks:
+                break
+            pieces = merge_pair(pieces, best)
+        numbers = [self.numbers[piece] for piece in pieces]
+        if len(word) <= MOST_LETTERS:
+            if len(words) >= MOST_WORDS:
+                words = self.words = dict(self.special)
+            words[word] = numbers
+        return numbers
 
     def __call__(self, captions: tuple[str, ...] | list[str]) -> NDArray[np.int32]:
         """(len(captions), context_length) int32: start, tokens, end, padding; truncation keeps the end token."""

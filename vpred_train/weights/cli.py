@@ -4,10 +4,8 @@ import argparse
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +17,10 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity
 from vpred_train import runtime
 from vpred_train.config import DiffusionConfig
-from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.weights.layouts import read_weights, sets_of, weights_of, write_weights
+from vpred_train.foreign import finite_number
+from vpred_train.weights.inspection import inspection, lines_of, lora_inspection, lora_lines_of
+from vpred_train.weights.layouts import read_weights, weights_of, write_weights
 from vpred_train.weights.lora_files import (
-    LoraSource,
     is_lora,
     open_base,
     open_lora,
@@ -31,9 +29,8 @@ from vpred_train.weights.lora_files import (
     with_lora,
     write_lora,
 )
-from vpred_train.weights.recognition import LAYOUTS, is_unused
-from vpred_train.weights.shapes import COMPONENTS, stability_shapes
-from vpred_train.weights.sources import Source, open_source, weights_digest
+from vpred_train.weights.recognition import LAYOUTS
+from vpred_train.weights.sources import open_source, weights_digest
 from vpred_train.weights.told import add_options, record_for, record_with, told_by
 
 EQUAL, DIFFERENT = 0, 1
@@ -64,11 +61,12 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", parents=[as_json], help="layout, tensors and record of a file or folder")
     inspect.add_argument("path", type=Path)
+    inspect.add_argument("--headers-only", action="store_true", help="do not read the values to look for NaN and inf")
     compare = commands.add_parser("compare", parents=[which, as_json], help="the same weights, whatever the layout?")
     compare.add_argument("left", type=Path)
     compare.add_argument("right", type=Path)
     compare.add_argument(
-        "--tolerance", type=float, default=0.0, help="largest absolute difference that counts as equal"
+        "--tolerance", type=finite_number, default=0.0, help="largest absolute difference that counts as equal"
     )
     convert = commands.add_parser("convert", parents=[which], help="write the same weights, or LoRA, in another layout")
     convert.add_argument("source", type=Path)
@@ -82,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("lora", type=Path, help="LoRA of ours, MindONE's or diffusers'")
     merge.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
     merge.add_argument("--to", choices=LAYOUTS, required=True, help="as of convert")
-    merge.add_argument("--scale", type=float, default=1.0, help="how strongly LoRA is added (default 1)")
+    merge.add_argument("--scale", type=finite_number, default=1.0, help="how strongly LoRA is added (default 1)")
     add_options(merge)
     probe = commands.add_parser("probe", parents=[which, as_json], help="what does the network really predict?")
     probe.add_argument("path", type=Path)
@@ -94,91 +92,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     if is_lora(arguments.path):
-        return _inspect_lora(arguments)
-    source = open_source(arguments.path)
-    report = inspection(source)
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-        return ExitCode.OK
-    print(
-        f"{report['path']}: {report['layout']} layout in {report['container']}, {' and '.join(report['sets'])} weights"
-    )
-    for network, counts in report["networks"].items():
-        print(f"   {network}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
-    print(f"   types: {', '.join(f'{count} {dtype}' for dtype, count in report['dtypes'].items())}")
-    print(f"   {report['bytes']:,} bytes in {report['tensors']} tensors, {report['unused']} of them not used")
-    print(f"   record: {_told(source.record)}\n   {'fits the model' if not report['fault'] else report['fault']}")
+        report = lora_inspection(open_lora(arguments.path))
+        lines = lora_lines_of(report)
+    else:
+        report = inspection(open_source(arguments.path), not arguments.headers_only)
+        lines = lines_of(report)
+    print(json.dumps(report, indent=2) if arguments.json else "\n".join(lines))
     return ExitCode.OK
-
-
-def _told(record: ParameterizationRecord | None) -> str:
-    return f"{record.diffusion.prediction_type}-prediction, {record.samples_seen} samples seen" if record else "none"
-
-
-def _inspect_lora(arguments: argparse.Namespace) -> int:
-    source = open_lora(arguments.path)
-    report = lora_inspection(source)
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-        return ExitCode.OK
-    print(f"{report['path']}: LoRA, {report['layout']} layout in {report['container']}")
-    for network, count in report["matrices"].items():
-        print(f"   {network}: {count} matrices adapted")
-    print(f"   ranks {report['ranks']}, scales {report['scales']}, {report['parameters']:,} parameters")
-    print(f"   record: {_told(source.record)}\n   {report['fault'] or 'fits the model'}")
-    return ExitCode.OK
-
-
-def lora_inspection(source: LoraSource) -> dict[str, Any]:
-    """What `inspect` tells of LoRA; `fault` is empty when the factors fit the model."""
-    fault, factors = "", {}
-    try:
-        factors = read_factors(source)
-    except ConfigError as error:
-        fault = str(error)
-    networks = {
-        network: sum(target.weight.startswith(prefix) for target in factors) for network, prefix in COMPONENTS.items()
-    }
-    return {
-        "path": str(source.path),
-        "layout": source.layout,
-        "container": source.container,
-        "matrices": {network: count for network, count in networks.items() if count},
-        "ranks": sorted({each.rank for each in factors.values()}),
-        "scales": sorted({each.scale for each in factors.values()}),
-        "parameters": sum(each.down.size + each.up.size for each in factors.values()),
-        "record": source.record.model_dump(mode="json") if source.record else None,
-        "fault": fault,
-    }
-
-
-def inspection(source: Source) -> dict[str, Any]:
-    """What `inspect` tells; `fault` is empty when the tensors fit the model."""
-    fault, networks = "", {}
-    try:
-        weights_of(source)  # proves that these are the shapes
-        shapes = stability_shapes(source.model)
-        for network, prefix in COMPONENTS.items():
-            sizes = [math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix)]
-            networks[network] = {"tensors": len(sizes), "parameters": sum(sizes)}
-    except ConfigError as error:
-        fault = str(error)
-    return {
-        "path": str(source.path),
-        "layout": source.layout,
-        "container": source.container,
-        "sets": list(sets_of(source, source.model)),
-        "networks": networks,
-        "dtypes": dict(Counter(tensor.dtype for tensor in source.tensors.values()).most_common()),
-        "tensors": len(source.tensors),
-        "unused": sum(is_unused(name, source.model) for name in source.tensors),
-        "bytes": sum(tensor.stored_bytes for tensor in source.tensors.values()),
-        "record": source.record.model_dump(mode="json") if source.record else None,
-        "fault": fault,
-    }
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    if arguments.tolerance < 0:
+        raise ConfigError(f"--tolerance: found {arguments.tolerance:g} (must be at least 0)")
     left, right = (read_weights(path, arguments.weights) for path in (arguments.left, arguments.right))
     if set(left) != set(right):
         raise ConfigError(
@@ -260,13 +185,15 @@ def _probe(arguments: argparse.Namespace) -> int:
     from vpred_train.inputs import Online
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import set_weights
-    from vpred_train.probe import probe
+    from vpred_train.probe import NOT_FINITE, probe
 
     networks = Networks(source.model, 0)
     set_weights(networks, tensors)
     resolution = record.resolution if record else arguments.resolution
     data = DataConfig(path=arguments.data, resolution=resolution)
     found = probe(networks, diffusion, samples, Online(source.model, data, 0, networks))
+    if not found.finite:
+        raise ConfigError(f"{arguments.path}: {NOT_FINITE} (residuals {found})")
     if arguments.json:
         print(json.dumps({"verdict": found.verdict, "residuals": found.residuals}, indent=2))
     else:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher.contract.config import ConfigError
+from vpred_train.foreign import require_regular
 from vpred_train.weights.mindspore_ckpt import read_mindspore
 from vpred_train.weights.safetensors_file import read_safetensors
 from vpred_train.weights.stored import Contents
@@ -20,6 +21,7 @@ FOREIGN = {
 def open_contents(path: Path) -> Contents:
     """The names, types and shapes in `path`; the values are read later. Raises ConfigError for an unknown file."""
     try:
+        require_regular(path)
         with path.open("rb") as file:
             start = file.read(32)
         return _reader(path, start)(path)

@@ -94,9 +94,9 @@ def _documents(record: ParameterizationRecord, vae: VaeConfig) -> dict[str, Docu
             "vae": ["diffusers", "AutoencoderKL"],
         },
         "scheduler/scheduler_config.json": _scheduler(record),
-        "unet/config.json": _unet(record.model.unet, latent_side),
-        "vae/config.json": _vae(vae, record.resolution),
-        "text_encoder/config.json": _text_encoder(record.model.text_encoder),
+        "unet/config.json": unet_document(record.model.unet, latent_side),
+        "vae/config.json": vae_document(vae, record.resolution),
+        "text_encoder/config.json": text_encoder_document(record.model.text_encoder),
     }
 
 
@@ -121,7 +121,8 @@ def _scheduler(record: ParameterizationRecord) -> Document:
     }
 
 
-def _unet(config: UNetConfig, latent_side: int) -> Document:
+def unet_document(config: UNetConfig, latent_side: int) -> Document:
+    """unet/config.json."""
     widths = [multiplier * config.model_channels for multiplier in config.channel_multipliers]
     attended = [level in config.attention_levels for level in range(len(widths))]
     return {
@@ -145,7 +146,8 @@ def _unet(config: UNetConfig, latent_side: int) -> Document:
     }
 
 
-def _vae(config: VaeConfig, resolution: int) -> Document:
+def vae_document(config: VaeConfig, resolution: int) -> Document:
+    """vae/config.json."""
     levels = len(config.channel_multipliers)
     return {
         "_class_name": "AutoencoderKL",
@@ -164,7 +166,8 @@ def _vae(config: VaeConfig, resolution: int) -> Document:
     }
 
 
-def _text_encoder(config: TextEncoderConfig) -> Document:
+def text_encoder_document(config: TextEncoderConfig) -> Document:
+    """text_encoder/config.json."""
     return {
         "architectures": ["CLIPTextModel"],
         "bos_token_id": config.vocabulary_size - 2,

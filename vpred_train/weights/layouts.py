@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from launcher.contract.config import ConfigError
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import printable
 from vpred_train.model_config import ModelConfig
 from vpred_train.weights.diffusers_folder import write_folder
 from vpred_train.weights.mindspore_ckpt import write_mindspore
@@ -19,9 +20,11 @@ from vpred_train.weights.records import RECORD_KEY
 from vpred_train.weights.safetensors_file import write_safetensors
 from vpred_train.weights.shapes import UNET, stability_shapes
 from vpred_train.weights.sources import Source, open_source
-from vpred_train.weights.stored import Float32, LazyTensors, StoredTensor
+from vpred_train.weights.stored import FLOATS, OTHER_TYPE, Float32, LazyTensors, StoredTensor, count_text, is_finite
 
 Which = Literal["ema", "raw", "auto"]
+Shape = tuple[int, ...]
+Place = tuple[str, list[StoredTensor], Shape]  # the first of its names in the source, its parts there, and its shape
 SHOWN = 10
 
 
@@ -29,14 +32,28 @@ def read_weights(path: Path, which: Which = "auto", model: ModelConfig | None = 
     """The tensors of `model` (default: what the file's record tells, else SD2) under Stability's names.
 
     Layout and container are told by the content. float16 and bfloat16 widen. "auto" takes the moving average (EMA)
-    where the file has one. Raises ConfigError for other models, and for missing, unexpected and wrongly shaped
-    tensors with the first ten of them.
+    where the file has one. NaN and inf are values like others. Raises ConfigError for other models, and for missing,
+    unexpected and wrongly shaped tensors, and those of other types, with the first ten of them.
     """
-    return weights_of(open_source(path, model), which, model)
+    fitting = _fitting(open_source(path, model), which, model)
+    return LazyTensors({name: partial(_assembled, parts, shape) for name, (_, parts, shape) in fitting.items()})
 
 
 def weights_of(source: Source, which: Which = "auto", model: ModelConfig | None = None) -> LazyTensors:
-    """`read_weights` of what is open already."""
+    """`read_weights` of what is open already; a tensor that holds NaN or inf raises ConfigError when it is read."""
+    return LazyTensors({name: partial(_finite, *place) for name, place in _fitting(source, which, model).items()})
+
+
+def require_finite(tensors: LazyTensors, prefixes: tuple[str, ...] = ("",)) -> None:
+    """Read all tensors of `weights_of` whose names begin so, one at a time. Raises ConfigError naming one that holds
+    NaN or inf."""
+    for name, make in tensors.makers.items():
+        if name.startswith(prefixes):
+            make()
+
+
+def _fitting(source: Source, which: Which, model: ModelConfig | None) -> dict[str, Place]:
+    """Where each tensor of the model lies. Raises ConfigError."""
     model = model or source.model
     shapes = stability_shapes(model)
     chosen = _chosen_names(source, settled(source, which, model), model)
@@ -56,7 +73,12 @@ def weights_of(source: Source, which: Which = "auto", model: ModelConfig | None 
     counts["wrongly shaped"] = len(misshapen)
     if faults or misshapen:
         raise ConfigError(_refusal(source, counts, faults + misshapen, model))
-    return LazyTensors({name: partial(_assembled, each, shapes[name]) for name, each in parts.items()})
+    if others := [name for name in parts if any(part.dtype not in FLOATS for part in parts[name])]:
+        found = ", ".join(sorted({part.dtype for name in others for part in parts[name]} - FLOATS))
+        raise ConfigError(
+            f"{source.path}: {len(others)} needed tensors are {found}, such as {chosen[others[0]][0]}; {OTHER_TYPE}"
+        )
+    return {name: (chosen[name][0], each, shapes[name]) for name, each in parts.items()}
 
 
 def sets_of(source: Source, model: ModelConfig) -> tuple[str, ...]:
@@ -136,6 +158,8 @@ def _unswapped(source: Source, chosen: dict[str, tuple[str, ...]]) -> dict[str, 
     if probe not in swapped:
         return chosen
     name = chosen[probe][0]
+    if f"ema.{name}" not in source.tensors:
+        return chosen
     is_average = np.array_equal(source.tensors[name].float32(), source.tensors[f"ema.{name}"].float32())
     return chosen | swapped if is_average else chosen
 
@@ -158,9 +182,17 @@ def _fits(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     return found == needed or (*found, 1, 1) == needed or found == (*needed, 1, 1)
 
 
-def _assembled(parts: list[StoredTensor], shape: tuple[int, ...]) -> Float32:
-    arrays = [part.float32() for part in parts]
-    return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).reshape(shape)
+def _finite(name: str, parts: list[StoredTensor], shape: Shape) -> Float32:
+    array = _assembled(parts, shape)
+    if not is_finite(array):
+        raise ConfigError(f"{parts[0].path}: {name} holds {count_text(array)}; give weights that are finite")
+    return array
+
+
+def _assembled(parts: list[StoredTensor], shape: Shape) -> Float32:
+    if len(parts) == 1:
+        return parts[0].float32().reshape(shape)
+    return np.concatenate([part.float32().reshape(_part_shape(shape, len(parts))) for part in parts])
 
 
 def _checked(path: Path, tensors: Mapping[str, Float32], name: str, shape: tuple[int, ...]) -> Float32:
@@ -180,7 +212,7 @@ def _refusal(source: Source, counts: Mapping[str, int], faults: list[str], model
 
 
 def _first(faults: list[str]) -> str:
-    return "; ".join(faults[:SHOWN]) + (" ..." if len(faults) > SHOWN else "")
+    return "; ".join(map(printable, faults[:SHOWN])) + (" ..." if len(faults) > SHOWN else "")
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from launcher.contract.config import ConfigError
 from vpred_train.config import LoraConfig
 from vpred_train.model_config import ModelConfig
 from vpred_train.weights.shapes import COMPONENTS, TEXT, UNET, stability_shapes
-from vpred_train.weights.stored import Float32, LazyTensors
+from vpred_train.weights.stored import Float32, LazyTensors, count_text, is_finite
 
 QKV = ("q", "k", "v")  # the rows of the text encoder's packed projection, in their order
 PACKED = ".in_proj_weight"
@@ -166,4 +167,8 @@ def _merged(base: LazyTensors, name: str, changes: Mapping[Target, Factors], str
         start = QKV.index(target.part) * len(each.up) if target.part else 0
         change = each.up.astype(np.float64) @ each.down.astype(np.float64)
         weight[start : start + len(each.up)] += strength * each.scale * change
-    return weight.astype(np.float32)
+    with np.errstate(over="ignore"):
+        summed = weight.astype(np.float32)
+    if not is_finite(summed):
+        raise ConfigError(f"{name} with LoRA's change holds {count_text(summed)}; lower LoRA's scale")
+    return summed

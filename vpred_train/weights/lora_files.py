@@ -1,15 +1,16 @@
 """LoRA files of MindONE, of diffusers and of our own, told by their content."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import RootModel
 
 from launcher.contract.config import ConfigError
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import Foreign, parsed, printable, read_document, validated
 from vpred_train.model_config import ModelConfig
 from vpred_train.weights.containers import open_contents
 from vpred_train.weights.layouts import Which, weights_of
@@ -23,36 +24,63 @@ from vpred_train.weights.lora import (
     packed,
     separated,
 )
-from vpred_train.weights.lora_names import Role, known_names, written_names
+from vpred_train.weights.lora_names import PEFT_PREFIX, Role, known_names, plain_name, written_names
 from vpred_train.weights.mindspore_ckpt import write_mindspore
 from vpred_train.weights.recognition import LAYOUTS, LORA_NAME
 from vpred_train.weights.records import RECORD_KEY, parsed_record
 from vpred_train.weights.safetensors_file import write_safetensors
 from vpred_train.weights.shapes import COMPONENTS
 from vpred_train.weights.sources import Source, open_source
-from vpred_train.weights.stored import Float32, LazyTensors, StoredTensor
+from vpred_train.weights.stored import Contents, Float32, LazyTensors, StoredTensor, count_text, is_finite
 
-FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers calls it in a folder
+FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and peft's in a folder
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers since 0.34 tells peft's settings
+PEFT_CONFIG = "adapter_config.json"  # where peft itself tells them, beside its file
 RANK = "lora_rank"  # MindONE's scalar beside the factors
-UNSUPPORTED = ("use_dora", "use_rslora", "alpha_pattern", "lora_bias")
+FACTORS: tuple[Role, Role] = ("down", "up")
+AGAIN = "copy it again"
 SHOWN = 10
+
+
+class Adapter(Foreign):
+    """peft's settings of one network, as far as they change what its factors mean (LoraConfig of peft)."""
+
+    lora_alpha: float | None = None
+    use_dora: bool | None = None
+    use_rslora: bool | None = None
+    lora_bias: bool | None = None
+    fan_in_fan_out: bool | None = None
+    alpha_pattern: dict[str, float] | None = None
+
+    @property
+    def unsupported(self) -> list[str]:
+        """The keys that have no reader here."""
+        return [key for key, value in self if value and key != "lora_alpha"]
+
+
+class Flat(RootModel[dict[str, Any] | None]):
+    """network.key -> value."""
 
 
 @dataclass(frozen=True)
 class LoraSource:
-    """The tensors of a LoRA file under the names that it has for them."""
+    """The tensors of a LoRA file under the names that it has for them; `settings` by network."""
 
     path: Path
     container: str
     tensors: dict[str, StoredTensor]
-    settings: dict[str, Any]
+    settings: dict[str, Adapter]
     record: ParameterizationRecord | None
 
     @property
     def model(self) -> ModelConfig:
         """What the record tells, else SD2."""
         return self.record.model if self.record else ModelConfig()
+
+    @property
+    def of_peft(self) -> bool:
+        """Whether peft itself wrote it, whose settings lie beside it."""
+        return _is_of_peft(self.tensors)
 
     @property
     def layout(self) -> str:
@@ -66,23 +94,43 @@ class LoraSource:
 def is_lora(path: Path) -> bool:
     """Does `path` hold factors of weights rather than weights? Raises ConfigError for an unknown file."""
     if path.is_dir():
-        return (path / FOLDER_FILE).is_file() and not (path / "unet").is_dir()
+        return _file_in(path).is_file() and not (path / "unet").is_dir()
     return any(LORA_NAME.search(name) for name in open_contents(path).tensors)
 
 
 def open_lora(path: Path) -> LoraSource:
-    """The names, shapes and record in a LoRA file, or in a folder of diffusers' that holds one. Raises ConfigError."""
-    file = path / FOLDER_FILE if path.is_dir() else path
+    """The names, shapes and record in a LoRA file, or in a folder of diffusers' or peft's that holds one. Raises
+    ConfigError."""
+    file = _file_in(path) if path.is_dir() else path
     contents = open_contents(file)
     if not any(LORA_NAME.search(name) for name in contents.tensors):
-        names = ", ".join(list(contents.tensors)[:3]) or "none at all"
+        names = printable(", ".join(list(contents.tensors)[:3])) or "none at all"
         raise ConfigError(f"{file}: holds no LoRA weights (found {len(contents.tensors)} tensors: {names})")
     record = parsed_record(file, contents.texts[RECORD_KEY]) if RECORD_KEY in contents.texts else None
-    try:
-        settings = json.loads(contents.texts.get(METADATA_KEY, "{}"))
-    except ValueError as error:
-        raise ConfigError(f"{file}: {METADATA_KEY}: no JSON ({error}); copy it again") from None
-    return LoraSource(file, contents.container, contents.tensors, settings, record)
+    return LoraSource(file, contents.container, contents.tensors, _settings(file, contents), record)
+
+
+def _file_in(folder: Path) -> Path:
+    """The LoRA file in a folder of diffusers' or peft's; a path where there is none."""
+    return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), folder / FOLDER_FILES[0])
+
+
+def _is_of_peft(names: Iterable[str]) -> bool:
+    return any(PEFT_PREFIX.match(name) for name in names)
+
+
+def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
+    """Network -> what the file, or peft's document beside it, says about its factors."""
+    if _is_of_peft(contents.tensors):
+        whole = read_document(Adapter, file.with_name(PEFT_CONFIG), AGAIN)
+        return dict.fromkeys(("unet", "text_encoder"), whole) if whole else {}
+    where = f"{file}: {METADATA_KEY}"
+    flat = parsed(Flat, contents.texts.get(METADATA_KEY, "{}"), where, AGAIN).root or {}
+    networks: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        network, _, name = key.partition(".")
+        networks.setdefault(network, {})[name] = value
+    return {network: validated(Adapter, found, f"{where}: {network}", AGAIN) for network, found in networks.items()}
 
 
 def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[Target, Factors]:
@@ -93,9 +141,11 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
     """
     model = model or source.model
     known, shapes = known_names(model), linear_targets(model)
-    places = {name: known[name] for name in source.tensors if name in known}
-    faults = [f"unknown {name}" for name in source.tensors if name not in known and name != RANK]
-    faults += [f"{key} in {METADATA_KEY}" for key, value in source.settings.items() if _unsupported(key, value)]
+    found = {name: known.get(plain_name(name)) for name in source.tensors if name != RANK}
+    places = {name: place for name, place in found.items() if place}
+    faults = [f"unknown {name}" for name, place in found.items() if place is None]
+    teller = PEFT_CONFIG if source.of_peft else METADATA_KEY
+    faults += [f"{network}.{key} in {teller}" for network, each in source.settings.items() for key in each.unsupported]
     by_target: dict[Target, dict[Role, str]] = {}
     for name, place in places.items():
         if by_target.setdefault(place.target, {}).setdefault(place.role, name) != name:
@@ -106,7 +156,7 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
             continue
         faults += _misfits(source, names, shapes[target])
     if faults:
-        shown = "; ".join(faults[:SHOWN]) + (" ..." if len(faults) > SHOWN else "")
+        shown = "; ".join(map(printable, faults[:SHOWN])) + (" ..." if len(faults) > SHOWN else "")
         raise ConfigError(f"{source.path}: does not fit the model ({len(faults)}): {shown}; give LoRA weights of it")
     return joined({target: _factors(source, target, names) for target, names in by_target.items()})
 
@@ -138,17 +188,15 @@ def write_lora(
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another path") from None
 
 
-def _unsupported(key: str, value: Any) -> bool:
-    return bool(value) and key.rpartition(".")[2] in UNSUPPORTED
-
-
 def _misfits(source: LoraSource, names: Mapping[Role, str], shape: tuple[int, int]) -> list[str]:
     """Faults of the factors of one matrix `shape` (out, in)."""
     if len(names.keys() - {"alpha"}) < 2:
         return [f"{name} without its other half" for name in names.values()]
-    down, up = (source.tensors[names[role]].shape for role in ("down", "up"))
+    down, up = (_matrix(source.tensors[names[role]].shape) for role in FACTORS)
     if len(down) != 2 or len(up) != 2 or down[1] != shape[1] or up[0] != shape[0]:
         return [f"{names['down']} is {_text(down)} and its other half {_text(up)}, for a matrix {_text(shape)}"]
+    if down[0] == 0:
+        return [f"{names['down']} has rank 0"]
     rank = int(source.tensors[RANK].number()) if RANK in source.tensors else down[0]
     if not down[0] == up[1] == rank:
         return [f"{names['down']} has rank {down[0]}, its other half {up[1]}, the file {rank}"]
@@ -156,11 +204,21 @@ def _misfits(source: LoraSource, names: Mapping[Role, str], shape: tuple[int, in
 
 
 def _factors(source: LoraSource, target: Target, names: Mapping[Role, str]) -> Factors:
-    down, up = (source.tensors[names[role]].float32() for role in ("down", "up"))
+    halves = {names[role]: source.tensors[names[role]].float32() for role in FACTORS}
+    for name, half in halves.items():
+        if not is_finite(half):
+            raise ConfigError(f"{source.path}: {name} holds {count_text(half)}; give LoRA weights that are finite")
+    down, up = (half.reshape(half.shape[:2]) for half in halves.values())
     if "alpha" in names:
         return Factors(down, up, source.tensors[names["alpha"]].number())
     network = next(network for network, prefix in COMPONENTS.items() if target.weight.startswith(prefix))
-    return Factors(down, up, float(source.settings.get(f"{network}.lora_alpha", len(down))))
+    alpha = source.settings.get(network, Adapter()).lora_alpha
+    return Factors(down, up, float(len(down) if alpha is None else alpha))
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a factor that was written as a kernel of 1x1, what it is as a matrix."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _plain(factors: Mapping[Target, Factors]) -> dict[Target, Factors]:

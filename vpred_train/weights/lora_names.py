@@ -11,6 +11,9 @@ from vpred_train.weights.names import TEXT_MODEL, diffusers_names, mindone_name
 Role = Literal["down", "up", "alpha"]
 Names = dict[Role, str]
 PREFIX_5 = TEXT_MODEL.replace("/", ".").replace("text_model.", "")  # transformers 5 leaves text_model out
+# peft puts the wrapped model's own name before, and the adapter's name within.
+PEFT_PREFIX = re.compile(r"^((?:unet|text_encoder)\.)?base_model\.model\.")
+PEFT_ADAPTER = re.compile(r"\.(lora_[AB])\.default\.")
 
 
 class Place(NamedTuple):
@@ -39,6 +42,11 @@ def known_names(model: ModelConfig) -> dict[str, Place]:
     }
 
 
+def plain_name(name: str) -> str:
+    """The name without what peft adds to it."""
+    return PEFT_ADAPTER.sub(r".\1.", PEFT_PREFIX.sub(lambda match: match[1] or "", name))
+
+
 def _spellings(target: Target, model: ModelConfig) -> Iterator[Names]:
     yield written_names("stability", target, model)
     if not target.part:
@@ -47,11 +55,13 @@ def _spellings(target: Target, model: ModelConfig) -> Iterator[Names]:
         return  # diffusers has no packed projection
     module = _diffusers_module(target, model)
     network, _, inner = module.partition(".")
+    modules: tuple[str, ...] = (module, inner)
     if network == "unet":
-        modules, old = (module, inner), re.sub(r"\.(to_[qkv]|to_out)(\.0)?$", r".processor.\1_lora", module)
+        old = re.sub(r"\.(to_[qkv]|to_out)(\.0)?$", r".processor.\1_lora", module)
         kohya = f"lora_unet_{inner.replace('.', '_')}"
     else:
-        modules = (module, module.replace("text_encoder.text_model.", PREFIX_5))
+        newer = module.replace("text_encoder.text_model.", PREFIX_5)
+        modules += (newer, newer.partition(".")[2])
         old = re.sub(r"\.self_attn\.(?:([qkv])_proj|(out)_proj)$", r".self_attn.to_\1\2_lora", module)
         kohya = f"lora_te_{inner.replace('.', '_')}"
     for each in modules:

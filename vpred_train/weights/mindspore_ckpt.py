@@ -12,6 +12,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding/
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from launcher.contract.config import ConfigError
 from launcher.contract.files import open_atomic
-from vpred_train.weights.stored import Contents, StoredTensor, item_size
+from vpred_train.foreign import printable
+from vpred_train.weights.stored import MOST_AXES, Contents, StoredTensor, item_size
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 PIECE_BYTES = 512 * 2**20  # a message must stay below protobuf's 2 GiB
@@ -53,7 +55,9 @@ def read_mindspore(path: Path) -> Contents:
             }
             tensors = {name: _stored(path, name, *kinds[name], extents) for name, extents in pieces.items()}
         except (ValueError, IndexError) as error:
-            raise ConfigError(f"{path}: damaged or no MindSpore checkpoint ({error}); copy it again") from None
+            raise ConfigError(
+                f"{path}: damaged or no MindSpore checkpoint ({printable(str(error))}); copy it again"
+            ) from None
     return Contents("mindspore", tensors, texts)
 
 
@@ -77,11 +81,13 @@ def _values(data: mmap.mmap, stop: int) -> Iterator[tuple[str, str, tuple[int, .
         parts = dict(_fields(data, *value))
         if 2 not in parts:
             raise ValueError("a value without a tensor: map parameters are not supported")
-        name = data[slice(*_extent(parts[1]))].decode()
+        name = data[slice(*_extent(parts.get(1, 0)))].decode()
         kind, content, dims = "", None, list[int]()
         for field, inner in _fields(data, *_extent(parts[2])):
             if field == 1:
-                dims += [inner] if isinstance(inner, int) else _varints(data, *inner)
+                dims += [inner] if isinstance(inner, int) else islice(_varints(data, *inner), MOST_AXES + 1)
+                if len(dims) > MOST_AXES:
+                    raise ValueError(f"{name} has more than {MOST_AXES} axes")
             elif field == 2:
                 kind = data[slice(*_extent(inner))].decode()
             elif field == 3:

@@ -1,22 +1,35 @@
 """The part of pickle's language that PyTorch's state dicts need, interpreted without importing or calling anything.
 
 `pickletools` splits the stream into opcodes; a name of a class or function becomes a `Global`, and the only ones
-let through are those in ALLOWED, none of which is ever looked up.
+let through are those in ALLOWED and Lightning's callbacks, none of which is ever looked up.
 """
 
+import math
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, Protocol
+
+from vpred_train.foreign import printable
+from vpred_train.weights.stored import MOST_AXES
 
 REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
+REBUILD_PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 ORDERED_DICT = "collections.OrderedDict"
+# Calls that make a number or a text of numpy's, such as a score among a training's states: their result is not needed.
+SCALARS = {
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode",
+}  # fmt: skip
+MOST_REPEATED = 1 << 24  # elements of a tensor whose strides of 0 make it larger than its storage
+# Lightning keeps the state of a callback under its class.
+CALLBACK = re.compile(r"(pytorch_lightning|lightning\.pytorch|lightning_fabric)\.callbacks(\.\w+)+")
 STORAGE_TYPES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
-ALLOWED = {REBUILD_TENSOR, ORDERED_DICT, *(f"torch.{name}" for name in STORAGE_TYPES)}
+ALLOWED = {REBUILD_TENSOR, *REBUILD_PARAMETERS, ORDERED_DICT, *SCALARS, *(f"torch.{name}" for name in STORAGE_TYPES)}
 
 
 class RefusedPickleError(Exception):
@@ -25,9 +38,14 @@ class RefusedPickleError(Exception):
 
 @dataclass(frozen=True)
 class Global:
-    """A dotted name of the stream, one of ALLOWED."""
+    """A dotted name of the stream that is let through."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """What a call of one of SCALARS would make."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,13 @@ class TensorView:
 MARK = object()
 
 
+class Stream(Protocol):
+    """What pickletools reads."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+
+
 class Machine:
     """One run over one pickle: a stack, a memo and the storages that were met."""
 
@@ -61,13 +86,13 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.storages: list[Storage] = []
 
-    def run(self, file: BinaryIO) -> Any:
+    def run(self, file: Stream) -> Any:
         """The object of the pickle at the file's position, which moves behind it.
 
         Raises RefusedPickleError for anything not allowed, ValueError for a damaged stream.
         """
         try:
-            for opcode, argument, _ in pickletools.genops(file):
+            for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]  # two methods suffice
                 self._step(opcode.name, argument)
             (value,) = self.stack
         except (IndexError, KeyError, TypeError, AttributeError) as error:
@@ -139,22 +164,35 @@ class Machine:
         target = self.stack[-1]
         if not isinstance(target, dict):
             raise TypeError("item of what is no dict")
-        target.update(zip(items[::2], items[1::2], strict=True))
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # To hash tuples of tuples of one and the same tuple takes for ever.
+            if not isinstance(key, (str, int, float, Global, type(None))):
+                raise TypeError(f"a {type(key).__name__} as a key")
+            target[key] = value
 
     def _build(self, _: Any) -> None:
-        """The state of a module's OrderedDict (`_metadata`) is of no use here; nothing else may have a state."""
+        """The state of a module's OrderedDict (`_metadata`) or of a number's type is of no use here; nothing else may
+        have a state."""
         self._pop(1)
-        if not isinstance(self.stack[-1], dict):
+        if not isinstance(self.stack[-1], (dict, Scalar)):
             raise RefusedPickleError("pickle opcode BUILD on what is no OrderedDict")
 
     def _reduce(self, _: Any) -> None:
         function, arguments = self._pop(2)
-        if function == Global(ORDERED_DICT):
-            self.stack.append(dict(*arguments))
-        elif function == Global(REBUILD_TENSOR):
+        name = function.name if isinstance(function, Global) else None
+        if not isinstance(arguments, tuple):
+            raise TypeError("a call without a tuple of arguments")
+        if name == ORDERED_DICT:
+            self.stack.append(_ordered(*arguments))
+        elif name == REBUILD_TENSOR:
             self.stack.append(_tensor(arguments))
+        elif name in REBUILD_PARAMETERS and arguments and isinstance(arguments[0], TensorView):
+            self.stack.append(arguments[0])
+        elif name in SCALARS:
+            self.stack.append(Scalar())
         else:
-            raise RefusedPickleError(f"a call of {getattr(function, 'name', function)}")
+            shown = name or (function if isinstance(function, (int, str)) else type(function).__name__)
+            raise RefusedPickleError(printable(f"a call of {shown}"))
 
     def _persistent(self, _: Any) -> None:
         (reference,) = self._pop(1)
@@ -163,32 +201,57 @@ class Machine:
 
 
 def _allowed(name: str) -> Global:
-    if name not in ALLOWED:
-        raise RefusedPickleError(name)
+    if name not in ALLOWED and not CALLBACK.fullmatch(name):
+        raise RefusedPickleError(printable(name))
     return Global(name)
 
 
-def _storage(reference: tuple[Any, ...]) -> Storage:
+def _ordered(items: Any = ()) -> dict[Any, Any]:
+    """OrderedDict of nothing, or of pairs, as older protocols write it."""
+    found: dict[Any, Any] = {}
+    for key, value in items:
+        if not isinstance(key, (str, int)):
+            raise TypeError(f"a {type(key).__name__} as a key")
+        found[key] = value
+    return found
+
+
+def _storage(reference: Any) -> Storage:
     """("storage", type, key, device, size[, view]); a view is (key, first element, size), of older files."""
-    word, kind, key, _, size, *view = reference
-    if word != "storage" or not isinstance(key, str) or not isinstance(size, int):
-        raise TypeError(f"reference to {word!r}")
-    dtype = STORAGE_TYPES[kind.name.removeprefix("torch.")]
+    if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
+        raise TypeError("a reference to what is no storage")
+    _, kind, key, _, size, *view = reference
+    if not isinstance(key, str) or not isinstance(kind, Global):
+        raise TypeError("a storage without key or type")
+    start = 0
     if view and view[0] is not None:
         _, start, size = view[0]
-        return Storage(key, dtype, size, start)
-    return Storage(key, dtype, size)
+    _require_sizes(start, size)
+    dtype = STORAGE_TYPES[kind.name.removeprefix("torch.")]
+    return Storage(key, dtype, size, start)
 
 
 def _tensor(arguments: tuple[Any, ...]) -> TensorView:
     """The tensor, proved to lie within its storage."""
     storage, offset, shape, strides, *_ = arguments
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
-        raise TypeError("a tensor without storage or strides")
+    if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
+        raise TypeError("a tensor without storage, shape or strides")
+    _require_sizes(offset, *shape, *strides)
+    if not len(shape) == len(strides) <= MOST_AXES:
+        raise ValueError(f"a tensor of {len(shape)} axes and {len(strides)} strides")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
-        raise ValueError(f"a tensor of shape {tuple(shape)} reaches beyond its storage of {storage.size}")
-    return TensorView(storage, offset, tuple(shape), tuple(strides))
+    if 0 not in shape and last >= storage.size:
+        raise ValueError(f"a tensor of shape {shape} reaches beyond its storage of {storage.size}")
+    if math.prod(shape) > max(storage.size, MOST_REPEATED):
+        raise ValueError(f"a tensor of shape {shape} repeats its storage of {storage.size} too often")
+    return TensorView(storage, offset, shape, strides)
+
+
+def _require_sizes(*numbers: Any) -> None:
+    """Raise ValueError for what is no count of elements."""
+    for number in numbers:
+        if not isinstance(number, int) or not 0 <= number < 1 << 63:
+            raise ValueError(f"a {type(number).__name__} that is no size")
 
 
 def _identity(argument: Any) -> Any:

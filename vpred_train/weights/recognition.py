@@ -13,8 +13,9 @@ LAYOUTS = ("mindone", "stability", "diffusers")
 # Schedule buffers, optimiser states and other passengers of published files.
 UNUSED = re.compile(
     r"(sqrt_|log_)?(one_minus_)?(alphas_cumprod(_prev)?|recip_alphas_cumprod|recipm1_alphas_cumprod)|betas|logvar"
-    r"|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|scale_factor|first_stage_model\.loss\..+"
-    r"|model_ema\.(num_updates|decay)|cond_stage_model\..*(logit_scale|text_projection|attn_mask|position_ids)"
+    r"|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|scale_factor|(model_)?(log_)?sigmas|first_stage_model\.loss\..+"
+    r"|v_pred|ztsnr|denoiser\.(log_)?sigmas|embedding_manager\..+"
+    r"|((first_stage_model\.)?model_ema\.)?(num_updates|decay)|cond_stage_model\..*(logit_scale|text_projection|attn_mask|position_ids)"
     r"|text_encoder/.*(logit_scale|text_projection(\.weight)?|position_ids)"
     r"|(adam_[mv]|moment[12]|moments|accum\w*|grad\w*)\..+|global_step|scale_sense|learning_rate|updates|epoch_num"
     r"|cur_step|loss_scale|beta[12]_power|current_iterator_step|last_overflow_iterator_step|current_step|\w*good_step\w*"
@@ -80,7 +81,7 @@ def foreign_kind(tensors: Mapping[str, StoredTensor], model: ModelConfig) -> str
             return f"holds {kind} weights ({example}), not a full SD 2.x model; {remedy}"
     for name, tensor in tensors.items():
         if name.endswith("attn2.to_k.weight"):
-            context = tensor.shape[-1]
+            context = tensor.shape[-1] if tensor.shape else 0
             if context in FOREIGN_CONTEXTS and context != model.unet.context_channels:
                 kind = FOREIGN_CONTEXTS[context]
                 return f"holds {kind} weights (text features of {context} channels); give SD 2.x weights"

@@ -7,6 +7,7 @@ import xxhash
 
 from launcher.contract.config import ConfigError
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import MOST_TEXT_BYTES, printable, require_regular
 from vpred_train.model_config import ModelConfig
 from vpred_train.weights.containers import open_contents
 from vpred_train.weights.names import TEXT_MODEL
@@ -40,7 +41,10 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
 
     Raises ConfigError for unreadable files, other models and lists of tensors of no known layout.
     """
-    contents = _open_folder(path) if path.is_dir() else open_contents(path)
+    try:
+        contents = _open_folder(path) if path.is_dir() else open_contents(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give full SD 2.x weights") from None
     record = parsed_record(path, contents.texts[RECORD_KEY]) if RECORD_KEY in contents.texts else None
     expected = model or (record.model if record else ModelConfig())
     if fault := foreign_kind(contents.tensors, expected):
@@ -51,7 +55,7 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
         bare = layout_scores({f"{folder}/{name}" for folder in FOLDERS for name in contents.tensors}, expected)
         if bare["diffusers"]:
             raise ConfigError(f"{path}: one network of a diffusers folder; give the folder that holds model_index.json")
-        names = ", ".join(list(contents.tensors)[:3]) or "none at all"
+        names = printable(", ".join(list(contents.tensors)[:3])) or "none at all"
         raise ConfigError(
             f"{path}: no tensor has an SD 2.x name of MindONE, Stability or diffusers "
             f"(found {len(contents.tensors)}: {names}); give full SD 2.x weights"
@@ -60,9 +64,12 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
 
 
 def weights_digest(path: Path) -> str:
-    """xxh3-128, hexadecimal, of a file or of the networks and scheduler of a diffusers folder. Raises OSError."""
+    """xxh3-128, hexadecimal, of a file or of the networks and scheduler of a diffusers folder. Raises OSError, and
+    ConfigError for what is neither."""
     files = [path]
-    if path.is_dir():
+    if not path.is_dir():
+        require_regular(path)
+    else:
         networks = [path / name for name in (*FOLDERS, "scheduler")]
         files = [file for network in networks for file in sorted(network.rglob("*")) if file.is_file()]
     digest = xxhash.xxh3_128()
@@ -88,7 +95,10 @@ def _open_folder(folder: Path) -> Contents:
                 full = f"{TEXT_MODEL}{name}"
             tensors[full] = tensor
     record = folder / RECORD_FILE
-    texts = {RECORD_KEY: record.read_text(encoding="utf-8")} if record.is_file() else {}
+    texts = {}
+    if record.is_file():
+        with record.open("rb") as file:
+            texts[RECORD_KEY] = file.read(MOST_TEXT_BYTES).decode(errors="replace")
     return Contents("+".join(sorted(containers)), tensors, texts)
 
 

@@ -13,7 +13,12 @@ from launcher.contract.config import ConfigError
 
 Float32 = NDArray[np.float32]
 FLOATS = {"float64", "float32", "float16", "bfloat16"}
+NUMPY_TYPES = {
+    "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
+}  # fmt: skip
+OTHER_TYPE = "give a file with floating-point weights (float64, float32, float16 or bfloat16)"
 NO_NUMPY_TYPE = {"bfloat16": "uint16"}  # stored type -> the numpy type that holds its bits
+MOST_AXES = 32  # of any array of numpy's, in all its versions
 
 
 @dataclass(frozen=True)
@@ -37,27 +42,34 @@ class StoredTensor:
         Raises ConfigError for other types and for a file that has become shorter.
         """
         if self.dtype not in FLOATS:
-            raise ConfigError(f"{self.path}: a needed tensor is {self.dtype}; give a file with floating-point weights")
+            raise ConfigError(f"{self.path}: a needed tensor is {self.dtype}; {OTHER_TYPE}")
         stored = self._elements()
         if self.dtype == "bfloat16":  # the upper half of a float32
             return (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32, order="C", copy=self.strides is not None)
+        with np.errstate(over="ignore"):  # of float64: the reader asks whether all is finite
+            return stored.astype(np.float32, order="C", copy=self.strides is not None)
 
     def plain(self) -> NDArray[Any]:
         """A new array of `shape` in the stored type; bfloat16, which numpy lacks, is widened to float32.
 
-        Raises ConfigError for a file that has become shorter.
+        Raises ConfigError for other types that numpy lacks and for a file that has become shorter.
         """
         return self.float32() if self.dtype == "bfloat16" else np.asarray(self._elements(), order="C")
 
     def number(self) -> float:
-        """The one element of a tensor of any type. Raises ConfigError for more or less of them."""
+        """The one element of a tensor of any type. Raises ConfigError for more or less of them, and for NaN and inf."""
         if math.prod(self.shape) != 1:
             raise ConfigError(f"{self.path}: holds {self.shape} where one number should be; copy it again")
-        return float((self.float32() if self.dtype in FLOATS else self._elements()).item())
+        found = float((self.float32() if self.dtype in FLOATS else self._elements()).item())
+        if not math.isfinite(found):
+            raise ConfigError(f"{self.path}: holds {found} where a number should be; copy it again")
+        return found
 
     def _elements(self) -> NDArray[Any]:
         """The tensor in the numpy type that holds its bits."""
+        stored_type = NO_NUMPY_TYPE.get(self.dtype, self.dtype)
+        if stored_type not in NUMPY_TYPES:
+            raise ConfigError(f"{self.path}: holds a tensor of type {self.dtype}, which has no reader here")
         content = np.empty(self.stored_bytes, np.uint8)
         at = 0
         with self.path.open("rb") as file:
@@ -66,7 +78,7 @@ class StoredTensor:
                 if file.readinto(content.data[at : at + size]) != size:
                     raise ConfigError(f"{self.path}: ends at byte {file.tell()}, within a tensor; copy it again")
                 at += size
-        elements = content.view(NO_NUMPY_TYPE.get(self.dtype, self.dtype))
+        elements = content.view(stored_type)
         if self.strides is None:
             return elements.reshape(self.shape)
         steps = [step * elements.itemsize for step in self.strides]
@@ -99,6 +111,18 @@ class Contents:
     container: str
     tensors: dict[str, StoredTensor]
     texts: dict[str, str] = field(default_factory=dict)
+
+
+def is_finite(array: Float32) -> bool:
+    """Neither NaN nor infinite, all of it; without a temporary as large as the array."""
+    return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+def count_text(array: Float32) -> str:
+    """How much of an array is NaN or infinite."""
+    nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    found = " and ".join(f"{count:,} {kind}" for count, kind in ((nan, "NaN"), (infinite, "inf")) if count)
+    return f"{found} of {array.size:,} values"
 
 
 def item_size(dtype: str) -> int:

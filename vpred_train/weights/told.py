@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from launcher.contract.config import ConfigError
 from vpred_train.config import DiffusionConfig, PredictionType
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import validated
+from vpred_train.model_config import ModelConfig
+from vpred_train.weights.declarations import Declaration, declaration_of
 from vpred_train.weights.layouts import Which, settled
 from vpred_train.weights.lora_files import LoraSource
-from vpred_train.weights.records import PREDICTION_TYPES, record_of_folder, sd2_record
+from vpred_train.weights.records import PREDICTION_TYPES, RESOLUTIONS, sd2_record
 from vpred_train.weights.sources import Source
 
 
@@ -35,30 +38,62 @@ def told_by(arguments: argparse.Namespace) -> Told | None:
         if arguments.zero_terminal_snr:
             raise ConfigError("--zero-terminal-snr: goes with --prediction-type; give both or none")
         return None
+    if arguments.resolution < 1:
+        raise ConfigError(f"--resolution: found {arguments.resolution} (must be at least 1)")
     return Told(arguments.prediction_type, arguments.zero_terminal_snr, arguments.resolution)
 
 
-def record_for(source: Source, which: Which, told: Told | None) -> ParameterizationRecord | None:
-    """The source's own record; else what its scheduler tells; else what the user tells; None when nobody does.
+def record_for(
+    source: Source, which: Which, told: Told | None, model: ModelConfig | None = None
+) -> ParameterizationRecord | None:
+    """The source's own record; else what its marks or its scheduler tell; else what the user tells; None when nobody
+    does. Without a record of its own the source is taken to hold `model` (default: SD2).
 
-    Raises ConfigError when the user tells something else than the source.
+    Raises ConfigError when the user tells something else than the source, or the source two things.
     """
     kind = settled(source, which, source.model)
     record = source.record
-    if record is None and source.layout == "diffusers":
-        record = record_of_folder(source.path, kind)
-    if told is None:
+    found = declaration_of(source, record.model if record else model or source.model)
+    if record is not None:
+        _require_agreement(source, record, found)
+        if told is not None:
+            own = record.diffusion
+            _require_same(source, own.prediction_type, own.zero_terminal_snr, told)
         return record
-    if record is None:
-        diffusion = DiffusionConfig(prediction_type=told.prediction_type, zero_terminal_snr=told.zero_terminal_snr)
-        return sd2_record(kind, told.resolution, diffusion)
-    own = record.diffusion
-    if own.prediction_type != told.prediction_type or told.zero_terminal_snr > own.zero_terminal_snr:
+    diffusion = dict(found.diffusion)
+    if told is not None:
+        own_type = diffusion.setdefault("prediction_type", told.prediction_type)
+        own_snr = diffusion.setdefault("zero_terminal_snr", told.zero_terminal_snr)
+        _require_same(source, own_type, own_snr, told)
+    if "prediction_type" not in diffusion:
+        return None
+    resolution = found.resolution or (told.resolution if told else RESOLUTIONS[diffusion["prediction_type"]])
+    where = f"{source.path}: {found.teller or 'command line'}"
+    return sd2_record(kind, resolution, validated(DiffusionConfig, diffusion, where, "correct it"), found.model)
+
+
+def _require_agreement(source: Source, record: ParameterizationRecord, found: Declaration) -> None:
+    """Raise ConfigError when a mark, or a document that was edited, says something else than the record."""
+    for key, value in found.diffusion.items():
+        if value != (own := getattr(record.diffusion, key)):
+            raise ConfigError(
+                f"{source.path}: {found.teller}: {key} is {value!r}, but the parameterization record beside it says "
+                f"{own!r}; correct or remove one of them"
+            )
+    own_vae, found_vae = record.model.vae, found.model.vae
+    if own_vae and found_vae and own_vae.scale != found_vae.scale:
         raise ConfigError(
-            f"{source.path}: tells {own.prediction_type}-prediction{' with zero terminal SNR' * own.zero_terminal_snr}"
+            f"{source.path}: its latents' scale is {found_vae.scale}, but the parameterization record beside it says "
+            f"{own_vae.scale}; correct or remove one of them"
+        )
+
+
+def _require_same(source: Source, own_type: PredictionType, own_snr: bool, told: Told) -> None:
+    if own_type != told.prediction_type or told.zero_terminal_snr > own_snr:
+        raise ConfigError(
+            f"{source.path}: tells {own_type}-prediction{' with zero terminal SNR' * own_snr}"
             f", but --prediction-type tells {told.prediction_type}{' with it' * told.zero_terminal_snr}; leave it out"
         )
-    return record
 
 
 def record_with(
@@ -68,16 +103,18 @@ def record_with(
 
     Raises ConfigError when LoRA was trained on weights that predict something else.
     """
-    record = record_for(source, which, told)
+    own_model = lora.record.model if lora is not None and lora.record is not None else None
+    record = record_for(source, which, told, own_model)
     if lora is None or lora.record is None:
         return record
-    own = lora.record.diffusion.prediction_type
+    own = lora.record.base_prediction_type or lora.record.diffusion.prediction_type
     if record is not None and record.diffusion.prediction_type != own:
         raise ConfigError(
             f"{lora.path}: was trained on weights that predict {own}, but {source.path} predicts "
             f"{record.diffusion.prediction_type}; give the weights that it was trained on"
         )
-    return lora.record.model_copy(update={"base_xxh3": None})  # weights that stand alone
+    alone = {"base_xxh3": None, "base_prediction_type": None}  # of weights that stand so
+    return lora.record.model_copy(update=alone)
 
 
 def needed_record(
