@@ -14,8 +14,6 @@ from vpred_train.models.networks import Networks
 from vpred_train.models.weights import set_weights
 from vpred_train.probe import NOT_FINITE, probe
 from vpred_train.recipe import open_pretrained
-from vpred_train.weights.layouts import require_finite
-from vpred_train.weights.shapes import COMPONENTS
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +22,6 @@ def build_networks(config: TrainConfig) -> Networks:
     """The networks with the weights that training starts from, computing in the dtype of a resolved `precision`. Raises
     ConfigError for weights that do not fit or are not finite."""
     networks = networks_of(config, config.networks_in_training)
-    if config.pretrained is not None:  # what is read after the training alone must not end it there
-        later = [COMPONENTS[part] for part in config.pretrained.networks if part not in config.networks_in_training]
-        require_finite(open_pretrained(config), tuple(later))
     if config.lora is not None:
         add_lora(networks, config.lora, config.model, config.trainable, config.seed)
     if config.recompute:

@@ -20,6 +20,7 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from vpred_train import pretrained, sample, text_to_image
 from vpred_train import probe as probe_module
+from vpred_train.cached_data import cache_specs
 from vpred_train.chosen_weights import add_weights_options
 from vpred_train.cli import build_parser as train_parser
 from vpred_train.cli import main as train
@@ -219,6 +220,7 @@ def test_training_does_not_begin_with_weights_that_are_not_finite(
         assert cached.networks_in_training == ("unet",)
         with pytest.raises(ConfigError, match=f"{name} holds 1 inf of"):
             pretrained.build_networks(cached)
+            cache_specs(cached)  # rank 0 reads the encoders' weights for their digests
     taken = (
         PretrainedConfig(path=config.pretrained.path, networks=("unet", "text_encoder")) if config.pretrained else None
     )
