@@ -4,7 +4,7 @@ when it went on.
     python tests/golden/make_old_run.py     # in the checkout whose run is to be kept; vpred 0.1.0 at 5f3acb7
 
 The archive's train.yaml has FOLDER where data and weights were. old_run.json: the losses of all steps, and of the last
-checkpoint the float64 sum of squares of each component.
+checkpoint what `sums` finds.
 """
 
 import json
@@ -53,9 +53,9 @@ model:
     context_channels: 8
     norm_groups: 2
   text_encoder: {width: 8, heads: 1, layers: 1, context_length: 8}
-optimizer: {learning_rate: 1e-2}
+optimizer: {learning_rate: 1e-2, epsilon: 1e-5}
 schedule: {name: cosine, warmup_steps: 2}
-ema: {profiles: [constant]}
+ema: {profiles: [constant, power], sigma_rel: [0.1]}
 checkpoint: {every_samples: 8}
 """
 
@@ -92,15 +92,18 @@ def train(folder: Path, stopped_after: int | None) -> None:
 
 
 def sums(step: Path) -> dict[str, float]:
-    """The sum of squares of each component."""
+    """The sum of squares of each component; of an average's distance from the model."""
     checkpoint = Checkpoint.open(step)
-    return {
-        component: sum(
-            float(np.square(checkpoint.read(component, name), dtype=np.float64).sum())
-            for name in checkpoint.names(component)
-        )
-        for component in checkpoint.manifest.components
-    }
+    found = {}
+    for component in checkpoint.manifest.components:
+        total = 0.0
+        for name in checkpoint.names(component):
+            values = checkpoint.read(component, name).astype(np.float64)
+            if component.startswith("ema_"):
+                values -= checkpoint.read("model", name)
+            total += float(np.square(values).sum())
+        found[component] = total
+    return found
 
 
 def main() -> None:

@@ -13,8 +13,9 @@ from checkpoints_mgr.digests import canonical_json, document_digest
 from launcher.contract.run_dir import RunDir
 
 STEPS_BEFORE, STEPS = 2, 6
-# Other processors, and MindSpore's own operations, round otherwise: by 2e-7 of the losses on the machine of the first.
-TOLERANCE = 1e-5
+# Of other processors and of MindSpore's own operations, whose gradients differ by up to 7e-4 here. A resume that forgets the
+# moments, the number of steps or when the averages were updated is out by 40 %, 8 % and 4 % of a sum.
+LOSS_TOLERANCE, SUM_TOLERANCE = 1e-3, 5e-3
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def test_it_goes_on_as_it_did_with_the_version_that_began_it(old_run: Path) -> N
     code, output = end(start(old_run.parent / "recipe.yaml", old_run, 2))
     assert code == 0, output
     assert f"resumed from step {STEPS_BEFORE}" in RunDir(old_run).attempt(3).log(0).read_text()
-    np.testing.assert_allclose(losses(old_run), expected["losses"], rtol=TOLERANCE)
+    np.testing.assert_allclose(losses(old_run), expected["losses"], rtol=LOSS_TOLERANCE)
     found = sums(RunDir(old_run).manifest(STEPS).parent)
     assert found.keys() == expected["sums"].keys()
     for component, total in expected["sums"].items():
-        assert found[component] == pytest.approx(total, rel=TOLERANCE), component
+        assert found[component] == pytest.approx(total, rel=SUM_TOLERANCE), component
 
 
 def test_a_checkpoint_of_a_future_version_is_refused(old_run: Path) -> None:
