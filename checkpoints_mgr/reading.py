@@ -53,7 +53,7 @@ def check_regular(path: Path) -> None:
 
 def _missing(path: Path) -> CheckpointError:
     """A file that is not there condemns its step, unless the whole step is gone: retention takes it away at once."""
-    if not storage.is_dir(path.parent):
+    if not storage.is_occupied(path.parent):
         return CheckpointError(f"{path.parent} was removed while it was read")
     return CorruptCheckpointError(f"{path} is missing", path.name)
 

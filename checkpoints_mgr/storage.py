@@ -228,9 +228,10 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
 
 
 def _open_to_lock(path: Path, exclusive: bool) -> int:
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # a pipe of that name would be waited for
     if exclusive and os.access(path, os.W_OK):
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS refuses the lock otherwise: flock(2), "NFS details"
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDWR | flags)  # NFS refuses the lock otherwise: flock(2), "NFS details"
+    return os.open(path, os.O_RDONLY | flags)
 
 
 class Reader:
