@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from checkpoints_mgr import storage
+from checkpoints_mgr.alike import check_alike
 from checkpoints_mgr.balance import shares
 from checkpoints_mgr.communicator import Communicator
 from checkpoints_mgr.digests import document_digest
@@ -175,6 +176,7 @@ class Saver:
         for rank, vote in enumerate(votes):
             if vote["saves"] != votes[0]["saves"]:
                 raise CheckpointError(f"{what}: rank {rank} saves {vote['saves']}, rank 0 saves {votes[0]['saves']}")
+        check_alike(self._comm, what, state.whole)
         return votes
 
     def _prepare(self, attempt: Attempt) -> None:
