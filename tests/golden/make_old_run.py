@@ -81,7 +81,7 @@ def train(folder: Path, stopped_after: int | None) -> None:
     argv = [sys.executable, "-P", "-m", "launcher.cli", "run", "--recipe", "recipe.yaml", "--run-dir", "run"]
     process = subprocess.Popen([*argv, "cluster.workers_per_host=2"], cwd=folder, stdout=subprocess.DEVNULL)
     while stopped_after is not None and process.poll() is None:
-        statuses = [json.loads(path.read_text()) for path in folder.glob("run/attempts/*/rank_0.status.json")]
+        statuses = [json.loads(path.read_text()) for path in sorted(folder.glob("run/attempts/*/rank_0.status.json"))]
         if any(each["phase"] == "compiling" and each["step"] >= stopped_after for each in statuses[-1:]):
             process.send_signal(signal.SIGTERM)  # remembered while the first step is compiled
             break
