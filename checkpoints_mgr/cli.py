@@ -33,7 +33,7 @@ OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1
 SAFETENSORS = "safetensors"
 GIVE_A_ROOT = "give a checkpoint root, such as RUN/checkpoints"
-UNSOUND_REMEDY = "put its files back, or move it away (a resume moves it to quarantine/)"
+UNSOUND_REMEDY = "put its files back, or move it to quarantine/"
 
 
 class Format(Protocol):

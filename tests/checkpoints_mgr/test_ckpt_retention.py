@@ -219,7 +219,7 @@ def test_nothing_sound_nothing_removed(whole_root, tmp_path, capsys, count):
         DAMAGE["truncated manifest"](unlinked(root, step))
     code, out, err = prune(capsys, root, "--keep-last", 1, "--keep-best", 1)
     assert (code, out, err.count("does not count and stays")) == (1, "nothing to remove\n", count)
-    assert "put its files back, or move it away" in err
+    assert "put its files back, or move it to quarantine/" in err
 
 
 def test_a_step_that_cannot_be_read_now_stays_and_does_not_count(whole_root, tmp_path, capsys, failpoint):
