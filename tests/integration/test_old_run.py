@@ -13,8 +13,8 @@ from checkpoints_mgr.digests import canonical_json, document_digest
 from launcher.contract.run_dir import RunDir
 
 STEPS_BEFORE, STEPS = 2, 6
-# MindSpore's own operations are out by 1e-7 of a loss and 2e-5 of a sum. A resume that forgets the moments, the number of
-# steps or when the averages were updated is out by 40 %, 8 % and 4 % of a sum.
+# MindSpore's own operations are out by 1e-7 of a loss and 2e-5 of a sum. A resume that forgets the moments, the number
+# of steps or when the averages were updated is out by 40 %, 8 % and 4 % of a sum.
 LOSS_TOLERANCE, SUM_TOLERANCE = 1e-5, 2e-4
 
 
