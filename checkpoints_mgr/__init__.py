@@ -1,7 +1,8 @@
 """Sharded checkpoints that are either whole or not there: safetensors, digests, one atomic commit for all ranks."""
 
+from checkpoints_mgr.alike import check_alike
 from checkpoints_mgr.communicator import Communicator, SingleProcess
-from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError
+from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError, DriftError
 from checkpoints_mgr.manager import CheckpointManager
 from checkpoints_mgr.policy import Retention, SaveEvery
 from checkpoints_mgr.reading import Checkpoint
@@ -14,6 +15,7 @@ __all__ = [
     "CheckpointFaultError",
     "CheckpointManager",
     "Communicator",
+    "DriftError",
     "FlatShard",
     "Restored",
     "Retention",
@@ -22,4 +24,5 @@ __all__ = [
     "Segment",
     "SingleProcess",
     "State",
+    "check_alike",
 ]

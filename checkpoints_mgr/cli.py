@@ -25,13 +25,15 @@ from checkpoints_mgr.policy import Retention
 from checkpoints_mgr.reading import lease, open_step, verify_files
 from checkpoints_mgr.state import JSON, State
 from checkpoints_mgr.streaming import consolidate, differences
-from checkpoints_mgr.sweeping import expired_steps, file_server_s, leftovers, retire
+from checkpoints_mgr.sweeping import file_server_s, given_up_here, leftovers, retire
+from checkpoints_mgr.verified import judge
 from checkpoints_mgr.writing import discard
 
 OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1
 SAFETENSORS = "safetensors"
 GIVE_A_ROOT = "give a checkpoint root, such as RUN/checkpoints"
+UNSOUND_REMEDY = "put its files back, or move it to quarantine/"
 
 
 class Format(Protocol):
@@ -122,9 +124,13 @@ def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.Argu
     diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
     diff.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
     diff.add_argument("other", type=Path, help="the same")
-    prune = command("prune", _prune, "remove old steps, and what killed saves left; only tells what, unless --delete")
+    prune = command(
+        "prune",
+        _prune,
+        "remove old steps, and what killed saves left; only tells what, unless --delete; damaged ones stay, uncounted",
+    )
     prune.add_argument("path", type=Path, help="a checkpoint root")
-    prune.add_argument("--keep-last", type=int, default=2, metavar="N", help="the newest N stay (2)")
+    prune.add_argument("--keep-last", type=int, default=2, metavar="N", help="the newest N sound ones stay (2)")
     prune.add_argument("--keep-every", type=int, metavar="STEPS", help="the first of every so many steps stays")
     prune.add_argument("--keep-best", type=int, default=0, metavar="N", help="the best N by --metric stay")
     prune.add_argument("--metric", default="validation_loss", help="a metric of the manifests (validation_loss)")
@@ -233,19 +239,24 @@ def _prune(arguments: argparse.Namespace) -> int:
     left = leftovers(root, file_server_s(root) if arguments.delete else time.time())
     if not left and not steps_in(storage.list_names(root)):
         raise CheckpointError(f"{root} holds no step_... directory; {GIVE_A_ROOT}")
-    if retention.best:
-        found = {name for path in _step_paths(root) for name in _report(path, open_step).metrics}
-        if retention.metric not in found:
-            known = ", ".join(sorted(found)) or "none"
-            raise CheckpointError(f"no step in {root} has the metric {retention.metric}; there are: {known}")
-    steps = expired_steps(root, retention)
+    judged = judge(root)
+    metrics = {name for each in judged.sound for name in each.metrics}
+    if retention.best and judged.sound and retention.metric not in metrics:
+        known = ", ".join(sorted(metrics)) or "none"
+        raise CheckpointError(f"no step in {root} has the metric {retention.metric}; there are: {known}")
+    steps = given_up_here(retention, judged.sound)
     names = [*map(step_name, steps), *left]
     if arguments.delete:
         discard(*retire(root, steps, secrets.token_hex(16)), *(root / name for name in left))
         names = [name for name in names if not storage.is_occupied(root / name)]  # one that is being read stays
     verb = "removed" if arguments.delete else "would remove"
     _print(arguments, names, [f"{verb} {root / name}" for name in names] or ["nothing to remove"])
-    return OK
+    for each in judged.unsound:
+        advice = UNSOUND_REMEDY if each.proven else "see why it cannot be read"
+        print(f"vpred-ckpt: {root / each.name} does not count and stays: {each.fault}; {advice}", file=sys.stderr)
+    if any(each.proven for each in judged.unsound):
+        return CORRUPT
+    return USAGE if judged.unsound else OK
 
 
 def _print(arguments: argparse.Namespace, document: list[JSON], lines: list[str]) -> None:

@@ -9,6 +9,10 @@ class CheckpointFaultError(CheckpointError):
     """Not the user's doing: a bug, whose traceback is in the log of its rank, or a machine that fails."""
 
 
+class DriftError(CheckpointFaultError):
+    """Ranks hold different values of what must be equal: no later save can be right, and none was made."""
+
+
 class CorruptCheckpointError(CheckpointError):
     """The bytes on disk provably differ from what was committed (never raised for a transient I/O error).
 

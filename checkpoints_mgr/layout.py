@@ -5,6 +5,7 @@ step_0000001200/                                    committed, never changed
     model-00000-of-00008.safetensors                one component's tensors, or ranges of them, that one rank wrote
     model.safetensors.index.json                    Hugging Face style index of the model component
 step_0000001200.keep                                an empty file that pins the step: retention leaves it alone
+.verified.json                                      which steps' bytes were compared with their digests, see verified.py
 .tmp-step_0000001200-<save_id>@<owner>/             a save in progress, or what a killed one left
 .trash-step_0000001200-<save_id>/                   about to be removed
 quarantine/step_0000001200-corrupt-.../             steps that failed verification, never deleted by us
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 MANIFEST = "MANIFEST.json"
 MODEL_INDEX = "model.safetensors.index.json"
 QUARANTINE = "quarantine"
+VERIFIED = ".verified.json"
 TMP_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
 PIN_SUFFIX = ".keep"

@@ -46,8 +46,8 @@ class CheckpointManager:
         """Commit the state as this step, or leave no trace of the attempt. On return the step is durable.
 
         Whole tensors must be equal on all ranks: each writes its share of them, and its own part of sharded ones.
-        CheckpointError, the same on all ranks: a rank failed, the ranks do not save the same, or the step exists
-        already; or a save that was pending failed.
+        DriftError, the same on all ranks: they are not equal. CheckpointError, the same on all ranks: a rank failed,
+        the ranks do not save the same, or the step exists already; or a save that was pending failed.
         """
         self.start_save(step, state, metrics, background=False)
         result = self._saver.wait()

@@ -35,15 +35,25 @@ Wanted = tuple[int, memoryview]  # where in a file bytes lie, and the memory tha
 
 def read_manifest(directory: Path) -> bytes:
     """The manifest's bytes. CorruptCheckpointError when a committed step has none."""
+    path = directory / MANIFEST
     try:
-        return storage.read_bytes(directory / MANIFEST)
+        check_regular(path)
+        return storage.read_bytes(path)
     except FileNotFoundError as error:
-        raise _missing(directory / MANIFEST) from error
+        raise _missing(path) from error
+    except NotADirectoryError as error:
+        raise CorruptCheckpointError(f"{directory} is not a directory") from error
+
+
+def check_regular(path: Path) -> None:
+    """CorruptCheckpointError: something else than a file has its name. OSError."""
+    if not storage.is_regular(path):
+        raise CorruptCheckpointError(f"{path} is not a regular file", path.name)
 
 
 def _missing(path: Path) -> CheckpointError:
     """A file that is not there condemns its step, unless the whole step is gone: retention takes it away at once."""
-    if not storage.is_dir(path.parent):
+    if not storage.is_occupied(path.parent):
         return CheckpointError(f"{path.parent} was removed while it was read")
     return CorruptCheckpointError(f"{path} is missing", path.name)
 
@@ -61,6 +71,7 @@ def check_step(directory: Path, manifest: Manifest) -> None:
     for entry in manifest.local_files:
         path = directory / entry.name
         try:
+            check_regular(path)
             size_bytes = storage.file_size(path)
         except FileNotFoundError as error:
             raise _missing(path) from error
@@ -79,6 +90,22 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
     """The full check: every byte against its digest, a block of each file in memory at a time.
     CorruptCheckpointError."""
     _each_file(lambda entry: verify_file(directory, entry), manifest.local_files)
+
+
+def verify_between(directory: Path, manifest: Manifest) -> None:
+    """The chunks of the files of this place that hold no element of a tensor: what a whole restore leaves unread.
+    CorruptCheckpointError."""
+    held: dict[int, set[int]] = defaultdict(set)
+    for placement in manifest.tensors.values():
+        item_bytes = DTYPES[placement.spec.dtype].itemsize
+        for piece in placement.pieces:
+            chunk_bytes = manifest.files[piece.file].chunk_bytes
+            stop = piece.offset + (piece.high - piece.low) * item_bytes
+            held[piece.file].update(range(piece.offset // chunk_bytes, -(-stop // chunk_bytes)))
+    for number, entry in enumerate(manifest.files):
+        rest = sorted(set(range(len(entry.digests))) - held[number])
+        if rest and entry.node == manifest.node:
+            _read_chunks(directory, entry, [], rest)
 
 
 def verify_file(directory: Path, entry: FileEntry) -> None:

@@ -24,6 +24,7 @@ from checkpoints_mgr.reading import (
 )
 from checkpoints_mgr.sharing import MIN_HOSTS, Share, pass_on, read_share
 from checkpoints_mgr.state import Restored, State, wanted_parts, whole_specs
+from checkpoints_mgr.verified import remember_restored
 from checkpoints_mgr.votes import on_root, together
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ class Restorer:
                 (manifest,) = manifests
                 if shares:
                     pass_on(comm, shares)
+                if comm.rank == 0:
+                    remember_restored(self._root, step, manifest, template)
                 return Restored(step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
             fault = on_root(comm, what, lambda: _second_look(directory, [file for _, (file, _) in faults]))
             if not fault:

@@ -22,6 +22,7 @@ from checkpoints_mgr.nodes import Nodes
 from checkpoints_mgr.reading import Wanted, lease, open_step, plan_reads, quarantine, read_local, read_wanted
 from checkpoints_mgr.state import Restored, State, wanted_parts
 from checkpoints_mgr.tensor_file import byte_view
+from checkpoints_mgr.verified import remember_restored
 from checkpoints_mgr.votes import attempt, on_root, results_of, together
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ class NodeRestorer:
             if fault:
                 faults[node] = fault
         if not faults:
+            if own and nodes.leads(comm.rank):
+                remember_restored(self._root, offer.step, manifest, template)
             return Restored(offer.step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
         if self._node in faults and nodes.leads(comm.rank):
             quarantine(self._root, directory, faults[self._node])

@@ -4,12 +4,13 @@ from the calling thread in the same order on every rank; the writer threads make
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from checkpoints_mgr import storage
+from checkpoints_mgr.alike import check_alike
 from checkpoints_mgr.balance import shares
 from checkpoints_mgr.communicator import Communicator
 from checkpoints_mgr.digests import document_digest
@@ -32,7 +33,8 @@ from checkpoints_mgr.state import (
     whole_parts,
     whole_specs,
 )
-from checkpoints_mgr.sweeping import expired_steps, retire, sweep
+from checkpoints_mgr.sweeping import given_up, retire, sweep
+from checkpoints_mgr.verified import Sound, Unsound, judge, remember
 from checkpoints_mgr.votes import Job, Vote, results_of, together
 from checkpoints_mgr.writing import Attempt, Row, commit, discard, merge, save_id_of, write_share
 
@@ -74,6 +76,7 @@ class Saver:
         self._arena = Arena()
         self._job: Job | None = None  # the last, which may still hold the arena after a timeout
         self._sweeper: Job | None = None
+        self._told: list[Unsound] = []
         self._quiet_polls = 0  # the same on all ranks, as are those of a save
         self.pending: Pending | None = None
 
@@ -173,6 +176,7 @@ class Saver:
         for rank, vote in enumerate(votes):
             if vote["saves"] != votes[0]["saves"]:
                 raise CheckpointError(f"{what}: rank {rank} saves {vote['saves']}, rank 0 saves {votes[0]['saves']}")
+        check_alike(self._comm, what, state.whole)
         return votes
 
     def _prepare(self, attempt: Attempt) -> None:
@@ -224,43 +228,62 @@ class Saver:
         rows = [rank_rows for rank_rows, _ in pending.written]
         whole = {spec.name for spec in pending.whole}
 
-        def finish() -> list[float]:
+        def finish() -> tuple[int, float, list[Sound]]:
             started_s = time.perf_counter()
-            size_bytes = commit(attempt, merge(attempt, pending.specs, whole, rows, pending.facts))
-            return [size_bytes, time.perf_counter() - started_s]
+            manifest = merge(attempt, pending.specs, whole, rows, pending.facts)
+            size_bytes = commit(attempt, manifest)
+            seconds = time.perf_counter() - started_s
+            remember(self._root, attempt.step, manifest)
+            return size_bytes, seconds, self._sound_steps()
+
+        def follow() -> tuple[int, float, list[Sound]]:
+            return 0, 0.0, []
 
         leads = attempt.nodes.leads(comm.rank)
-        pending.job = Job(finish if leads else lambda: [0, 0.0], leads and pending.background, "checkpoint-committer")
+        pending.job = Job(finish if leads else follow, leads and pending.background, "checkpoint-committer")
+
+    def _sound_steps(self) -> list[Sound]:
+        """Those of this node. What cannot be read is neither counted nor removed, and told once."""
+        try:
+            judged = judge(self._root)
+        except OSError as error:
+            logger.warning("no old checkpoint is removed, %s cannot be listed: %s", self._root, error)
+            return []
+        for each in judged.unsound:
+            if each not in self._told:
+                logger.error("%s does not count as a checkpoint and stays: %s", self._root / each.name, each.fault)
+        self._told = judged.unsound
+        return judged.sound
 
     def _conclude(self, what: str, pending: Pending, entered_s: float) -> SaveResult:
         """All leaders have committed, or one has failed."""
         comm, attempt = self._comm, pending.attempt
         now_s = time.perf_counter()
         own = [pending.stage_seconds, pending.stall_seconds + now_s - entered_s, now_s - pending.started_s]
-        gathered = comm.allgather_object([pending.job.vote, own])
-        outcomes = results_of(what, [vote for vote, _ in gathered])
-        stage_seconds, stall_seconds, seconds = map(max, zip(*(times for _, times in gathered), strict=True))
+        votes = comm.allgather_object([pending.job.vote, own])
+        outcomes = results_of(what, [vote for vote, _ in votes])
+        stage_seconds, stall_seconds, seconds = map(max, zip(*(times for _, times in votes), strict=True))
         self.pending = None
         if attempt.nodes.leads(comm.rank):
-            self._retain(attempt, pending.background)
+            self._retain(attempt, [sound for _, _, sound in outcomes], pending.background)
         return SaveResult(
             step=attempt.step,
             path=attempt.target,
-            size_bytes=sum(int(size_bytes) for size_bytes, _ in outcomes),
+            size_bytes=sum(size_bytes for size_bytes, _, _ in outcomes),
             seconds=seconds,
             stall_seconds=stall_seconds,
             stage_seconds=stage_seconds,
             write_seconds=max(write_seconds for _, write_seconds in pending.written or []),
-            commit_seconds=max(commit_seconds for _, commit_seconds in outcomes),
+            commit_seconds=max(commit_seconds for _, commit_seconds, _ in outcomes),
         )
 
-    def _retain(self, attempt: Attempt, background: bool) -> None:
+    def _retain(self, attempt: Attempt, sound_of_rank: Sequence[Sequence[Any]], background: bool) -> None:
         """The leader, after a commit, never the step just saved. Renaming is quick; what it frees may take long."""
-        try:
-            expired = [step for step in expired_steps(self._root, self._retention) if step != attempt.step]
-        except OSError as error:
-            logger.warning("cannot list %s: %s", self._root, error)
-            return
+        sound_of_node = {
+            node: [Sound(*row) for row in sound_of_rank[attempt.nodes.leader(node)]] for node in attempt.nodes.of_rank
+        }
+        held = {each.step for each in sound_of_node[attempt.node]} - {attempt.step}
+        expired = [step for step in given_up(self._retention, sound_of_node) if step in held]
         if trash := retire(self._root, expired, attempt.save_id):
             self._sweeper = Job(lambda: discard(*trash), background, "checkpoint-sweeper")
 

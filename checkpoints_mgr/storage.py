@@ -84,6 +84,20 @@ def file_size(path: Path) -> int:
     return path.stat().st_size
 
 
+def is_regular(path: Path) -> bool:
+    """Whether it is a file with bytes, which no reader waits for. OSError when it is missing."""
+    _pass("stat", path)
+    return stat.S_ISREG(path.stat().st_mode)
+
+
+def file_marks(path: Path) -> list[tuple[str, int, int, int]]:
+    """(name, size in bytes, change of the content in ns, inode) of all that is in a directory, by name. OSError."""
+    names = list_names(path)
+    _pass("stat", path)
+    found = [(name, (path / name).stat(follow_symlinks=False)) for name in names]
+    return [(name, each.st_size, each.st_mtime_ns, each.st_ino) for name, each in found]
+
+
 def modified_s(path: Path) -> float:
     """When the file or directory last changed, by its file server's clock. OSError when it is missing."""
     _pass("stat", path)
@@ -214,9 +228,10 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
 
 
 def _open_to_lock(path: Path, exclusive: bool) -> int:
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # a pipe of that name would be waited for
     if exclusive and os.access(path, os.W_OK):
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS refuses the lock otherwise: flock(2), "NFS details"
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDWR | flags)  # NFS refuses the lock otherwise: flock(2), "NFS details"
+    return os.open(path, os.O_RDONLY | flags)
 
 
 class Reader:
@@ -255,6 +270,16 @@ def rename(source: Path, target: Path) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     _pass("rename", source, target)
     source.rename(target)
+
+
+def replace_small(path: Path, content: bytes) -> None:
+    """Put a small file in the place of the one of that name, or of none; not flushed: after a power cut it may be
+    gone or cut short."""
+    fresh = path.with_name(f"{path.name}.new")
+    _pass("create", fresh)
+    fresh.write_bytes(content)
+    _pass("rename", fresh, path)
+    fresh.replace(path)
 
 
 def sync_dir(path: Path) -> None:

@@ -2,16 +2,15 @@
 
 import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from checkpoints_mgr import storage
-from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
-from checkpoints_mgr.layout import MANIFEST, PIN_SUFFIX, TMP_PREFIX, TRASH_PREFIX, step_name, steps_in, trash_name
+from checkpoints_mgr.layout import MANIFEST, TMP_PREFIX, TRASH_PREFIX, step_name, trash_name
 from checkpoints_mgr.owner import is_alive
 from checkpoints_mgr.policy import Kept, Retention
-from checkpoints_mgr.reading import open_step
+from checkpoints_mgr.verified import Sound
 from checkpoints_mgr.writing import discard
 
 logger = logging.getLogger(__name__)
@@ -61,12 +60,32 @@ def _is_dead(tmp: Path, now_s: float) -> bool:
     return now_s - grown_s > ABANDONED_AFTER_S
 
 
-def expired_steps(root: Path, retention: Retention) -> list[int]:
-    """The steps that retention gives up, oldest first. OSError."""
-    names = storage.list_names(root)
-    pinned = {name.removesuffix(PIN_SUFFIX) for name in names if name.endswith(PIN_SUFFIX)}
-    kept = [Kept(step, step_name(step) in pinned) for step in steps_in(names)]
-    return retention.expired([_judged(root, each) for each in kept] if retention.best else kept)
+def given_up(retention: Retention, sound_of_node: Mapping[str, Sequence[Sound]]) -> list[int]:
+    """The steps that retention gives up, of those that each node holds a sound part of ("": all disks are shared).
+
+    A step counts if all of its nodes hold it. One that some of them lack is given up when it is older than the newest
+    that count, as many as retention keeps.
+    """
+    holders: dict[tuple[int, str], list[str]] = defaultdict(list)
+    pinned = {each.step for steps in sound_of_node.values() for each in steps if each.pinned}
+    for node, steps in sound_of_node.items():
+        for each in steps:
+            holders[each.step, each.save_id].append(node)
+    every = [each for steps in sound_of_node.values() for each in steps]
+    whole = {each.step: each for each in every if set(each.nodes) <= set(holders[each.step, each.save_id])}
+    expired = set(retention.expired([Kept(step, step in pinned, each.metrics) for step, each in whole.items()]))
+    newest = sorted(whole, reverse=True)[: retention.last]
+    if len(newest) == retention.last:
+        expired |= {each.step for each in every if each.step < newest[-1]} - whole.keys() - pinned
+    return sorted(expired)
+
+
+def given_up_here(retention: Retention, sound: Sequence[Sound]) -> list[int]:
+    """The same by somebody who sees this place alone. Of several nodes' steps the newest is kept and not counted: a
+    save that was killed may have left it on some nodes alone, and all older ones are on all."""
+    newest = max((each.step for each in sound if len(each.nodes) > 1), default=None)
+    kept = [Kept(each.step, each.pinned, each.metrics) for each in sound if each.step != newest]
+    return retention.expired(kept)
 
 
 def retire(root: Path, steps: Sequence[int], save_id: str) -> list[Path]:
@@ -86,16 +105,3 @@ def retire(root: Path, steps: Sequence[int], save_id: str) -> list[Path]:
     except OSError as error:
         logger.warning("cannot remove old checkpoints in %s: %s", root, error)
     return trash
-
-
-def _judged(root: Path, kept: Kept) -> Kept:
-    """With its metrics; a step that cannot be read now stays, as it may be the best."""
-    directory = root / step_name(kept.step)
-    try:
-        return replace(kept, metrics=open_step(directory).metrics)
-    except CorruptCheckpointError as error:
-        logger.warning("cannot tell how good %s is: %s", directory, error)
-        return kept
-    except (OSError, CheckpointError) as error:
-        logger.warning("%s stays, nobody can tell how good it is: %s", directory, error)
-        return replace(kept, pinned=True)

@@ -27,10 +27,11 @@ tell = lambda mark: os.write(1, f"<{mark}>\\n".encode())
 tell(f"on {socket.gethostname()}")
 try:
     if exchange == "exchange":
+        from array import array
         from mpi4py import MPI
-        total = MPI.COMM_WORLD.allreduce(1)
+        MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, counted := array("i", [1]))  # in lower case it would unpickle
         library = MPI.Get_library_version()[:80].splitlines()[0]
-        tell(f"size={MPI.COMM_WORLD.size} sum={total} library={library}")
+        tell(f"size={MPI.COMM_WORLD.size} sum={counted[0]} library={library}")
 except Exception as error:
     tell(f"error {type(error).__name__}: {error}")
     os._exit(1)

@@ -16,6 +16,7 @@ from vpred_train.watchdog import Waits, Watchdog
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 1800.0  # for jobs that no launcher tells another
+MAX_BYTES = 1 << 30  # of one message: MPI counts in C ints
 PIECE_ELEMENTS = 1 << 19  # 2 MiB of float32: pieces that fit the cache are reduced several times faster
 
 
@@ -97,7 +98,10 @@ class SingleProcess:
 
 
 class Mpi:
-    """mpi4py over host memory; importing mpi4py.MPI initialises MPI, so it happens here and not at import."""
+    """mpi4py over host memory; importing mpi4py.MPI initialises MPI, so it happens here and not at import.
+
+    Objects cross as JSON in buffers: mpi4py's own, the methods in lower case, would unpickle what the others send.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         from mpi4py import MPI
@@ -141,17 +145,27 @@ class Mpi:
 
     def any(self, flag: bool) -> bool:
         with self._watchdog.watching():
-            return bool(self._comm.allreduce(flag, op=self._mpi.LOR))
+            self._comm.Allreduce(self._mpi.IN_PLACE, yes := np.array([flag], np.int32), op=self._mpi.MAX)
+        return bool(yes[0])
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        packed = np.frombuffer(pack(value if self.rank == root else None), np.uint8)
         with self._watchdog.watching():
-            packed = self._comm.bcast(pack(value) if self.rank == root else None, root=root)
-        return unpack(packed)
+            self._comm.Bcast(size := np.array([packed.size]), root)
+            received = packed if self.rank == root else np.empty(size[0], np.uint8)
+            for block in blocks(0, received.size, MAX_BYTES):
+                self._comm.Bcast(received[block], root)
+        return unpack(received.tobytes())
 
     def allgather_object(self, value: Any) -> list[Any]:
+        packed = np.frombuffer(pack(value), np.uint8)
+        sizes = np.empty(self.world_size, np.int64)
         with self._watchdog.watching():
-            received = self._comm.allgather(pack(value))
-        return [unpack(packed) for packed in received]
+            self._comm.Allgather(np.array([packed.size]), sizes)
+            starts = np.cumsum(sizes) - sizes
+            received = np.empty(sizes.sum(), np.uint8)
+            self._comm.Allgatherv(packed, [received, (sizes, starts), self._mpi.BYTE])
+        return [unpack(received[at : at + size].tobytes()) for at, size in zip(starts, sizes, strict=True)]
 
     def barrier(self) -> None:
         with self._watchdog.watching():

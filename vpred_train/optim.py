@@ -46,7 +46,7 @@ class AdamW:
         corrections = (1 - beta1**step, math.sqrt(1 - beta2**step)) if self.bias_correction else (1.0, 1.0)
         step_size, root_correction = learning_rate / corrections[0], 1 / corrections[1]
         keep = 1 - learning_rate * self.config.weight_decay
-        if library.loaded():
+        if library.for_updates():
             for first, end, decays in self.stretches:
                 part = slice(first, end)
                 update.adamw_(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from checkpoints_mgr import CheckpointError, CheckpointManager, SaveEvery, SaveResult
+from checkpoints_mgr import CheckpointError, CheckpointManager, DriftError, SaveEvery, SaveResult
 from launcher.contract.config import dump_yaml
 from launcher.contract.run_dir import Phase
 from vpred_train.collectives import Collective
@@ -127,7 +127,7 @@ class Saves:
         logger.error("%s (%d of %d that a run bears in a row)", error, self.failed_in_a_row, MAX_FAILED_SAVES)
         for hook in hooks:
             hook.on_checkpoint_failed(str(error))
-        if last or self.failed_in_a_row > MAX_FAILED_SAVES:
+        if last or self.failed_in_a_row > MAX_FAILED_SAVES or isinstance(error, DriftError):
             raise error
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:

@@ -47,7 +47,8 @@ class Replicated:
         return gradient
 
     def square_sum(self, reduced: FlatArrays) -> float:
-        return _square_sum(reduced)
+        # The first rank's: other processors add up in another order, and all must clip by the same factor.
+        return float(self.collective.broadcast_object(_square_sum(reduced)))
 
     def gather_(self, weights: FloatArray) -> None:
         pass

@@ -12,7 +12,7 @@ from data import Batch
 from vpred_train.collectives import Collective
 from vpred_train.config import TrainConfig
 from vpred_train.diffusion.objective import DiffusionLoss, Objective
-from vpred_train.flat import FlatArrays
+from vpred_train.flat import FlatArrays, apart
 from vpred_train.inputs import Inputs, Online
 from vpred_train.learning_rate import learning_rate
 from vpred_train.models.networks import Networks
@@ -129,4 +129,5 @@ class TrainStep:
         inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
         loss, gradients = self.loss_and_gradients(*inputs)
         # asnumpy shares the tensor's memory: what the graph left there is added up and reduced in place.
-        return float(loss.asnumpy()) / loss_scale, FlatArrays([tensor.asnumpy().reshape(-1) for tensor in gradients])
+        arrays = apart(tensor.asnumpy().reshape(-1) for tensor in gradients)
+        return float(loss.asnumpy()) / loss_scale, FlatArrays(arrays)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from checkpoints_mgr import CheckpointManager
+from checkpoints_mgr import CheckpointManager, check_alike
 from data import ORDER_VERSION, TRANSFORM, Fetcher, ImageFetcher, Loader, Source, make_order
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import Phase
@@ -127,7 +127,9 @@ class Trainer:
         self.compiled_sizes: set[tuple[int, int]] = set()
 
     def resume(self) -> int:
-        """Restore the newest valid checkpoint, if there is one; returns the step to go on from."""
+        """Restore the newest valid checkpoint, if there is one; returns the step to go on from.
+
+        DriftError: the ranks do not begin with the same values."""
         restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
             validation = self.config.validation
@@ -138,6 +140,7 @@ class Trainer:
             self._note_changes(restored.step, restored.state.record)
             self.state.space.write(self.state.weights)
             logger.info("resumed from step %d, %d samples seen", restored.step, self.state.samples_seen)
+        check_alike(self.collective, "cannot train", self.state.to_checkpoint().whole)
         return self.steps_done
 
     def _note_changes(self, step: int, record: Mapping[str, Any]) -> None:

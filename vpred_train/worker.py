@@ -81,6 +81,7 @@ def train_rank(
     from vpred_train.finish import finish
     from vpred_train.graph_cache import CachedGraph
     from vpred_train.inputs import make_inputs
+    from vpred_train.kernels.agreement import agree_on_updates
     from vpred_train.pretrained import build_networks, check_prediction
     from vpred_train.saves import SaveRequest
     from vpred_train.trainer import DivergedError, StopSignal, Trainer
@@ -101,6 +102,7 @@ def train_rank(
         config.checkpoint.retention(config.global_batch),
         node=identity.hostname if folder else "",
     )
+    agree_on_updates(collective, identity.hostname)
     networks = build_networks(config)
     fetcher, inputs = make_inputs(
         config, networks, data.training, data.held_out, collective, run.train_yaml, run.cache_entries

@@ -1,6 +1,7 @@
 """The rules of the house, read from the source by `ast`."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -24,8 +25,8 @@ TOP_LEVEL = {
 }  # fmt: skip
 
 
-# What only one module may use; None: nobody may.
-OWNERS = {
+# What only one module, or those of a tuple, may use; None: nobody may.
+OWNERS: dict[str, str | tuple[str, ...] | None] = {
     "os.environ": "launcher.contract.environment",
     "os.environb": "launcher.contract.environment",
     "os.getenv": "launcher.contract.environment",
@@ -43,10 +44,19 @@ OWNERS = {
     # These make files that nobody else may read, whatever the umask.
     "safetensors.numpy.save_file": "data.columns",
     "tempfile.mkstemp": None,
-    "pickle": None,
+    **dict.fromkeys(("pickle", "cPickle", "_pickle", "copyreg", "shelve", "marshal", "dill", "cloudpickle", "joblib")),
+    # Its pipes and pools pickle: between a process and those that it has started itself, over sockets without a name.
+    "multiprocessing": ("data.scan", "data.worker", "data.workers"),
+    "concurrent.futures.ProcessPoolExecutor": "data.scan",
     "eval": None,
     "exec": None,
 }
+# Of mpi4py's communicators, the methods that take objects; those in upper case take buffers.
+MPI_PICKLES = {
+    "bcast", "gather", "scatter", "allgather", "alltoall", "reduce", "allreduce", "scan", "exscan", "send", "bsend",
+    "ssend", "isend", "ibsend", "issend", "recv", "irecv", "sendrecv", "mprobe", "improbe", "iallgather", "iallreduce",
+}  # fmt: skip
+IMPORTS_MPI = re.compile(r"^\s*(?:from|import) mpi4py", re.MULTILINE)
 # Loaders are made of these alone, or of classes above them that are.
 SAFE_YAML = {"yaml.SafeLoader", "CSafeLoader", "SafeConstructor"}
 
@@ -111,11 +121,12 @@ def name_faults(module: str, tree: ast.AST) -> list[str]:
     faults = [
         f"{module} uses {name}"
         for name, owner in OWNERS.items()
-        if owner != module and any(f"{each}.".startswith(f"{name}.") for each in used)
+        if module not in (owner if isinstance(owner, tuple) else (owner,))
+        and any(f"{each}.".startswith(f"{name}.") for each in used)
     ]
     for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "shell":
-            faults.append(f"{module} passes shell=")
+        if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle"):
+            faults.append(f"{module} passes {node.arg}=")
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load":
             safe = set(SAFE_YAML)
             for each in ast.walk(tree):
@@ -142,6 +153,16 @@ def opening_faults(module: str, tree: ast.AST) -> list[str]:
             if opens and (given is None or ast.unparse(given) == "None"):
                 faults.append(f"{module} opens an image without formats=")
     return faults
+
+
+def mpi_faults(module: str, tree: ast.AST) -> list[str]:
+    """mpi4py's methods for objects, which pickle, in a file that imports it and in programs that lie in its texts."""
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    called = [name for text in texts if IMPORTS_MPI.search(text) for name in re.findall(r"\.(\w+)\(", text)]
+    if any(name.split(".")[0] == "mpi4py" for name in imports(tree)):
+        calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+        called += [function.attr for function in calls if isinstance(function, ast.Attribute)]
+    return [f"{module} calls .{name}" for name in called if name in MPI_PICKLES]
 
 
 def path_faults(tracked: Iterable[str]) -> list[str]:
@@ -221,6 +242,19 @@ def test_images_are_opened_in_formats_that_are_meant() -> None:
     assert [fault for module, tree in sources() for fault in opening_faults(module, tree)] == []
 
 
+def test_what_crosses_between_ranks_is_no_pickle() -> None:
+    """Also in tests and benchmarks, which others copy from."""
+    files = [
+        *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")),
+        *(ROOT / "tests").rglob("*.py"),
+    ]
+    trees = {
+        module_name(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in files if path != Path(__file__)
+    }
+    assert {"vpred_train.collectives", "launcher.mpi_trial", "tests.launcher.fake_trainer"} <= trees.keys()
+    assert [fault for module, tree in trees.items() for fault in mpi_faults(module, tree)] == []
+
+
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
@@ -235,6 +269,20 @@ def test_images_are_opened_in_formats_that_are_meant() -> None:
 )
 def test_the_opening_rule_bites(text: str, faults: int) -> None:
     assert len(opening_faults("data.x", ast.parse(text))) == faults
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("from mpi4py import MPI\nMPI.COMM_WORLD.bcast(1)", ["x calls .bcast"]),
+        ("def f():\n    import mpi4py.MPI as m\n    m.COMM_WORLD.allreduce(1, op=m.SUM)", ["x calls .allreduce"]),
+        ('RANK = """\nif 1:\n    from mpi4py import MPI\n    c.isend(1)\n"""', ["x calls .isend"]),
+        ("from mpi4py import MPI\nMPI.COMM_WORLD.Bcast(b)\nMPI.COMM_WORLD.barrier()", []),
+        ("socket.send(b)\npipe.recv()", []),
+    ],
+)
+def test_the_mpi_rule_bites(text: str, faults: list[str]) -> None:
+    assert mpi_faults("x", ast.parse(text)) == faults
 
 
 def test_no_import_cycles() -> None:
@@ -269,7 +317,11 @@ def test_the_import_rule_bites(module: str, text: str, fault: str) -> None:
         ("ms.communication.init()", "uses mindspore.communication.init"),
         ("def f():\n    from mpi4py import MPI", "uses mpi4py"), ("sys.path.append('x')", "uses sys.path"),
         ("from sys import path", "uses sys.path"), ("pickle.loads(x)", "uses pickle"),
-        ("from pickle import loads", "uses pickle"), ("eval(x)", "uses eval"), ("os.system(x)", "uses os.system"),
+        ("from pickle import loads", "uses pickle"), ("import marshal", "uses marshal"),
+        ("from multiprocessing import Queue", "uses multiprocessing"),
+        ("np.load(x, allow_pickle=y)", "passes allow_pickle="),
+        ("from concurrent.futures import ProcessPoolExecutor", "uses concurrent.futures.ProcessPoolExecutor"),
+        ("eval(x)", "uses eval"), ("os.system(x)", "uses os.system"),
         ("run(x, shell=True)", "passes shell="), ("yaml.load(x, Loader=yaml.SafeLoader)", "uses yaml.load"),
         ("yaml.unsafe_load(x)", "uses yaml.unsafe_load"),
     ],

@@ -3,32 +3,16 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from failpoints import Fault
-from mpi4py import MPI
 
 from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storage
-
-
-class World:
-    """The process group as a checkpoint asks for it."""
-
-    rank, world_size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
-
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        return MPI.COMM_WORLD.bcast(value, root=root)
-
-    def allgather_object(self, value: Any) -> list[Any]:
-        return MPI.COMM_WORLD.allgather(value)
-
-    def barrier(self) -> None:
-        MPI.COMM_WORLD.Barrier()
+from vpred_train.collectives import Mpi
 
 
 def main() -> None:
-    comm = World()
+    comm = Mpi(60.0)
     manager = CheckpointManager(Path(sys.argv[1]), comm)
     for step in (20, 30):
         shard = FlatShard(np.full(5000, step + comm.rank, np.float32), {"w": (5000 * comm.world_size,)}, [

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints_mgr import reading, restoring, saving, staging, storage, sweeping, votes, writing
+from checkpoints_mgr import reading, restoring, saving, staging, storage, sweeping, verified, votes, writing
 
 
 class Equal(str):
@@ -72,11 +72,30 @@ def no_copy() -> None:
     staging.Arena._copies = lambda arena, arrays: arrays  # type: ignore[assignment, method-assign]
 
 
+def trust_in_names() -> None:
+    facts = {"files": "", "save_id": "", "nodes": [""], "metrics": {}}
+    verified._verified = lambda directory, remembered: facts
+
+
+def trust_in_the_memory() -> None:
+    verified._fingerprint = lambda directory: ""
+
+
+def no_other_nodes() -> None:
+    real = sweeping.given_up
+
+    def alone(retention: Any, sound_of_node: Any) -> list[int]:
+        own = {node: [each._replace(nodes=[node]) for each in steps] for node, steps in sound_of_node.items()}
+        return real(retention, own)
+
+    saving.given_up = alone  # type: ignore[attr-defined]
+
+
 MUTANTS = {
     each.__name__: each
     for each in (
         no_tile_check, no_digest_check, no_size_check, no_vote, no_vote_on_what_was_written, no_blame, no_lease,
-        no_second_look, no_owner, no_copy,
+        no_second_look, no_owner, no_copy, trust_in_names, trust_in_the_memory, no_other_nodes,
     )
 }  # fmt: skip
 

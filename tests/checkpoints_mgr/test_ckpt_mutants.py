@@ -18,6 +18,9 @@ CAUGHT_BY = {
     "no_lease": ("test_ckpt_leases.py", "each_kind_of_reader and restore"),
     "no_second_look": ("test_ckpt_faults.py", "alone_reads_wrong_bytes"),
     "no_owner": ("test_ckpt_policy.py", "only_what_dead"),
+    "trust_in_names": ("test_ckpt_retention.py", "one_damaged_step and empty and directory and False"),
+    "trust_in_the_memory": ("test_ckpt_retention.py", "one_damaged_step and flipped and byte and 50 and False"),
+    "no_other_nodes": ("test_ckpt_nodes.py", "a_part_is_damaged"),
     "no_copy": ("test_ckpt_background.py", "what_changes_after_the_call"),
 }
 

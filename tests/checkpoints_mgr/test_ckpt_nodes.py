@@ -111,6 +111,36 @@ def test_a_step_of_which_a_node_lacks_its_part_is_passed_over(tmp_path, save, re
     assert restored("one") is None
 
 
+def test_steps_of_which_a_part_is_damaged_do_not_count_on_any_node(
+    tmp_path, run_ranks, make_state, sharded, names, flip_bit, caplog, vpred_ckpt
+):
+    """They go from the nodes that hold sound parts when enough newer ones are whole; the damaged part stays."""
+
+    def save(step):
+        def work(comm):
+            node = LAYOUTS["two"][comm.rank]
+            keeping = CheckpointManager(tmp_path / node, comm, Retention(2), node=node)
+            return keeping.save(step, sharded(make_state(step // 10), comm.rank, 4))
+
+        assert {result.step for result in run_ranks(4, work)} == {step}
+
+    def steps(node):
+        return [int(name.removeprefix("step_")) for name in names(tmp_path / node)]
+
+    save(10)
+    save(20)
+    flip_bit(next((tmp_path / "b" / "step_0000000020").glob("adam_m-*")), -1)
+    save(30)
+    assert {node: steps(node) for node in "ab"} == {"a": [10, 20, 30], "b": [10, 20, 30]}
+    assert "step_0000000020 does not count as a checkpoint and stays" in caplog.text
+    save(40)
+    assert {node: steps(node) for node in "ab"} == {"a": [30, 40], "b": [20, 30, 40]}
+    # One node alone cannot tell whether the newest is on the others too.
+    code, out, _ = vpred_ckpt("prune", tmp_path / "a", "--keep-last", "1", "--delete")
+    assert (code, out) == (0, "nothing to remove\n")
+    assert steps("a") == [30, 40]
+
+
 def test_parts_of_two_saves_of_one_step_are_not_mixed(tmp_path, save, restored):
     save(10, "two")
     save(20, "two")

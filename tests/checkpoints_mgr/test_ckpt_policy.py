@@ -8,6 +8,7 @@ import time
 import pytest
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, Retention, SaveEvery
+from checkpoints_mgr.layout import VERIFIED
 from checkpoints_mgr.owner import is_alive, own_tag
 from checkpoints_mgr.policy import Kept
 
@@ -93,10 +94,11 @@ def test_no_step_is_removed_before_the_new_one_is_committed(tmp_path, make_state
 
 
 def test_the_best_step_stays_while_its_disk_fails(tmp_path, make_state, names, failpoint):
-    """Nobody can tell that it is not the best; one that is proven corrupt goes."""
+    """Nobody can tell that it is not the best. One that is proven corrupt stays too, but does not count."""
     for step, loss in ((1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)):
         CheckpointManager(tmp_path, retention=Retention(9)).save(step, make_state(step), {"loss": loss})
     (tmp_path / "step_0000000002" / "MANIFEST.json").write_text("nonsense")
+    (tmp_path / VERIFIED).unlink()
 
     def fail(operation, path, detail):
         if operation == "read" and path.parent.name == "step_0000000001":
@@ -105,7 +107,7 @@ def test_the_best_step_stays_while_its_disk_fails(tmp_path, make_state, names, f
     failpoint(fail)
     CheckpointManager(tmp_path, retention=Retention(1, best=1, metric="loss")).save(5, make_state(5), {"loss": 0.5})
     failpoint(None)
-    assert names(tmp_path) == ["step_0000000001", "step_0000000003", "step_0000000005"]
+    assert names(tmp_path) == [f"step_{step:010d}" for step in (1, 2, 3, 5)]
 
 
 def tag(**changes):

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from array import array
 from pathlib import Path
 
 import yaml
@@ -99,10 +100,10 @@ def train(options: argparse.Namespace) -> int:
     threading.Thread(target=beat, daemon=True).start()
     for step in range(resumed + 1, recipe["steps"] + 1):
         now["waiting"] = True
-        stopping = comm.allreduce(len(stop), op=MPI.MAX)
+        comm.Allreduce(MPI.IN_PLACE, stopping := array("i", [len(stop)]), op=MPI.MAX)
         now["waiting"] = False
         now["checkpoint_step"] = committed or None
-        if stopping:
+        if stopping[0]:
             # As the trainer does: the default, which Python restores at its end, would kill a rank that is done.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             return ExitCode.PREEMPTED

@@ -12,7 +12,7 @@ import numpy as np
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.process import die_with_parent
-from vpred_train import runtime
+from vpred_train import collectives, runtime
 from vpred_train.collectives import COLLECTIVES, Collective, make_collective
 from vpred_train.flat import FlatArrays, bounds_of
 
@@ -28,6 +28,7 @@ def check(what: str, found: object, expected: object) -> None:
 
 
 def contract(collective: Collective) -> None:
+    collectives.MAX_BYTES = 1000
     rank, world_size = collective.rank, collective.world_size
     ranks = range(world_size)
     for size in (1, 2, 7, 1000, 300_001, 1_300_003):
@@ -55,11 +56,26 @@ def contract(collective: Collective) -> None:
         check(f"broadcast from {root}", collective.broadcast_object({"rank": rank}, root), {"rank": root})
         check(f"nothing from {root}", collective.broadcast_object(None if rank == root else "ignored", root), None)
     check("gathered objects", collective.allgather_object([rank, "x" * rank]), [[each, "x" * each] for each in ranks])
+    for root in ranks:  # several messages each
+        long = {"text": "ü" * 700, "values": values_of(root, 1000)}
+        found = collective.broadcast_object(long if rank == root else None, root)
+        check(f"long value from {root}", found["values"], long["values"])
+        check(f"long text from {root}", found["text"], long["text"])
     objects = collective.allgather_object([values_of(rank, 0), values_of(rank, 300_001 * rank)])
     for each, (empty, long) in zip(ranks, objects, strict=True):  # lengths differ; some need several pieces
         check(f"empty array of {each}", empty.shape, (0,))
         check(f"array of {each}", long, values_of(each, 300_001 * each))
     collective.barrier()
+
+
+def refuse_pickles() -> None:
+    """mpi4py's methods for objects end the rank."""
+    from mpi4py import MPI
+
+    def refuse(*arguments: object) -> None:
+        raise TypeError("something was pickled")
+
+    MPI.pickle.__init__(refuse, refuse)
 
 
 def main(what: str, timeout_s: str) -> None:
@@ -73,6 +89,8 @@ def main(what: str, timeout_s: str) -> None:
         collective = make_collective(kind, identity.world_size)
     else:
         collective = COLLECTIVES[kind](float(timeout_s))  # also for a single rank
+    if kind == "mpi4py" and identity.launcher != "none":
+        refuse_pickles()
     check("rank", (collective.rank, collective.world_size), (identity.rank, identity.world_size))
     if what == "hang":
         if collective.rank == 1:

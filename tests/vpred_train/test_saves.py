@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, SaveResult, State, storage
+from checkpoints_mgr import (
+    CheckpointError,
+    CheckpointFaultError,
+    CheckpointManager,
+    DriftError,
+    SaveResult,
+    State,
+    storage,
+)
 from launcher.contract.config import load_document
 from vpred_train.collectives import SingleProcess
 from vpred_train.config import TrainConfig
@@ -150,6 +158,18 @@ def test_the_best_by_held_out_loss_stay(run: Any, tmp_path: Path) -> None:
     run(6, look, every_samples=4, keep_last=1, keep_best=1)
     kept = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step_"))
     assert kept == ["step_0000000002", "step_0000000006"]
+
+
+def test_ranks_that_have_drifted_apart_end_the_run_at_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other failed saves are survived: the next may be well. This one cannot."""
+
+    def refuse(*arguments: Any, **more: Any) -> None:
+        raise DriftError("rank 1 differs from rank 0")
+
+    monkeypatch.setattr(CheckpointManager, "start_save", refuse)
+    with pytest.raises(DriftError) as caught:
+        run(9, every_samples=8)
+    assert not is_users(caught.value)
 
 
 def fail(*steps: int) -> Callable[..., None]:

@@ -1,6 +1,7 @@
 """A training step against an independent computation, and the state's way through a checkpoint."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,23 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
     for span, gradient in zip(unet.spans, unet_gradients, strict=True):
         right = expected[span.name].asnumpy()
         np.testing.assert_allclose(gradient.asnumpy(), right, rtol=1e-4, atol=1e-5 * np.abs(right).max() + 1e-9)
+
+
+def test_no_two_gradients_share_memory(train_config: TrainConfig, operations: str) -> None:
+    """They are summed in place, over micro-batches and ranks: what is shared would be counted twice. MindSpore gives
+    equal gradients, as of two biases that are added up, the memory of one."""
+    from vpred_train.models.networks import FlatSpace, Networks
+    from vpred_train.state import TrainState
+    from vpred_train.step import TrainStep
+
+    networks = Networks(train_config.model, train_config.seed)
+    state = TrainState(train_config, FlatSpace(networks), SingleProcess())
+    _, gradient = TrainStep(train_config, networks, state, SingleProcess())._differentiate(batch(train_config, 1))
+    places = sorted((array.ctypes.data, array.nbytes) for array in gradient.arrays if array.size)
+    assert all(start + size <= following for (start, size), (following, _) in pairwise(places))
+    once = gradient[0 : gradient.size].copy()
+    gradient.add_(gradient)
+    np.testing.assert_array_equal(gradient[0 : gradient.size], 2 * once)
 
 
 def test_micro_batches_add_up_to_the_batch(train_config: TrainConfig, step: Any) -> None:

@@ -54,7 +54,7 @@ def gamma_of(sigma_rel: float) -> float:
 
 def average_(average: FloatArray, weights: FloatArray, decay: float) -> None:
     """average <- decay average + (1 - decay) weights, in place, on the same range of each, (n,) float32."""
-    if library.loaded():
+    if library.for_updates():
         update.average_(average, weights, 1 - decay)
         return
     for block in blocks(0, average.size):

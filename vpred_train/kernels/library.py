@@ -19,6 +19,7 @@ FLAGS = (
 )
 
 _loaded: Path | None = None
+_updates = True
 
 
 class BuildError(Exception):
@@ -83,6 +84,17 @@ def load(threads: int) -> bool:
 def loaded() -> Path | None:
     """The library in use; None when the networks use MindSpore's own operations."""
     return _loaded
+
+
+def use_for_updates(yes: bool) -> None:
+    """Whether the optimiser and the averages use it too."""
+    global _updates
+    _updates = yes
+
+
+def for_updates() -> Path | None:
+    """The library by which the optimiser and the averages go; None when they go by numpy."""
+    return _loaded if _updates else None
 
 
 def _onednn() -> Path:
