@@ -2,7 +2,7 @@
 
 from data.buckets import Buckets, buckets_of, one_bucket
 from data.cache import ABSENT, Cache, Table
-from data.cached import CacheFetcher, CacheSpecs, find_entries, image_keys, moments_keys, pieces, table_of
+from data.cached import CacheFetcher, CacheSpecs, find_entries, image_keys, pieces, table_of
 from data.config import DataConfig
 from data.entries import Entries, mapped_entries, write_entries
 from data.errors import DataError
@@ -55,7 +55,6 @@ __all__ = [
     "load_image",
     "make_order",
     "mapped_entries",
-    "moments_keys",
     "numbers_in_both",
     "one_bucket",
     "open_source",

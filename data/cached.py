@@ -16,7 +16,7 @@ from data.errors import DataError
 from data.fetching import Arrays, ArraySpec
 from data.keyed_random import sample_generator
 from data.loader import dropped
-from data.shards import KEY, Spec, encoded_keys, entry_keys
+from data.shards import Spec, encoded_keys, entry_keys
 from data.source import Source
 from data.transforms import flips
 
@@ -45,17 +45,6 @@ def image_keys(specs: CacheSpecs, hashes: NDArray[np.uint8], size: tuple[int, in
     variant, digits = b":mirrored" if flipped else b":plain", hexlify(hashes.tobytes())
     places = range(0, len(digits), HEX_DIGITS)
     return encoded_keys(specs.moments_at(size), (digits[place : place + HEX_DIGITS] + variant for place in places))
-
-
-def moments_keys(
-    specs: CacheSpecs, source: Source, sample_ids: NDArray[np.int64], buckets: Buckets, flipped: bool
-) -> Keys:
-    """The keys of some samples (n,) at the sizes of their buckets: (n,) of dtype KEY."""
-    numbers, hashes = buckets.number_of(sample_ids), source.content_hashes(sample_ids)
-    keys = np.empty(len(sample_ids), KEY)
-    for number, size in enumerate(buckets.sizes):
-        keys[numbers == number] = image_keys(specs, hashes[numbers == number], size, flipped)
-    return keys
 
 
 def pieces(count: int) -> Iterator[NDArray[np.int64]]:

@@ -200,10 +200,9 @@ def _known(
             yield key, Look(width, height, bytes(columns["content_hash"][row]), "")
 
 
-def _blank(caption: object) -> str:
-    """What stands for the captions of a row that has none: what was written if that was blank, as ever, for the
-    digest's sake."""
-    return caption if isinstance(caption, str) and not caption.strip() else ""
+def _as_written(caption: object) -> str:
+    """What stands for the captions of a bad row: its text, if it has one, as in the digests of earlier versions."""
+    return caption.encode(errors="ignore").decode() if isinstance(caption, str) else ""
 
 
 def build_columns(
@@ -228,7 +227,7 @@ def build_columns(
         "file_bytes": stats[0],
         "file_mtime_ns": stats[1],
     }
-    captions = [row.captions or (_blank(row.caption),) for row in rows]
+    captions = [row.captions or (_as_written(row.caption),) for row in rows]
     if any(len(each) != 1 for each in captions):
         columns["caption_ends"] = np.cumsum([len(each) for each in captions], dtype=np.int64)
     strings = {"text": [text for each in captions for text in each], "origin": [row.origin for row in rows]}

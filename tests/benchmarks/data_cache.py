@@ -35,8 +35,8 @@ from data import (
     encoded_keys,
     entry_keys,
     find_entries,
+    image_keys,
     make_order,
-    moments_keys,
     one_bucket,
     open_source,
 )
@@ -92,7 +92,7 @@ def fill(folder: Path, source: Source) -> None:
     ids = np.arange(len(source))
     texts = ["", *(source.sample(number).text for number in range(len(source)))]
     sets = (
-        (SPECS.moments_at(SIZE), moments_keys(SPECS, source, ids, one_bucket(SIZE, len(source)), False), MOMENTS),
+        (SPECS.moments_at(SIZE), image_keys(SPECS, source.content_hashes(ids), SIZE, False), MOMENTS),
         (SPECS.text, entry_keys(SPECS.text, texts), FEATURES),
     )
     for spec, keys, shape in sets:
@@ -126,7 +126,7 @@ def fill_keys(folder: Path, source: Source) -> None:
     """A cache of a source's samples without its values."""
     folder.mkdir()
     ids = np.arange(len(source))
-    moments = moments_keys(LARGE, source, ids, one_bucket(SIZE, len(source)), False)
+    moments = image_keys(LARGE, source.content_hashes(ids), SIZE, False)
     texts = np.concatenate([entry_keys(LARGE.text, [""]), encoded_keys(LARGE.text, source.caption_bytes(ids))])
     for spec, keys in ((LARGE.moments_at(SIZE), moments), (LARGE.text, texts)):
         per_shard = PER_SHARD[spec["kind"]]

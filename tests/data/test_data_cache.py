@@ -34,9 +34,9 @@ from data import (
     dropped,
     entry_keys,
     find_entries,
+    image_keys,
     make_order,
     mapped_entries,
-    moments_keys,
     one_bucket,
     open_source,
     table_of,
@@ -136,7 +136,7 @@ def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[st
     moments, features = {}, {}
     with CacheWriter(folder, SPECS.moments_at((8, 8))) as writer:
         for flipped in (False, True):
-            keys = moments_keys(SPECS, source, np.arange(len(source)), squares(source), flipped)
+            keys = image_keys(SPECS, source.content_hashes(np.arange(len(source))), (8, 8), flipped)
             for key, sample in zip(keys, samples, strict=True):
                 moments[f"{sample.content_hash} {flipped}"] = np.full((4, 2, 2), len(moments), np.float32)
                 writer.add(key, moments[f"{sample.content_hash} {flipped}"])
@@ -287,7 +287,7 @@ def test_entries_that_one_rank_found_are_mapped_by_the_others(folder: Path, tmp_
             assert not ours.flags.writeable  # of the file, not a copy
         assert found.squares is not None
         assert other.squares is not None
-        keys = moments_keys(SPECS, source, np.arange(7), squares(source), flipped=False)
+        keys = image_keys(SPECS, source.content_hashes(np.arange(7)), (8, 8), flipped=False)
         np.testing.assert_array_equal(other.squares.find(keys), found.squares.find(keys))
         np.testing.assert_array_equal(other.squares.find(keys), found.moments[0])
     write_entries(replace(found, empty=1), tmp_path / "entries.safetensors")

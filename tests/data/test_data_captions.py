@@ -241,6 +241,13 @@ def test_the_digest_of_single_captions_is_what_it_was() -> None:
     assert folder_of([("a", "b"), ("c",)]).digest != folder_of([("a",), ("b", "c")]).digest
 
 
+def test_the_digest_of_bad_rows_is_what_it_was(folder: Path) -> None:
+    """Of commit 5f3acb7 too: their texts are part of it."""
+    rows = ["0.png,fine", ",no file", "1.png,", "2.png, ", "gone.png,gone", "3.png,too,many"]
+    (folder / "img_txt.csv").write_text("\n".join(["dir,text", *rows]) + "\n")
+    assert open_source(folder, "skip").digest == "f89fcee32091f954f8615da48b73ca22"
+
+
 def test_every_part_of_a_source_has_all_captions(folder: Path) -> None:
     captions = [("a",), ("b", "c", "d"), ("e",), ("f", "g")]
     source = folder_of(captions)

@@ -146,7 +146,7 @@ def test_the_schema_names_every_section(capsys: pytest.CaptureFixture[str]) -> N
         ("validation={every_samples: 800, share: 1}", ("validation.share", "less than 1")),
         ("validation={every_samples: 800, count: 4, bins: 1001}", ("validation.bins 1001 is above", "1000")),
         ("validation={every_samples: 800, count: 48}", ("fluent_emoji: 48 of 48 samples would be held out",)),
-        ("validation={every_samples: 800, share: 0.03}", ("1 image is held out, which has no standard error",)),
+        ("validation={every_samples: 800, share: 0.05}", ("1 image is held out, which has no standard error",)),
         ("validation={every_samples: 800, path: none}", ("none: no such folder",)),
         ("validation={every_samples: 800, path: data/fluent_emoji}", ("48 images are trained on", "give others")),
         ("previews={every_samples: 800}", ("previews has neither prompts nor count",)),
