@@ -1,5 +1,6 @@
 """The training document: what is trained, independent of where. Imports no MindSpore, so it is checked anywhere."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -8,12 +9,15 @@ from pydantic import Field, model_validator
 from checkpoints_mgr import Retention
 from data import DataConfig
 from launcher.contract.config import Section
-from vpred_train.model_config import ModelConfig, Network, Positive
-from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, ObjectiveConfig
+from vpred_train.config_numbers import AboveZero, Fraction, ImageSeed, NotNegative, Positive, Samples, Seed
+from vpred_train.model_config import ModelConfig, Network
+from vpred_train.objective_config import VANISH_AT_ZERO_SNR, ObjectiveConfig
 from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
 from vpred_train.precision import PrecisionConfig
 from vpred_train.validation_config import PreviewsConfig, ValidationConfig
 
+Beta = Annotated[float, Field(ge=1e-8, lt=1)]  # of a smaller one float32 would keep no noise
+LEAST_LOG_ALPHA_BAR = -80.0  # float32 ends at -87
 PredictionType = Literal["v", "eps", "x0"]
 
 
@@ -21,8 +25,8 @@ class DiffusionConfig(Section):
     """The noise schedule (scaled-linear, as SD2), and what the network predicts: v, noise (eps) or image (x0)."""
 
     timesteps: Positive = 1000
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.00085
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     zero_terminal_snr: bool = False
     prediction_type: PredictionType = "v"
 
@@ -32,6 +36,20 @@ class DiffusionConfig(Section):
             raise ValueError(
                 "prediction_type is 'eps' with zero_terminal_snr, where the noise says nothing about the image; use v"
             )
+        return self
+
+    @model_validator(mode="after")
+    def the_end_keeps_something(self) -> Self:
+        # Betas are linear in their square root, as in vpred_train/diffusion/schedule.py.
+        first, last, intervals = math.sqrt(self.beta_start), math.sqrt(self.beta_end), max(1, self.timesteps - 1)
+        roots = (first + (last - first) * t / intervals for t in range(self.timesteps))
+        if sum(math.log1p(-root * root) for root in roots) < LEAST_LOG_ALPHA_BAR:
+            raise ValueError(
+                f"{self.timesteps} timesteps up to beta_end {self.beta_end} leave nothing of the image that float32 "
+                "could hold; lower one of them"
+            )
+        if self.zero_terminal_snr and self.timesteps == 1:
+            raise ValueError("timesteps is 1 with zero_terminal_snr, so that none has an image; give 2 or more")
         return self
 
 
@@ -54,7 +72,7 @@ class LoraConfig(Section):
     """
 
     rank: Positive = 4
-    alpha: Annotated[float, Field(gt=0)] | None = None
+    alpha: AboveZero | None = None
 
     @property
     def scale(self) -> float:
@@ -77,16 +95,16 @@ class CheckpointConfig(Section):
     layout, where N counts units of so many samples (those of an epoch, or of a step); ten of them stay.
     """
 
-    every_samples: Positive
-    every_epochs: Positive | None = None
+    every_samples: Samples
+    every_epochs: Samples | None = None
     every_minutes: AboveZero | None = None
     background: bool = True
     on_busy: Literal["wait", "skip"] = "wait"
     node_folder: Path | None = None
-    keep_last: Positive = 2
-    keep_every_samples: Positive | None = None
-    keep_best: Annotated[int, Field(ge=0)] = 0
-    mindone_unit_samples: Positive | None = None
+    keep_last: Samples = 2
+    keep_every_samples: Samples | None = None
+    keep_best: Annotated[int, Field(ge=0, le=1 << 53)] = 0
+    mindone_unit_samples: Samples | None = None
 
     def retention(self, global_batch: int) -> Retention:
         """What stays, in steps."""
@@ -111,10 +129,10 @@ class SamplingConfig(Section):
     eta: Fraction = 0.0
     timestep_spacing: Literal["trailing", "leading", "linspace", "karras"] = "trailing"
     steps: Positive = 15
-    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    guidance_scale: NotNegative = 3.0
     guidance_rescale: Fraction = 0.0
     batch_size: Positive = 16
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: ImageSeed = 42
 
     @model_validator(mode="after")
     def eta_has_a_reader(self) -> Self:
@@ -134,13 +152,13 @@ class TrainConfig(Section):
     finite changes nothing; after so many in a row the run ends with exit code 76.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    total_samples: Positive
+    seed: Seed = 0
+    total_samples: Samples
     global_batch: Positive
     gradient_accumulation_steps: Positive = 1
-    log_every_steps: Positive = 1
-    final_samples: Annotated[int, Field(ge=0)] = 16
-    max_nonfinite_steps: Positive = 3
+    log_every_steps: Samples = 1
+    final_samples: Annotated[int, Field(ge=0, le=1 << 20)] = 16
+    max_nonfinite_steps: Samples = 3
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     lora: LoraConfig | None = None
     zero_stage: Literal[0, 1] = 1

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from launcher.contract.config import Section
+from vpred_train.config_numbers import AboveZero, Positive
 
-Positive = Annotated[int, Field(gt=0)]
 Network = Literal["unet", "text_encoder", "vae"]
 
 
@@ -61,7 +61,7 @@ class VaeConfig(Section):
     channel_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 4)
     res_blocks: Positive = 2
     norm_groups: Positive = 32
-    scale: Annotated[float, Field(gt=0)] = 0.18215
+    scale: AboveZero = 0.18215
 
     @model_validator(mode="after")
     def groups_divide(self) -> Self:
