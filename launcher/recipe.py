@@ -12,8 +12,8 @@ from typing import Any
 from launcher.contract import yaml_dialect
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir
+from launcher.processes import as_child_of
 
 _SHOWN_DIFFERENCES = 5
 
@@ -77,7 +77,7 @@ def _ask(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        preexec_fn=partial(die_with_parent, os.getpid()),
+        preexec_fn=partial(as_child_of, os.getpid()),
     )
 
 
@@ -85,7 +85,10 @@ def require_same_recipe(run: RunDir, resolved: str) -> None:
     """Raise ConfigError when `run` holds another recipe than `resolved`, naming the keys that differ."""
     if not run.train_yaml.exists():
         return
-    there = dict(_leaves(yaml_dialect.parse(run.train_yaml.read_text(encoding="utf-8"))))
+    try:
+        there = dict(_leaves(yaml_dialect.parse(run.train_yaml.read_text(encoding="utf-8"))))
+    except ValueError as error:
+        raise ConfigError(f"{run.train_yaml}: is damaged ({error}); give another --run-dir") from None
     here = dict(_leaves(yaml_dialect.parse(resolved)))
     absent = object()
     keys = [key for key in {**there, **here} if there.get(key, absent) != here.get(key, absent)]
