@@ -13,6 +13,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf 'run_distributed.sh: %s\n' "$*" >&2; }
 
+# Python makes no virtual environment where a colon is, and pip's commands do not start where a shell would look closer.
+if [[ "$here" == *[:\"\$\`\\$'\n']* ]]; then
+    say "move the checkout: no virtual environment works in a path with : \" \$ \` \\ or a line break ($here)"
+    exit 2
+fi
+
 is_ready() { [[ -x "$venv/bin/vpred-launch" && -f "$stamp" && "$(<"$stamp")" == "$wanted" ]]; }
 
 # The first Python 3.12 or 3.11 on PATH that can make a virtual environment with pip in it.
@@ -39,6 +45,9 @@ make_venv() {
 
 # In a subshell, so that the lock (on the checkout's own directory: no file is left) ends with it.
 set_up() (
+    # pip and venv must not take a `logging.py` beside us, or on PYTHONPATH, for Python's.
+    export PYTHONSAFEPATH=1
+    unset PYTHONPATH PYTHONHOME
     exec 9<"$here"
     if command -v flock >/dev/null; then flock 9; fi
     if is_ready; then exit 0; fi

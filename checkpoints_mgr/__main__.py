@@ -1,6 +1,6 @@
-"""python -m checkpoints_mgr: the same as vpred-ckpt."""
+"""`python -m checkpoints_mgr`: the same as `vpred-ckpt`."""
 
-from checkpoints_mgr.cli import main
+from vpred_train.entry import checkpoints
 
 if __name__ == "__main__":
-    main()
+    checkpoints()

@@ -21,8 +21,8 @@ class BucketsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    multiple_px: Annotated[int, Field(gt=0)] = 64
-    max_aspect: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    multiple_px: Annotated[int, Field(gt=0, le=16384)] = 64
+    max_aspect: Annotated[float, Field(ge=1, le=1000)] = 2.0
     max_shapes: Annotated[int, Field(gt=0, le=64)] = 7
 
 
@@ -32,7 +32,7 @@ class SourceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Annotated[Path, _OF_THE_MACHINE]
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
 
 class DataConfig(BaseModel):
@@ -61,13 +61,13 @@ class DataConfig(BaseModel):
     path: Annotated[Path | None, Field(validate_default=True), _OF_THE_MACHINE] = None
     bad_samples: Annotated[Literal["fail", "skip"], _MAY_CHANGE] = "fail"
     background: str = "white"
-    resolution: Annotated[int, Field(gt=0)]
+    resolution: Annotated[int, Field(gt=0, le=16384)]
     crop: Literal["center", "random"] = "center"
     horizontal_flip: bool = False
     caption_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
     buckets: BucketsConfig | None = None
-    workers: Annotated[int, Field(ge=0), _OF_THE_MACHINE] = 0
-    prefetch_batches: Annotated[int, Field(gt=0), _OF_THE_MACHINE] = 4
+    workers: Annotated[int, Field(ge=0, le=1024), _OF_THE_MACHINE] = 0
+    prefetch_batches: Annotated[int, Field(gt=0, le=1024), _OF_THE_MACHINE] = 4
     cache: Annotated[Path | None, _MAY_CHANGE] = None
 
     @field_validator("sources")

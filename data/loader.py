@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from types import TracebackType
@@ -19,7 +19,7 @@ from data.fetching import Arrays, Fetcher
 from data.keyed_random import sample_generator
 from data.order import Order, Share
 from data.source import Source
-from data.workers import POLL_S, InThread, Maker, Workers
+from data.workers import POLL_S, WORKER, InThread, Maker, Workers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ def dropped(config: DataConfig, seed: int, epoch: int, sample_id: int) -> bool:
 
 
 class Loader(Iterator[Batch]):
-    """An endless iterator from `start_samples_seen` on. A failure in the background is raised by `next`."""
+    """An endless iterator from `start_samples_seen` on. A failure in the background is raised by `next`.
+
+    worker: the words after `python` that start `data.worker`.
+    """
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class Loader(Iterator[Batch]):
         rank: int,
         world_size: int,
         start_samples_seen: int,
+        worker: Sequence[str] = WORKER,
     ) -> None:
         self.source, self.config, self.order = source, config, order
         self.share = order.global_batch // world_size
@@ -86,7 +90,7 @@ class Loader(Iterator[Batch]):
         self._maker: Maker = InThread(fetcher)
         if config.workers:
             sizes = order.buckets.sizes
-            self._maker = Workers(fetcher, config.workers, self.share, sizes, self._closing.is_set)
+            self._maker = Workers(fetcher, config.workers, self.share, sizes, self._closing.is_set, worker)
         self._made = self._make(order.shares(start_samples_seen, self.first, self.share), start_samples_seen)
         self._ready: queue.Queue[Item] = queue.Queue(config.prefetch_batches)
         self._thread: threading.Thread | None = None

@@ -1,4 +1,4 @@
-"""A process that makes samples for a rank: `python -P -m data.worker SOCKET_FD MEMORY_FD`, started by `data.workers`.
+"""A process that makes samples for a rank: `data.worker SOCKET_FD MEMORY_FD`, started by `data.workers`.
 
 A program of its own and no fork: a rank has MPI, MindSpore and their threads in it, which do not survive one.
 """

@@ -21,6 +21,7 @@ SLOTS = 2  # batches that are being made at a time: while one is awaited, its id
 TASKS_AHEAD = 2  # given to a worker before it has answered, so that it need not wait for the next
 POLL_S = 0.2
 END_S = 5.0
+WORKER = ("-P", "-m", "data.worker")  # after `python`; a program on top may know a way that no namesake can spoil
 
 
 class Maker(Protocol):
@@ -113,9 +114,15 @@ class Workers:
     the last process that has it."""
 
     def __init__(
-        self, fetcher: Fetcher, count: int, samples: int, sizes: Sequence[tuple[int, int]], closing: Callable[[], bool]
+        self,
+        fetcher: Fetcher,
+        count: int,
+        samples: int,
+        sizes: Sequence[tuple[int, int]],
+        closing: Callable[[], bool],
+        worker: Sequence[str] = WORKER,
     ) -> None:
-        self.fetcher, self.samples, self.closing = fetcher, samples, closing
+        self.fetcher, self.samples, self.closing, self.worker = fetcher, samples, closing, worker
         self.slot_bytes = max(nbytes_of(fetcher.specs(size), samples) for size in sizes)
         memory_fd = os.memfd_create("vpred-batches")
         os.truncate(memory_fd, SLOTS * self.slot_bytes)
@@ -125,7 +132,7 @@ class Workers:
 
     def _start(self, memory_fd: int) -> _Worker:
         own, other = Pipe()
-        argv = [sys.executable, "-P", "-m", "data.worker", str(other.fileno()), str(memory_fd)]
+        argv = [sys.executable, *self.worker, str(other.fileno()), str(memory_fd)]
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however that comes

@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from launcher.backends import INITS, Binding, Init, Kind, faults
 from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.config import Section, load_document
+from launcher.contract.config import Seconds, SecondsOrNone, Section, load_document
+from launcher.contract.identity import tells_identity
 from launcher.hosts import LOCAL_ADDRESSES, Host
 from launcher.supervision import SupervisionSettings
 
@@ -41,8 +42,8 @@ class LauncherSettings(Section):
     oversubscribe: bool | None = None
     rank_table: Path | None = None
     allow_run_as_root: bool = False
-    stop_grace_s: Annotated[float, Field(gt=0)] = 60.0
-    lease_s: Annotated[float, Field(ge=2)] = 120.0
+    stop_grace_s: Seconds = 60.0
+    lease_s: Annotated[float, Field(ge=2, le=1e8)] = 120.0
     forward_variables: tuple[str, ...] = ()
 
     @field_validator("mpirun")
@@ -63,8 +64,8 @@ class Network(Section):
 
     interface: str | None = None
     scheduler_port: Annotated[int, Field(ge=1024, le=65535)] = 8118
-    join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    collective_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    join_timeout_s: Seconds = 600.0
+    collective_timeout_s: Seconds = 1800.0
 
 
 class Metrics(Section):
@@ -81,7 +82,7 @@ class PreflightSettings(Section):
     """
 
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
-    mpi_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    mpi_timeout_s: Seconds = 60.0
 
 
 class RestartSettings(Section):
@@ -95,9 +96,9 @@ class RestartSettings(Section):
     """
 
     max_restarts: Annotated[int, Field(ge=0)] = 0
-    first_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    first_delay_s: SecondsOrNone = 10.0
     delay_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
-    max_delay_s: Annotated[float, Field(ge=0)] = 300.0
+    max_delay_s: SecondsOrNone = 300.0
     max_without_progress: Annotated[int, Field(ge=1)] = 3
     exclude_host_after: Annotated[int, Field(ge=1)] | None = 2
     spare_hosts: tuple[Host, ...] = ()
@@ -111,7 +112,7 @@ class ClusterConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     accelerator: Literal["cpu", "ascend"]
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
-    workers_per_host: Annotated[int, Field(ge=1)] | None = None
+    workers_per_host: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     launcher: LauncherSettings = LauncherSettings()
     network: Network = Network()
     metrics: Metrics = Metrics()
@@ -278,11 +279,17 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _variables_are_free(self) -> Self:
-        owned = set(ACCELERATORS[self.accelerator].process_variables)
-        owned |= {"RANK_ID", "RANK_SIZE", "DEVICE_ID", "RANK_TABLE_FILE"}
-        taken = sorted(owned & set(self.environment))
+        taken = sorted(set(ACCELERATORS[self.accelerator].process_variables) & set(self.environment))
         if taken:
             raise ValueError(f"environment: {taken[0]} is set by the accelerator {self.accelerator}; remove it")
+        for key, names in (
+            ("environment", self.environment),
+            ("launcher.forward_variables", self.launcher.forward_variables),
+        ):
+            if told := sorted(filter(tells_identity, names)):
+                raise ValueError(
+                    f"{key}: {told[0]} tells ranks who they are, which is the launcher's to say; remove it"
+                )
         return self
 
 

@@ -2,17 +2,12 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import Field
 
 from launcher.attempt_files import Beat
-from launcher.contract.config import Section
+from launcher.contract.config import Seconds, Section
 from launcher.contract.run_dir import BEAT_S, Phase, StackDump
 
 _FROZEN_S = 3 * BEAT_S
-
-Timeout = Annotated[float, Field(gt=0)]
 
 
 class Timeouts(Section):
@@ -23,12 +18,12 @@ class Timeouts(Section):
     images; all samples, exports and the report.
     """
 
-    start_s: Timeout = 1800.0
-    compile_s: Timeout = 3600.0
-    step_s: Timeout = 900.0
-    checkpoint_s: Timeout = 1800.0
-    validation_s: Timeout = 3600.0
-    end_s: Timeout = 3600.0
+    start_s: Seconds = 1800.0
+    compile_s: Seconds = 3600.0
+    step_s: Seconds = 900.0
+    checkpoint_s: Seconds = 1800.0
+    validation_s: Seconds = 3600.0
+    end_s: Seconds = 3600.0
 
 
 TIMEOUT_OF: dict[Phase, str] = {

@@ -24,7 +24,7 @@ from launcher.lease import Lease
 from launcher.mpirun import find_mpirun
 from launcher.plan import LaunchPlan, describe, make_plan
 from launcher.preflight import preflight, trial_on_one_host
-from launcher.progress import make_progress
+from launcher.progress import make_progress, unheard
 from launcher.ranktable.given import chosen_table
 from launcher.recipe import Trainer, is_complete, rank_counts, read_recipe, resolve_recipe
 from launcher.recovery import Attempted, recover
@@ -100,7 +100,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
             print(finding, file=sys.stderr)
     if any(finding.severity == "error" for finding in findings):
         return ExitCode.BAD_CONFIG
-    with locked(job.run):
+    with locked(job.run), unheard():
         if read_recipe(job.run) != job.found_recipe:
             raise ConfigError(f"{job.run.root}: another launcher has used it in the meantime; start again")
         job.run.summary_json.unlink(missing_ok=True)  # of a run that was complete and gets longer
@@ -110,10 +110,10 @@ def run_job(job: Job, streamed: str | None = None) -> int:
         counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)
         with stop_requests() as stop:
             ended = recover(job.cluster, partial(_attempt, job, stop, shown), sweep, counts, stop)
-    _report(job.run, ended.verdict)
-    records = read_records(job.run)
-    if len(records) > 1:
-        print(lost_line(records), file=sys.stderr)
+        _report(job.run, ended.verdict)
+        records = read_records(job.run)
+        if len(records) > 1:
+            print(lost_line(records), file=sys.stderr)
     return ended.verdict.exit_code
 
 

@@ -3,17 +3,15 @@
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from launcher.cluster import ClusterConfig
 from launcher.finding import Finding
-from launcher.mpirun import ROOT_VARIABLES, Mpirun, session_directory
+from launcher.mpirun import ROOT_VARIABLES, Mpirun, starting_place
 from launcher.processes import kill_session, start_tied
-from launcher.starting import mpirun_argv
+from launcher.starting import HOSTFILE, mpirun_argv
 
 _RANKS_ON_ONE_HOST = 2
 # A rank: it tells in marks, each one write so that they do not mix, that it runs, and then what the ranks are to each
@@ -110,15 +108,14 @@ def mpi_trial(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) ->
     each = 1 if len(hosts) > 1 else min(_RANKS_ON_ONE_HOST, cluster.world_size)
     timeout_s = cluster.preflight.mpi_timeout_s
     exchanges = cluster.init == "mpi"
-    with tempfile.TemporaryDirectory(prefix="vpred-trial-") as folder, session_directory() as session:
-        hostfile = Path(folder) / "hostfile"
-        hostfile.write_text("".join(f"{host.address} slots={each}\n" for host in hosts))
-        argv = [*mpirun_argv(cluster, mpirun, hostfile, each * len(hosts))]
+    with starting_place(env) as (folder, variables):
+        (folder / HOSTFILE).write_text("".join(f"{host.address} slots={each}\n" for host in hosts))
+        argv = [*mpirun_argv(cluster, mpirun, each * len(hosts), None)]
         argv += [sys.executable, "-P", "-c", _RANK, f"{timeout_s + _RANKS_LONGER_S:g}"]
         argv += ["exchange" if exchanges else "start"]
         root = ROOT_VARIABLES if cluster.launcher.allow_run_as_root else {}
-        variables = {**session, **env, **cluster.environment, **root}
-        process = start_tied(argv, variables, subprocess.PIPE, subprocess.STDOUT)
+        variables |= {**cluster.environment, **root}
+        process = start_tied(argv, variables, folder, subprocess.PIPE, subprocess.STDOUT)
         try:
             yield MpiTrial(mpirun, each * len(hosts), len(hosts) > 1, exchanges, timeout_s, process)
         finally:

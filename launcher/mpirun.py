@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.contract.config import ConfigError
+from launcher.contract.environment import with_home
+from launcher.contract.identity import without_identity
 
 _VERSION_TIMEOUT_S = 20.0
 _OPEN_MPI = re.compile(r"\((?:Open MPI|OpenRTE)\) (\d+)\.(\d+)\.(\d+)")
@@ -21,6 +23,7 @@ _LOST_DAEMON = re.compile(
     r".*?Remote (?:daemon *:[^\n]* on node|host:) *(\S+)",
     re.DOTALL,
 )
+_PLAIN = re.compile(r"/[A-Za-z0-9/._+@-]{0,60}")
 _MPICH = re.compile(r"HYDRA build details:\s+Version:\s+(\d+)\.(\d+)\.?(\d*)")
 
 # Open MPI refuses to run as root without both.
@@ -52,6 +55,10 @@ class Mpirun:
     name: Literal["Open MPI", "MPICH"] = "Open MPI"
 
     @property
+    def is_mpich(self) -> bool:
+        return self.name == "MPICH"
+
+    @property
     def dialect(self) -> Dialect:
         """Open MPI's."""
         return DIALECTS[self.version[0]]
@@ -73,7 +80,13 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
         )
     try:
         answer = subprocess.run(
-            [str(path), "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S, check=False
+            [str(path), "--version"],
+            env=with_home(without_identity(env)),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_VERSION_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"no answer in {_VERSION_TIMEOUT_S:.0f} s"
@@ -97,14 +110,23 @@ def lost_host(said: str) -> str | None:
 
 
 @contextmanager
-def session_directory() -> Iterator[dict[str, str]]:
-    """Variables with which Open MPI 5 keeps its session on this host in a directory of its own, gone after the block.
+def starting_place(env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder of its own for mpirun to start in, gone after the block, and `env` as it can start ranks with it.
 
-    In /tmp it is named after mpirun's pid alone: what a killed one has left ends the next of that pid, by "The PMIx
-    server's listener thread failed to start".
+    The folder is for the hostfile: Open MPI takes a comma anywhere in its path for the end of it. The variables lack
+    what another launcher has told this process (a shell inside an MPI job). They have a HOME, without which Open MPI
+    does not start, and a session directory of its own for Open MPI 5: in /tmp it is named after mpirun's pid alone, and
+    what a killed one has left ends the next of that pid, by "The PMIx server's listener thread failed to start".
     """
-    with tempfile.TemporaryDirectory(prefix="vpred-mpi-", ignore_cleanup_errors=True) as folder:
-        yield {"PRTE_MCA_prte_local_tmpdir_base": folder}
+    kept = with_home(without_identity(env))
+    with tempfile.TemporaryDirectory(prefix="vpred-mpi-", dir=_plain_folder(), ignore_cleanup_errors=True) as folder:
+        yield Path(folder), {"PRTE_MCA_prte_local_tmpdir_base": folder, **kept}
+
+
+def _plain_folder() -> str:
+    """Where the session directory goes: Open MPI splits or cuts some paths, so not every TMPDIR will do."""
+    folder = tempfile.gettempdir()
+    return folder if _PLAIN.fullmatch(folder) else "/tmp"  # noqa: S108  the folder below it is made by mkdtemp
 
 
 def _beside_python() -> Path | None:

@@ -1,6 +1,6 @@
 """One per host, where no mpirun starts the ranks themselves: runs msrun, or the ranks' shims without it.
 
-`python -P -m launcher.node --kind msrun|local --run-dir D --attempt N ... -- SHIM ...`
+`launcher.node --kind msrun|local --run-dir D --attempt N ... -- SHIM ...`
 """
 
 import argparse
@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType
 
 from launcher.contract.environment import environment
+from launcher.contract.identity import without_identity
 from launcher.contract.process import die_with_parent, living_parent
 from launcher.contract.run_dir import RunDir
-from launcher.processes import workers_of
+from launcher.processes import as_child_of, workers_of
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _POLL_S = 0.1
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _NOT_STARTED
     die_with_parent(parent)
     node_rank = int(env["OMPI_COMM_WORLD_RANK"]) if under_mpirun else 0
-    env = {name: value for name, value in env.items() if not name.startswith(_OF_MPI)}
+    env = {name: value for name, value in without_identity(env).items() if not name.startswith(_OF_MPI)}
+    os.chdir(options.run_dir)
     for number in _FORWARDED:
         # Not to msrun, which would die of it: to the shims, which end in their own time.
         signal.signal(number, partial(_to_shims, options))
@@ -70,7 +72,7 @@ def _run_msrun(options: argparse.Namespace, node_rank: int, env: dict[str, str])
     argv.append(f"--tail_worker_log={options.world_size}")
     argv += ["python", *options.shim[1:]]
     env = {**env, "PATH": f"{binaries}:{env.get('PATH', '')}", "MS_LOCAL_WORKER": str(options.local_size)}
-    return subprocess.Popen(argv, env=env, preexec_fn=partial(die_with_parent, os.getpid())).wait()
+    return subprocess.Popen(argv, env=env, preexec_fn=partial(as_child_of, os.getpid())).wait()
 
 
 def _run_shims(options: argparse.Namespace, env: dict[str, str]) -> int:
@@ -108,7 +110,7 @@ def _end(shims: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m launcher.node", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="launcher.node", allow_abbrev=False)
     parser.add_argument("--kind", choices=("msrun", "local"), required=True)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)

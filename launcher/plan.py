@@ -34,7 +34,7 @@ class RankPlace(Section):
 
 
 class LaunchPlan(Section):
-    """One attempt: `argv` starts all ranks, with `environment` added to the launcher's own.
+    """One attempt: `argv`, run where its hostfile is, starts all ranks, with `environment` added to the launcher's own.
 
     `starter`: what runs it; `ports`: those that must be free, first to last on every host, but "scheduler" on the first
     alone. `forwarded`: variables that cross to other hosts. `files` maps paths to the text they get before the start.
@@ -97,7 +97,7 @@ def make_plan(
         attempt=attempt,
         accelerator=cluster.accelerator,
         ranks=ranks,
-        starter=str(mpirun) if mpirun else f"{python} -m launcher.node",
+        starter=str(mpirun) if mpirun else f"{python} -m vpred_train.entry launcher.node",
         init=cluster.init,
         binding=cluster.launcher.binding,
         ports=ports(cluster),

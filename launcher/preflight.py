@@ -136,7 +136,7 @@ def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
         remedy = "free some space, give another --run-dir, or lower preflight.min_free_disk_bytes"
         return [Finding("error", "disk", found, remedy)]
     if is_locked(run.lock):
-        found = f"{run.root} is in use by another launcher (pid {run.lock.read_text().strip()})"
+        found = f"{run.root} is in use by another launcher (pid {run.lock.read_text(errors='replace').strip()})"
         return [Finding("error", "run directory", found, "wait for it or stop it, or give another --run-dir")]
     return [Finding("ok", "run directory", f"{run.root} can be written, {free_bytes / _GIB:.1f} GiB free")]
 

@@ -17,6 +17,7 @@ from launcher.hosts import Host
 from launcher.plan import ports
 from launcher.preflight_npus import Entries, Facts, npu_findings, table_entries, tls_switches
 from launcher.probe import Request
+from launcher.processes import own_program
 from launcher.remote import Answer, Remote, is_here
 
 _TIMEOUT_S = 60.0
@@ -48,7 +49,7 @@ def check_hosts(
         commands = {}
         for host in cluster.known_hosts:
             request = _request(cluster, host, packages, [mark.name, *data_paths(train_yaml)], mpirun, place)
-            words = [*crossing_words(cluster, env), sys.executable, "-P", "-m", "launcher.probe", json.dumps(request)]
+            words = [*crossing_words(cluster, env), *own_program(sys.executable, "launcher.probe"), json.dumps(request)]
             commands[host.address] = words
         answers = remote.run(commands, timeout_s)
         mark_name = mark.name

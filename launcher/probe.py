@@ -1,6 +1,6 @@
 """What one host has to say before a launch: run there by the preflight, prints one JSON object. Standard library only.
 
-`python -P -m launcher.probe REQUEST`, REQUEST being JSON with the keys of Request.
+`launcher.probe REQUEST`, REQUEST being JSON with the keys of Request.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
 
-from launcher.contract.environment import environment
+from launcher.contract.environment import environment, with_home
 from launcher.ranktable.probe import capture
 
 _TOOL_TIMEOUT_S = 10.0
@@ -121,7 +121,15 @@ def _first_line(argv: Sequence[str | None]) -> str:
 
 def _output(argv: Sequence[str]) -> str:
     try:
-        answer = subprocess.run(argv, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S, check=False)
+        answer = subprocess.run(
+            argv,
+            env=with_home(environment()),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TOOL_TIMEOUT_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout

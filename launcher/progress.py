@@ -1,9 +1,11 @@
 """One bar for all ranks on a terminal, one line now and then elsewhere. Fed from rank status records."""
 
 import os
+import sys
 import time
-from collections.abc import Mapping
-from typing import NoReturn, Protocol, TextIO
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, NoReturn, Protocol, TextIO, cast
 
 from tqdm import tqdm
 
@@ -109,6 +111,42 @@ class LineProgress:
             return ""
         seconds_per_step = (now_s - self._started[0]) / (lead.step - self._started[1])
         return f"{seconds_per_step * (lead.total_steps - lead.step):.0f} s left"
+
+
+class Unheard:
+    """A stream whose reader may go (`| tee`, a closed terminal): what cannot be written is lost; the run goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self) -> None:
+        # From now on to nobody, with what is still in the buffer.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Standard output and error may break in the block without ending it."""
+    with redirect_stdout(cast(TextIO, Unheard(sys.stdout))), redirect_stderr(cast(TextIO, Unheard(sys.stderr))):
+        yield
 
 
 def make_progress(stream: TextIO) -> Progress:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.backends import Init
-from launcher.contract.identity import Identity
+from launcher.contract.identity import Identity, without_identity
 
 # MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores what else it is told.
 _OF_MPI = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "HYDI_", "MPI_LOCAL")
@@ -33,7 +33,7 @@ class Meeting:
 def rank_environment(env: Mapping[str, str], meeting: Meeting, identity: Identity) -> dict[str, str]:
     """The trainer's environment: `env` without other launchers' variables, and with this rank's."""
     if meeting.init == "mpi" or identity.launcher == "msrun":
-        return dict(env)
+        return without_identity(env, but=identity.launcher)
     kept = {name: value for name, value in env.items() if not name.startswith((*_OF_MPI, *_OF_IDENTITY))}
     if meeting.init == "rank_table" or identity.world_size == 1:
         return kept | _own(identity) | _table(meeting, identity)

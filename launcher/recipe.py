@@ -10,8 +10,8 @@ from pathlib import Path
 
 from launcher.contract import yaml_dialect
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir, Summary
+from launcher.processes import as_child_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _ask(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        preexec_fn=partial(die_with_parent, os.getpid()),
+        preexec_fn=partial(as_child_of, os.getpid()),
     )
 
 

@@ -1,6 +1,6 @@
 """One per rank, around the trainer: its environment, log file, signals, stacks on request, a true account of its end.
 
-`python -P -m launcher.shim --run-dir D --attempt N --lease-s S --init WAY ... -- TRAINER ...`
+`launcher.shim --run-dir D --attempt N --lease-s S --by LAUNCHER --init WAY ... -- TRAINER ...`
 """
 
 import argparse
@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from launcher.contract.environment import environment
-from launcher.contract.process import STACKS_SIGNAL, die_with_parent, living_parent
+from launcher.contract.process import STACKS_SIGNAL, default_signals, die_with_parent, living_parent
 from launcher.lease import end_without_lease
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NO_STOP = {signal.SIGUSR2, STACKS_SIGNAL}
 _NOT_STARTED = 127
-# A variable -> who set it and gave each rank a session of its own; Open MPI and launcher.node do not.
-_OWN_SESSIONS = {"MS_ROLE": "msrun", "PMI_RANK": "hydra_pmi_proxy"}
+# A launcher that gives each rank a session of its own -> a word in its command line. Open MPI and launcher.node do not.
+_OWN_SESSIONS = {"msrun": "msrun", "mpich": "hydra_pmi_proxy"}
 _LOOK_S = 1.0
 _DUMP_S = 0.5  # faulthandler needs milliseconds
 
@@ -58,19 +58,19 @@ class _Forwarder:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trainer to its end and return its exit code, 128 + signal when a signal ended it."""
-    starter = living_parent(next((name for mark, name in _OWN_SESSIONS.items() if mark in environment()), None))
+    options = _parser().parse_args(argv)
+    starter = living_parent(_OWN_SESSIONS.get(options.by))
     if starter is None:
         print("launcher.shim: what started it is gone; not starting a trainer nobody watches", file=sys.stderr)
         return _NOT_STARTED
     die_with_parent(starter)
     # Imported only now: pydantic takes a moment, and what started us may die in it.
-    from launcher.contract.identity import is_scheduler, read_identity
+    from launcher.contract.identity import is_scheduler, read_identity, without_identity
     from launcher.contract.run_dir import Outcome, RankStatus, RunDir
     from launcher.kernel_log import KernelLog
     from launcher.out_of_memory import evidence, oom_kills
 
-    options = _parser().parse_args(argv)
-    env = environment()
+    env = without_identity(environment(), but=options.by)
     attempt = RunDir(options.run_dir).attempt(options.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
     if is_scheduler(env):
@@ -165,6 +165,7 @@ def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subp
 
 
 def _prepare(shim_pid: int) -> None:
+    default_signals()
     # What asks for something and ends nothing must not end a trainer that has no handler for it yet.
     for number in _NO_STOP:
         signal.signal(number, signal.SIG_IGN)
@@ -172,7 +173,7 @@ def _prepare(shim_pid: int) -> None:
 
 
 def _dump_on_request(attempt: "AttemptDir", rank: int, trainer: subprocess.Popen[bytes]) -> None:
-    """Wait for the launcher's wish (a file: it crosses hosts without another connection) and grant it once."""
+    """Wait until the launcher asks (by a file: it crosses hosts without another connection) and grant it once."""
     from launcher.contract.run_dir import StackDump
 
     while not attempt.dump_stacks.exists():
@@ -192,10 +193,11 @@ def _state(pid: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m launcher.shim", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="launcher.shim", allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--lease-s", type=float, required=True)
+    parser.add_argument("--by", choices=("vpred", "msrun", "openmpi", "mpich"), required=True)
     parser.add_argument("--init", choices=("mpi", "rank_table", "dynamic_cluster"), default="mpi")
     parser.add_argument("--rank-table", type=Path)
     parser.add_argument("--device-ids", type=_numbers, default=())

@@ -1,22 +1,38 @@
 """`vpred-launch status RUN`: where a run stands, from the files that its ranks and its launchers leave."""
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import ConfigDict
 
 from launcher.account import AttemptRecord, LostTime, lost_line, read_records
 from launcher.attempt_files import AttemptFiles
 from launcher.contract.config import ConfigError, Section
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from launcher.contract.run_dir import RankStatus, Record, RunDir, Summary
 from launcher.preflight import is_locked
 from launcher.recipe import Trainer
 from launcher.stragglers import Straggler, Stragglers
 
 _HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "told")
+
+
+class PlannedRank(Record):
+    """A rank of plan.json, as far as it is read again."""
+
+    model_config = ConfigDict(extra="ignore")
+    rank: int
+    host: str
+
+
+class PlannedRanks(Record):
+    """plan.json, as far as it is read again."""
+
+    model_config = ConfigDict(extra="ignore")
+    ranks: tuple[PlannedRank, ...]
 
 
 class RankState(Section):
@@ -41,7 +57,7 @@ class AttemptState(Section):
     lost: LostTime
 
 
-class RunState(Section):
+class RunState(Record):
     """A run. `images_per_second`: of all ranks together; `checkpoint_step`: of the newest they know to be committed."""
 
     run_dir: Path
@@ -87,8 +103,8 @@ def require_run(root: Path) -> RunDir:
 
 def planned_hosts(run: RunDir) -> dict[int, str]:
     """Rank -> host, as the newest attempt was planned."""
-    ranks: list[dict[str, Any]] = json.loads(run.plan_json.read_text())["ranks"]
-    return {place["rank"]: place["host"] for place in ranks}
+    plan = PlannedRanks.read(run.plan_json)
+    return {} if plan is None else {place.rank: place.host for place in plan.ranks}
 
 
 def read_state(run: RunDir, now_unix_s: float) -> RunState:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from launcher.contract.config import Section
+from launcher.contract.config import Seconds, Section
 from launcher.contract.run_dir import RankStatus, Record
 
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -18,7 +18,7 @@ class StragglerSettings(Section):
     """A rank is a straggler when its own time per step exceeds the others' median by `slower_ratio` of it and by
     `sigmas` standard deviations, in `windows_in_a_row` windows of `window_s`. MindCluster's defaults for slow nodes."""
 
-    window_s: Annotated[float, Field(gt=0)] = 30.0
+    window_s: Seconds = 30.0
     sigmas: Annotated[float, Field(ge=0)] = 3.0
     slower_ratio: Annotated[float, Field(gt=0)] = 0.3
     windows_in_a_row: Annotated[int, Field(ge=1)] = 3

@@ -16,10 +16,11 @@ from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import AttemptDir, Outcome, Record, RunDir, Summary
 from launcher.failure import blames_peer, read_log, tail
 from launcher.hangs import Blame, Hang, find_culprit, find_hang
-from launcher.mpirun import lost_host, session_directory
+from launcher.mpirun import lost_host, starting_place
 from launcher.plan import LaunchPlan
 from launcher.processes import kill_session, start_tied, workers_of
 from launcher.progress import Progress
+from launcher.starting import HOSTFILE
 from launcher.stopping import StopRequest, due_signal
 from launcher.stragglers import Stragglers, StragglerWatch
 from launcher.stream import LogStream
@@ -48,8 +49,9 @@ def supervise(
     attempt = run.attempt(plan.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
     watch = _Watch(plan, attempt, progress, streamed)
-    with attempt.launcher_log.open("xb") as log, session_directory() as session:
-        mpirun = start_tied(plan.argv, {**session, **env, **plan.environment}, log, subprocess.STDOUT)
+    with attempt.launcher_log.open("xb") as log, starting_place(env) as (folder, variables):
+        (folder / HOSTFILE).symlink_to(run.hostfile)
+        mpirun = start_tied(plan.argv, {**variables, **plan.environment}, folder, log, subprocess.STDOUT)
         try:
             watch.until_it_ends(mpirun, stop)
         finally:

@@ -1,6 +1,6 @@
 """Clearing hosts of what earlier attempts of a run left there, each host by a small program of its own.
 
-`python -P -m launcher.sweep --run-dir D`: kill every rank of the run on this host; exit code 1 if some stay.
+`launcher.sweep --run-dir D`: kill every rank of the run on this host; exit code 1 if some stay.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.processes import workers_of
+from launcher.processes import own_program, workers_of
 from launcher.remote import Remote
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -23,7 +23,8 @@ _TIMEOUT_S = 30.0
 def sweep_hosts(hosts: Sequence[str], run_dir: Path, remote: Remote) -> list[str]:
     """Clear `hosts` of the run's ranks, all at once; returns those that could not be cleared, in their order."""
     # The code of this launcher, not of whatever is installed there.
-    argv = ("env", f"PYTHONPATH={_CHECKOUT}", sys.executable, "-P", "-m", "launcher.sweep", "--run-dir", str(run_dir))
+    program = own_program(sys.executable, "launcher.sweep")
+    argv = ("env", f"PYTHONPATH={_CHECKOUT}", *program, "--run-dir", str(run_dir))
     answers = remote.run(dict.fromkeys(hosts, argv), _TIMEOUT_S)
     return [host for host in hosts if answers[host].returncode != 0]
 
@@ -42,7 +43,7 @@ def sweep_here(run_dir: Path) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m launcher.sweep", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="launcher.sweep", allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path, required=True)
     return 0 if sweep_here(parser.parse_args().run_dir) else 1
 

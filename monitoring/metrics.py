@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
 LABELS = ("rank", "local_rank", "hostname")
 STEP_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
@@ -22,6 +22,8 @@ class WorkerMetrics:
     """One rank's metrics in a registry of their own, so that nothing is shared between ranks or tests."""
 
     def __init__(self, rank: int, local_rank: int, hostname: str) -> None:
+        # With PROMETHEUS_MULTIPROC_DIR, left by a web server, the library keeps its numbers in files of that folder.
+        values.ValueClass = values.MutexValue
         self.registry = CollectorRegistry()
         self._values = (str(rank), str(local_rank), hostname)
         self._checkpoint_unix_s = time.time()

@@ -1,7 +1,11 @@
-"""What holds for all tests: what one leaves behind in the process is taken back, and ranks that wait make room."""
+"""What holds for all tests: what one leaves behind in the process is taken back, and ranks that wait make room.
+
+Signals act as in a shell in front of a terminal, wherever the tests run: `&` in a script ignores SIGINT, nohup SIGHUP.
+"""
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +14,13 @@ from monitoring.logs import RankHandler
 
 # Jobs of several files share the cores: a rank that waits for its peers lets others work.
 os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+
+for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """`python -m vpred_train`: the same as `vpred-train`."""
 
-from vpred_train.cli import main
+from vpred_train.entry import train
 
 if __name__ == "__main__":
-    main()
+    train()

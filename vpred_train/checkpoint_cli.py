@@ -72,7 +72,11 @@ def recipe_of(checkpoint: Checkpoint) -> TrainConfig:
         raise ConfigError(
             f"{checkpoint.directory}: tells no recipe, so that its tensors have no layout; give --format safetensors"
         )
-    return build_document(TrainConfig, yaml_dialect.parse(text), checkpoint.directory)
+    try:
+        raw = yaml_dialect.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{checkpoint.directory}: its recipe cannot be read ({error})") from None
+    return build_document(TrainConfig, raw, checkpoint.directory)
 
 
 def average_of(config: TrainConfig, weights: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from launcher.contract.config import ConfigError
 from vpred_train import runtime
 from vpred_train.diffusion.schedule import FloatArray
 from vpred_train.flat import FlatArrays, blocks, longest_range, range_in
@@ -180,8 +181,20 @@ class Mpi:
 
 
 def make_collective(kind: str, world_size: int, timeout_s: float = TIMEOUT_S) -> Collective:
-    """The collective of an accelerator's `kind`. One process needs none of them."""
-    return SingleProcess() if world_size == 1 else COLLECTIVES[kind](timeout_s)
+    """The collective of an accelerator's `kind`. One process needs none of them.
+
+    Raises ConfigError when fewer ranks meet than the environment tells of.
+    """
+    if world_size == 1:
+        return SingleProcess()
+    collective = COLLECTIVES[kind](timeout_s)
+    if collective.world_size != world_size:
+        raise ConfigError(
+            f"environment: this is one of {world_size} ranks by its variables, but {collective.world_size} have met; "
+            "unset what another job has left there (OMPI_COMM_WORLD_RANK, PMI_RANK, SLURM_PROCID), or start all ranks "
+            "by the mpirun of the MPI that mpi4py uses"
+        )
+    return collective
 
 
 def _device(backend: str, timeout_s: float) -> Collective:

@@ -1,5 +1,6 @@
 """The training document: what is trained, independent of where. Imports no MindSpore, so it is checked anywhere."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -8,21 +9,24 @@ from pydantic import Field, model_validator
 from checkpoints_mgr import Retention
 from data import DataConfig
 from launcher.contract.config import FIXED, MAY_CHANGE, OF_THE_MACHINE, Section
-from vpred_train.model_config import ModelConfig, Network, Positive
-from vpred_train.objective_config import VANISH_AT_ZERO_SNR, AboveZero, Fraction, NotNegative, ObjectiveConfig
+from vpred_train.config_numbers import AboveZero, Fraction, ImageSeed, NotNegative, Positive, Samples, Seed
+from vpred_train.model_config import ModelConfig, Network
+from vpred_train.objective_config import VANISH_AT_ZERO_SNR, ObjectiveConfig
 from vpred_train.optim_config import EmaConfig, OptimizerConfig, ScheduleConfig
 from vpred_train.precision import PrecisionConfig
 from vpred_train.validation_config import PreviewsConfig, ValidationConfig
 
+Beta = Annotated[float, Field(ge=1e-8, lt=1)]  # of a smaller one float32 would keep no noise
+LEAST_LOG_ALPHA_BAR = -80.0  # float32 ends at -87
 PredictionType = Literal["v", "eps", "x0"]
 
 
 class DiffusionConfig(Section):
     """The noise schedule (scaled-linear, as SD2), and what the network predicts: v, noise (eps) or image (x0)."""
 
-    timesteps: Annotated[int, Field(gt=0, le=1_000_000)] = 1000
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.00085
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
+    timesteps: Positive = 1000
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     zero_terminal_snr: bool = False
     prediction_type: PredictionType = "v"
 
@@ -34,6 +38,18 @@ class DiffusionConfig(Section):
             )
         if self.zero_terminal_snr and self.timesteps < 2:
             raise ValueError("timesteps is 1, and zero_terminal_snr moves all but the first; give 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def the_end_keeps_something(self) -> Self:
+        # Betas are linear in their square root, as in vpred_train/diffusion/schedule.py.
+        first, last, intervals = math.sqrt(self.beta_start), math.sqrt(self.beta_end), max(1, self.timesteps - 1)
+        roots = (first + (last - first) * t / intervals for t in range(self.timesteps))
+        if sum(math.log1p(-root * root) for root in roots) < LEAST_LOG_ALPHA_BAR:
+            raise ValueError(
+                f"{self.timesteps} timesteps up to beta_end {self.beta_end} leave nothing of the image that float32 "
+                "could hold; lower one of them"
+            )
         return self
 
 
@@ -91,16 +107,16 @@ class CheckpointConfig(Section):
     layout, where N counts units of so many samples (those of an epoch, or of a step); ten of them stay.
     """
 
-    every_samples: Positive
-    every_epochs: Positive | None = None
+    every_samples: Samples
+    every_epochs: Samples | None = None
     every_minutes: AboveZero | None = None
     background: bool = True
     on_busy: Literal["wait", "skip"] = "wait"
     node_folder: Annotated[Path | None, FIXED] = None
-    keep_last: Positive = 2
-    keep_every_samples: Positive | None = None
-    keep_best: Annotated[int, Field(ge=0)] = 0
-    mindone_unit_samples: Positive | None = None
+    keep_last: Samples = 2
+    keep_every_samples: Samples | None = None
+    keep_best: Annotated[int, Field(ge=0, le=1 << 53)] = 0
+    mindone_unit_samples: Samples | None = None
 
     def retention(self, global_batch: int) -> Retention:
         """What stays, in steps."""
@@ -128,7 +144,7 @@ class SamplingConfig(Section):
     guidance_scale: NotNegative = 3.0
     guidance_rescale: Fraction = 0.0
     batch_size: Positive = 16
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: ImageSeed = 42
 
     @model_validator(mode="after")
     def eta_has_a_reader(self) -> Self:
@@ -148,13 +164,13 @@ class TrainConfig(Section):
     finite changes nothing; after so many in a row the run ends with exit code 76.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    total_samples: Annotated[Positive, MAY_CHANGE]
+    seed: Seed = 0
+    total_samples: Annotated[Samples, MAY_CHANGE]
     global_batch: Positive
     gradient_accumulation_steps: Annotated[Positive, MAY_CHANGE] = 1
-    log_every_steps: Annotated[Positive, MAY_CHANGE] = 1
-    final_samples: Annotated[int, Field(ge=0), MAY_CHANGE] = 16
-    max_nonfinite_steps: Annotated[Positive, MAY_CHANGE] = 3
+    log_every_steps: Annotated[Samples, MAY_CHANGE] = 1
+    final_samples: Annotated[int, Field(ge=0, le=1 << 20), MAY_CHANGE] = 16
+    max_nonfinite_steps: Annotated[Samples, MAY_CHANGE] = 3
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     lora: LoraConfig | None = None
     zero_stage: Literal[0, 1] = 1

@@ -36,15 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode as the rank that this process is; what is in the cache already stays."""
-    identity = runtime.identify()
     accelerator = ACCELERATORS[arguments.accelerator]
+    tells = True
     try:
+        identity = runtime.identify()
+        tells = identity.rank == 0
         config = resolve(arguments)
         config = config.model_copy(update={"precision": config.precision.on(accelerator)})
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
     except USER_ERRORS as error:  # every rank finds the same
-        if identity.rank == 0:
+        if tells:
             print(error, file=sys.stderr)
         return ExitCode.BAD_CONFIG
     try:

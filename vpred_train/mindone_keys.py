@@ -84,7 +84,7 @@ def read_mindone(path: Path | None, flags: Sequence[Flag]) -> MindoneRecipe:
     """The recipe in `path` with flags on top. Raises ConfigError, one line per mistake."""
     # A text is not looked at as YAML: a folder may be called 1.
     texts = {info.alias or name for name, info in MindoneRecipe.model_fields.items() if info.annotation is str}
-    overrides = [f"{key}={json.dumps(text) if key in texts else text}" for key, text in flags]
+    overrides = [f"{key}={json.dumps(text, ensure_ascii=False) if key in texts else text}" for key, text in flags]
     if path is None:
         return build_document(MindoneRecipe, {}, COMMAND_LINE, overrides)
     return load_document(MindoneRecipe, path, overrides)

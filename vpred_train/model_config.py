@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from launcher.contract.config import Section
+from vpred_train.config_numbers import AboveZero
 
-Positive = Annotated[int, Field(gt=0)]
 # A record is a stranger's file: without bounds the names of its tensors alone would fill the memory.
 Width = Annotated[int, Field(gt=0, le=1 << 16)]
 Depth = Annotated[int, Field(gt=0, le=128)]
@@ -65,7 +65,7 @@ class VaeConfig(Section):
     channel_multipliers: Multipliers = (1, 2, 4, 4)
     res_blocks: Depth = 2
     norm_groups: Width = 32
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.18215
+    scale: AboveZero = 0.18215
 
     @model_validator(mode="after")
     def groups_divide(self) -> Self:

@@ -5,15 +5,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from launcher.contract.config import Section
+from vpred_train.config_numbers import AboveZero, Fraction, NotNegative
 
 Weight = Literal[
     "uniform", "uniform_v", "eps_simple", "x0_simple", "snr_trunc", "min_snr", "soft_min_snr", "debiased", "p2"
 ]
 READ_GAMMA: tuple[Weight, ...] = ("min_snr", "soft_min_snr", "p2")
 VANISH_AT_ZERO_SNR: tuple[Weight, ...] = ("eps_simple", "min_snr", "soft_min_snr", "debiased", "p2")
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ObjectiveConfig(Section):
@@ -34,7 +32,7 @@ class ObjectiveConfig(Section):
     offset_noise: NotNegative = 0.0
     input_perturbation: NotNegative = 0.0
     timestep_distribution: Literal["uniform", "logit_normal"] = "uniform"
-    logit_mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    logit_mean: Annotated[float, Field(ge=-100, le=100)] = 0.0
     logit_std: AboveZero = 1.0
     stratified_timesteps: bool = False
 

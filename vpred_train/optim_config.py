@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from launcher.contract.config import MAY_CHANGE, Section
+from vpred_train.config_numbers import AboveZero, AboveZeroOrInfinite, NotNegative, Positive, Samples
 
+Length = Annotated[int, Field(ge=0, le=1 << 53)]  # in samples or steps
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Below 0.288 a power-function profile has an exponent above 0: late weights count more than early ones.
 SIGMA_REL_MAX = 0.28
 SigmaRel = Annotated[float, Field(gt=0, le=SIGMA_REL_MAX)]
@@ -37,13 +37,13 @@ class OptimizerConfig(Section):
     """
 
     name: Literal["adamw", "adam_weight_decay", "sgd"] = "adamw"
-    learning_rate: Above0
-    reference_batch: PositiveInt | None = None
+    learning_rate: AboveZero
+    reference_batch: Positive | None = None
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    epsilon: Above0 = 1e-8
+    epsilon: AboveZero = 1e-8
     momentum: Beta = 0.0
-    weight_decay: AtLeast0 = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    weight_decay: NotNegative = 0.01
+    max_grad_norm: AboveZeroOrInfinite = 1.0
 
     @model_validator(mode="after")
     def every_key_has_a_reader(self) -> Self:
@@ -66,12 +66,12 @@ class ScheduleConfig(Section):
     """
 
     name: Literal["constant", "cosine", "polynomial", "multi_step"] = "cosine"
-    warmup_samples: NonNegativeInt | None = None
-    warmup_steps: NonNegativeInt | None = None
-    final_learning_rate: AtLeast0 = 0.0
-    power: Above0 = 1.0
-    milestones_samples: tuple[PositiveInt, ...] = ()
-    milestones_steps: tuple[PositiveInt, ...] = ()
+    warmup_samples: Length | None = None
+    warmup_steps: Length | None = None
+    final_learning_rate: NotNegative = 0.0
+    power: AboveZero = 1.0
+    milestones_samples: tuple[Samples, ...] = ()
+    milestones_steps: tuple[Samples, ...] = ()
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
@@ -144,7 +144,7 @@ class EmaConfig(Section):
     decay: Beta = 0.9999
     sigma_rel: Annotated[tuple[SigmaRel, ...], Field(min_length=1)] = (0.05, 0.1)
     use: Annotated[str | None, MAY_CHANGE] = None
-    snapshot_every_samples: Annotated[PositiveInt | None, MAY_CHANGE] = None
+    snapshot_every_samples: Annotated[Samples | None, MAY_CHANGE] = None
     snapshot_dtype: Annotated[Literal["float16", "float32"], MAY_CHANGE] = "float16"
 
     @model_validator(mode="after")

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from launcher.contract.accelerators import Accelerator, ComputeDtype
 from launcher.contract.config import ConfigError, Section
+from vpred_train.config_numbers import Samples
 from vpred_train.optim_config import refuse_unread
 
 MAX_LOSS_SCALE = 2.0**24  # gradients that need more do not train; without a bound a gradient of 0 would let it run off
@@ -41,7 +42,7 @@ class PrecisionConfig(Section):
     init_loss_scale: Scale = 65536.0
     min_loss_scale: Scale = 1.0
     loss_scale_factor: Factor = 2.0
-    loss_scale_window_steps: PositiveInt = 1000
+    loss_scale_window_steps: Samples = 1000
 
     @model_validator(mode="after")
     def keys_agree(self) -> Self:

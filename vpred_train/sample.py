@@ -79,11 +79,13 @@ SETTINGS = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; never returns."""
     arguments = build_parser().parse_args(argv)
-    identity = runtime.identify()
     accelerator = ACCELERATORS[arguments.accelerator]
+    tells = True
     try:
+        identity = runtime.identify()
+        tells = identity.rank == 0
         requests = plan(arguments)
-        if identity.rank == 0:
+        if tells:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
             warn_of_other_base(requests[0])
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
     except ConfigError as error:  # every rank finds the same
-        if identity.rank == 0:
+        if tells:
             print(error, file=sys.stderr)
         sys.exit(ExitCode.BAD_CONFIG)
     try:
@@ -142,6 +144,8 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
             raise ConfigError(f"command line: {first['msg'].removeprefix('Value error, ')}") from None
         option = str(first["loc"][-1]).replace("_", "-")
         raise ConfigError(f"--{option}: found {first['input']!r} ({first['msg']})") from None
+    if sampling.seed + len(prompts) > 1 << 63:
+        raise ConfigError(f"--seed: found {sampling.seed}, from which {len(prompts)} images cannot count up; give less")
     require_whole_latents(common, "--")
     return [numbered(common, index, *pair) for index, pair in enumerate(prompts)]
 

@@ -213,6 +213,7 @@ class Trainer:
             rank=self.collective.rank,
             world_size=self.collective.world_size,
             start_samples_seen=self.state.samples_seen,
+            worker=("-P", "-m", "vpred_train.entry", "data.worker"),
         )
 
     def _stop_if_diverged(self, result: StepResult, hooks: Sequence[Hook]) -> None:

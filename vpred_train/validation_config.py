@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from launcher.contract.config import MAY_CHANGE, OF_THE_MACHINE, Section
+from vpred_train.config_numbers import ImageSeed, Positive, Samples, Seed
 
 
 class ValidationConfig(Section):
@@ -20,14 +21,14 @@ class ValidationConfig(Section):
     `batch_size`: images that go through the networks at once, on one rank.
     """
 
-    every_samples: Annotated[PositiveInt, MAY_CHANGE]
+    every_samples: Annotated[Samples, MAY_CHANGE]
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    count: Annotated[int, Field(ge=2)] | None = None
+    count: Annotated[int, Field(ge=2, le=1 << 53)] | None = None
     path: Annotated[Path | None, OF_THE_MACHINE] = None
-    bins: Annotated[int, Field(ge=2)] = 6
-    draws: Annotated[PositiveInt, MAY_CHANGE] = 1
-    batch_size: Annotated[PositiveInt, MAY_CHANGE] = 16
-    seed: Annotated[int, Field(ge=0)] = 0
+    bins: Annotated[int, Field(ge=2, le=1 << 20)] = 6
+    draws: Annotated[Positive, MAY_CHANGE] = 1
+    batch_size: Annotated[Positive, MAY_CHANGE] = 16
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def one_choice_of_images(self) -> Self:
@@ -44,10 +45,10 @@ class PreviewsConfig(Section):
     first image; the others count up.
     """
 
-    every_samples: PositiveInt
+    every_samples: Samples
     prompts: tuple[str, ...] = ()
-    count: PositiveInt | None = None
-    seed: Annotated[int, Field(ge=0)] = 42
+    count: Positive | None = None
+    seed: ImageSeed = 42
 
     @model_validator(mode="after")
     def one_choice_of_prompts(self) -> Self:

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher.contract import config_errors, yaml_dialect
 
 _COMMAND_LINE = "command line"
+# Three years at most: timers of the system overflow far above that.
+Seconds = Annotated[float, Field(gt=0, le=1e8)]
+SecondsOrNone = Annotated[float, Field(ge=0, le=1e8)]
 
 # What becomes of a key when a run goes on (vpred_train/recipe_changes.py); one that declares nothing is fixed.
 FIXED = Field(json_schema_extra={"on_resume": "fixed"})
@@ -22,9 +25,9 @@ class ConfigError(Exception):
 
 
 class Section(BaseModel):
-    """Base of configuration sections: immutable, unknown keys refused."""
+    """Base of configuration sections: immutable; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
 Document = TypeVar("Document", bound=BaseModel)

@@ -51,9 +51,9 @@ def _place(raw: Any, loc: tuple[str | int, ...], *, missing: bool) -> tuple[str 
     """`loc` without the union tags that pydantic appends below the value itself."""
     value = raw
     for depth, part in enumerate(loc):
-        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
-        if not inside:
-            return loc[: depth + 1] if missing and isinstance(value, dict) else loc[:depth]
+        in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if not in_list and not (isinstance(value, dict) and part in value):
+            return loc[: depth + 1] if missing and isinstance(value, dict | list) else loc[:depth]
         value = value[part]
     return loc
 
@@ -63,7 +63,8 @@ def _is_below(loc: tuple[str | int, ...], above: tuple[str | int, ...]) -> bool:
 
 
 def _line(raw: Any, place: tuple[str | int, ...], messages: Sequence[str]) -> str:
-    where = re.sub(r"\.\[", "[", ".".join(f"[{part}]" if isinstance(part, int) else part for part in place))
+    words = (f"[{part}]" if isinstance(part, int) else part if part.isprintable() else repr(part) for part in place)
+    where = re.sub(r"\.\[", "[", ".".join(words))
     return f"{where}: {'; or '.join(messages)}" if where else "; or ".join(messages)
 
 

@@ -9,13 +9,15 @@ from typing import BinaryIO
 
 
 def write_atomic(path: Path, content: str | bytes, *, fsync: bool = True) -> None:
-    """Write `content` (text as UTF-8) aside in the same directory, then rename it to `path`.
+    """Write `content` aside in the same directory, then rename it to `path`.
+
+    Text becomes UTF-8. A byte of a file's name that has no place in it becomes \\udcXX, which JSON and YAML read alike.
 
     A reader sees the old file or the whole new one. With `fsync` that also holds after a power cut; without
     (files rewritten every second) only after a crash of the process. On OSError nothing is left behind.
     """
     with open_atomic(path, fsync=fsync) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""Who am I among the ranks: one table row per launch environment, read from environment variables only."""
+"""Who am I among the ranks: one table row per launch environment, read from environment variables only.
+
+A shell may have the variables of a launcher that did not start this process. They are believed where they are whole and
+agree; what contradicts itself is the user's mistake.
+"""
 
 import re
 import socket
@@ -10,6 +14,7 @@ from launcher.contract.config import ConfigError
 # Slurm's pseudo steps (slurm.h: 0xfffffffa interactive .. 0xfffffffd pending): a shell in an allocation is
 # no task.
 _FIRST_PSEUDO_STEP = 0xFFFFFFF0
+_MOST_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,14 @@ class _Row:
     local_size: tuple[str, ...]
 
 
+_OPENMPI = _Row(
+    "openmpi",
+    ("OMPI_COMM_WORLD_RANK",),
+    ("OMPI_COMM_WORLD_RANK",),
+    ("OMPI_COMM_WORLD_SIZE",),
+    ("OMPI_COMM_WORLD_LOCAL_RANK",),
+    ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+)
 # Order matters: msrun inside a Slurm job is what started us last; mpirun inside one sets its own variables
 # beside Slurm's, and srun --mpi=pmix sets PMIX_RANK beside SLURM_PROCID. Bare PMIx (prun) tells only the rank
 # (open-mpi/ompi#9167): whoever starts us so must tell the rest. msrun tells no local size, AscendJob does;
@@ -58,14 +71,7 @@ _ROWS = (
         ("DEVICE_ID",),
         ("MS_LOCAL_WORKER", "MS_WORKER_NUM"),
     ),
-    _Row(
-        "openmpi",
-        ("OMPI_COMM_WORLD_RANK",),
-        ("OMPI_COMM_WORLD_RANK",),
-        ("OMPI_COMM_WORLD_SIZE",),
-        ("OMPI_COMM_WORLD_LOCAL_RANK",),
-        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
-    ),
+    _OPENMPI,
     _Row(
         "mpich",
         ("PMI_RANK", "MPI_LOCALRANKID"),
@@ -93,61 +99,117 @@ _ROWS = (
 )
 
 
+# What each launcher tells its processes about themselves, and what we tell ours. Settings of users, such as
+# OMPI_MCA_btl, have other names.
+_TOLD_BY = {
+    "vpred": r"VPRED_(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_SIZE)",
+    "msrun": r"MS_(ROLE|WORKER_NUM|LOCAL_WORKER|NODE_ID|SERVER_NUM|SCHED_\w+)|RANK_(ID|SIZE|TABLE_FILE)|DEVICE_ID",
+    "openmpi": r"OMPI_(?!MCA_|ALLOW_)\w+|OMPI_MCA_(initial_wdir|num_procs|cpu_type|PREFIXES|ess\w*|shmem_RUNTIME\w*)"
+    r"|OMPI_MCA_orte_(ess|hnp|local_daemon|jobfam|top_session|app_num|bound|launch|num_nodes|cpu|precondition)\w*"
+    r"|PMIX_(?!MCA_|PREFIX$|INSTALL_PREFIX$)\w+|PRTE_(?!MCA_|PREFIX$)\w+",
+    "mpich": r"PMI_\w+|MPI_LOCAL(RANKID|NRANKS)|HYDI_\w+",
+}
+
+
+def tells_identity(name: str, but: str = "") -> bool:
+    """Whether the variable `name` is one by which launchers, but for `but`, tell processes who they are."""
+    return any(re.fullmatch(pattern, name) for launcher, pattern in _TOLD_BY.items() if launcher != but)
+
+
+def without_identity(env: Mapping[str, str], but: str = "") -> dict[str, str]:
+    """`env` without what launchers, other than the one called `but`, have told this process."""
+    return {name: value for name, value in env.items() if not tells_identity(name, but)}
+
+
 def is_scheduler(env: Mapping[str, str]) -> bool:
-    """Whether this is the process beside the ranks through which those that msrun started find each other."""
-    return env.get("MS_ROLE") == "MS_SCHED"
+    """Whether this is the process beside the ranks through which those that msrun started find each other.
+
+    Raises ConfigError when it is, but cannot know for whom.
+    """
+    if env.get("MS_ROLE") != "MS_SCHED":
+        return False
+    absent = [name for name in ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT") if name not in env]
+    if absent:
+        raise ConfigError(
+            f"msrun environment: MS_ROLE is 'MS_SCHED' but {absent[0]} is not set; unset MS_ROLE if it is left over"
+        )
+    return True
 
 
 def read_identity(env: Mapping[str, str]) -> Identity:
     """The identity `env` gives this process; rank 0 of 1 with launcher "none" outside any launch environment.
 
     Not for msrun's scheduler (see is_scheduler), which is no rank, although its environment names one.
-    Raises ConfigError when a variable is missing, not a number or out of range.
+    Raises ConfigError when a variable is missing, not a number or out of range, or when msrun and Open MPI disagree.
     """
-    hostname = socket.gethostname()
     row = next((row for row in _ROWS if all(mark in env for mark in row.marks) and _is_task(row, env)), None)
     if row is None:
-        return Identity(0, 1, 0, 1, hostname, "none")
+        return Identity(0, 1, 0, 1, socket.gethostname(), "none")
+    identity = _identity(row, env)
+    # Of these two neither starts the other, so that nobody can say which of them started this process.
+    if row.launcher == "msrun" and _OPENMPI.marks[0] in env:
+        other = _identity(_OPENMPI, env)
+        if (other.rank, other.world_size) != (identity.rank, identity.world_size):
+            raise ConfigError(
+                f"environment: msrun says that this is rank {identity.rank} of {identity.world_size}, Open MPI rank "
+                f"{other.rank} of {other.world_size}; unset what is left of one: MS_ROLE or OMPI_COMM_WORLD_RANK"
+            )
+    return identity
+
+
+def _identity(row: _Row, env: Mapping[str, str]) -> Identity:
+    if row.launcher == "msrun" and env["MS_ROLE"] != "MS_WORKER":
+        raise ConfigError(f"msrun environment: MS_ROLE is {env['MS_ROLE']!r}, not MS_WORKER or MS_SCHED; unset it")
     identity = Identity(
         rank=_number(env, row, row.rank),
         world_size=_number(env, row, row.world_size),
         local_rank=_number(env, row, row.local_rank),
         local_size=_number(env, row, row.local_size),
-        hostname=hostname,
+        hostname=socket.gethostname(),
         launcher=row.launcher,
     )
     if not (
         0 <= identity.rank < identity.world_size
         and 0 <= identity.local_rank < identity.local_size <= identity.world_size
     ):
-        raise ConfigError(f"{row.launcher} environment variables contradict each other: {identity}")
+        raise ConfigError(f"{row.launcher} environment variables contradict each other: {identity}; {_remedy(row)}")
     return identity
 
 
 def _is_task(row: _Row, env: Mapping[str, str]) -> bool:
-    return row.launcher != "slurm" or int(env["SLURM_STEP_ID"]) < _FIRST_PSEUDO_STEP
+    return row.launcher != "slurm" or _parsed(row, "SLURM_STEP_ID", env["SLURM_STEP_ID"]) < _FIRST_PSEUDO_STEP
 
 
 def _number(env: Mapping[str, str], row: _Row, names: tuple[str, ...]) -> int:
     name = next((name for name in names if name in env), None)
     if name is None:
-        raise ConfigError(f"{row.launcher} environment: {row.marks[0]} is set but {' or '.join(names)} is not")
-    text = env[name]
+        raise ConfigError(
+            f"{row.launcher} environment: {row.marks[0]} is set but {' or '.join(names)} is not; {_remedy(row)}"
+        )
     if name.endswith("TASKS_PER_NODE"):
-        return _tasks_on_node(name, text, int(env.get("SLURM_NODEID", "0")))
-    if not text.isascii() or not text.isdigit():
-        raise ConfigError(f"{row.launcher} environment: {name} is {text!r}, not a number")
+        return _tasks_on_node(row, name, env[name], _parsed(row, "SLURM_NODEID", env.get("SLURM_NODEID", "0")))
+    return _parsed(row, name, env[name])
+
+
+def _parsed(row: _Row, name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise ConfigError(f"{row.launcher} environment: {name} is {text[:40]!r}, not a number; {_remedy(row)}")
     return int(text)
 
 
-def _tasks_on_node(name: str, text: str, node: int) -> int:
+def _tasks_on_node(row: _Row, name: str, text: str, node: int) -> int:
     """Entry `node` of Slurm's run-length list, e.g. "4(x2),1" for 4, 4 and 1 tasks (srun(1))."""
-    counts: list[int] = []
+    first = 0
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        match = re.fullmatch(r"([0-9]{1,10})(?:\(x([0-9]{1,10})\))?", part)
         if match is None:
-            raise ConfigError(f"slurm environment: {name} is {text!r}, not a list such as 4(x2),1")
-        counts += [int(match[1])] * int(match[2] or 1)
-    if node >= len(counts):
-        raise ConfigError(f"slurm environment: {name} is {text!r}, which has no node {node}")
-    return counts[node]
+            found = f"{name} is {text[:40]!r}, not a list such as 4(x2),1"
+            raise ConfigError(f"{row.launcher} environment: {found}; {_remedy(row)}")
+        first += int(match[2] or 1)
+        if node < first:
+            return int(match[1])
+    raise ConfigError(f"{row.launcher} environment: {name} is {text[:40]!r}, which has no node {node}; {_remedy(row)}")
+
+
+def _remedy(row: _Row) -> str:
+    return f"unset {row.marks[0]} if it is left over from another job"

@@ -16,6 +16,14 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
+def default_signals() -> None:
+    """Ignore and block no signal, whatever this process inherited. For a child before it becomes another program."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def tell_stacks() -> None:
     """From now on write all threads' stacks to stderr at STACKS_SIGNAL, and when a fault in native code ends us."""
     faulthandler.enable(_STDERR)

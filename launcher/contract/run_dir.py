@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from launcher.contract.config import Section
+from launcher.contract.config import ConfigError, Section
 from launcher.contract.files import write_atomic
 
 Phase = Literal["starting", "compiling", "training", "validating", "checkpointing", "sampling", "done"]
@@ -25,8 +25,14 @@ _STEP = re.compile(r"step_(\d{10,})")
 BEAT_S = 5.0  # a rank that lives writes its status at least this often
 
 
+class DamagedRecordError(ConfigError, ValueError):
+    """A record that somebody else has written, or half of one; the message is ready to print."""
+
+
 class Record(Section):
-    """A small JSON file, written whole and read whole."""
+    """A small JSON file, written whole and read whole. A loss may be infinite or no number."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     def write(self, path: Path) -> None:
         """Write atomically and durably; raises OSError."""
@@ -34,7 +40,7 @@ class Record(Section):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The record in `path`, None when there is no such file; raises ValueError on any other content."""
+        """The record in `path`, None when there is no such file; raises DamagedRecordError on any other content."""
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -42,7 +48,12 @@ class Record(Section):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise ValueError(f"{path}: not a {cls.__name__} record: {error}") from None
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise DamagedRecordError(
+                f"{path}: not a {cls.__name__} record ({f'{where}: ' if where else ''}{first['msg']}); remove it if "
+                "nobody needs it"
+            ) from None
 
 
 class RankStatus(Record):

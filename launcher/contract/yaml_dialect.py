@@ -1,11 +1,13 @@
 """YAML as the configuration files use it: safe, without YAML 1.1's surprises, no duplicate keys.
 
 Numbers follow YAML 1.2's core schema (1e-4 is a float; 1:30 and 010 are text), dates stay text. Loader and
-dumper share these rules, so a text that looks like a number is quoted when written.
+dumper share these rules, so a text that looks like a number is quoted when written. What a configuration file has no
+use for is refused: tags, keys that are no text, and nesting, aliases and numbers without end, which end in a crash or
+take all memory.
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +23,14 @@ _INT = re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+)$")
 _FLOAT = re.compile(
     r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-_REPLACED_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp")}
+_YAML = "tag:yaml.org,2002:"
+_REPLACED_TAGS = {f"{_YAML}{name}" for name in ("int", "float", "timestamp")}
+_TEXT_KEYS = {f"{_YAML}{name}" for name in ("str", "merge", "value")}
+_KNOWN_TAGS = {None, "!", *(f"{_YAML}{name}" for name in ("str", "seq", "map"))}
+# libyaml's loader recurses without a bound: 100,000 brackets end the process.
+_MOST_DEPTH = 50
+_MOST_VALUES = 100_000
+_MOST_DIGITS = 100
 
 
 def _resolvers(inherited: dict[str, list[tuple[str, Any]]]) -> dict[str, list[tuple[str, Any]]]:
@@ -31,7 +40,7 @@ def _resolvers(inherited: dict[str, list[tuple[str, Any]]]) -> dict[str, list[tu
     }
     for tag, pattern, firsts in (("int", _INT, "-+0123456789"), ("float", _FLOAT, "-+.0123456789")):
         for first in firsts:
-            kept.setdefault(first, []).append((f"tag:yaml.org,2002:{tag}", pattern))
+            kept.setdefault(first, []).append((f"{_YAML}{tag}", pattern))
     return kept
 
 
@@ -45,8 +54,24 @@ class _Rules(SafeConstructor):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is already given in line {line}", key_node.start_mark
                 )
+            if key_node.tag not in _TEXT_KEYS:
+                found = f"key {key if key is not None else 'of several values'} is no text; put it in quotes"
+                raise yaml.constructor.ConstructorError(None, None, found, key_node.start_mark)
             seen[key] = key_node
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        try:
+            # JSON writes what lies above U+FFFF as two halves, which belong together; one alone is no character.
+            whole = text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            whole = "\0"
+        if "\0" in whole:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"text {text[:40]!r} holds what is no character", node.start_mark
+            )
+        return whole
 
 
 class _Loader(_Rules, yaml.SafeLoader):
@@ -73,8 +98,10 @@ def parse(text: str) -> Any:
     """The document in `text`; raises ValueError with one line that says where and what."""
     # What the fast one refuses the other one tells better, or takes.
     with suppress(yaml.YAMLError):
+        _require_plain(yaml.parse(text, Loader=_FastLoader))
         return yaml.load(text, Loader=_FastLoader)  # noqa: S506  a SafeLoader subclass
     try:
+        _require_plain(yaml.parse(text, Loader=_Loader))
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader subclass
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -87,3 +114,36 @@ def parse(text: str) -> Any:
 def render(document: Any) -> str:
     """`document` (JSON-like values) as block YAML in the given key order; `parse` gives it back."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _require_plain(events: Iterable[Any]) -> None:
+    """Raise ConstructorError for what the loaders should not even be given."""
+    around: list[tuple[str | None, int]] = []  # of each collection that is open: its anchor, and the values before it
+    values_of: dict[str, int] = {}  # anchor -> values, with those of the aliases within
+    values = 0
+    for event in events:
+        fault = None
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in around):
+                fault = f"the alias *{event.anchor} is within what it stands for"
+            values += values_of.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            values += 1
+            if event.tag not in _KNOWN_TAGS:
+                fault = f"the tag {str(event.tag).replace(_YAML, '!!')} has no use here; leave it out"
+            if event.anchor is not None:
+                values_of.pop(event.anchor, None)  # an anchor may be given again
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append((event.anchor, values - 1))
+            if len(around) > _MOST_DEPTH:
+                fault = f"nested more than {_MOST_DEPTH} deep"
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = around.pop()
+            if anchor is not None:
+                values_of[anchor] = values - before
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_DIGITS and _INT.match(event.value):
+            fault = f"a number of {len(event.value)} digits"
+        if values > _MOST_VALUES:
+            fault = f"more than {_MOST_VALUES:,} values, those that aliases stand for counted each time"
+        if fault is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"found {fault}", event.start_mark)

@@ -1,4 +1,4 @@
-"""What a host's own tools say about its NPUs, as JSON on stdout: `python -P -m launcher.ranktable.probe`.
+"""What a host's own tools say about its NPUs, as JSON on stdout: `launcher.ranktable.probe`.
 
 It only collects texts; `inventory` reads them where the table is made, so that its tests need no NPU.
 """
@@ -73,5 +73,11 @@ def _text(path: Path) -> str | None:
         return None
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Print it."""
     json.dump(capture(), sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vpred_train.entry import PROGRAMS
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("checkpoints_mgr", "data", "launcher", "monitoring", "vpred_train")
 LEAVES = {"checkpoints_mgr", "data", "monitoring"}
@@ -25,6 +27,9 @@ TOP_LEVEL = {
 }  # fmt: skip
 
 
+# The first module of every command, which finds our packages before others of the same name.
+ENTRY = "vpred_train.entry"
+
 # What only one module, or those of a tuple, may use; None: nobody may.
 OWNERS: dict[str, str | tuple[str, ...] | None] = {
     "os.environ": "launcher.contract.environment",
@@ -38,7 +43,7 @@ OWNERS: dict[str, str | tuple[str, ...] | None] = {
     "yaml.load": "launcher.contract.yaml_dialect",  # with a SafeLoader, see below
     "yaml.full_load": None,
     "yaml.unsafe_load": None,
-    "sys.path": None,
+    "sys.path": ENTRY,
     "os.system": None,
     "os.popen": None,
     # These make files that nobody else may read, whatever the umask.
@@ -93,6 +98,9 @@ def import_faults(module: str, tree: ast.AST) -> list[str]:
         first = name.split(".")[0]
         # The contract is what a trainer may import, so it may not bring in the rest of the launcher.
         beyond = first == "launcher" and (package == "vpred_train" or in_contract)
+        # Who runs a package by its name runs the whole installation.
+        if f"{name}.".startswith(f"{ENTRY}.") and module.endswith(".__main__"):
+            continue
         if not first or first in FORBIDDEN[package] or (beyond and not f"{name}.".startswith("launcher.contract.")):
             faults.append(f"{module} imports {name}")
     return faults
@@ -300,6 +308,8 @@ def test_no_import_cycles() -> None:
         ("launcher.contract.x", "from launcher.plan import LaunchPlan", "launcher.contract.x imports launcher.plan"),
         ("data.x", "try:\n    import mindspore\nexcept ImportError: pass", "data.x imports mindspore"),
         ("data.x", "from ..launcher import cli", "data.x imports ..launcher"),
+        ("data.x", "from vpred_train.entry import images", "data.x imports vpred_train.entry"),
+        ("data.__main__", "import vpred_train.cli", "data.__main__ imports vpred_train.cli"),
     ],
 )
 def test_the_import_rule_bites(module: str, text: str, fault: str) -> None:
@@ -373,6 +383,32 @@ def test_the_path_rule_bites() -> None:
     assert path_faults(["data/order.py", *bad]) == bad
 
 
+def test_every_command_begins_with_the_entry_module() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {target.split(":")[0] for target in scripts.values()} == {ENTRY}
+    entry, trees = dict(sources())[ENTRY], dict(sources())
+    started = set(PROGRAMS)
+    for node in ast.walk(entry):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "_run" and isinstance(node.args[0], ast.Constant):
+            started.add(str(node.args[0].value))
+    assert len(started) > len(PROGRAMS)
+    assert script_faults({module: f"{module}:main" for module in started}, trees) == []
+
+
+def test_the_entry_module_loads_none_of_ours_by_itself() -> None:
+    assert {name for name in imports_at_import(ENTRY) if name.split(".")[0] in PACKAGES} == set()
+    for module in ("vpred_train.__main__", "vpred_train.train_text_to_image", "vpred_train.text_to_image"):
+        assert {name for name in imports_at_import(module) if name.split(".")[0] in PACKAGES} <= {
+            ENTRY,
+            *(f"{ENTRY}.{name}" for name in ("train", "text_to_image")),
+        }
+
+
+def imports_at_import(module: str) -> set[str]:
+    tree = dict(sources())[module]
+    return imports(ast.Module(list(at_import(tree.body)), []))
+
+
 def test_packaging_names_every_package_and_its_commands() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     named = project["tool"]["setuptools"]["packages"]["find"]["include"]
@@ -401,6 +437,7 @@ def loaded(modules: str, watched: tuple[str, ...]) -> list[str]:
         ("data.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"data"})),
         ("checkpoints_mgr.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"checkpoints_mgr"})),
         ("monitoring", ("mindspore", "mpi4py", *set(PACKAGES) - {"monitoring"})),
+        ("vpred_train.entry", ("mindspore", "mpi4py", "numpy", "pydantic", *set(PACKAGES) - {"vpred_train"})),
         ("vpred_train.config, vpred_train.cli", ("mindspore", "mpi4py")),
         ("vpred_train.weights.cli", ("mindspore", "mpi4py", "torch")),
         ("vpred_train.ema.cli, vpred_train.checkpoint_cli", ("mindspore", "mpi4py", "torch")),

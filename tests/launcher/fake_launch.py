@@ -5,8 +5,10 @@ from pathlib import Path
 
 from launcher.cli import main
 from launcher.recipe import Trainer
+from vpred_train.entry import prepare
 
 FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
 
 if __name__ == "__main__":
+    prepare()
     sys.exit(main(sys.argv[1:], Trainer((sys.executable, "-P", str(FAKE_TRAINER)), ("mpi4py",), {})))

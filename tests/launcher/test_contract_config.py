@@ -39,6 +39,7 @@ class Optimizer(BaseModel):
 class Document(Section):
     seed: int
     title: str = "x"
+    rate: float = 1.0
     amp: bool = False
     folder: Path = Path("a/b")
     optimizer: Optimizer = Optimizer()
@@ -79,6 +80,11 @@ def test_an_override_may_replace_a_section_or_make_one(load):
     assert load("seed: 1\noptimizer:\n", "optimizer.warmup=7").optimizer.warmup == 7
 
 
+# Nine of the last in each line, ten lines: a thousand million values for whoever takes them one by one.
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 10))
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -92,7 +98,7 @@ def test_an_override_may_replace_a_section_or_make_one(load):
             "sede: 1\nseed: 1",
             (),
             "FILE: sede: found an unknown key; did you mean 'seed'? "
-            "known: seed, title, amp, folder, optimizer, devices, extra",
+            "known: seed, title, rate, amp, folder, optimizer, devices, extra",
         ),
         (
             "seed: 1",
@@ -149,7 +155,26 @@ def test_an_override_may_replace_a_section_or_make_one(load):
         ("seed: [1", (), "FILE: line 1, column 9: not valid YAML"),
         ("- 1", (), "FILE: found [1] (the file must hold keys with values)"),
         ("seed: !!python/name:os.system ''", (), "FILE: line 1, column 7: not valid YAML"),
-        ("seed: 1\ntitle: !!binary aGk=", (), "FILE: holds a value that is no plain text"),
+        ("seed: 1\nrate: .inf", (), "FILE: rate: found Infinity (should be a finite number)"),
+        ("seed: 1", ("rate=.nan",), "command line: rate: found NaN (should be a finite number)"),
+        ('seed: 1\n"a\\nb": 1', (), "FILE: 'a\\nb': found an unknown key"),
+        ("seed: !!int x", (), "FILE: line 1, column 7: not valid YAML (found the tag !!int"),
+        ("seed: !!float ''", (), "FILE: line 1, column 7: not valid YAML (found the tag !!float"),
+        ("seed: !!timestamp x", (), "FILE: line 1, column 7: not valid YAML (found the tag !!timestamp"),
+        ("seed: !!bool x", (), "FILE: line 1, column 7: not valid YAML (found the tag !!bool"),
+        ("seed: 1\non: 2", (), "FILE: line 2, column 1: not valid YAML (key on is no text; put it in quotes"),
+        ("seed: 1\n[a]: 2", (), "FILE: line 2, column 1: not valid YAML (key of several values"),
+        ("seed: " + "9" * 5000, (), "FILE: line 1, column 7: not valid YAML (found a number of 5000 digits"),
+        ("title: \"\\0\"", (), "FILE: line 1, column 8: not valid YAML (text '\\x00' holds what is no character"),
+        ("title: \"\\ud800\"", (), "FILE: line 1, column 8: not valid YAML (text '\\ud800' holds what is no char"),
+        ("title: &a [*a]", (), "FILE: line 1, column 12: not valid YAML (found the alias *a is within what it"),
+        ("title: *b", (), "FILE: line 1, column 8: not valid YAML (found undefined alias"),
+        ("[" * 100_000, (), "FILE: line 1, column 51: not valid YAML (found nested more than 50 deep"),
+        ("{a: " * 100_000, (), "FILE: line 1, column 201: not valid YAML (found nested more than 50 deep"),
+        ("- " * 3000, (), "FILE: line 1, column 101: not valid YAML (found nested more than 50 deep"),
+        (LAUGHS, (), "FILE: line 6, column 40: not valid YAML (found more than 100,000 values"),
+        (MERGES, (), "FILE: line 6, column 30: not valid YAML (found more than 100,000 values"),
+        ("seed: 1\ntitle: !!binary aGk=", (), "FILE: line 2, column 8: not valid YAML (found the tag !!binary"),
     ],
 )  # fmt: skip
 def test_each_mistake_gets_its_line(load, text, overrides, message):
@@ -179,7 +204,7 @@ def test_unreadable_files(tmp_path):
 @settings(max_examples=40, deadline=None)
 @example(title="a\x85b", learning_rate=1e-4, clip=None, ids=[])
 @given(
-    title=st.text(),
+    title=st.text(st.characters(exclude_characters="\0", codec="utf-8")),
     learning_rate=st.floats(allow_nan=False),
     clip=st.none() | st.floats(allow_nan=False),
     ids=st.lists(st.integers(-(2**62), 2**62)),
@@ -207,3 +232,31 @@ def test_documents_are_frozen_and_have_a_schema(load):
     with pytest.raises(ValueError, match="frozen"):
         load("seed: 1").seed = 2
     assert json.loads(schema_json(Document))["required"] == ["seed"]
+
+
+def test_json_with_escapes_above_the_first_plane_is_read(load):
+    assert load('{"seed": 1, "title": "\\ud83d\\ude00"}').title == "\U0001f600"
+    assert load("\ufeffseed: 1\n").seed == 1
+
+
+PIECES = st.sampled_from(
+    ["seed: 1\n", "seed: ", "title: ", "rate: ", "optimizer: {clip: 1}", "optimizer:", "  clip: .inf",
+     "devices: [{id: 1}]", "\n", "&a ", "*a", "<<: *a", "!!int ", "!!binary aa==", "!<x> ", "? ", "- ", ": ",
+     "[", "]", "{", "}", ">-\n", "|\n", "'", '"', "\\", "%YAML 1.1\n", "---\n", "...\n", "#", "@", "`", "\t",
+     "\ufeff", "\x85", "\u2028", "\x00", "\x1b", "1e999", "0x10", "1_000", "2024-01-01", "on", "~", ".nan",
+     "-.inf", "\U0001f408", "\\ud800", "=", ",", "9" * 200]
+)  # fmt: skip
+
+
+@settings(max_examples=1500, derandomize=True, deadline=None)
+@given(pieces=st.lists(PIECES | st.text(max_size=3), max_size=12))
+def test_any_text_is_a_document_or_one_declared_error(tmp_path_factory, pieces):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_bytes("".join(pieces).encode())
+    try:
+        document = load_document(Document, path)
+    except ConfigError as error:
+        assert all(line.startswith(str(path)) for line in str(error).split("\n"))
+        return
+    path.write_bytes(dump_yaml(document).encode())
+    assert load_document(Document, path) == document

@@ -1,6 +1,7 @@
 """Atomic files, records of the run directory, and the tie to the parent process."""
 
 import contextlib
+import json
 import math
 import os
 import subprocess
@@ -185,3 +186,9 @@ def test_a_committed_step_is_where_checkpoints_are_put(tmp_path, step):
     (run.checkpoints / step_name(step + 3)).mkdir()
     (run.checkpoints / f"{step_name(step + 4)}.keep").touch()
     assert run.committed_step() == step
+
+
+def test_names_that_are_not_utf8_are_written_as_json_reads_them(tmp_path):
+    name = os.fsdecode(b"\xb9\xb7.jpg")
+    write_atomic(tmp_path / "a.json", json.dumps(name, ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == name

@@ -3,10 +3,12 @@
 import socket
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
-from launcher.contract.identity import Identity, is_scheduler, read_identity
+from launcher.contract.identity import Identity, is_scheduler, read_identity, without_identity
 
 OPENMPI = {
     "OMPI_COMM_WORLD_RANK": "3",
@@ -75,6 +77,12 @@ def test_each_launch_environment(env, expected):
         (OPENMPI | {"OMPI_COMM_WORLD_RANK": "4"}, "contradict each other"),
         (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "2(y3)"}, "is '2(y3)', not a list"),
         (SRUN | {"SLURM_NODEID": "3"}, "has no node 3"),
+        (SRUN | {"SLURM_NODEID": "first"}, "SLURM_NODEID is 'first', not a number; unset SLURM_PROCID if"),
+        (SRUN | {"SLURM_STEP_ID": "batch"}, "SLURM_STEP_ID is 'batch', not a number"),
+        (SRUN | {"SLURM_NODEID": "1" * 5000}, "SLURM_NODEID is '1111"),
+        (MSRUN | {"MS_ROLE": "WORKER"}, "MS_ROLE is 'WORKER', not MS_WORKER or MS_SCHED; unset it"),
+        (MSRUN | OPENMPI | {"RANK_ID": "2"}, "msrun says that this is rank 2 of 4, Open MPI rank 3 of 4; unset"),
+        (MSRUN | {"OMPI_COMM_WORLD_RANK": "3"}, "OMPI_COMM_WORLD_RANK is set but OMPI_COMM_WORLD_SIZE is not; unset"),
     ],
 )
 def test_incomplete_environments_are_refused(env, message):
@@ -87,6 +95,51 @@ def test_only_msruns_extra_process_is_a_scheduler():
     assert is_scheduler(MSRUN | {"MS_ROLE": "MS_SCHED", "RANK_ID": "0"})
     assert not is_scheduler(MSRUN)
     assert not is_scheduler({})
+    with pytest.raises(ConfigError, match="MS_ROLE is 'MS_SCHED' but MS_WORKER_NUM is not set; unset MS_ROLE"):
+        is_scheduler({"MS_ROLE": "MS_SCHED"})
+
+
+def test_a_long_list_of_tasks_is_not_written_out():
+    env = SRUN | {"SLURM_STEP_TASKS_PER_NODE": "2(x1000000000),1"}
+    assert read_identity(env).local_size == 2
+
+
+VARIABLES = sorted({*OPENMPI, *MPICH, *SRUN, *MSRUN, *PRUN, "VPRED_RANK", "MS_LOCAL_WORKER"})
+VALUES = st.sampled_from(
+    ["", "0", "1", "2", "3", "4", "-1", " 1", "1.0", "\u0661", "0x1", "1" * 5000, "4294967290", "2(x2)", "2(x", "1,1",
+     "1(x99999999999)", "MS_WORKER", "MS_SCHED", "localhost", "\udcb9"]
+)  # fmt: skip
+
+
+@settings(max_examples=400, derandomize=True, deadline=None)
+@given(env=st.dictionaries(st.sampled_from(VARIABLES), VALUES))
+def test_any_environment_is_an_identity_or_one_line(env):
+    try:
+        if is_scheduler(env):
+            return
+        identity = read_identity(env)
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1 and "unset" in str(error)
+        return
+    assert 0 <= identity.rank < identity.world_size
+    assert 0 <= identity.local_rank < identity.local_size <= identity.world_size
+    assert read_identity(without_identity(env)).launcher in ("none", "slurm")
+
+
+@pytest.mark.parametrize("own", [OPENMPI, MPICH, MSRUN])
+def test_an_identity_is_taken_away_and_settings_are_not(own):
+    kept = {
+        "OMPI_MCA_btl": "self",
+        "PRTE_MCA_x": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "PMIX_PREFIX": "/opt",
+        "HOME": "/",
+    }
+    told = {"OMPI_MCA_ess_base_jobid": "1", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://", "PRTE_LAUNCHED": "1"}
+    left = {"RANK_TABLE_FILE": "/x", "MS_SCHED_HOST": "10.0.0.1", "PMI_FD": "9", "PMIX_NAMESPACE": "n@1"}
+    assert without_identity(own | kept | told | left) == kept
+    launcher = read_identity(own).launcher
+    assert read_identity(without_identity(own | left, but=launcher)) == read_identity(own)
 
 
 def test_accelerators(tmp_path):

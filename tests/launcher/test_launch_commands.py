@@ -15,6 +15,7 @@ from launcher.cli import main
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Outcome, RankStatus, RunDir
+from launcher.processes import own_program
 from launcher.progress import BarProgress, LineProgress, make_progress
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -122,8 +123,8 @@ def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
         "OMPI_COMMAND": "python",
         "PMIX_RANK": "1",
     }
-    argv = [sys.executable, "-P", "-m", "launcher.shim", "--run-dir", str(run.root), "--attempt", "4"]
-    argv += ["--lease-s", "60"]
+    argv = [*own_program(sys.executable, "launcher.shim"), "--run-dir", str(run.root), "--attempt", "4"]
+    argv += ["--lease-s", "60", "--by", "openmpi"]
     return subprocess.Popen([*argv, "--init", "dynamic_cluster", "--", *trainer], env=env)
 
 

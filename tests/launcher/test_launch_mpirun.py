@@ -15,7 +15,7 @@ from jobs import free_ports
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Outcome
 from launcher.failure import Failure
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun, session_directory
+from launcher.mpirun import ROOT_VARIABLES, find_mpirun, starting_place
 
 
 def outcomes(bench) -> dict[int, int]:
@@ -127,12 +127,11 @@ def test_nothing_survives_a_killed_mpirun(bench):
 
 def test_mpirun_keeps_its_session_where_no_other_of_its_pid_was():
     mpirun = find_mpirun(None, os.environ)
-    with session_directory() as variables:
-        (folder,) = variables.values()
+    with starting_place(os.environ) as (folder, variables):
         argv = [mpirun.path, "-np", "1", "--bind-to", "none", "printenv", "PMIX_SERVER_TMPDIR"]
-        told = subprocess.check_output(argv, env={**os.environ, **ROOT_VARIABLES, **variables}, text=True, timeout=60)
+        told = subprocess.check_output(argv, env={**variables, **ROOT_VARIABLES}, text=True, timeout=60)
         assert told.startswith(f"{folder}/")
-    assert not Path(folder).exists()
+    assert not folder.exists()
 
 
 def test_a_run_directory_that_is_taken_away_ends_the_run_and_no_launcher(bench):

@@ -165,12 +165,13 @@ def test_a_lease_is_renewed_on_a_full_disk_and_not_too_often(tmp_path):
 def test_the_hosts_that_could_not_be_cleared_are_told(tmp_path):
     class Fake:
         def run(self, commands, timeout_s):
-            self.asked = {host: argv[-4:] for host, argv in commands.items()}
+            self.asked = {host: argv[-5:] for host, argv in commands.items()}
             return {host: Answer(host, code, "", "") for host, code in {"a": 0, "b": None, "c": 1}.items()}
 
     remote = Fake()
     assert sweep_hosts(["a", "b", "c"], tmp_path, remote) == ["b", "c"]
-    assert remote.asked == {host: ("-m", "launcher.sweep", "--run-dir", str(tmp_path)) for host in "abc"}
+    words = ("-m", "vpred_train.entry", "launcher.sweep", "--run-dir", str(tmp_path))
+    assert remote.asked == dict.fromkeys("abc", words)
 
 
 def test_sweep_kills_the_ranks_of_its_run_alone(tmp_path):

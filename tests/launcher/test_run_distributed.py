@@ -13,6 +13,7 @@ TOOLS = ("bash", "env", "cat", "chmod", "cp", "dirname", "flock", "mkdir", "mv",
 # Answers `-c`, `-m venv DIR` and `-m pip install`; notes every call; a file called `fail` makes pip fail.
 PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"@LOG@"
+[[ "$1 $2" != "-m pip" ]] || echo "safe ${PYTHONSAFEPATH-} path ${PYTHONPATH-}" >>"@LOG@"
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
     "-m pip")
@@ -28,8 +29,8 @@ esac
 
 
 class Checkout:
-    def __init__(self, root: Path, suitable: bool) -> None:
-        self.root = root / "check out"
+    def __init__(self, root: Path, suitable: bool, name: str = "check out") -> None:
+        self.root = root / name
         self.bin = root / "bin"
         self.log = root / "calls"
         self.root.mkdir()
@@ -50,10 +51,10 @@ class Checkout:
         python.write_text(text.replace("@SUITABLE@", "0" if suitable else "1"))
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
 
-    def start(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def start(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.root / "run_distributed.sh"), *words],
-            env={"PATH": str(self.bin)},
+            env={"PATH": str(self.bin), **variables},
             cwd=self.root.parent,
             capture_output=True,
             text=True,
@@ -123,3 +124,23 @@ def test_no_suitable_python(tmp_path):
     result = Checkout(tmp_path, suitable=False).start()
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("run_distributed.sh: found no Python 3.11 or 3.12 on PATH")
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", 'a"b', "$x", "a`b", "a\\b"])
+def test_a_checkout_in_which_python_makes_no_environment_is_refused_at_once(tmp_path, name):
+    refused = Checkout(tmp_path, suitable=True, name=name).start()
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("run_distributed.sh: move the checkout: no virtual environment works in a path")
+
+
+@pytest.mark.parametrize("name", ["a,b", "it's", "%s", "a=b", "-x", "a;b&c", "\u732b"])
+def test_other_names_of_a_checkout_are_no_matter(tmp_path, name):
+    started = Checkout(tmp_path, suitable=True, name=name).start("plan")
+    assert (started.returncode, started.stdout) == (0, "launch:plan\n"), started.stderr
+
+
+def test_the_set_up_takes_no_namesake_for_pythons_own_modules(checkout):
+    checkout.start(PYTHONPATH="/decoys")
+    assert "-m pip install --require-hashes" in checkout.log.read_text()
+    found = {line for line in checkout.log.read_text().splitlines() if line.startswith("safe ")}
+    assert found == {"safe 1 path "}

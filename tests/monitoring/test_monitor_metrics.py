@@ -4,8 +4,11 @@ import math
 import os
 import re
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring import MonitorError, WorkerMetrics, start_exporter
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 LABELS = {"rank": "3", "local_rank": "1", "hostname": "node-a"}
 STEP = {
     "loss": 0.25,
@@ -219,3 +223,17 @@ def test_closing_frees_the_port(metrics: WorkerMetrics) -> None:
     again = start_exporter(metrics.registry, "127.0.0.1", exporter.port)
     assert again.port == exporter.port
     again.close()
+
+
+def test_numbers_stay_in_memory_whatever_a_web_server_left_in_the_environment(tmp_path):
+    program = (
+        "from prometheus_client import generate_latest; from monitoring import WorkerMetrics; "
+        "m = WorkerMetrics(0, 0, 'n'); m.count_failed_checkpoint(); m.observe_ceiling(2.0); "
+        "print(generate_latest(m.registry).decode())"
+    )
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        env = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(CHECKOUT)}
+        argv = [sys.executable, "-P", "-c", program]
+        told = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
+        assert 'vpred_checkpoint_failures_total{hostname="n",local_rank="0",rank="0"} 1.0' in told
+    assert list(tmp_path.iterdir()) == []

@@ -64,6 +64,9 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         ([*ckpt, "--timestep-spacing", "even"], "--timestep-spacing: found 'even'"),
         ([*ckpt, "--images-per-prompt", "0"], "--images-per-prompt: found 0 (must be at least 1)"),
         ([*ckpt, "--height", "0"], "--height: found 0 (Input should be greater than 0)"),
+        ([*ckpt, "--guidance-scale", "inf"], "--guidance-scale: found inf (Input should be a finite number)"),
+        ([*ckpt, "--seed", str(1 << 63)], "--seed: found 9223372036854775808 (Input should be less than"),
+        ([*ckpt, "--seed", str((1 << 63) - 1), "--images-per-prompt", "2"], "--seed: found 9223372036854775807, from"),
         ([*ckpt, "--sampler", "dpm"], "--sampler: found 'dpm'"),
         ([*ckpt, "--width", "9"], "--width: found 9 (must be a multiple of 2 for these weights)"),
         ([*ckpt, "--eta", "0.5"], "command line: eta is 0.5, but dpmpp_2m has none; leave it 0 or use ddim"),
@@ -133,6 +136,14 @@ def test_each_prompt_may_have_its_negative(capsys: pytest.CaptureFixture[str], t
     assert [request.negative_prompt for request in requests] == ["blue", "blue", "", ""]
     assert refused(capsys, tmp_path, *asked, "--prompt", "a bird").startswith(f"{negatives}: holds 2 lines for 3")
     assert refused(capsys, tmp_path, *asked, "--negative-prompt", "red").endswith("give one of them")
+
+
+def test_what_another_launcher_left_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    line = refused(capsys, tmp_path, "--ckpt", str(weights), "--prompt", "a cat")
+    assert line.startswith("openmpi environment: OMPI_COMM_WORLD_RANK is set but OMPI_COMM_WORLD_SIZE is not; unset")
 
 
 def test_each_image_has_its_own_prompt_and_seed(tmp_path: Path, weights: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.exit_codes import ExitCode
-from vpred_train import sample, text_to_image
+from vpred_train import mindone_images, sample
 from vpred_train.diffusion.samplers import SAMPLERS
 from vpred_train.weights.sources import Source
 
@@ -15,7 +15,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, version: Sequence[str]
     """What vpred-sample would be called with."""
     called: list[list[str]] = []
     monkeypatch.setattr(sample, "main", called.append)
-    text_to_image.main(["--ckpt_path", "w.safetensors", *version, *arguments])
+    mindone_images.main(["--ckpt_path", "w.safetensors", *version, *arguments])
     (words,) = called
     return words
 
@@ -80,7 +80,7 @@ def test_what_would_change_the_picture_is_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        text_to_image.main(["--ckpt_path", "w.safetensors", *arguments])
+        mindone_images.main(["--ckpt_path", "w.safetensors", *arguments])
     assert end.value.code == ExitCode.BAD_CONFIG
     assert message in capsys.readouterr().err.splitlines()[-1]
 
@@ -97,7 +97,7 @@ def test_weights_that_tell_nothing_are_mindones_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     source = Source(tmp_path, "stability", "safetensors", {}, None)
-    monkeypatch.setattr(text_to_image, "open_base", lambda path, lora: source)
+    monkeypatch.setattr(mindone_images, "open_base", lambda path, lora: source)
     words = run(monkeypatch, "--negative_data_path", "no.txt", version=())
     arguments = sample.build_parser().parse_args(words)
     assert (arguments.prediction_type, arguments.resolution) == ("eps", 512)

@@ -153,6 +153,23 @@ def test_the_schema_names_every_section(capsys: pytest.CaptureFixture[str]) -> N
         ("previews={every_samples: 800, prompts: [a], count: 1}", ("1 prompts and count 1; give one of them",)),
         ("data=5", ("data", "5")),
         ("nonsense", ("nonsense", "section.key=value")),
+        ("optimizer.betas=[0.9]", ("optimizer.betas[1]: found nothing",)),
+        (f"seed={1 << 64}", ("seed: found 18446744073709551616", "less than 18446744073709551616")),
+        ("seed=-1", ("seed: found -1", "greater than or equal to 0")),
+        (f"sampling.seed={1 << 63}", ("sampling.seed", "less than 9223372036854775808")),
+        (f"total_samples={1 << 60}", ("total_samples", "less than or equal to 9007199254740992")),
+        ("optimizer.learning_rate=.inf", ("optimizer.learning_rate: found Infinity", "finite number")),
+        ("optimizer.learning_rate=1e-300", ("optimizer.learning_rate: found 1e-300", "used in float32")),
+        ("optimizer.epsilon=1e-40", ("optimizer.epsilon: found 1e-40", "used in float32")),
+        ("sampling.guidance_scale=.nan", ("sampling.guidance_scale: found NaN", "finite number")),
+        ("diffusion.beta_start=1e-20", ("diffusion.beta_start: found 1e-20", "than or equal to 0.00000001")),
+        ("diffusion={beta_end: 0.99}", ("diffusion: 1000 timesteps up to beta_end 0.99 leave nothing", "lower one")),
+        (
+            "diffusion={timesteps: 1, zero_terminal_snr: true}",
+            ("timesteps is 1, and zero_terminal_snr moves", "2 or more"),
+        ),
+        ("data.resolution=1000000", ("data.resolution", "less than or equal to 16384")),
+        ("data.workers=100000", ("data.workers", "less than or equal to 1024")),
     ],
 )
 def test_mistakes_in_a_recipe(override: str, fragments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

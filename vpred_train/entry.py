@@ -1,0 +1,224 @@
+"""The first module of every command and of every process that a run starts. Importing it loads nothing of ours.
+
+Packages called `data` or `launcher` may lie in the current directory or on PYTHONPATH, so `sys.path` is put in order
+before any of ours is imported; this is the only file that may do so. `python -P -m vpred_train.entry PROGRAM ...`
+starts a part of a run: of our packages only the name of this one is sure to be nobody else's.
+"""
+
+import errno
+import importlib
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+# The modules whose `main` is a part of a run, or of the preflight.
+PROGRAMS = {
+    "data.worker",
+    "launcher.node",
+    "launcher.probe",
+    "launcher.ranktable.probe",
+    "launcher.shim",
+    "launcher.sweep",
+}
+_STREAMS = {1: "standard output", 2: "standard error"}
+BAD_INPUT = 2  # ExitCode.BAD_CONFIG, as nothing of ours is loaded yet
+# Errors of the file system that say something about the machine and nothing about our code.
+_OF_THE_SYSTEM = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+}
+# What a shell's `&`, cron or a supervisor may have ignored. SIGHUP stays ignored (nohup), and so do the two that a
+# shim ignores for a trainer that has no handler yet (launcher/shim.py).
+_NOT_INHERITED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+
+
+def launch() -> NoReturn:
+    """vpred-launch"""
+    _run("launcher.cli")
+
+
+def train() -> NoReturn:
+    """vpred-train, python -m vpred_train, and MindONE's train_text_to_image"""
+    _run("vpred_train.cli")
+
+
+def sample() -> NoReturn:
+    """vpred-sample"""
+    _run("vpred_train.sample")
+
+
+def text_to_image() -> NoReturn:
+    """vpred-text-to-image and python -m vpred_train.text_to_image: MindONE's"""
+    _run("vpred_train.mindone_images")
+
+
+def weights() -> NoReturn:
+    """vpred-weights"""
+    _run("vpred_train.weights.cli")
+
+
+def ema() -> NoReturn:
+    """vpred-ema"""
+    _run("vpred_train.ema.cli")
+
+
+def checkpoints() -> NoReturn:
+    """vpred-ckpt and python -m checkpoints_mgr"""
+    _run("vpred_train.checkpoint_cli")
+
+
+def images() -> NoReturn:
+    """vpred-data"""
+    _run("vpred_train.data_cli")
+
+
+def main() -> NoReturn:
+    """python -P -m vpred_train.entry PROGRAM ..."""
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in PROGRAMS:
+        print(f"vpred_train.entry: found {name!r}; known: {', '.join(sorted(PROGRAMS))}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    _run(name)
+
+
+def prepare() -> None:
+    """Make this process one that any command can rely on: our packages, open UTF-8 streams, its own signals."""
+    _put_installation_first()
+    _open_standard_streams()
+    _speak_utf8()
+    for number in _NOT_INHERITED:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _run(module: str) -> NoReturn:
+    prepare()
+    _refuse_other_encodings()
+    sys.exit(_exit_code(module))
+
+
+def _put_installation_first() -> None:
+    """Standard library, our packages, then the rest; without the current directory that `python -m` puts in front."""
+    root = str(Path(__file__).resolve().parents[1])
+    rest = list(sys.path)
+    if not sys.flags.safe_path and rest and rest[0] in ("", _current_directory()):
+        del rest[0]
+    library = os.path.dirname(os.__file__)  # noqa: PTH120  compared as text
+    own = {library, f"{library}/lib-dynload"}
+    sys.path[:] = [*(each for each in rest if each in own), root, *(each for each in rest if each not in own)]
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  as Python wrote it into sys.path
+    except FileNotFoundError:  # somebody removed it
+        return ""
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null as descriptor 0, 1 or 2 where it is closed: the next file opened would be it, and get what a
+    library prints."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free one
+
+
+def _speak_utf8() -> None:
+    """UTF-8 in and out, whatever the locale.
+
+    Names of files, arguments and prompts are UTF-8 in every file that we read or write, so a GBK or Latin-1 locale must
+    not decode them in another way. Python fixes that encoding when it starts: under such a locale this process starts
+    again in UTF-8 mode, and so does, by the variable, what it starts. Of what no UTF-8 stands for, output shows the
+    bytes as \\udcXX, which JSON and YAML read as the same.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        from launcher.contract.environment import environment
+
+        # As bytes: Python's copy of the arguments is decoded already.
+        words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
+        argv = [os.fsencode(sys.executable), b"-X", b"utf8", *words]
+        os.execve(sys.executable, argv, environment() | {"PYTHONUTF8": "1"})  # noqa: S606  this program
+    sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
+    sys.stdout, sys.stderr = _text(1, sys.stdout), _text(2, sys.stderr)
+
+
+class _Output(io.FileIO):
+    """Standard output or error: an error of writing says which of them it was."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = _STREAMS[self.fileno()]
+            raise
+
+
+def _text(descriptor: int, before: Any) -> TextIO:
+    """UTF-8, written by lines on a terminal and on standard error, and at once under `python -u`."""
+    output = _Output(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=output.isatty() or descriptor == 2,
+        write_through=getattr(before, "write_through", False),
+    )
+
+
+def _refuse_other_encodings() -> None:
+    """End with one line where the command line, or the current directory, is no UTF-8: no file of ours can hold it."""
+    for place, text in (*enumerate(sys.argv[1:], 1), ("the current directory", _current_directory())):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            what = f"argument {place}" if isinstance(place, int) else place
+            remedy = "set the terminal to UTF-8, or rename what it names"
+            print(f"{Path(sys.argv[0]).name}: {what}: found {text!r}, which is not UTF-8; {remedy}", file=sys.stderr)
+            sys.exit(BAD_INPUT)
+
+
+def _exit_code(module: str) -> Any:
+    """What the module's `main` returns or exits with, or what follows from output that nobody takes."""
+    try:
+        code = _ended(module)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if error.filename in _STREAMS.values():
+            return _without_output(error)
+        if module in PROGRAMS or error.errno not in _OF_THE_SYSTEM:
+            raise
+        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _ended(module: str) -> Any:
+    try:
+        return importlib.import_module(module).main()
+    except SystemExit as end:
+        return end.code
+
+
+def _without_output(error: OSError) -> int:
+    """The exit code after `error` of a standard stream. What is still unwritten is given up, or Python would fail of it
+    at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    if error.filename == _STREAMS[2]:
+        os.dup2(null, 2)
+    os.dup2(null, 1)
+    if error.errno == errno.EPIPE:  # `| head` has seen enough, which is no fault
+        return 128 + signal.SIGPIPE
+    print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    main()
