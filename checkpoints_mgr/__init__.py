@@ -2,10 +2,10 @@
 
 from checkpoints_mgr.alike import check_alike
 from checkpoints_mgr.communicator import Communicator, SingleProcess
+from checkpoints_mgr.disk.reading import Checkpoint
 from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError, DriftError
 from checkpoints_mgr.manager import CheckpointManager
 from checkpoints_mgr.policy import Retention, SaveEvery
-from checkpoints_mgr.reading import Checkpoint
 from checkpoints_mgr.state import JSON, FlatShard, Restored, SaveResult, Segment, State
 
 __all__ = [

@@ -16,18 +16,18 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from checkpoints_mgr import storage
+from checkpoints_mgr.disk import storage
+from checkpoints_mgr.disk.layout import MANIFEST, step_name, steps_in
+from checkpoints_mgr.disk.manifest import Manifest
+from checkpoints_mgr.disk.reading import lease, open_step, verify_files
+from checkpoints_mgr.disk.streaming import consolidate, differences
+from checkpoints_mgr.disk.verified import judge
 from checkpoints_mgr.errors import CheckpointError, CorruptCheckpointError
-from checkpoints_mgr.layout import MANIFEST, step_name, steps_in
 from checkpoints_mgr.manager import CheckpointManager
-from checkpoints_mgr.manifest import Manifest
 from checkpoints_mgr.policy import Retention
-from checkpoints_mgr.reading import lease, open_step, verify_files
+from checkpoints_mgr.save.sweeping import file_server_s, given_up_here, leftovers, retire
+from checkpoints_mgr.save.writing import discard
 from checkpoints_mgr.state import JSON, State
-from checkpoints_mgr.streaming import consolidate, differences
-from checkpoints_mgr.sweeping import file_server_s, given_up_here, leftovers, retire
-from checkpoints_mgr.verified import judge
-from checkpoints_mgr.writing import discard
 
 OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1

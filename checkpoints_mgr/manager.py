@@ -5,9 +5,9 @@ from typing import Literal
 
 from checkpoints_mgr.communicator import Communicator, SingleProcess
 from checkpoints_mgr.policy import Retention
-from checkpoints_mgr.restoring import Restorer
-from checkpoints_mgr.restoring_nodes import NodeRestorer
-from checkpoints_mgr.saving import Saver
+from checkpoints_mgr.restore.restoring import Restorer
+from checkpoints_mgr.restore.restoring_nodes import NodeRestorer
+from checkpoints_mgr.save.saving import Saver
 from checkpoints_mgr.state import Restored, SaveResult, State
 
 WRITE_TIMEOUT_S = 1800.0

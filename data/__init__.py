@@ -1,20 +1,20 @@
 """Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
 
-from data.buckets import Buckets, buckets_of, one_bucket
-from data.cache import ABSENT, Cache, Table
-from data.cached import CacheFetcher, CacheSpecs, find_entries, image_keys, pieces, table_of
+from data.cache.cache import ABSENT, Cache, Table
+from data.cache.cache_fetcher import CacheFetcher, CacheSpecs, find_entries, image_keys, pieces, table_of
+from data.cache.entries import Entries, mapped_entries, write_entries
+from data.cache.shards import KEY, CacheWriter, encoded_keys, entry_keys
 from data.config import DataConfig
-from data.entries import Entries, mapped_entries, write_entries
 from data.errors import DataError
-from data.fetching import ArraySpec, Fetcher, ImageFetcher
-from data.joined import Joined, join
+from data.images.transforms import TRANSFORM, load_image
 from data.keyed_random import batch_generator, sample_generator
-from data.loader import Batch, Loader, dropped
-from data.order import ORDER_VERSION, Order, make_order
-from data.shards import KEY, CacheWriter, encoded_keys, entry_keys
-from data.source import Folder, Sample, Source, open_source
-from data.split import Subset, hold_out, image_count, numbers_in_both
-from data.transforms import TRANSFORM, load_centred, load_image
+from data.loading.fetcher import ArraySpec, Fetcher, ImageFetcher, load_centred
+from data.loading.loader import Batch, Loader, dropped
+from data.order.buckets import Buckets, buckets_of, one_bucket
+from data.order.order import ORDER_VERSION, Order, make_order
+from data.sources.held_out import Subset, hold_out, image_count, numbers_in_both
+from data.sources.mixture import Joined, join
+from data.sources.source import Folder, Sample, Source, open_source
 
 __all__ = [
     "ABSENT",

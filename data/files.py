@@ -79,3 +79,6 @@ def reason_of(error: BaseException) -> str:
     """Why something failed, in one short line."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return shortened(" ".join(told.split())) or type(error).__name__
+
+
+INDEX_NAME = ".vpred_index.safetensors"

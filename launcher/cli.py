@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from launcher import logs, status
-from launcher.cluster import ClusterConfig
+from launcher.cluster.config import ClusterConfig
+from launcher.commands import logs, ranktable, status
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
-from launcher.documents import Job
-from launcher.job import check_job, load_job, plan_job, run_job
-from launcher.plan import describe
-from launcher.ranktable import cli as ranktable
-from launcher.recipe import TRAINER, RecipeError, Trainer
+from launcher.planning.job import Job
+from launcher.planning.plan import describe
+from launcher.planning.trainer import TRAINER, RecipeError, Trainer
+from launcher.run.run import check_job, load_job, plan_job, run_job
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _DEFAULT_CLUSTER = _CHECKOUT / "cluster_configs" / "local_cpu.yaml"

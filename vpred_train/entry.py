@@ -16,12 +16,12 @@ from typing import Any, NoReturn, TextIO
 
 # The modules whose `main` is a part of a run, or of the preflight.
 PROGRAMS = {
-    "data.worker",
-    "launcher.node",
-    "launcher.probe",
-    "launcher.ranktable.probe",
-    "launcher.shim",
-    "launcher.sweep",
+    "data.loading.worker",
+    "launcher.rank.node",
+    "launcher.preflight.host_probe",
+    "launcher.ranktable.npu_probe",
+    "launcher.rank.shim",
+    "launcher.processes.sweep",
 }
 _STREAMS = {1: "standard output", 2: "standard error"}
 BAD_INPUT = 2  # ExitCode.BAD_CONFIG, as nothing of ours is loaded yet
@@ -31,7 +31,7 @@ _OF_THE_SYSTEM = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
 }
 # What a shell's `&`, cron or a supervisor may have ignored. SIGHUP stays ignored (nohup), and so do the two that a
-# shim ignores for a trainer that has no handler yet (launcher/shim.py).
+# shim ignores for a trainer that has no handler yet (launcher/rank/shim.py).
 _NOT_INHERITED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -42,37 +42,37 @@ def launch() -> NoReturn:
 
 def train() -> NoReturn:
     """vpred-train, python -m vpred_train, and MindONE's train_text_to_image"""
-    _run("vpred_train.cli")
+    _run("vpred_train.commands.train")
 
 
 def sample() -> NoReturn:
     """vpred-sample"""
-    _run("vpred_train.sample")
+    _run("vpred_train.commands.sample")
 
 
 def text_to_image() -> NoReturn:
     """vpred-text-to-image and python -m vpred_train.text_to_image: MindONE's"""
-    _run("vpred_train.mindone_images")
+    _run("vpred_train.commands.mindone_text_to_image")
 
 
 def weights() -> NoReturn:
     """vpred-weights"""
-    _run("vpred_train.weights.cli")
+    _run("vpred_train.commands.weights")
 
 
 def ema() -> NoReturn:
     """vpred-ema"""
-    _run("vpred_train.ema.cli")
+    _run("vpred_train.commands.ema")
 
 
 def checkpoints() -> NoReturn:
     """vpred-ckpt and python -m checkpoints_mgr"""
-    _run("vpred_train.checkpoint_cli")
+    _run("vpred_train.commands.checkpoint")
 
 
 def images() -> NoReturn:
     """vpred-data"""
-    _run("vpred_train.data_cli")
+    _run("vpred_train.commands.data")
 
 
 def main() -> NoReturn:

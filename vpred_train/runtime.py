@@ -15,8 +15,8 @@ from launcher.contract.environment import environment, export
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity, is_scheduler, read_identity
 from launcher.contract.process import die_with_parent
+from vpred_train.config.precision import PrecisionConfig
 from vpred_train.kernels import library
-from vpred_train.precision import PrecisionConfig
 
 logger = logging.getLogger(__name__)
 

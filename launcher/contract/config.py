@@ -14,7 +14,7 @@ _COMMAND_LINE = "command line"
 Seconds = Annotated[float, Field(gt=0, le=1e8)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=1e8)]
 
-# What becomes of a key when a run goes on (vpred_train/recipe_changes.py); one that declares nothing is fixed.
+# What becomes of a key when a run goes on (vpred_train/prepare/recipe_changes.py); one that declares nothing is fixed.
 FIXED = Field(json_schema_extra={"on_resume": "fixed"})
 MAY_CHANGE = Field(json_schema_extra={"on_resume": "logged"})
 OF_THE_MACHINE = Field(json_schema_extra={"on_resume": "machine"})

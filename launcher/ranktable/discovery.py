@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
-from launcher.cluster import ClusterConfig, load_cluster
+from launcher.cluster.config import ClusterConfig, load_cluster
+from launcher.cluster.hosts import Host
 from launcher.contract.config import ConfigError, Section, load_document
-from launcher.hosts import Host
-from launcher.processes import own_program
+from launcher.processes.ssh import Answer, Remote
+from launcher.processes.tied import own_program
 from launcher.ranktable.inventory import InventoryError, host_of
-from launcher.remote import Answer, Remote
 
-PROBE = own_program(sys.executable, "launcher.ranktable.probe")
+PROBE = own_program(sys.executable, "launcher.ranktable.npu_probe")
 TIMEOUT_S = 180.0  # on 16 dies with a tool that does not answer
 
 

@@ -14,10 +14,11 @@ from launcher.contract.config import ConfigError
 from launcher.contract.config_errors import shown
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import Record
-from launcher.ranktable import rules_pods, rules_v1, rules_v2, template_two
+from launcher.ranktable import group_list as template_two
+from launcher.ranktable import rules_pods, rules_v1, rules_v2
 from launcher.ranktable.editing import Table, convert, placements
-from launcher.ranktable.findings import BAD_FILE, Finding
 from launcher.ranktable.rules_v1 import DEFAULT_TARGET, Target
+from launcher.ranktable.table_findings import BAD_FILE, Finding
 
 _LONGEST_PATH_BYTES = 4096
 _LARGEST_BYTES = 1 << 30

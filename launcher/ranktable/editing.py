@@ -8,9 +8,9 @@ from typing import Any
 
 from launcher.contract.config import ConfigError
 from launcher.contract.config_errors import shown
-from launcher.ranktable import template_two
-from launcher.ranktable.findings import is_address
+from launcher.ranktable import group_list as template_two
 from launcher.ranktable.rules_pods import pods_by_server
+from launcher.ranktable.table_findings import is_address
 
 Table = dict[str, Any]
 _SELECTOR = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<devices>\d+(?:,\d+)*))?")

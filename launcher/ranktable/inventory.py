@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from launcher.hosts import Device, Host
-from launcher.ranktable.findings import is_address
-from launcher.ranktable.probe import Captured
+from launcher.cluster.hosts import Device, Host
+from launcher.ranktable.npu_probe import Captured
+from launcher.ranktable.table_findings import is_address
 
 _NO_NUMBER = 0xFFFFFFFF  # what an unsigned field holds that was never set
 

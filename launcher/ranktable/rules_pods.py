@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Any
 
 from launcher.contract.config_errors import shown
-from launcher.ranktable.findings import Finding
 from launcher.ranktable.rules_v1 import Rule, Target, places
+from launcher.ranktable.table_findings import Finding
 
 _SDID = "take SDID of `npu-smi info -t spod-info -i NPU -c CHIP`"
 

@@ -10,8 +10,8 @@ from itertools import groupby, pairwise
 from typing import Any, Literal, NamedTuple
 
 from launcher.contract.config_errors import shown
-from launcher.ranktable import findings
-from launcher.ranktable.findings import MIXED_FAMILIES, Finding, Key, check_object, entries
+from launcher.ranktable import table_findings as findings
+from launcher.ranktable.table_findings import MIXED_FAMILIES, Finding, Key, check_object, entries
 
 DEFAULT_DEVICE_PORT = "16666"
 _RENUMBER = "number ranks 0, 1, 2 ... server by server: `vpred-launch ranktable merge` does it"

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from launcher.contract.config_errors import shown
-from launcher.ranktable import findings
-from launcher.ranktable.findings import Finding, Key, check_object, entries
+from launcher.ranktable import table_findings as findings
+from launcher.ranktable.table_findings import Finding, Key, check_object, entries
 
 _PORT = re.compile(r"\d+/\d+|d2h")
 _RENUMBER = "number ranks 0, 1, 2 ...: `vpred-launch ranktable merge` does it"

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.contract.config_errors import shown
-from launcher.ranktable import findings
-from launcher.ranktable.findings import Finding, Key, check_object, entries
+from launcher.ranktable import table_findings as findings
+from launcher.ranktable.table_findings import Finding, Key, check_object, entries
 
 _PROTOCOLS = frozenset({"UB_CTP", "UB_TP", "ROCE", "HCCS", "TCP", "UB_MEM", "UBOE"})
 _REMEDY = "take the file that the driver brings"

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from source_tree import PACKAGES, ROOT, module_name, sources
 
 from vpred_train.entry import PROGRAMS
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("checkpoints_mgr", "data", "launcher", "monitoring", "vpred_train")
 LEAVES = {"checkpoints_mgr", "data", "monitoring"}
 FORBIDDEN = {
     "launcher": {*PACKAGES, "mindspore", "numpy", "mpi4py"} - {"launcher"},
@@ -39,7 +38,7 @@ OWNERS: dict[str, str | tuple[str, ...] | None] = {
     "mindspore.set_context": "vpred_train.runtime",
     "mindspore.set_device": "vpred_train.runtime",
     "mindspore.communication.init": "vpred_train.runtime",
-    "mpi4py": "vpred_train.collectives",
+    "mpi4py": "vpred_train.distributed.collectives",
     "yaml.load": "launcher.contract.yaml_dialect",  # with a SafeLoader, see below
     "yaml.full_load": None,
     "yaml.unsafe_load": None,
@@ -47,12 +46,12 @@ OWNERS: dict[str, str | tuple[str, ...] | None] = {
     "os.system": None,
     "os.popen": None,
     # These make files that nobody else may read, whatever the umask.
-    "safetensors.numpy.save_file": "data.columns",
+    "safetensors.numpy.save_file": "data.sources.columns",
     "tempfile.mkstemp": None,
     **dict.fromkeys(("pickle", "cPickle", "_pickle", "copyreg", "shelve", "marshal", "dill", "cloudpickle", "joblib")),
     # Its pipes and pools pickle: between a process and those that it has started itself, over sockets without a name.
-    "multiprocessing": ("data.scan", "data.worker", "data.workers"),
-    "concurrent.futures.ProcessPoolExecutor": "data.scan",
+    "multiprocessing": ("data.sources.scan", "data.loading.worker", "data.loading.workers"),
+    "concurrent.futures.ProcessPoolExecutor": "data.sources.scan",
     "eval": None,
     "exec": None,
 }
@@ -64,18 +63,6 @@ MPI_PICKLES = {
 IMPORTS_MPI = re.compile(r"^\s*(?:from|import) mpi4py", re.MULTILINE)
 # Loaders are made of these alone, or of classes above them that are.
 SAFE_YAML = {"yaml.SafeLoader", "CSafeLoader", "SafeConstructor"}
-
-
-def module_name(path: Path) -> str:
-    """data/loader.py -> data.loader; data/__init__.py -> data."""
-    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-
-
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    """Dotted module name and syntax tree of every file of the packages."""
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield module_name(path.relative_to(ROOT)), ast.parse(path.read_text())
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -259,7 +246,11 @@ def test_what_crosses_between_ranks_is_no_pickle() -> None:
     trees = {
         module_name(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in files if path != Path(__file__)
     }
-    assert {"vpred_train.collectives", "launcher.mpi_trial", "tests.launcher.fake_trainer"} <= trees.keys()
+    assert {
+        "vpred_train.distributed.collectives",
+        "launcher.preflight.mpi_trial",
+        "tests.launcher.fake_trainer",
+    } <= trees.keys()
     assert [fault for module, tree in trees.items() for fault in mpi_faults(module, tree)] == []
 
 
@@ -433,14 +424,14 @@ def loaded(modules: str, watched: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("launcher.cli, launcher.shim", ("mindspore", "mpi4py", "numpy", *set(PACKAGES) - {"launcher"})),
-        ("data.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"data"})),
+        ("launcher.cli, launcher.rank.shim", ("mindspore", "mpi4py", "numpy", *set(PACKAGES) - {"launcher"})),
+        ("data.commands.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"data"})),
         ("checkpoints_mgr.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"checkpoints_mgr"})),
         ("monitoring", ("mindspore", "mpi4py", *set(PACKAGES) - {"monitoring"})),
         ("vpred_train.entry", ("mindspore", "mpi4py", "numpy", "pydantic", *set(PACKAGES) - {"vpred_train"})),
-        ("vpred_train.config, vpred_train.cli", ("mindspore", "mpi4py")),
-        ("vpred_train.weights.cli", ("mindspore", "mpi4py", "torch")),
-        ("vpred_train.ema.cli, vpred_train.checkpoint_cli", ("mindspore", "mpi4py", "torch")),
+        ("vpred_train.config.train, vpred_train.commands.train", ("mindspore", "mpi4py")),
+        ("vpred_train.commands.weights", ("mindspore", "mpi4py", "torch")),
+        ("vpred_train.commands.ema, vpred_train.commands.checkpoint", ("mindspore", "mpi4py", "torch")),
     ],
 )
 def test_what_an_import_does_not_bring_in(modules: str, absent: tuple[str, ...]) -> None:
@@ -448,4 +439,4 @@ def test_what_an_import_does_not_bring_in(modules: str, absent: tuple[str, ...])
 
 
 def test_the_loading_rule_bites() -> None:
-    assert loaded("data.cli", ("numpy", "mindspore")) == ["numpy"]
+    assert loaded("data.commands.cli", ("numpy", "mindspore")) == ["numpy"]

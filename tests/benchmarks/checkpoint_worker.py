@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from checkpoints_mgr import CheckpointManager, FlatShard, Retention, Segment, State
-from checkpoints_mgr.reading import open_step, plan_reads
+from checkpoints_mgr.disk.reading import open_step, plan_reads
 from checkpoints_mgr.state import wanted_parts
-from vpred_train.collectives import Collective, make_collective
-from vpred_train.flat import bounds_of
+from vpred_train.distributed.collectives import Collective, make_collective
+from vpred_train.distributed.flat_arrays import bounds_of
 
 TENSORS = 200
 BLOCK_BYTES = 16 << 20

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ranks import Rank, Ranks, as_rank
 
-from vpred_train.flat import FlatArrays, blocks, bounds_of
+from vpred_train.distributed.flat_arrays import FlatArrays, blocks, bounds_of
 
 PIECES_KIB = (64, 128, 256, 512, 1024, 2048, 4096, 16384, 65536, 262144)
 SEARCH_REPEATS = 5

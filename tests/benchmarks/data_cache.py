@@ -40,7 +40,7 @@ from data import (
     one_bucket,
     open_source,
 )
-from data.shards import FORMAT, KEY, canonical
+from data.cache.shards import FORMAT, KEY, canonical
 
 SIZE = (768, 768)
 MOMENTS, FEATURES = (8, 96, 96), (77, 1024)  # SD 2.x at 768 pixels

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.columns import string_columns
-from data.index import make_index, write_index
-from data.indexing import INDEX_NAME, stat_files
+from data.files import INDEX_NAME
+from data.sources.columns import string_columns
+from data.sources.index_builder import stat_files
+from data.sources.index_file import make_index, write_index
 
 CEILING_S = 2.0
 CEILING_BYTES = 300e6
@@ -29,7 +30,7 @@ REPEATS = 3
 OPEN = r"""
 import re, sys, time
 from pathlib import Path
-from data.source import open_source
+from data.sources.source import open_source
 started = time.perf_counter()
 source = open_source(Path(sys.argv[1]))
 sample = source.sample(len(source) - 1)

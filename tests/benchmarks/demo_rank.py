@@ -10,8 +10,9 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import RunDir
 from vpred_train import runtime
-from vpred_train.config import TrainConfig
-from vpred_train.recipe import load_recipe, open_data
+from vpred_train.config.train import TrainConfig
+from vpred_train.prepare.data import open_data
+from vpred_train.prepare.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 SHARE = 8
@@ -24,11 +25,11 @@ def set_up_mindspore() -> None:
 
 
 def make_trainer(run: RunDir) -> tuple[TrainConfig, Any]:
-    """Build what `vpred_train.worker` builds."""
+    """Build what `vpred_train.training.worker` builds."""
     from checkpoints_mgr import CheckpointManager
-    from vpred_train.collectives import SingleProcess
-    from vpred_train.pretrained import build_networks
-    from vpred_train.trainer import Trainer
+    from vpred_train.distributed.collectives import SingleProcess
+    from vpred_train.models.build import build_networks
+    from vpred_train.training.trainer import Trainer
 
     recipe = load_recipe(RECIPE, [f"global_batch={SHARE}"])
     config = recipe.model_copy(update={"precision": recipe.precision.on(ACCELERATORS["cpu"])})

@@ -22,8 +22,8 @@ from training_job import make_batch, make_step, resident_bytes
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import SingleProcess
 
 POLL_S = 0.05
 ARRAYS = 5  # weights, gradient, two moments, one average
@@ -66,7 +66,7 @@ def memory() -> str:
 
 def train(config: TrainConfig, steps: int, graphs: Path) -> None:
     """Take the steps and print what they cost."""
-    from vpred_train.graph_cache import CachedGraph
+    from vpred_train.engine.graph_cache import CachedGraph
 
     started = time.perf_counter()
     step = make_step(config, SingleProcess())

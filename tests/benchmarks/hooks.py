@@ -30,7 +30,7 @@ SCRAPE_S = 15.0  # Prometheus' usual interval
 
 def hook_seconds(hooks: list[Any], result: Any, port: int, steps: int) -> float:
     """Per step: all hooks over `steps` steps, made to fall due as often as steps of their duration would."""
-    from vpred_train.hooks import STATUS_INTERVAL_S, StatusHook
+    from vpred_train.training.hooks.status import STATUS_INTERVAL_S, StatusHook
 
     status = next(hook for hook in hooks if isinstance(hook, StatusHook))
     per_status, per_scrape = (max(1, round(each / result.step_seconds)) for each in (STATUS_INTERVAL_S, SCRAPE_S))
@@ -54,7 +54,7 @@ def main() -> None:
     steps, port = vars(parser.parse_args()).values()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     set_up_mindspore()
-    from vpred_train.worker import make_hooks
+    from vpred_train.training.run import make_hooks
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as resources:
         run = RunDir(Path(folder))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.contract.run_dir import RunDir
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 
 TESTS = Path(__file__).resolve().parents[1] / "launcher"
 ROUNDS = 5

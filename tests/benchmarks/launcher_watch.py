@@ -18,12 +18,12 @@ import time
 from operator import itemgetter
 from pathlib import Path
 
+from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.run_dir import RankStatus, RunDir
-from launcher.plan import LaunchPlan, RankPlace
-from launcher.progress import LineProgress
-from launcher.stopping import stop_requests
-from launcher.supervise import supervise
-from launcher.supervision import SupervisionSettings
+from launcher.planning.plan import LaunchPlan, RankPlace
+from launcher.supervision.progress import LineProgress
+from launcher.supervision.stop_requests import stop_requests
+from launcher.supervision.supervise import supervise
 
 ALLOWED_CPU_RATIO = {2: 0.01, 512: 0.05}  # of one core
 WARM_UP_S = 5.0

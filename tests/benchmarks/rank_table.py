@@ -15,11 +15,11 @@ from pathlib import Path
 
 import yaml
 
-from launcher.cluster import ClusterConfig, Metrics, load_cluster
+from launcher.cluster.config import ClusterConfig, Metrics, load_cluster
+from launcher.cluster.hosts import Device, Host
 from launcher.contract.config import dump_yaml
-from launcher.hosts import Device, Host
 from launcher.ranktable.document import check_table, fingerprint, read_table, write_table
-from launcher.ranktable.v1 import make_table
+from launcher.ranktable.generate import make_table
 
 ALLOWED_S = 5.0
 ALLOWED_BYTES = 500e6

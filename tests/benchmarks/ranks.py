@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher.contract.accelerators import ACCELERATORS
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 from vpred_train import runtime
-from vpred_train.collectives import Collective, make_collective
+from vpred_train.distributed.collectives import Collective, make_collective
 
 RANK_OPTION = "--rank-of"
 

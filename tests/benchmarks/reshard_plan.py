@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from checkpoints_mgr import FlatShard, Segment, State
-from checkpoints_mgr.balance import shares
-from checkpoints_mgr.digests import chunk_bytes_of
-from checkpoints_mgr.manifest import FileEntry, Manifest, Piece, Placement, from_bytes, to_bytes
-from checkpoints_mgr.reading import plan_reads
+from checkpoints_mgr.disk.digests import chunk_bytes_of
+from checkpoints_mgr.disk.manifest import FileEntry, Manifest, Piece, Placement, from_bytes, to_bytes
+from checkpoints_mgr.disk.reading import plan_reads
+from checkpoints_mgr.save.balance import shares
 from checkpoints_mgr.state import Parts, Range, TensorSpec, wanted_parts
 
 PARAMETERS, TENSORS = 5_000_000_000, 1500

@@ -3,7 +3,8 @@
     PYTHONPATH=. .venv/bin/python tests/benchmarks/restart.py
 
 Rank 1 is killed with -9 when a checkpoint is behind it; the launcher starts again and, after the first step of that, is
-stopped. The parts are those of attempts/0002/attempt.json (launcher/account.py); what was trained twice comes on top.
+stopped. The parts are those of attempts/0002/attempt.json (launcher/records/attempt_record.py); what was trained
+twice comes on top.
 Ratio: seconds from the first attempt's start to its first step, which compiles, over those of the second, which reads
 the compiled graph.
 """
@@ -17,8 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.account import LostTime, read_records
 from launcher.contract.run_dir import RankStatus, RunDir
+from launcher.records.attempt_record import LostTime, read_records
 
 RECIPE = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 CHECKPOINT_STEPS = 10

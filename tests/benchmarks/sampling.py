@@ -23,9 +23,10 @@ import numpy as np
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import DiffusionConfig, SamplingConfig
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.sampling import SamplingConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.model_config import ModelConfig
 
 PIXELS = 256
 THREADS = 2
@@ -74,7 +75,16 @@ class Theirs:
 def seconds_to_first_image(folder: Path) -> float:
     """From the start of `vpred-sample` to its end, with one image written."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SAMPLING.items()]
-    command = ["-m", "vpred_train.sample", "--ckpt", folder, "--output", folder.with_name("images"), "--prompt", "a"]
+    command = [
+        "-m",
+        "vpred_train.commands.sample",
+        "--ckpt",
+        folder,
+        "--output",
+        folder.with_name("images"),
+        "--prompt",
+        "a",
+    ]
     started = time.perf_counter()
     subprocess.run([sys.executable, *command, *options], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
@@ -82,7 +92,7 @@ def seconds_to_first_image(folder: Path) -> float:
 
 def compare(networks: Any, theirs: Theirs, batch: int, pairs: int) -> float:
     """Print the images per second of both; the median of the ratios."""
-    from vpred_train.sampling import TextToImage
+    from vpred_train.sampling.pipeline import TextToImage
 
     sampling = SamplingConfig.model_validate(SAMPLING | {"batch_size": batch})
     ours = TextToImage(networks, MODEL, RECORD.diffusion, sampling, PIXELS, PIXELS)
@@ -119,7 +129,7 @@ def main() -> None:
 
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import get_weights
-    from vpred_train.weights.layouts import write_weights
+    from vpred_train.weights.layouts.read_write import write_weights
 
     networks = Networks(MODEL, 0)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,8 @@ from typing import Any
 from ranks import Rank, Ranks, as_rank
 from training_job import make_batch, make_step
 
-from vpred_train.collectives import Collective
-from vpred_train.recipe import load_recipe
+from vpred_train.distributed.collectives import Collective
+from vpred_train.prepare.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 BATCH = 8  # per rank

@@ -1,6 +1,6 @@
 """torch's side of `data_loading.py`: FOLDER WORKERS BATCH RESOLUTION; prints the seconds of one pass.
 
-It imports nothing of the project, and does with Pillow what `data/transforms.py` does.
+It imports nothing of the project, and does with Pillow what `data/images/transforms.py` does.
 """
 
 import io

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 
 from data import Batch
-from vpred_train.collectives import Collective
-from vpred_train.config import TrainConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective
 
 
 def make_step(config: TrainConfig, collective: Collective) -> Any:
     """The trainer's own step, from fresh weights."""
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.state import TrainState
-    from vpred_train.step import TrainStep
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
+    from vpred_train.engine.step import TrainStep
+    from vpred_train.models.networks import Networks
 
     networks = Networks(config.model, config.seed)
     state = TrainState(config, FlatSpace(networks, config.trainable), collective)

@@ -27,9 +27,10 @@ import numpy as np
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import DiffusionConfig, TrainConfig
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.model_config import ModelConfig
 
 THREADS = 2
 LEARNING_RATE = 1e-4
@@ -110,12 +111,12 @@ class Ours:
     def __init__(self, networks: Any, config: TrainConfig, batch: dict[str, np.ndarray], graphs: Path | None) -> None:
         from mindspore import Tensor
 
-        from vpred_train.diffusion.objective import DiffusionLoss
         from vpred_train.diffusion.parameterization import v_target
-        from vpred_train.graph_cache import CachedGraph
-        from vpred_train.models.networks import FlatSpace
-        from vpred_train.optim import OPTIMIZERS
-        from vpred_train.step import LossAndGradients
+        from vpred_train.distributed.flat_space import FlatSpace
+        from vpred_train.engine.graph_cache import CachedGraph
+        from vpred_train.engine.objective import DiffusionLoss
+        from vpred_train.engine.step import LossAndGradients
+        from vpred_train.optim.optimizers import OPTIMIZERS
 
         self.space = FlatSpace(networks, ("unet",))
         self.weights = self.space.flatten()
@@ -135,8 +136,8 @@ class Ours:
         return {"seconds": time.perf_counter() - started, "losses": losses}
 
     def step(self) -> float:
+        from vpred_train.distributed.flat_arrays import FlatArrays
         from vpred_train.ema.profiles import average_
-        from vpred_train.flat import FlatArrays
 
         loss, gradients = self.graph(*self.inputs)
         self.steps += 1
@@ -151,7 +152,7 @@ def compare(name: str, diffusers_python: Path, pairs: int, steps: int, graphs: P
     """Print both sides' figures; the median of the ratios."""
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import get_weights
-    from vpred_train.weights.layouts import write_weights
+    from vpred_train.weights.layouts.read_write import write_weights
 
     tree, size = CASES[name]
     model = ModelConfig.model_validate(tree)

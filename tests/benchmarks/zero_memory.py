@@ -16,9 +16,9 @@ import numpy as np
 from ranks import Rank, Ranks, as_rank
 from training_job import resident_bytes
 
-from vpred_train.config import TrainConfig
-from vpred_train.flat import FlatArrays
-from vpred_train.memory_plan import MemoryPlan, memory_plan
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.flat_arrays import FlatArrays
+from vpred_train.estimates.memory import MemoryPlan, memory_plan
 
 STEPS = 3
 WARM_UP_ELEMENTS = 1 << 22  # MPI's own buffers are in memory before the first reading
@@ -52,8 +52,9 @@ def recipe(model_channels: int, zero_stage: int) -> TrainConfig:
 
 def measure(rank: Rank, config: TrainConfig) -> dict[str, int]:
     """Bytes above the start on the rank that has most."""
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.state import TrainState
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
+    from vpred_train.models.networks import Networks
 
     rank.collective.sum_(np.ones(WARM_UP_ELEMENTS, np.float32))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storage
+from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State
 from checkpoints_mgr.cli import main
-from checkpoints_mgr.layout import VERIFIED
+from checkpoints_mgr.disk import storage
+from checkpoints_mgr.disk.layout import VERIFIED
 
 DEADLINE_S = 60.0
 WRITE_BYTES = 2000

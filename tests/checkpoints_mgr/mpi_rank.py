@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from failpoints import Fault
 
-from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State, storage
-from vpred_train.collectives import Mpi
+from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State
+from checkpoints_mgr.disk import storage
+from vpred_train.distributed.collectives import Mpi
 
 
 def main() -> None:

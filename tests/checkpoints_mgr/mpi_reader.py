@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from checkpoints_mgr import CheckpointManager, State, storage
-from checkpoints_mgr.reading import open_step
-from vpred_train.collectives import Mpi
+from checkpoints_mgr import CheckpointManager, State
+from checkpoints_mgr.disk import storage
+from checkpoints_mgr.disk.reading import open_step
+from vpred_train.distributed.collectives import Mpi
 
 read_into, read_bytes = storage.Reader.read_into, []
 

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
-from checkpoints_mgr import reading, restoring, saving, staging, storage, sweeping, verified, votes, writing
+from checkpoints_mgr import votes
+from checkpoints_mgr.disk import reading, storage, verified
+from checkpoints_mgr.restore import restoring
+from checkpoints_mgr.save import saving, staging, sweeping, writing
 
 
 class Equal(str):

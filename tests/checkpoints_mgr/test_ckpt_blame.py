@@ -10,7 +10,8 @@ import pytest
 from failpoints import Fault
 from process_ranks import end_of, start_ranks
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State, storage
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State
+from checkpoints_mgr.disk import storage
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints_mgr.digests import canonical_json, document_digest
+from checkpoints_mgr.disk.digests import canonical_json, document_digest
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])

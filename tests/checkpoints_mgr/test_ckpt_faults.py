@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from failpoints import Fault, Killed
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, restoring, storage
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager
+from checkpoints_mgr.disk import storage
 from checkpoints_mgr.errors import CorruptCheckpointError
+from checkpoints_mgr.restore import restoring
 
 FILE_CLASSES = ("MANIFEST.json", "model-0*", "ema-0*", "adam_m-0*", "adam_v-0*", "model.safetensors.index.json")
 ENOUGH = 400  # operations of one save, generously
@@ -168,7 +170,7 @@ def test_of_two_writers_of_one_step_exactly_one_wins(
 
 def test_ranks_with_another_root_are_refused(tmp_path, run_ranks, make_state, names, monkeypatch):
     """Such as one named after each rank's own clock."""
-    monkeypatch.setattr("checkpoints_mgr.writing.VISIBLE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("checkpoints_mgr.save.writing.VISIBLE_TIMEOUT_S", 0.05)
     errors = run_ranks(2, lambda comm: CheckpointManager(tmp_path / str(comm.rank), comm).save(1, make_state(1)))
     assert len({str(error) for error in errors}) == 1
     assert "rank 1: " in str(errors[0])

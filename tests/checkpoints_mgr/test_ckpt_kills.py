@@ -11,7 +11,8 @@ import pytest
 from failpoints import Fault
 from process_ranks import end_of, start_ranks
 
-from checkpoints_mgr import CheckpointError, CheckpointManager, Retention, State, storage
+from checkpoints_mgr import CheckpointError, CheckpointManager, Retention, State
+from checkpoints_mgr.disk import storage
 
 
 def saver(root, make_state, sharded, spec, background):

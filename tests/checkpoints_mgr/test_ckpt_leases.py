@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from checkpoints_mgr import CheckpointManager, Retention
-from checkpoints_mgr.reading import lease
+from checkpoints_mgr.disk.reading import lease
 
 OLDER, NEWEST = "step_0000000010", "step_0000000020"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoints_mgr import CheckpointManager, State
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 
 HERE = Path(__file__).parent
 

@@ -8,8 +8,9 @@ import pytest
 from failpoints import Fault
 from process_ranks import end_of, start_ranks
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, Retention, State, storage
-from checkpoints_mgr.sweeping import retire
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, Retention, State
+from checkpoints_mgr.disk import storage
+from checkpoints_mgr.save.sweeping import retire
 
 LAYOUTS = {"pair": "ab", "two": "aabb", "three": "abc", "other": "abbab", "one": "a"}
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, Retention, SaveEvery
-from checkpoints_mgr.layout import VERIFIED
-from checkpoints_mgr.owner import is_alive, own_tag
+from checkpoints_mgr.disk.layout import VERIFIED
+from checkpoints_mgr.disk.owner import is_alive, own_tag
 from checkpoints_mgr.policy import Kept
 
 

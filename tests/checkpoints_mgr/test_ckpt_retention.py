@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from checkpoints_mgr import CheckpointManager, Retention, State
 from checkpoints_mgr.cli import main
-from checkpoints_mgr.digests import canonical_json, document_digest
-from checkpoints_mgr.layout import VERIFIED, step_name
+from checkpoints_mgr.disk.digests import canonical_json, document_digest
+from checkpoints_mgr.disk.layout import VERIFIED, step_name
 
 STEPS = (10, 20, 30, 40, 50)
 LOSSES = {10: 0.3, 20: 0.1, 30: 0.5, 40: 0.2, 50: 0.4}

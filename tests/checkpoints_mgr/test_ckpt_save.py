@@ -24,8 +24,8 @@ def test_a_result_is_the_same_on_all_ranks_and_counts_all_bytes(tmp_path, run_ra
 
 
 def test_chunks_and_blocks_may_split_tensors(tmp_path, make_state, assert_same, restore, monkeypatch):
-    monkeypatch.setattr("checkpoints_mgr.digests.MIN_CHUNK_BYTES", 100)
-    monkeypatch.setattr("checkpoints_mgr.reading.BLOCK_BYTES", 64)
+    monkeypatch.setattr("checkpoints_mgr.disk.digests.MIN_CHUNK_BYTES", 100)
+    monkeypatch.setattr("checkpoints_mgr.disk.reading.BLOCK_BYTES", 64)
     state = make_state(1)
     CheckpointManager(tmp_path).save(0, state)
     manifest = json.loads((tmp_path / "step_0000000000" / "MANIFEST.json").read_text())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, FlatShard, Segment, State
-from checkpoints_mgr.balance import shares
+from checkpoints_mgr.save.balance import shares
 from checkpoints_mgr.state import TensorSpec
 
 WORLD_SIZES = (1, 2, 3, 4, 8)
@@ -146,8 +146,8 @@ def test_more_ranks_than_tensors(tmp_path, run_ranks, blank, assert_same):
 
 def test_a_manifest_of_5_g_parameters_on_64_ranks_is_small(tmp_path):
     """At most 1 MB: three sharded components and the weights, 1500 tensors, 64 ranks."""
-    from checkpoints_mgr.digests import chunk_bytes_of
-    from checkpoints_mgr.manifest import FileEntry, Manifest, Piece, Placement, from_bytes, to_bytes
+    from checkpoints_mgr.disk.digests import chunk_bytes_of
+    from checkpoints_mgr.disk.manifest import FileEntry, Manifest, Piece, Placement, from_bytes, to_bytes
 
     numel, ranks = 3_300_000, 64
     total = 1500 * numel

@@ -12,10 +12,12 @@ import pytest
 import xxhash
 from failpoints import thread_rank
 
-from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State, digests, sharing
-from checkpoints_mgr.reading import open_step, plan_reads
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, State
+from checkpoints_mgr.disk import digests
+from checkpoints_mgr.disk.reading import open_step, plan_reads
+from checkpoints_mgr.restore import sharing
 from checkpoints_mgr.state import wanted_parts
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 
 HERE = Path(__file__).parent
 SIZES = {

@@ -9,7 +9,8 @@ import pytest
 from failpoints import Fault
 from process_ranks import end_of, start_ranks
 
-from checkpoints_mgr import CheckpointManager, Retention, storage
+from checkpoints_mgr import CheckpointManager, Retention
+from checkpoints_mgr.disk import storage
 
 LAST = 60
 

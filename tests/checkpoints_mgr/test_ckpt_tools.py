@@ -13,7 +13,7 @@ from checkpoints_mgr import CheckpointManager, State
 
 def test_whole_tensors_of_shards_in_one_file(two_steps, tmp_path, make_state, vpred_ckpt, monkeypatch):
     """Read back by the safetensors package, in batches that cut tensors."""
-    monkeypatch.setattr("checkpoints_mgr.streaming.BATCH_BYTES", 100)
+    monkeypatch.setattr("checkpoints_mgr.disk.streaming.BATCH_BYTES", 100)
     state = make_state(2)
     assert vpred_ckpt("consolidate", two_steps, tmp_path / "model.safetensors")[0] == 0
     names = ["--component", "adam_m", "--component", "ema"]
@@ -31,8 +31,8 @@ def test_whole_tensors_of_shards_in_one_file(two_steps, tmp_path, make_state, vp
 
 
 def test_consolidating_holds_a_batch_and_no_more(tmp_path, vpred_ckpt, monkeypatch):
-    monkeypatch.setattr("checkpoints_mgr.streaming.BATCH_BYTES", 1 << 20)
-    monkeypatch.setattr("checkpoints_mgr.reading.BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr("checkpoints_mgr.disk.streaming.BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr("checkpoints_mgr.disk.reading.BLOCK_BYTES", 1 << 16)
     state = State({f"model/{name}": np.ones((1 << 21) // 4, np.float32) for name in range(16)}, {})
     CheckpointManager(tmp_path / "root").save(1, state)
     tracemalloc.start()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import ArraySpec, DataConfig, Loader, make_order, open_source
-from data.fetching import Arrays
+from data.loading.fetcher import Arrays
 
 
 @dataclass(frozen=True)

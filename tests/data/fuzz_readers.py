@@ -20,9 +20,10 @@ from image_files import ORIENTATIONS, WRITERS, encoded, noise, oriented, png_chu
 from PIL import Image
 
 from data import DataError, open_source
-from data.decode import FORMATS, decode_sized
-from data.scan import Place, look
-from data.tar_source import tar_rows
+from data.images.decode import FORMATS, decode_sized
+from data.sources.rows import Place
+from data.sources.scan import look
+from data.sources.tar_format import tar_rows
 
 STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn"}
 started: list[str] = []

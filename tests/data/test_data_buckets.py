@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.buckets import BLOCK, Buckets, bucket_sizes, make_buckets
 from data.config import BucketsConfig
+from data.order.buckets import BLOCK, Buckets, bucket_sizes, make_buckets
 
 
 @pytest.mark.parametrize(

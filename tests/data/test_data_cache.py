@@ -42,8 +42,8 @@ from data import (
     table_of,
     write_entries,
 )
-from data.cache import make_table
-from data.cli import main
+from data.cache.cache import make_table
+from data.commands.cli import main
 
 SPEC = {"kind": "moments", "height": 8, "vae": {"xxh3": "1"}}
 SPECS = CacheSpecs(moments=SPEC, text={"kind": "text", "text_encoder": {"xxh3": "2"}})
@@ -195,7 +195,7 @@ def test_batches_of_a_cache_are_the_same_whoever_makes_them(
     filled(tmp_path / "cache", open_source(folder))
     made, threads = [], []
     for slow_s_per_byte, workers in ((math.inf, 0), (0, 0), (math.inf, 1)):
-        monkeypatch.setattr("data.loader.SLOW_S_PER_BYTE", slow_s_per_byte)
+        monkeypatch.setattr("data.loading.loader.SLOW_S_PER_BYTE", slow_s_per_byte)
         with cached_loader(folder, entries_of(folder, Cache(tmp_path / "cache")), workers) as loader:
             made.append([next(loader) for _ in range(9)])
             threads.append([thread.name for thread in threading.enumerate()].count("loader"))

@@ -17,12 +17,13 @@ from PIL import Image
 from pyarrow import parquet
 
 from data import DataConfig, DataError, Folder, ImageFetcher, Loader, make_order, open_source
-from data.captions import captions_of, drawn_caption
-from data.check import examine
-from data.index import make_index
-from data.indexing import INDEX_NAME, build_columns
-from data.rows import Row
-from data.scan import Look
+from data.commands.examine import examine
+from data.files import INDEX_NAME
+from data.sources.captions import captions_of, drawn_caption
+from data.sources.index_builder import build_columns
+from data.sources.index_file import make_index
+from data.sources.rows import Row
+from data.sources.scan import Look
 
 GOOD: list[tuple[Any, tuple[str, ...]]] = [
     ("a cat", ("a cat",)),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.check import examine
-from data.source import open_source
-from vpred_train.data_cli import main
+from data.commands.examine import examine
+from data.sources.source import open_source
+from vpred_train.commands.data import main
 
 LONG = "word " * 80
 
@@ -99,7 +99,7 @@ def test_a_folder_without_a_good_row_is_listed_in_full(tmp_path: Path, capsys: p
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     rows = [f"{number}.png,x" for number in range(3000)]  # more than a pipe holds
     (tmp_path / "a.csv").write_text("\n".join(["dir,text", *rows]))
-    argv = [sys.executable, "-P", "-m", "vpred_train.data_cli", "check", "--json", str(tmp_path)]
+    argv = [sys.executable, "-P", "-m", "vpred_train.commands.data", "check", "--json", str(tmp_path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as check:
         assert check.stdout
         assert check.stderr

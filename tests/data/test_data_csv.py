@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from image_files import encoded, noise
 
 from data import DataError, open_source
-from data.csv_source import read_table, records
+from data.sources.csv_format import read_table, records
 
 OPEN = 'a quote (") opened here is never closed; close it, or write each quote within a quoted text twice ("")'
 FOLLOWS = 'text follows a closing quote ("); write each quote within a quoted text twice ("")'

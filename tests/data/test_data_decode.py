@@ -9,8 +9,9 @@ import pytest
 from image_files import encoded, noise, png_chunk
 from PIL import Image
 
-from data.decode import FORMATS, decode, decode_sized
-from data.scan import Place, look
+from data.images.decode import FORMATS, decode, decode_sized
+from data.sources.rows import Place
+from data.sources.scan import look
 
 
 def pixel(content: bytes, background: str = "white") -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from image_files import WRITERS, encoded, noise, write_csv, write_jsonl
 
 from data import DataError, open_source
 from data.files import printable, read_file
-from data.indexing import index_paths
-from vpred_train.data_cli import main
+from data.sources.index_builder import index_paths
+from vpred_train.commands.data import main
 
 IMAGE = encoded(noise(8, 8), "PNG")
 

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from data import DataError, Folder, indexing, open_source, scan
-from data.decode import FORMATS
-from data.index import read_index
-from data.indexing import INDEX_NAME
+from data import DataError, Folder, open_source
+from data.files import INDEX_NAME
+from data.images.decode import FORMATS
+from data.sources import index_builder as indexing
+from data.sources import scan
+from data.sources.index_file import read_index
 
 
 @pytest.fixture

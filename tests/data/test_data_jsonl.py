@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from image_files import encoded, noise, write_files
 
 from data import DataError, open_source
-from data.jsonl_source import jsonl_rows, parse_object
-from data.rows import Row
+from data.sources.jsonl_format import jsonl_rows, parse_object
+from data.sources.rows import Row
 
 GOOD = '{"file_name": "0.png", "text": "a dog"}'
 

@@ -134,7 +134,7 @@ def test_closing_ends_the_thread_and_a_worker_that_is_stuck(folder: Path, monkey
     started = time.monotonic()
     with with_deadly_fetcher(folder, monkeypatch, stuck=True):
         time.sleep(1)
-        workers = [each for each in psutil.Process().children() if "data.worker" in each.cmdline()]
+        workers = [each for each in psutil.Process().children() if "data.loading.worker" in each.cmdline()]
     assert len(workers) == 2
     assert psutil.wait_procs(workers, timeout=60)[1] == []
     assert time.monotonic() - started < 60

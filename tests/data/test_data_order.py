@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.buckets import Buckets, one_bucket
 from data.keyed_random import sample_generator
-from data.order import DRAWN_AHEAD, Order, Part, Pool, part_of
-from data.permutation import Permutation
+from data.order.buckets import Buckets, one_bucket
+from data.order.order import DRAWN_AHEAD, Order, Part, Pool, part_of
+from data.order.permutation import Permutation
 
 
 def permutation(size: int, seed: int) -> Permutation:

@@ -10,8 +10,8 @@ from image_files import FORMATS, ORIENTATIONS, TURNED, WRITERS, encoded, noise, 
 from PIL import Image
 
 from data import DataConfig, ImageFetcher, Loader, make_order, open_source
-from data.decode import decode, decode_sized
-from data.transforms import load_pixels
+from data.images.decode import decode, decode_sized
+from data.images.transforms import load_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # they are of odd EXIF, which is what is tried
 WIDE, TALL = (24, 8), (8, 24)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.resample import resample
+from data.images.resample import resample
 
 LANCZOS = Image.Resampling.LANCZOS
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data import DataError, open_source
-from data.cli import main
+from data.commands.cli import main
 
 
 def test_reads_all_tables_in_sorted_order(folder: Path) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from test_data_formats import FORMATS
 
 from data import DataError, Sample, Source, hold_out, join, numbers_in_both, open_source, sample_generator
-from data.index import make_index
-from data.indexing import build_columns
-from data.rows import Row
-from data.scan import Look
-from data.source import Folder
-from data.split import image_draws
+from data.sources.held_out import image_draws
+from data.sources.index_builder import build_columns
+from data.sources.index_file import make_index
+from data.sources.rows import Row
+from data.sources.scan import Look
+from data.sources.source import Folder
 
 
 def source_of(*contents: str, folder: str = "x") -> Folder:

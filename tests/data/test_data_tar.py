@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from image_files import add, encoded, noise
 
 from data import DataError, open_source
-from data.decode import SUFFIXES
-from data.rows import Row
-from data.tar_source import tar_rows
+from data.images.decode import SUFFIXES
+from data.sources.rows import Row
+from data.sources.tar_format import tar_rows
 
 IMAGE = encoded(noise(8, 8), "PNG")
 NO_MARK = r"a\.tar: no whole plain tar \(no end mark at byte \d+: it was cut off or is damaged there\); write it again"
@@ -106,7 +106,7 @@ def test_hidden_members_are_passed_over(tmp_path: Path) -> None:
 def test_names_in_other_encodings_matter_as_text_alone(
     tmp_path: Path, encoding: str, format_: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vpred_train.data_cli import main
+    from vpred_train.commands.data import main
 
     name = {"gbk": "狗", "shift-jis": "ソ表", "latin-1": "hündchen"}[encoding]
     members = {f"{name}.png": IMAGE, f"{name}.txt": "a dög".encode(), "1.png": b"no image", "1.txt": b"x"}

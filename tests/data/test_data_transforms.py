@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data import DataConfig, load_image
+from data.images.transforms import load_pixels, place
 from data.keyed_random import sample_generator
-from data.transforms import load_pixels, place
 
 
 def config(**changes: object) -> DataConfig:

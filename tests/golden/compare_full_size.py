@@ -21,7 +21,7 @@ def network_of(golden: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
     """The network that the file is about, and the names of its inputs and outputs there."""
     from mindspore import Tensor, nn
 
-    from vpred_train.model_config import TextEncoderConfig, UNetConfig, VaeConfig
+    from vpred_train.config.model import TextEncoderConfig, UNetConfig, VaeConfig
     from vpred_train.models.autoencoder_kl import AutoencoderKL
     from vpred_train.models.text_encoder import TextEncoder
     from vpred_train.models.unet import UNet
@@ -49,7 +49,7 @@ def main(path: str) -> None:
     runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
     from mindspore import Tensor
 
-    from vpred_train.models.networks import FlatSpace
+    from vpred_train.distributed.flat_space import FlatSpace
 
     started = time.perf_counter()
     network, inputs, outputs = network_of(golden)

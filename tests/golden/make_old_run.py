@@ -22,9 +22,9 @@ from PIL import Image
 
 from checkpoints_mgr import Checkpoint
 from vpred_train.diffusion.parameterization import record_of
-from vpred_train.recipe import load_recipe
-from vpred_train.weights.layouts import write_weights
-from vpred_train.weights.shapes import stability_shapes
+from vpred_train.prepare.recipe import load_recipe
+from vpred_train.weights.layouts.read_write import write_weights
+from vpred_train.weights.layouts.tensor_shapes import stability_shapes
 
 ARCHIVE, EXPECTED = Path(__file__).with_name("old_run.tar.xz"), Path(__file__).with_name("old_run.json")
 PLACEHOLDER = "FOLDER"

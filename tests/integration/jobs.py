@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from launcher.contract.run_dir import RunDir
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 
 DEADLINE_S = 240
 
@@ -107,7 +107,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 def sample(*arguments: str, ranks: int = 1) -> list[Path]:
     """The images of one `vpred-sample`, in the order of their numbers."""
-    argv = [sys.executable, "-P", "-m", "vpred_train.sample", *arguments]
+    argv = [sys.executable, "-P", "-m", "vpred_train.commands.sample", *arguments]
     if ranks > 1:
         mpirun = find_mpirun(None, os.environ)
         argv = [str(mpirun.path), "-np", str(ranks), *mpirun.dialect.oversubscribe, "--bind-to", "none", *argv]

@@ -14,9 +14,9 @@ import pytest
 from hosts import Hosts, unavailable
 from jobs import DEADLINE_S, SMALL_RECIPE, free_ports, lend_graphs, losses, wait_until, write_images
 
-from launcher.account import read_records
 from launcher.contract.run_dir import Outcome, RunDir
-from launcher.mpirun import find_mpirun
+from launcher.planning.mpirun import find_mpirun
+from launcher.records.attempt_record import read_records
 
 STEPS, STEPS_PER_CHECKPOINT = 40, 10
 LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=0"]
@@ -150,7 +150,7 @@ def test_a_run_that_lost_a_host_ends_as_if_undisturbed_on_the_other(
     process = hosts.start("h0", argv, env={"PYTHONPATH": str(CHECKOUT)}, stdout=output, stderr=output, text=True)
     wait_until(lambda: run.committed_step() > 0 and len(losses(run.root)) > STEPS_PER_CHECKPOINT, process)
     for pid, line in hosts.processes("h1", "vpred_train").items():
-        if "launcher.shim" not in line:
+        if "launcher.rank.shim" not in line:
             os.kill(pid, signal.SIGKILL)
     assert process.wait(DEADLINE_S) == 0, (tmp_path / "output").read_text()
     first, second = read_records(run)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from hosts import Hosts, unavailable
 
-from launcher.account import AttemptRecord, read_records
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from launcher.records.attempt_record import AttemptRecord, read_records
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
@@ -84,7 +84,7 @@ class Launch:
     def victim(self, host: str) -> int:
         """The trainer's pid on `host`, as seen from outside."""
         found = self.hosts.processes(host, "fake_trainer.py")
-        return next(pid for pid, line in found.items() if "launcher.shim" not in line and "mpirun" not in line)
+        return next(pid for pid, line in found.items() if "launcher.rank.shim" not in line and "mpirun" not in line)
 
 
 def _has_saved(status: RankStatus) -> bool:

@@ -13,10 +13,10 @@ from PIL import Image
 from weights_files import TINY, TINY_RECORD, write_tiny
 
 from launcher.contract.run_dir import RunDir
-from vpred_train.config import DiffusionConfig
-from vpred_train.weights.layouts import read_weights, write_weights
-from vpred_train.weights.shapes import UNET, stability_shapes
-from vpred_train.weights.sources import open_source
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.weights.layouts.read_write import read_weights, write_weights
+from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
+from vpred_train.weights.layouts.weight_source import open_source
 
 RECIPE = """
 total_samples: 12
@@ -78,7 +78,7 @@ def test_all_layouts_make_the_same_image(run: RunDir, tmp_path: Path) -> None:
     source = run.weights / "ema.safetensors"
     paths = {"stability": source, "mindone": tmp_path / "sd.ckpt", "diffusers": tmp_path / "folder"}
     for layout in ("mindone", "diffusers"):
-        argv = [sys.executable, "-P", "-m", "vpred_train.weights.cli", "convert", str(source), str(paths[layout])]
+        argv = [sys.executable, "-P", "-m", "vpred_train.commands.weights", "convert", str(source), str(paths[layout])]
         subprocess.run([*argv, "--to", layout], check=True, timeout=DEADLINE_S)
     options = ["--prompt", "picture 1", "--steps", "2", "--seed", "3", "--width", "24"]
     images = [
@@ -131,7 +131,7 @@ def test_eps_weights_become_v_with_zero_terminal_snr(tmp_path: Path) -> None:
         sys.executable,
         "-P",
         "-m",
-        "vpred_train.weights.cli",
+        "vpred_train.commands.weights",
         "convert",
         str(run.weights / "ema.safetensors"),
         "folder",

@@ -9,12 +9,12 @@ from test_finetune import RECIPE, prepare
 from weights_files import TINY, TINY_RECORD
 
 from launcher.contract.run_dir import RunDir, Summary
-from vpred_train.ema.cli import main as vpred_ema
-from vpred_train.weights.cli import main as vpred_weights
-from vpred_train.weights.layouts import read_weights
-from vpred_train.weights.lora import attention_targets
-from vpred_train.weights.lora_files import open_lora, read_factors
-from vpred_train.weights.sources import weights_digest
+from vpred_train.commands.ema import main as vpred_ema
+from vpred_train.commands.weights import main as vpred_weights
+from vpred_train.weights.layouts.read_write import read_weights
+from vpred_train.weights.layouts.weight_source import weights_digest
+from vpred_train.weights.lora.factors import attention_targets
+from vpred_train.weights.lora.files import open_lora, read_factors
 
 LORA = """
 trainable: [unet, text_encoder]

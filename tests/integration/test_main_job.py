@@ -21,9 +21,9 @@ from safetensors.numpy import load_file
 
 from data import open_source
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
-from vpred_train.checkpoint_cli import main as consolidate
-from vpred_train.weights.cli import main as compare
-from vpred_train.weights.layouts import read_weights
+from vpred_train.commands.checkpoint import main as consolidate
+from vpred_train.commands.weights import main as compare
+from vpred_train.weights.layouts.read_write import read_weights
 
 STEPS = 20
 RECIPE = """
@@ -287,7 +287,7 @@ def test_what_a_finished_run_leaves(recipe: Path, undisturbed: Path) -> None:
 def test_an_average_of_another_width_is_made_afterwards(undisturbed: Path, tmp_path: Path) -> None:
     """And a tracked width comes back as the run exported it, up to the rounding of its float16 snapshots."""
     for sigma_rel in ("0.07", "0.1"):
-        argv = [sys.executable, "-P", "-m", "vpred_train.ema.cli", str(undisturbed), "--sigma-rel", sigma_rel]
+        argv = [sys.executable, "-P", "-m", "vpred_train.commands.ema", str(undisturbed), "--sigma-rel", sigma_rel]
         answer = subprocess.run([*argv, "--output", str(tmp_path / f"{sigma_rel}.safetensors")], capture_output=True)
         assert answer.returncode == 0, answer.stderr
     made, exported = (

@@ -11,11 +11,11 @@ from jobs import DEADLINE_S, losses, write_images
 from weights_files import TINY_RECORD, write_tiny
 
 from launcher.contract.run_dir import RunDir
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
-from vpred_train.weights.layouts import read_weights
-from vpred_train.weights.lora_files import open_lora, read_factors
-from vpred_train.weights.shapes import UNET
-from vpred_train.weights.sources import open_source
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
+from vpred_train.weights.layouts.read_write import read_weights
+from vpred_train.weights.layouts.tensor_shapes import UNET
+from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.lora.files import open_lora, read_factors
 
 RECIPE = """
 mode: 0

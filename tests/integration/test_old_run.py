@@ -9,7 +9,7 @@ import pytest
 from jobs import end, losses, start
 from make_old_run import ARCHIVE, EXPECTED, PLACEHOLDER, RECIPE, sums
 
-from checkpoints_mgr.digests import canonical_json, document_digest
+from checkpoints_mgr.disk.digests import canonical_json, document_digest
 from launcher.contract.run_dir import RunDir
 
 STEPS_BEFORE, STEPS = 2, 6

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from hosts import Hosts, unavailable
 
-from launcher.remote import Answer, Ssh, is_here
+from launcher.processes.ssh import Answer, Ssh, is_here
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ASK = """
 import json, sys
-from launcher.remote import Ssh
+from launcher.processes.ssh import Ssh
 answers = Ssh().run({host: sys.argv[3:] for host in sys.argv[2].split(",")}, float(sys.argv[1]))
 print(json.dumps({host: [a.returncode, a.stdout, a.unreachable] for host, a in answers.items()}))
 """

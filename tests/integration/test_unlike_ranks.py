@@ -10,7 +10,7 @@ from jobs import DEADLINE_S, SMALL_RECIPE, losses
 
 from checkpoints_mgr import Checkpoint
 from launcher.contract.run_dir import RunDir
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 from vpred_train.kernels import library
 
 RANK = Path(__file__).parents[1] / "vpred_train" / "unlike_rank.py"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from jobs import free_ports
 
-from launcher.cluster import ClusterConfig
+from launcher.cluster.config import ClusterConfig
 from launcher.contract.config import build_document
 from launcher.contract.environment import environment
 from launcher.contract.run_dir import RankStatus, RunDir
-from launcher.processes import workers_of
+from launcher.processes.tied import workers_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE_LAUNCH = Path(__file__).with_name("fake_launch.py")

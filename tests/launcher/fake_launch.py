@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from launcher.cli import main
-from launcher.recipe import Trainer
+from launcher.planning.trainer import Trainer
 from vpred_train.entry import prepare
 
 FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from checkpoints_mgr.layout import MANIFEST, step_name, tmp_name
+from checkpoints_mgr.disk.layout import MANIFEST, step_name, tmp_name
 from launcher.contract.environment import environment, export
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import Outcome, RankStatus, RunDir, Summary

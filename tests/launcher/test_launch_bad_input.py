@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import load_cluster
+from launcher.cluster.config import load_cluster
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
-from launcher.documents import Job
-from launcher.preflight import preflight
-from launcher.recipe import Trainer
-from launcher.remote import Ssh
+from launcher.planning.job import Job
+from launcher.planning.trainer import Trainer
+from launcher.preflight.preflight import preflight
+from launcher.processes.ssh import Ssh
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
 

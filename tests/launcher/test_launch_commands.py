@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher import progress as progress_module
 from launcher.cli import main
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Outcome, RankStatus, RunDir
-from launcher.processes import own_program
-from launcher.progress import BarProgress, LineProgress, make_progress
+from launcher.processes.tied import own_program
+from launcher.supervision import progress as progress_module
+from launcher.supervision.progress import BarProgress, LineProgress, make_progress
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ASCEND = CHECKOUT / "cluster_configs" / "ascend_4x8_mpirun.yaml"
@@ -123,7 +123,7 @@ def start_shim(run: RunDir, trainer: list[str]) -> subprocess.Popen[bytes]:
         "OMPI_COMMAND": "python",
         "PMIX_RANK": "1",
     }
-    argv = [*own_program(sys.executable, "launcher.shim"), "--run-dir", str(run.root), "--attempt", "4"]
+    argv = [*own_program(sys.executable, "launcher.rank.shim"), "--run-dir", str(run.root), "--attempt", "4"]
     argv += ["--lease-s", "60", "--by", "openmpi"]
     return subprocess.Popen([*argv, "--init", "dynamic_cluster", "--", *trainer], env=env)
 
@@ -162,7 +162,7 @@ def test_the_check_of_a_recipe_does_not_outlive_the_launcher(tmp_path, wait_unti
     trainer, told = tmp_path / "trainer", tmp_path / "pid"
     trainer.write_text(f'#!/bin/sh\necho $$ >"{told}.part"\nmv "{told}.part" "{told}"\nexec sleep 600\n')
     trainer.chmod(0o755)
-    program = "import sys; from pathlib import Path; from launcher.recipe import Trainer, resolve_recipe\n"
+    program = "import sys; from pathlib import Path; from launcher.planning.trainer import Trainer, resolve_recipe\n"
     program += "from launcher.contract.run_dir import RunDir\n"
     program += "resolve_recipe(Trainer((sys.argv[1],), (), {}), Path('recipe.yaml'), 'cpu', 2, RunDir(Path('run')), [])"
     launcher = subprocess.Popen([sys.executable, "-P", "-c", program, str(trainer)])

@@ -7,12 +7,13 @@ from typing import get_args
 
 import pytest
 
-from launcher.attempt_files import AttemptFiles, Beat
+from launcher.cluster.supervision import StragglerSettings, Timeouts
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, Phase, RankStatus, StackDump
-from launcher.failure import Failure
-from launcher.hangs import TIMEOUT_OF, Hang, Timeouts, find_culprit, find_hang
-from launcher.stragglers import StragglerSettings, StragglerWatch, slow_ranks
+from launcher.records.rank_files import AttemptFiles, Beat
+from launcher.supervision.failure import Failure
+from launcher.supervision.hangs import TIMEOUT_OF, Hang, find_culprit, find_hang
+from launcher.supervision.stragglers import StragglerWatch, slow_ranks
 
 TIMEOUTS = Timeouts(start_s=10, compile_s=100, step_s=5)
 

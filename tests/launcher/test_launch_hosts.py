@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from launcher.cluster import ClusterConfig, load_cluster
+from launcher.cluster.config import ClusterConfig, load_cluster
 from launcher.contract.run_dir import RunDir
-from launcher.finding import Finding
-from launcher.preflight_hosts import check_hosts, data_paths
-from launcher.preflight_npus import npu_findings, table_entries
-from launcher.probe import facts as real_facts
+from launcher.preflight.host_probe import facts as real_facts
+from launcher.preflight.hosts import check_hosts, data_paths
+from launcher.preflight.npus import npu_findings, table_entries
+from launcher.processes.ssh import Answer
 from launcher.ranktable.document import write_table
-from launcher.ranktable.v1 import make_table
-from launcher.remote import Answer
+from launcher.ranktable.generate import make_table
+from launcher.records.finding import Finding
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
 HEALTH = "net health status: Success\n"
@@ -228,7 +228,7 @@ def test_ctrl_c_waits_for_no_host(tmp_path: Path) -> None:
     ssh.write_text(f'#!/bin/sh\ntouch "{asked}/$$"\nexec sleep 600\n')
     ssh.chmod(0o755)
     asked.mkdir()
-    program = "import sys; from launcher.remote import Ssh\n"
+    program = "import sys; from launcher.processes.ssh import Ssh\n"
     program += "Ssh(sys.argv[1]).run({f'192.0.2.{n}': ['true'] for n in range(100)}, 600)"
     asker = subprocess.Popen([sys.executable, "-P", "-c", program, str(ssh)], stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 60

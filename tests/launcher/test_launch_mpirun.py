@@ -14,8 +14,8 @@ from jobs import free_ports
 
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import Outcome
-from launcher.failure import Failure
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun, starting_place
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun, starting_place
+from launcher.supervision.failure import Failure
 
 
 def outcomes(bench) -> dict[int, int]:

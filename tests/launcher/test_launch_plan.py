@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import load_cluster
+from launcher.cluster.config import load_cluster
 from launcher.contract.config import ConfigError, dump_yaml, load_document
 from launcher.contract.identity import Identity
-from launcher.mpirun import Mpirun
-from launcher.plan import LaunchPlan, describe, make_plan
-from launcher.rank_environment import Meeting, rank_environment, scheduler_environment
-from launcher.ranktable.v1 import rank_table
+from launcher.planning.mpirun import Mpirun
+from launcher.planning.plan import LaunchPlan, describe, make_plan
+from launcher.rank.environment import Meeting, rank_environment, scheduler_environment
+from launcher.ranktable.generate import rank_table
 
 GOLDEN = Path(__file__).with_name("golden")
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
@@ -288,10 +288,10 @@ def test_launchers_that_cannot_work_are_refused(override, message):
 
 def test_each_kind_of_launcher_has_its_own_command():
     local = plan_for("local_msrun", None, "launcher.kind=local", "launcher.binding=core")
-    assert local.argv[:5] == ("/srv/venv/bin/python", "-P", "-m", "vpred_train.entry", "launcher.node")
+    assert local.argv[:5] == ("/srv/venv/bin/python", "-P", "-m", "vpred_train.entry", "launcher.rank.node")
     assert local.argv[5:7] == ("--kind", "local")
     two = plan_for("ascend_2x2_msrun")
-    assert two.argv[0] == "/opt/openmpi/bin/mpirun" and "launcher.node" in two.argv
+    assert two.argv[0] == "/opt/openmpi/bin/mpirun" and "launcher.rank.node" in two.argv
     assert two.files[Path("/srv/runs/demo/hostfile")] == "10.0.0.1 slots=1\n10.0.0.2 slots=1\n"
     assert Path("/srv/runs/demo/rank_table.json") not in two.files
     mpi = plan_for("ascend_4x8_mpirun", OPENMPI_5, "launcher.init=mpi")

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from launcher.account import AttemptRecord, LostTime, lost_time, read_records
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RankStatus
-from launcher.lease import Lease, LeaseWatch, fence_s
-from launcher.plan import LaunchPlan
-from launcher.processes import workers_of
-from launcher.recovery import Attempted, recover
-from launcher.remote import Answer, Ssh
-from launcher.stopping import StopRequest, stop_requests
-from launcher.sweep import sweep_hosts
-from launcher.verdict import Verdict
+from launcher.planning.plan import LaunchPlan
+from launcher.processes.ssh import Answer, Ssh
+from launcher.processes.sweep import sweep_hosts
+from launcher.processes.tied import workers_of
+from launcher.rank.lease import Lease, LeaseWatch, fence_s
+from launcher.records.attempt_record import AttemptRecord, LostTime, lost_time, read_records
+from launcher.run.recovery import Attempted, recover
+from launcher.supervision.stop_requests import StopRequest, stop_requests
+from launcher.supervision.verdict import Verdict
 
 RESTART = ("cluster.restart.max_restarts=2", "cluster.restart.first_delay_s=0.1")
 DEADLINE_S = 60.0
@@ -104,7 +104,7 @@ def test_the_wait_for_a_host_out_of_reach_begins_with_the_end_of_the_attempt(clu
         time.sleep(0.2)
         return ["n1"] if "n1" in hosts else []
 
-    monkeypatch.setattr("launcher.recovery._asked_to_stop_within", lambda delay_s, stop: slept.append(delay_s))
+    monkeypatch.setattr("launcher.run.recovery._asked_to_stop_within", lambda delay_s, stop: slept.append(delay_s))
     recover(cluster(first_delay_s=0.0, spare=1), made.attempt, sweep, lambda: (), made.stop)
     whole_s = fence_s(cluster().launcher.lease_s)
     assert whole_s - 20 < slept[0] <= whole_s - 0.4  # both sweeps
@@ -170,7 +170,7 @@ def test_the_hosts_that_could_not_be_cleared_are_told(tmp_path):
 
     remote = Fake()
     assert sweep_hosts(["a", "b", "c"], tmp_path, remote) == ["b", "c"]
-    words = ("-m", "vpred_train.entry", "launcher.sweep", "--run-dir", str(tmp_path))
+    words = ("-m", "vpred_train.entry", "launcher.processes.sweep", "--run-dir", str(tmp_path))
     assert remote.asked == dict.fromkeys("abc", words)
 
 

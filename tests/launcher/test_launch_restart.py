@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.cluster import ClusterConfig
+from launcher.cluster.config import ClusterConfig
 from launcher.contract.config import ConfigError, build_document
-from launcher.restart import FailedAttempt, GiveUp, Restart, attempts_without_progress, decide
+from launcher.run.restart_policy import FailedAttempt, GiveUp, Restart, attempts_without_progress, decide
 
 
 def failures(*hosts: str | None) -> list[FailedAttempt]:

@@ -11,7 +11,7 @@ import pytest
 from launcher.contract.config import ConfigError, build_document
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.process import default_signals
-from launcher.mpirun import starting_place
+from launcher.planning.mpirun import starting_place
 
 AS_ROOT = "cluster.launcher.allow_run_as_root=true"
 # Of MindSpore's tutorial on dynamic clusters, of a shell inside an MPI job, of a hydra that is gone, of an old table.
@@ -68,7 +68,7 @@ def test_mpirun_starts_in_a_folder_whose_path_it_cannot_mistake(tmp_path, monkey
 
 @pytest.mark.parametrize("key", ["environment", "launcher"])
 def test_a_cluster_file_cannot_tell_ranks_who_they_are(key):
-    from launcher.cluster import ClusterConfig
+    from launcher.cluster.config import ClusterConfig
 
     told = {"environment": {"MS_ROLE": "MS_WORKER"}, "launcher": {"forward_variables": ["MS_ROLE"]}}
     raw = {"name": "n", "accelerator": "cpu", "workers_per_host": 1, "hosts": [{"address": "localhost"}]}

@@ -7,10 +7,10 @@ import pytest
 
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
-from launcher.hangs import Blame, Hang
-from launcher.mpirun import lost_host
-from launcher.stopping import due_signal, stop_requests
-from launcher.verdict import Evidence, ended, judge
+from launcher.planning.mpirun import lost_host
+from launcher.supervision.hangs import Blame, Hang
+from launcher.supervision.stop_requests import due_signal, stop_requests
+from launcher.supervision.verdict import Evidence, ended, judge
 
 HOSTS = {0: "n1", 1: "n2"}
 SUMMARY = Summary(

@@ -11,22 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from launcher.account import AttemptRecord
 from launcher.cli import main
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, RunDir
-from launcher.failure import Failure, blames_peer, last_traceback, read_log
-from launcher.hccl_codes import HCCL_CODES, find_code
-from launcher.job import locked
-from launcher.kernel_log import killed_for_memory
-from launcher.preflight import is_locked
-from launcher.stream import LogStream, parse_ranks
+from launcher.rank.oom import killed_for_memory
+from launcher.records.attempt_record import AttemptRecord
+from launcher.records.log_stream import LogStream, parse_ranks
+from launcher.records.run_lock import is_locked, locked
+from launcher.supervision.failure import Failure, blames_peer, last_traceback, read_log
+from launcher.supervision.hccl_codes import HCCL_CODES, find_code
 
 EAT = (
     "import os, sys\n"
-    "from launcher.kernel_log import KernelLog\n"
-    "from launcher.out_of_memory import evidence, oom_kills\n"
+    "from launcher.rank.oom import KernelLog\n"
+    "from launcher.rank.oom import evidence, oom_kills\n"
     "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
     "before, log = oom_kills(), KernelLog()\n"
     "pid = os.fork()\n"

@@ -10,11 +10,11 @@ import pytest
 from ranktables import table_2_0
 
 from launcher.cli import main
-from launcher.cluster import load_cluster
+from launcher.cluster.config import load_cluster
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
-from launcher.ranktable.given import chosen_table
-from launcher.ranktable.v1 import rank_table
+from launcher.ranktable.controller_table import chosen_table
+from launcher.ranktable.generate import rank_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
 FOUR_HOSTS = CONFIGS / "ascend_4x8_mpirun.yaml"

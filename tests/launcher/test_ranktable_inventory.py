@@ -12,9 +12,11 @@ import pytest
 
 from launcher.contract.config import ConfigError
 from launcher.contract.environment import environment
-from launcher.ranktable import probe
+from launcher.processes.ssh import Answer
+from launcher.ranktable import npu_probe as probe
 from launcher.ranktable.discovery import discover, discovered_cluster
 from launcher.ranktable.document import check_table
+from launcher.ranktable.generate import make_table
 from launcher.ranktable.inventory import (
     InventoryError,
     device_ip,
@@ -24,9 +26,7 @@ from launcher.ranktable.inventory import (
     parse_mapping,
     parse_spod_info,
 )
-from launcher.ranktable.probe import Captured, capture
-from launcher.ranktable.v1 import make_table
-from launcher.remote import Answer
+from launcher.ranktable.npu_probe import Captured, capture
 
 MAPPING_A2 = """\
 	NPU ID                         Chip ID                        Chip Logic ID                  Chip Name

@@ -13,8 +13,8 @@ import logging, warnings
 from monitoring import configure_logging
 configure_logging(3, logging.WARNING)
 configure_logging(4, logging.INFO)
-logging.getLogger("vpred_train.trainer").info("step %d", 7)
-logging.getLogger("vpred_train.trainer").debug("hidden")
+logging.getLogger("vpred_train.training.trainer").info("step %d", 7)
+logging.getLogger("vpred_train.training.trainer").debug("hidden")
 warnings.warn("careful", stacklevel=1)
 """
 
@@ -31,7 +31,7 @@ def test_lines_carry_utc_time_and_rank_once() -> None:
     )
     assert done.stdout == ""
     matches = [match for match in map(LINE.fullmatch, done.stderr.splitlines()) if match]
-    assert [match.groups()[1:] for match in matches[:1]] == [("4", "INFO", "vpred_train.trainer", "step 7")]
+    assert [match.groups()[1:] for match in matches[:1]] == [("4", "INFO", "vpred_train.training.trainer", "step 7")]
     assert [match[4] for match in matches[1:]] == ["py.warnings"]
     assert "hidden" not in done.stderr
     said = datetime.fromisoformat(matches[0][1])

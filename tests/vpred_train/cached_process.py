@@ -14,7 +14,7 @@ import numpy as np
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import TrainConfig
+from vpred_train.config.train import TrainConfig
 
 CONFIG = TrainConfig.model_validate(
     {
@@ -33,8 +33,8 @@ def make_cell(seed: int) -> Any:
     """The loss mean |x W^T + b - y|^2 and its gradients by W (2, 3) and b (2,), which are random."""
     from mindspore import Tensor, nn
 
+    from vpred_train.engine.step import LossAndGradients
     from vpred_train.models.layers import Linear
-    from vpred_train.step import LossAndGradients
 
     class Loss(nn.Cell):
         def __init__(self, layer: nn.Cell) -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "test", "none"), 0, None)
     from mindspore import Tensor, ops
 
-    from vpred_train.graph_cache import CachedGraph
+    from vpred_train.engine.graph_cache import CachedGraph
 
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     if folder.exists():  # the restart compiles something else first

@@ -12,9 +12,10 @@ import numpy as np
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.process import die_with_parent
-from vpred_train import collectives, runtime
-from vpred_train.collectives import COLLECTIVES, Collective, make_collective
-from vpred_train.flat import FlatArrays, bounds_of
+from vpred_train import runtime
+from vpred_train.distributed import collectives
+from vpred_train.distributed.collectives import COLLECTIVES, Collective, make_collective
+from vpred_train.distributed.flat_arrays import FlatArrays, bounds_of
 
 
 def values_of(rank: int, size: int) -> np.ndarray:

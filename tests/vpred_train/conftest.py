@@ -7,9 +7,9 @@ import pytest
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.identity import Identity
 from vpred_train import runtime
-from vpred_train.config import TrainConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.kernels import library
-from vpred_train.model_config import ModelConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

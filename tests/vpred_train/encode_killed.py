@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from data import CacheWriter
-from vpred_train import encode, runtime
-from vpred_train.data_cli import main
+from vpred_train import runtime
+from vpred_train.commands.data import main
+from vpred_train.latent_cache import encode
 
 PER_SHARD, FATAL = 2, 5
 

@@ -15,8 +15,8 @@ from conftest import DOCUMENT, MODEL
 from data import Batch
 from launcher.contract.accelerators import ACCELERATORS
 from vpred_train import runtime
-from vpred_train.collectives import Collective, make_collective
-from vpred_train.config import TrainConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective, make_collective
 
 OVERFLOWING = (2, 3)
 FLAT_UNET = MODEL["unet"] | {"channel_multipliers": [1], "attention_levels": [0]}  # sooner compiled
@@ -39,9 +39,10 @@ def share_of(config: TrainConfig, number: int, collective: Collective) -> Batch:
 
 
 def train(collective: Collective) -> None:
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.state import TrainState
-    from vpred_train.step import TrainStep
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
+    from vpred_train.engine.step import TrainStep
+    from vpred_train.models.networks import Networks
 
     config = TrainConfig.model_validate(DOCUMENT | {"precision": PRECISION, "model": MODEL | {"unet": FLAT_UNET}})
     networks = Networks(config.model, 0)

@@ -1,6 +1,6 @@
 """A step's result, for the tests of what looks at it."""
 
-from vpred_train.step import StepResult
+from vpred_train.engine.step_result import StepResult
 
 RESULT = StepResult(
     step=3,

@@ -9,10 +9,10 @@ from mindspore import Tensor, nn, ops
 from pydantic import ValidationError
 from seeded import weights
 
-from vpred_train.model_config import VaeConfig
+from vpred_train.config.model import VaeConfig
+from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.models.autoencoder_kl import AutoencoderKL
 from vpred_train.models.latents import LatentSpace, decode_tiles, tile_weights
-from vpred_train.models.networks import FlatSpace
 
 CONFIG = VaeConfig(channels=32, channel_multipliers=(1, 2, 3, 3), norm_groups=16)
 TINY = VaeConfig(channels=4, channel_multipliers=(1, 2), res_blocks=1, norm_groups=2, scale=0.5)

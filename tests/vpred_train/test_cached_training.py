@@ -17,18 +17,19 @@ from test_open_data import ThreadRank
 from weights_files import write_tiny
 
 from data import Cache, DataError, Entries, Loader, make_order
-from data.cache import damaged_entries
+from data.cache.cache import damaged_entries
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
-from vpred_train import cached_data
-from vpred_train.cached_data import cache_specs, check_cache, share_entries
-from vpred_train.cli import main as train_main
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
-from vpred_train.encode import encode
-from vpred_train.recipe import PROBED_IMAGES, load_recipe, open_data
-from vpred_train.weights.stored import StoredTensor
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
+from vpred_train.commands.train import main as train_main
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.latent_cache import requirements as cached_data
+from vpred_train.latent_cache.encode import encode
+from vpred_train.latent_cache.requirements import cache_specs, check_cache, share_entries
+from vpred_train.prepare.data import PROBED_IMAGES, open_data
+from vpred_train.prepare.recipe import load_recipe
+from vpred_train.weights.formats.stored_tensor import StoredTensor
 
 RECIPE = """
 seed: 4
@@ -76,12 +77,12 @@ def cached(root: Path) -> TrainConfig:
 
 def trained(config: TrainConfig) -> tuple[list[float], np.ndarray, np.ndarray, Any]:
     """Losses, weights and held-out errors of a few steps, and the networks."""
-    from vpred_train.inputs import make_inputs
-    from vpred_train.models.networks import FlatSpace
-    from vpred_train.pretrained import build_networks
-    from vpred_train.state import TrainState
-    from vpred_train.step import TrainStep
-    from vpred_train.validation import Validation
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
+    from vpred_train.engine.step import TrainStep
+    from vpred_train.models.build import build_networks
+    from vpred_train.training.inputs import make_inputs
+    from vpred_train.training.validation import Validation
 
     data, alone = open_data(config), SingleProcess()
     networks = build_networks(config)
@@ -151,8 +152,8 @@ def test_a_step_in_buckets_gets_what_it_gets_online(root: Path, cached: TrainCon
     held-out images and probed ones. From there on both ways are one, whose losses are compared above."""
     from mindspore import Tensor
 
-    from vpred_train.inputs import make_inputs
-    from vpred_train.pretrained import build_networks
+    from vpred_train.models.build import build_networks
+    from vpred_train.training.inputs import make_inputs
 
     rng, rows = np.random.default_rng(1), ["dir,text"]
     for number in range(14):
@@ -187,7 +188,7 @@ def test_a_step_in_buckets_gets_what_it_gets_online(root: Path, cached: TrainCon
 
 
 def test_the_encoders_weights_are_not_loaded(cached: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vpred_train.pretrained import build_networks
+    from vpred_train.models.build import build_networks
 
     read: list[int] = []
     original = StoredTensor.float32
@@ -236,7 +237,7 @@ def test_an_encode_of_which_a_rank_was_killed_goes_on(root: Path, cached: TrainC
     kept = len(Cache(tmp_path / "cache"))
     wanted = len(Cache(root / "cache"))
     assert 4 <= kept < wanted
-    resumed = mpirun("-m", "vpred_train.data_cli", *arguments)
+    resumed = mpirun("-m", "vpred_train.commands.data", *arguments)
     assert resumed.returncode == 0, resumed.stderr
     assert f"{wanted - kept} entries written, {kept} were there" in resumed.stdout
     cache = Cache(tmp_path / "cache")
@@ -272,7 +273,7 @@ def test_other_weights_are_a_miss(root: Path, cached: TrainConfig) -> None:
 
 
 def test_another_transform_is_a_miss(root: Path, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vpred_train.cached_data.TRANSFORM", "lanczos-2")
+    monkeypatch.setattr("vpred_train.latent_cache.requirements.TRANSFORM", "lanczos-2")
     data, specs = open_data(cached), cache_specs(cached)
     with pytest.raises(DataError, match="moments made with transform lanczos-3, but the recipe has lanczos-2"):
         check_cache(cached, specs, data.training, data.held_out, Path("r.yaml"))
@@ -301,7 +302,7 @@ def test_a_full_disk_is_told_before_work(root: Path, tmp_path: Path, monkeypatch
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("vpred_train.encode.shutil.disk_usage", lambda _: usage(1, 1, 1000))
+    monkeypatch.setattr("vpred_train.latent_cache.encode.shutil.disk_usage", lambda _: usage(1, 1, 1000))
     config = recipe(root, f"data.cache={tmp_path / 'cache'}")
     with pytest.raises(ConfigError, match=r"needs .* GB, but 1e-06 GB are free"):
         encode(config, 3, SingleProcess())

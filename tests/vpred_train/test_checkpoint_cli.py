@@ -17,14 +17,15 @@ from weights_files import TINY, write_tiny
 
 from checkpoints_mgr import Checkpoint, CheckpointManager, State
 from launcher.contract.config import dump_yaml
-from vpred_train.checkpoint_cli import main
-from vpred_train.config import LoraConfig, PretrainedConfig, TrainConfig
-from vpred_train.recipe import pinned
-from vpred_train.weights.cli import main as weights_main
-from vpred_train.weights.layouts import read_weights
-from vpred_train.weights.lora import attention_targets
-from vpred_train.weights.lora_files import open_lora, read_factors
-from vpred_train.weights.shapes import UNET, stability_shapes
+from vpred_train.commands.checkpoint import main
+from vpred_train.commands.weights import main as weights_main
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.weights import LoraConfig, PretrainedConfig
+from vpred_train.weights.layouts.read_write import read_weights
+from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
+from vpred_train.weights.lora.factors import attention_targets
+from vpred_train.weights.lora.files import open_lora, read_factors
+from vpred_train.weights.pretrained import pinned
 
 Arrays = dict[str, NDArray[np.float32]]
 Save = Callable[..., tuple[Arrays, Arrays]]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from msrun_job import msrun
 
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
-from vpred_train.flat import FlatArrays, bounds_of
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
+from vpred_train.distributed.flat_arrays import FlatArrays, bounds_of
 
 RANK = Path(__file__).with_name("collective_rank.py")
 LAUNCHES = ("launch", "ranks", "collective"), [

@@ -12,16 +12,16 @@ from safetensors.numpy import save_file
 from weights_files import MODEL, SHAPES, TINY, TINY_RECORD, random_tensors, write_sparse, write_tiny
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import DiffusionConfig
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig
 from vpred_train.diffusion.schedule import alphas_cumprod
-from vpred_train.model_config import ModelConfig
-from vpred_train.weights.containers import open_contents
-from vpred_train.weights.diffusers_folder import text_encoder_document, unet_document, vae_document
+from vpred_train.weights.formats.containers import open_contents
+from vpred_train.weights.formats.stored_tensor import StoredTensor
 from vpred_train.weights.inspection import inspection, lines_of
-from vpred_train.weights.layouts import weights_of
-from vpred_train.weights.sources import Source, open_source
-from vpred_train.weights.stored import StoredTensor
-from vpred_train.weights.told import Told, needed_record, record_for
+from vpred_train.weights.layouts.diffusers_folder import text_encoder_document, unet_document, vae_document
+from vpred_train.weights.layouts.read_write import weights_of
+from vpred_train.weights.layouts.weight_source import Source, open_source
+from vpred_train.weights.record_lookup import Told, needed_record, record_for
 
 SCHEDULER = {
     "prediction_type": "v_prediction", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,

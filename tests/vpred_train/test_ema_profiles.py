@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from vpred_train.config.optimizer import EmaConfig
+from vpred_train.distributed.flat_arrays import BLOCK_ELEMENTS
 from vpred_train.ema.profiles import average_, decays, gamma_of
-from vpred_train.flat import BLOCK_ELEMENTS
-from vpred_train.optim_config import EmaConfig
 
 
 def test_decays_at_single_points() -> None:

@@ -10,15 +10,15 @@ from weights_files import TINY, TINY_RECORD
 
 from launcher.contract.config import dump_yaml
 from launcher.contract.run_dir import RunDir
-from vpred_train.ema.cli import main
+from vpred_train.commands.ema import main
+from vpred_train.config.optimizer import EmaConfig
 from vpred_train.ema.profiles import average_, decays, gamma_of
 from vpred_train.ema.reconstruction import Profile, combine, inner_products, solve
 from vpred_train.ema.snapshots import find_snapshots, write_snapshot
-from vpred_train.optim_config import EmaConfig
-from vpred_train.recipe import load_recipe
-from vpred_train.weights.layouts import read_weights, write_weights
-from vpred_train.weights.shapes import UNET, stability_shapes
-from vpred_train.weights.sources import open_source
+from vpred_train.prepare.recipe import load_recipe
+from vpred_train.weights.layouts.read_write import read_weights, write_weights
+from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
+from vpred_train.weights.layouts.weight_source import open_source
 
 BATCH, STEPS, EVERY = 16, 400, 50  # a snapshot after every 50 steps
 TRACKED = EmaConfig(profiles=("power",), sigma_rel=(0.05, 0.1))

@@ -84,10 +84,12 @@ def test_work_is_done_in_a_folder_of_namesakes(tmp_path):
 def test_parts_of_a_run_find_our_packages_first(tmp_path):
     folder = decoys(tmp_path)
     program = [sys.executable, "-P", "-m", "vpred_train.entry"]
-    start(*program, "launcher.sweep", "--run-dir", tmp_path, cwd=folder, PYTHONPATH=str(folder))
-    start(*program, "launcher.shim", "--help", cwd=folder, PYTHONPATH=str(folder))
+    start(*program, "launcher.processes.sweep", "--run-dir", tmp_path, cwd=folder, PYTHONPATH=str(folder))
+    start(*program, "launcher.rank.shim", "--help", cwd=folder, PYTHONPATH=str(folder))
     answer = start(*program, "launcher.nothing", cwd=folder, code=2)
-    assert answer.stderr.startswith(b"vpred_train.entry: found 'launcher.nothing'; known: data.worker, launcher.node")
+    assert answer.stderr.startswith(
+        b"vpred_train.entry: found 'launcher.nothing'; known: data.loading.worker, launcher.prde"
+    )
 
 
 @pytest.mark.parametrize("script", ["vpred-sample", "vpred-launch", "vpred-data", "vpred-text-to-image"])

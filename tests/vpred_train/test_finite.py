@@ -18,28 +18,33 @@ from weights_files import MODEL, RECORD, TINY_RECORD, random_tensors, write_tiny
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
-from vpred_train import pretrained, sample, text_to_image
-from vpred_train import probe as probe_module
-from vpred_train.cached_data import cache_specs
-from vpred_train.chosen_weights import add_weights_options
-from vpred_train.cli import build_parser as train_parser
-from vpred_train.cli import main as train
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import DiffusionConfig, PretrainedConfig, SamplingConfig, TrainConfig
-from vpred_train.finish import check_samples
-from vpred_train.gallery import contact_sheet, png_of
-from vpred_train.image_request import LoraRequest
-from vpred_train.mindone_keys import MindoneRecipe
-from vpred_train.model_config import ModelConfig
+from vpred_train import text_to_image
+from vpred_train.commands import sample
+from vpred_train.commands.sample import build_parser, main, make_images, plan
+from vpred_train.commands.train import build_parser as train_parser
+from vpred_train.commands.train import main as train
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.sampling import SamplingConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.weights import PretrainedConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.latent_cache.requirements import cache_specs
+from vpred_train.models import build as pretrained
 from vpred_train.models.networks import Networks
-from vpred_train.probe import Probe
-from vpred_train.recipe import load_recipe
-from vpred_train.sample import build_parser, main, make_images, plan
-from vpred_train.sampling import NotFiniteError, TextToImage
-from vpred_train.weights.layouts import read_weights, require_finite, weights_of, write_weights
-from vpred_train.weights.lora import Factors
-from vpred_train.weights.lora_files import open_lora, read_factors, write_lora
-from vpred_train.weights.sources import open_source
+from vpred_train.prepare.mindone_keys import MindoneRecipe
+from vpred_train.prepare.recipe import load_recipe
+from vpred_train.sampling.image_request import LoraRequest
+from vpred_train.sampling.images import contact_sheet, png_of
+from vpred_train.sampling.pipeline import NotFiniteError, TextToImage
+from vpred_train.sampling.weight_selection import add_weights_options
+from vpred_train.training import prediction_probe as probe_module
+from vpred_train.training.finish import check_samples
+from vpred_train.training.prediction_probe import Probe
+from vpred_train.weights.layouts.read_write import read_weights, require_finite, weights_of, write_weights
+from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.lora.factors import Factors
+from vpred_train.weights.lora.files import open_lora, read_factors, write_lora
 
 MAY_BE_INFINITE = {("OptimizerConfig", "max_grad_norm"), ("MindoneRecipe", "max_grad_norm")}
 BIAS = "model.diffusion_model.out.2.bias"

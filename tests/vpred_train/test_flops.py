@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vpred_train.config import TrainConfig
-from vpred_train.flops import Flops, Tally, flops_per_image
-from vpred_train.weights.shapes import stability_shapes
+from vpred_train.config.train import TrainConfig
+from vpred_train.estimates.flops import Flops, Tally, flops_per_image
+from vpred_train.weights.layouts.tensor_shapes import stability_shapes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "flops.npz")
 # UNet and text width of make_unet.py's SMALL.

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vpred_train.gallery import nearest_real, png_of, write_grids
-from vpred_train.sampling import to_uint8
+from vpred_train.sampling.gallery import nearest_real, write_grids
+from vpred_train.sampling.images import png_of, to_uint8
 
 
 def test_nearest_is_by_the_angle_and_not_the_length() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from cached_process import CONFIG, make_cell, make_inputs
 
-from vpred_train import graph_cache
-from vpred_train.graph_cache import graph_key, is_sound
+from vpred_train.engine import graph_cache
+from vpred_train.engine.graph_cache import graph_key, is_sound
 
 
 def run(folder: Path, seed: int) -> tuple[list[np.ndarray], str]:
@@ -38,7 +38,8 @@ def test_a_restart_reads_the_graph_and_uses_its_own_weights(tmp_path: Path) -> N
 
 def test_the_key_follows_code_recipe_weights_and_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = make_cell(1)
-    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "a.py").write_text("x = 1\n")
     monkeypatch.setattr(graph_cache, "PACKAGE", tmp_path)
     keys = [graph_key(CONFIG, cell, make_inputs())]
     assert keys == [graph_key(CONFIG, make_cell(2), make_inputs())]
@@ -46,11 +47,17 @@ def test_the_key_follows_code_recipe_weights_and_batch(tmp_path: Path, monkeypat
     keys.append(graph_key(CONFIG.model_copy(update={"recompute": True}), cell, make_inputs()))
     next(iter(cell.get_parameters())).requires_grad = False
     keys.append(graph_key(CONFIG, cell, make_inputs()))
-    (tmp_path / "a.py").write_text("x = 2\n")
+    (tmp_path / "room" / "a.py").write_text("x = 2\n")
     keys.append(graph_key(CONFIG, cell, make_inputs()))
     monkeypatch.setattr(graph_cache.library, "_loaded", Path("other.so"))
     keys.append(graph_key(CONFIG, cell, make_inputs()))
     assert len(set(keys)) == len(keys) == 6
+
+
+def test_the_key_covers_every_room_of_the_package() -> None:
+    package = graph_cache.PACKAGE
+    assert {"engine", "models", "kernels", "diffusion"} <= {path.parent.name for path in package.rglob("*.py")}
+    assert package.name == "vpred_train"
 
 
 def test_an_entry_that_is_damaged_or_unfinished_is_not_sound(tmp_path: Path) -> None:

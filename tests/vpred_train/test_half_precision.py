@@ -11,7 +11,7 @@ import pytest
 from mindspore import Tensor
 from mindspore import dtype as mstype
 
-from vpred_train.model_config import ModelConfig, VaeConfig
+from vpred_train.config.model import ModelConfig, VaeConfig
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import GELU, GroupNorm, LayerNorm, Linear, LowRank
 
@@ -35,9 +35,10 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def gradients(model_config: ModelConfig) -> Any:
     """(dtype, weight of the loss) -> loss and flat float32 gradient of the same network on the same batch."""
-    from vpred_train.diffusion.objective import DiffusionLoss
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.step import LossAndGradients
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.objective import DiffusionLoss
+    from vpred_train.engine.step import LossAndGradients
+    from vpred_train.models.networks import Networks
 
     graphs = {}
     for dtype in ("float32", "float16"):

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from vpred_train.config import TrainConfig
-from vpred_train.learning_rate import learning_rate
+from vpred_train.config.train import TrainConfig
+from vpred_train.optim.learning_rate import learning_rate
 
 
 def config(optimizer: dict[str, Any], schedule: dict[str, Any]) -> TrainConfig:

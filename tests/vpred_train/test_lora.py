@@ -11,20 +11,23 @@ from test_step import batch
 
 from checkpoints_mgr import State
 from launcher.contract.config import ConfigError
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import LoraConfig, TrainConfig
-from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.model_config import ModelConfig
+from vpred_train.arrays import FloatArray
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.weights import LoraConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.distributed.flat_space import FlatSpace
+from vpred_train.engine.state import TrainState
+from vpred_train.engine.step import TrainStep
 from vpred_train.models.layers import Linear, LowRank
 from vpred_train.models.lora import add_lora
-from vpred_train.models.networks import FlatSpace, Networks
+from vpred_train.models.networks import Networks
 from vpred_train.models.text_encoder import SelfAttention
-from vpred_train.models.weights import get_weights, set_weights, views_to_export
-from vpred_train.recipe import check_lora
-from vpred_train.state import TrainState
-from vpred_train.step import TrainStep
-from vpred_train.weights.lora import attention_targets, factors_of, merged
-from vpred_train.weights.lora_files import open_lora, read_factors, write_lora
+from vpred_train.models.weights import get_weights, set_weights
+from vpred_train.prepare.recipe import check_lora
+from vpred_train.training.export import views_to_export
+from vpred_train.weights.lora.factors import attention_targets, factors_of, merged
+from vpred_train.weights.lora.files import open_lora, read_factors, write_lora
 
 LORA = LoraConfig(rank=3, alpha=7.0)
 BOTH = ("unet", "text_encoder")
@@ -160,7 +163,7 @@ def test_three_steps_change_the_factors_alone_and_a_restored_state_goes_on_alike
 
 
 def test_gradients_are_the_slope_of_the_loss(config: TrainConfig, step: TrainStep) -> None:
-    from vpred_train.diffusion.objective import DiffusionLoss
+    from vpred_train.engine.objective import DiffusionLoss
 
     space = step.state.space
     start = np.random.default_rng(3).normal(0, 0.2, space.size).astype(np.float32)

@@ -12,15 +12,15 @@ from test_weights_cli import run
 from weights_files import MODEL, RECORD, random_tensors
 
 from launcher.contract.config import ConfigError, build_document
-from vpred_train.chosen_weights import Named, choose, warn_of_other_base
-from vpred_train.config import TrainConfig
+from vpred_train.commands.sample import build_parser, plan
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.sample import build_parser, plan
-from vpred_train.weights.layouts import read_weights, write_weights
-from vpred_train.weights.lora import merged
-from vpred_train.weights.lora_files import open_lora, read_factors, write_lora
-from vpred_train.weights.sources import open_source, weights_digest
-from vpred_train.weights.stored import LazyTensors
+from vpred_train.sampling.weight_selection import Named, choose, warn_of_other_base
+from vpred_train.weights.formats.stored_tensor import LazyTensors
+from vpred_train.weights.layouts.read_write import read_weights, write_weights
+from vpred_train.weights.layouts.weight_source import open_source, weights_digest
+from vpred_train.weights.lora.factors import merged
+from vpred_train.weights.lora.files import open_lora, read_factors, write_lora
 
 TENSORS = random_tensors()
 BASE = LazyTensors({name: tensor.copy for name, tensor in TENSORS.items()})

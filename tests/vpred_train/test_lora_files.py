@@ -14,11 +14,19 @@ from safetensors.numpy import load_file, save_file
 from weights_files import DIFFUSERS, MINDONE, MODEL, RECORD, SHAPES, TINY, Arrays, random_tensors
 
 from launcher.contract.config import ConfigError
-from vpred_train.model_config import ModelConfig
-from vpred_train.weights.lora import Factors, Target, attention_targets, linear_targets, merged, packed, separated
-from vpred_train.weights.lora_files import is_lora, open_lora, read_factors, write_lora
-from vpred_train.weights.names import diffusers_names
-from vpred_train.weights.stored import LazyTensors
+from vpred_train.config.model import ModelConfig
+from vpred_train.weights.formats.stored_tensor import LazyTensors
+from vpred_train.weights.layouts.tensor_names import diffusers_names
+from vpred_train.weights.lora.factors import (
+    Factors,
+    Target,
+    attention_targets,
+    linear_targets,
+    merged,
+    packed,
+    separated,
+)
+from vpred_train.weights.lora.files import is_lora, open_lora, read_factors, write_lora
 
 RANK = 4
 Adapted = dict[Target, Factors]

@@ -10,10 +10,11 @@ import pytest
 from weights_files import MODEL as NARROW
 from weights_files import write_tiny
 
-from vpred_train.cli import main
-from vpred_train.collectives import PIECE_ELEMENTS, SingleProcess
-from vpred_train.config import LoraConfig, TrainConfig
-from vpred_train.memory_plan import memory_plan, memory_plans, table
+from vpred_train.commands.train import main
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.weights import LoraConfig
+from vpred_train.distributed.collectives import PIECE_ELEMENTS, SingleProcess
+from vpred_train.estimates.memory import memory_plan, memory_plans, table
 
 RECIPES = Path(__file__).parents[2] / "vpred_train" / "recipes"
 SD2 = ["--recipe", str(RECIPES / "sd2_768_v.yaml"), "data.path=none", "pretrained.path=none"]
@@ -40,8 +41,8 @@ def networks_of(lora: LoraConfig | None) -> Any:
 
 def bytes_by_kind(config: TrainConfig, world_size: int) -> dict[str, int]:
     """What the ranks allocate, the most of any rank."""
-    from vpred_train.models.networks import FlatSpace
-    from vpred_train.state import TrainState
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
 
     networks = networks_of(config.lora)
     space = FlatSpace(networks, config.trainable)

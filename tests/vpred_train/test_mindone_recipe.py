@@ -7,13 +7,14 @@ import pytest
 from jobs import write_images
 from weights_files import write_tiny
 
-from data import scan
+from data.sources import scan
 from launcher.contract.config import ConfigError, build_document, dump_yaml, load_document
-from vpred_train.cli import build_parser
-from vpred_train.config import TrainConfig
-from vpred_train.mindone_keys import Flag, MindoneRecipe, read_mindone
-from vpred_train.mindone_recipe import TABLE, Setting, Within, notes, translate
-from vpred_train.recipe import from_mindone, open_data
+from vpred_train.commands.train import build_parser
+from vpred_train.config.train import TrainConfig
+from vpred_train.prepare.data import open_data
+from vpred_train.prepare.mindone_keys import Flag, MindoneRecipe, read_mindone
+from vpred_train.prepare.mindone_recipe import TABLE, Setting, Within, notes, translate
+from vpred_train.prepare.recipe import from_mindone
 
 POKEMON = Setting(samples=833, small=0, world_size=8)
 VANILLA = """

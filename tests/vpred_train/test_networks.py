@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from vpred_train.model_config import ModelConfig
+from vpred_train.config.model import ModelConfig
 from vpred_train.models.latents import SpaceToDepth
 from vpred_train.models.layers import Conv2d, GroupNorm
 
@@ -143,9 +143,9 @@ class Zeros:
 
 def test_sd2_at_full_size_has_the_published_tensors() -> None:
     """All names, shapes and parameter counts of the three networks (the listing is MindONE's)."""
-    from vpred_train.model_config import TextEncoderConfig, UNetConfig, VaeConfig
+    from vpred_train.config.model import TextEncoderConfig, UNetConfig, VaeConfig
+    from vpred_train.distributed.flat_space import FlatSpace
     from vpred_train.models.autoencoder_kl import AutoencoderKL
-    from vpred_train.models.networks import FlatSpace
     from vpred_train.models.text_encoder import TextEncoder
     from vpred_train.models.unet import UNet
 
@@ -165,7 +165,8 @@ def test_sd2_at_full_size_has_the_published_tensors() -> None:
 
 
 def test_unet_has_stable_diffusions_names(model_config: ModelConfig) -> None:
-    from vpred_train.models.networks import FlatSpace, Networks
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.models.networks import Networks
 
     networks = Networks(model_config, 0)
     names = {span.name for span in FlatSpace(networks).spans}
@@ -191,7 +192,8 @@ def test_unet_has_stable_diffusions_names(model_config: ModelConfig) -> None:
 
 def test_a_fresh_unet_lets_its_input_through(model_config: ModelConfig) -> None:
     """The first and last kernel make a projection (here 8 channels of 12), and the prediction follows z_t."""
-    from vpred_train.models.networks import FlatSpace, Networks
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.models.networks import Networks
 
     networks = Networks(model_config, 0)
     space = FlatSpace(networks)
@@ -208,7 +210,8 @@ def test_a_fresh_unet_lets_its_input_through(model_config: ModelConfig) -> None:
 
 
 def test_flattened_weights_are_the_only_copy(model_config: ModelConfig) -> None:
-    from vpred_train.models.networks import FlatSpace, Networks
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.models.networks import Networks
 
     space = FlatSpace(Networks(model_config, 0), ("unet",))
     before = space.read()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from data import Batch
-from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import Draws, Objective
+from vpred_train.config.objective import ObjectiveConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.timesteps import timestep_cdf, timesteps_at
-from vpred_train.objective_config import ObjectiveConfig
+from vpred_train.engine.objective import Draws, Objective
 
 ALL_ON = {
     "offset_noise": 0.3,

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from jobs import write_images
 
-from data import DataError, scan
+from data import DataError
+from data.sources import scan
 from launcher.contract.run_dir import RunDir
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
-from vpred_train.recipe import OpenedData, open_data
-from vpred_train.worker import note_left_out
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.prepare.data import OpenedData, open_data
+from vpred_train.training.run import note_left_out
 
 
 class ThreadRank(SingleProcess):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vpred_train.flat import BLOCK_ELEMENTS, FlatArrays
-from vpred_train.models.networks import Span
-from vpred_train.optim import OPTIMIZERS, clip_factor
-from vpred_train.optim_config import OptimizerConfig
+from vpred_train.config.optimizer import OptimizerConfig
+from vpred_train.distributed.flat_arrays import BLOCK_ELEMENTS, FlatArrays
+from vpred_train.distributed.spans import Span
+from vpred_train.optim.optimizers import OPTIMIZERS, clip_factor
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "optimizers.npz")
 GOLDEN_SPANS = (Span("unet.weight", (9, 21), 0, 189), Span("unet.bias", (40,), 189, 229))

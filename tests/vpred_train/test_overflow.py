@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launcher.mpirun import ROOT_VARIABLES, find_mpirun
+from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vpred_train.plain_values import pack, unpack
+from vpred_train.distributed.object_codec import pack, unpack
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from vpred_train import runtime
-from vpred_train.precision import MAX_LOSS_SCALE, LossScale, PrecisionConfig
+from vpred_train.config.precision import MAX_LOSS_SCALE, PrecisionConfig
+from vpred_train.optim.loss_scale import LossScale
 
 
 def scale_of(**keys: Any) -> LossScale:

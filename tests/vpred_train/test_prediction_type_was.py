@@ -9,16 +9,18 @@ from test_lora_files import FACTORS
 from weights_files import RECORD, TINY, TINY_RECORD, random_tensors, write_tiny
 
 from launcher.contract.config import ConfigError, dump_yaml, load_document
-from vpred_train import pretrained
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import DiffusionConfig, PretrainedConfig, TrainConfig
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.weights import PretrainedConfig
 from vpred_train.diffusion.parameterization import record_of
-from vpred_train.probe import Probe
-from vpred_train.recipe import load_recipe
-from vpred_train.weights.layouts import read_weights, write_weights
-from vpred_train.weights.lora_files import open_lora, write_lora
-from vpred_train.weights.sources import open_source
-from vpred_train.weights.told import record_with
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.models import build as pretrained
+from vpred_train.prepare.recipe import load_recipe
+from vpred_train.training.prediction_probe import Probe
+from vpred_train.weights.layouts.read_write import read_weights, write_weights
+from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.lora.files import open_lora, write_lora
+from vpred_train.weights.record_lookup import record_with
 
 EPS = DiffusionConfig(prediction_type="eps", beta_end=0.013)
 RECIPE = """

@@ -11,15 +11,18 @@ from PIL import Image
 
 from data import DataConfig, open_source
 from launcher.contract.config import ConfigError
-from vpred_train import pretrained
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import DiffusionConfig, PretrainedConfig, TrainConfig
+from vpred_train.arrays import FloatArray
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.weights import PretrainedConfig
 from vpred_train.diffusion.parameterization import TARGETS
-from vpred_train.diffusion.schedule import FloatArray, make_schedule
-from vpred_train.inputs import Online
-from vpred_train.model_config import ModelConfig
+from vpred_train.diffusion.schedule import make_schedule
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.engine.inputs import Online
+from vpred_train.models import build as pretrained
 from vpred_train.models.networks import Networks
-from vpred_train.probe import Probe, measure, probe
+from vpred_train.training.prediction_probe import Probe, measure, probe
 
 SCHEDULE = make_schedule(DiffusionConfig())
 LATENTS = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)

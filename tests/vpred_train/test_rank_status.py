@@ -17,11 +17,12 @@ from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import AttemptDir, RankStatus
-from vpred_train import hooks, worker
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
-from vpred_train.hooks import StatusHook
-from vpred_train.watchdog import Waits, Watchdog
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.distributed.watchdog import Waits, Watchdog
+from vpred_train.training import worker
+from vpred_train.training.hooks import hook as hooks
+from vpred_train.training.hooks.status import StatusHook
 
 IDENTITY = Identity(1, 2, 1, 2, "n", "test")
 LONG = replace(RESULT, step=1, samples_seen=4, step_seconds=9.0, data_wait_seconds=0.0, collective_seconds=0.0)

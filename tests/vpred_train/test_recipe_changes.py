@@ -10,9 +10,10 @@ from pydantic import BaseModel
 
 from launcher.contract.config import ConfigError, dump_yaml
 from launcher.contract.run_dir import RunDir
-from vpred_train.config import LoraConfig, PretrainedConfig, TrainConfig
-from vpred_train.recipe_changes import Change, changes, check_run_dir, recorded_recipe
-from vpred_train.validation_config import PreviewsConfig, ValidationConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.validation import PreviewsConfig, ValidationConfig
+from vpred_train.config.weights import LoraConfig, PretrainedConfig
+from vpred_train.prepare.recipe_changes import Change, changes, check_run_dir, recorded_recipe
 
 MACHINE = {"data.path", "data.workers", "data.prefetch_batches", "pretrained.path", "validation.path"}
 LOGGED = {

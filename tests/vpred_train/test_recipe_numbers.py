@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from data.keyed_random import sample_generator
 from launcher.contract.config import ConfigError, build_document, dump_yaml, load_document
-from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import Objective
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
-from vpred_train.learning_rate import learning_rate
+from vpred_train.engine.objective import Objective
+from vpred_train.optim.learning_rate import learning_rate
 
 DEMO = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 OPTIONAL = """

@@ -12,16 +12,16 @@ from PIL import Image, PngImagePlugin
 
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
-from vpred_train import sample
-from vpred_train.config import TrainConfig
+from vpred_train.commands import sample
+from vpred_train.commands.sample import build_parser, main, plan
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
-from vpred_train.image_request import ImageRequest
-from vpred_train.model_config import ModelConfig
-from vpred_train.prompts import read_lines, read_prompts, warn_of_long_prompts
-from vpred_train.sample import build_parser, main, plan
-from vpred_train.weights.layouts import write_weights
-from vpred_train.weights.shapes import stability_shapes
-from vpred_train.weights.sources import weights_digest
+from vpred_train.sampling.image_request import ImageRequest
+from vpred_train.sampling.prompts import read_lines, read_prompts, warn_of_long_prompts
+from vpred_train.weights.layouts.read_write import write_weights
+from vpred_train.weights.layouts.tensor_shapes import stability_shapes
+from vpred_train.weights.layouts.weight_source import weights_digest
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import DiffusionConfig, SamplingConfig
-from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC, guided, rescale_guidance
-from vpred_train.diffusion.samplers_multistep import dpmpp_2m, unic_weights
-from vpred_train.diffusion.samplers_single_step import ddim
-from vpred_train.diffusion.samplers_spacing import SPACINGS, spaced_timesteps, trailing_timesteps
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.sampling import SamplingConfig
+from vpred_train.diffusion.samplers.multistep import dpmpp_2m, unic_weights
+from vpred_train.diffusion.samplers.registry import SAMPLERS, STOCHASTIC, guided, rescale_guidance
+from vpred_train.diffusion.samplers.single_step import ddim
+from vpred_train.diffusion.samplers.spacing import SPACINGS, spaced_timesteps, trailing_timesteps
 from vpred_train.diffusion.schedule import Schedule, make_schedule
 
 STD = 0.4

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from sampler_model import noise, predict
 
-from vpred_train.config import DiffusionConfig
+from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.diffusion.parameterization import noise_from_v, noise_from_x, x_from_noise
-from vpred_train.diffusion.samplers import SAMPLERS, STOCHASTIC
-from vpred_train.diffusion.samplers_single_step import ddim
+from vpred_train.diffusion.samplers.registry import SAMPLERS, STOCHASTIC
+from vpred_train.diffusion.samplers.single_step import ddim
 from vpred_train.diffusion.schedule import Schedule, make_schedule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "samplers.npz")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import DiffusionConfig, SamplingConfig
-from vpred_train.diffusion.samplers_spacing import (
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.sampling import SamplingConfig
+from vpred_train.diffusion.samplers.spacing import (
     SPACINGS,
     karras_timesteps,
     leading_timesteps,

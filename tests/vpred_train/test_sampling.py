@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from vpred_train.config import DiffusionConfig, SamplingConfig
-from vpred_train.diffusion.samplers import SAMPLERS
-from vpred_train.model_config import ModelConfig
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.sampling import SamplingConfig
+from vpred_train.diffusion.samplers.registry import SAMPLERS
 from vpred_train.models.networks import Networks
-from vpred_train.sampling import TextToImage, step_noise
+from vpred_train.sampling.pipeline import TextToImage, step_noise
 
 ZERO_SNR = DiffusionConfig(zero_terminal_snr=True)
 

@@ -12,19 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints_mgr import (
-    CheckpointError,
-    CheckpointFaultError,
-    CheckpointManager,
-    DriftError,
-    SaveResult,
-    State,
-    storage,
-)
+from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, DriftError, SaveResult, State
+from checkpoints_mgr.disk import storage
 from launcher.contract.config import load_document
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.errors import is_users
 
 
@@ -55,7 +48,7 @@ class Seen:
 @pytest.fixture
 def run(train_config: TrainConfig, tmp_path: Path) -> Iterator[Callable[..., tuple[Any, Seen]]]:
     """run(steps, prepare, **keys of the checkpoint section): steps of 4 samples, 10 to an epoch; then (saves, seen)."""
-    from vpred_train.saves import SaveRequest, Saves
+    from vpred_train.training.checkpointing import SaveRequest, Saves
 
     def steps(count: int, prepare: Any = None, last: bool = False, **keys: Any) -> tuple[Any, Seen]:
         section = train_config.checkpoint.model_copy(update={"keep_last": 99, **keys})
@@ -147,7 +140,7 @@ def test_what_a_checkpoint_says_of_itself(run: Any, train_config: TrainConfig, t
 
 
 def test_the_best_by_held_out_loss_stay(run: Any, tmp_path: Path) -> None:
-    from vpred_train.hooks import ValidationLoss
+    from vpred_train.training.hooks.hook import ValidationLoss
 
     def look(saves: Any, step: int) -> None:
         loss = {1: 0.5, 2: 0.1, 3: 0.3}.get(step)
@@ -250,7 +243,8 @@ def test_the_exit_code_of_a_rank_and_what_it_shows(
     told: str,
 ) -> None:
     """One line for the user's mistakes, a traceback for all else."""
-    from vpred_train import runtime, worker
+    from vpred_train import runtime
+    from vpred_train.training import worker
 
     def fail(*arguments: Any) -> None:
         raise error

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vpred_train.config import DiffusionConfig
+from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.diffusion.parameterization import noise_from_v, v_target, x_from_v
 from vpred_train.diffusion.schedule import alphas_cumprod, make_schedule
 

@@ -7,13 +7,13 @@ import pytest
 from step_results import RESULT
 
 from monitoring import History, WorkerMetrics
-from vpred_train import speed
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
-from vpred_train.flops import flops_per_image
-from vpred_train.hooks import HistoryHook, LogHook, MetricsHook
-from vpred_train.report import speed_facts
-from vpred_train.speed import Rates, Speed, measure_speed
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.estimates.flops import flops_per_image
+from vpred_train.training.hooks import speed
+from vpred_train.training.hooks.reporting import HistoryHook, LogHook, MetricsHook
+from vpred_train.training.hooks.speed import Rates, Speed, measure_speed
+from vpred_train.training.report import speed_facts
 
 SPEED = Speed(images_per_step=8, flops_per_step=5e9, matmul_flops_per_second=8e10)
 RATES = Rates(images_per_second_per_device=32, model_flops_per_second=2e10, mfu_ratio=0.25)

@@ -10,20 +10,22 @@ import pytest
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, State
 from data import Batch
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import DiffusionLoss
+from vpred_train.config.precision import PrecisionConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
-from vpred_train.flat import FlatArrays
-from vpred_train.precision import LossScale, PrecisionConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.distributed.flat_arrays import FlatArrays
+from vpred_train.engine.objective import DiffusionLoss
+from vpred_train.optim.loss_scale import LossScale
 
 
 @pytest.fixture(scope="module")
 def compiled(train_config: TrainConfig) -> tuple[Any, np.ndarray]:
     """One step for all tests, since each new one compiles its graph, and random weights to start from."""
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.state import TrainState
-    from vpred_train.step import TrainStep
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
+    from vpred_train.engine.step import TrainStep
+    from vpred_train.models.networks import Networks
 
     networks = Networks(train_config.model, train_config.seed)
     state = TrainState(train_config, FlatSpace(networks), SingleProcess())
@@ -133,8 +135,9 @@ def test_training_lowers_the_loss_and_a_restored_state_goes_on_alike(train_confi
 
 
 def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_config: TrainConfig, step: Any) -> None:
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.step import LossAndGradients
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.step import LossAndGradients
+    from vpred_train.models.networks import Networks
 
     data = batch(train_config, 0)
     inputs = inputs_of(step, data)
@@ -156,9 +159,10 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
 def test_no_two_gradients_share_memory(train_config: TrainConfig, operations: str) -> None:
     """They are summed in place, over micro-batches and ranks: what is shared would be counted twice. MindSpore gives
     equal gradients, as of two biases that are added up, the memory of one."""
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.state import TrainState
-    from vpred_train.step import TrainStep
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
+    from vpred_train.engine.step import TrainStep
+    from vpred_train.models.networks import Networks
 
     networks = Networks(train_config.model, train_config.seed)
     state = TrainState(train_config, FlatSpace(networks), SingleProcess())

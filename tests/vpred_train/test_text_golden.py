@@ -7,10 +7,10 @@ import numpy as np
 from mindspore import Tensor
 from seeded import weights
 
-from vpred_train.model_config import TextEncoderConfig
-from vpred_train.models.networks import FlatSpace
+from vpred_train.config.model import TextEncoderConfig
+from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.models.text_encoder import TextEncoder
-from vpred_train.models.tokenizer import Tokenizer
+from vpred_train.text.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.exit_codes import ExitCode
-from vpred_train import mindone_images, sample
-from vpred_train.diffusion.samplers import SAMPLERS
-from vpred_train.weights.sources import Source
+from vpred_train.commands import mindone_text_to_image as mindone_images
+from vpred_train.commands import sample
+from vpred_train.diffusion.samplers.registry import SAMPLERS
+from vpred_train.weights.layouts.weight_source import Source
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, version: Sequence[str] = ("--version", "2.1-v")) -> list[str]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vpred_train.models import tokenizer as tokenizer_module
-from vpred_train.models.tokenizer import Tokenizer, merge_pair
+from vpred_train.text import tokenizer as tokenizer_module
+from vpred_train.text.tokenizer import Tokenizer, merge_pair
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_cleaning_undoes_html_and_mojibake(tokenizer: Tokenizer) -> None:
 
 
 def test_every_text_can_be_encoded_and_decoded_by_bytes(tokenizer: Tokenizer) -> None:
-    from vpred_train.models.tokenizer import byte_symbols
+    from vpred_train.text.tokenizer import byte_symbols
 
     bytes_of = {symbol: byte for byte, symbol in byte_symbols().items()}
     tokens = {number: token for token, number in tokenizer.numbers.items()}

@@ -10,9 +10,9 @@ from PIL import Image
 from weights_files import write_tiny
 
 from launcher.contract.config import load_document
-from vpred_train.cli import main
-from vpred_train.config import TrainConfig
-from vpred_train.learning_rate import learning_rate
+from vpred_train.commands.train import main
+from vpred_train.config.train import TrainConfig
+from vpred_train.optim.learning_rate import learning_rate
 
 DEMO = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 

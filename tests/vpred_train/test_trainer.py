@@ -12,9 +12,9 @@ from PIL import Image
 from checkpoints_mgr import CheckpointManager
 from data import Batch, join, open_source
 from launcher.contract.config import ConfigError, dump_yaml
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
-from vpred_train.validation_config import ValidationConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.validation import ValidationConfig
+from vpred_train.distributed.collectives import SingleProcess
 
 GOOD = {"loss": 0.5, "grad_norm": 1.0, "finite": True, "overflow": False}
 BAD = GOOD | {"loss": math.nan, "grad_norm": math.nan, "finite": False}
@@ -46,9 +46,9 @@ class Steps:
 
 def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]) -> Any:
     """A trainer whose steps end so, one after the other, and then well."""
+    from vpred_train.engine.step_result import StepResult
     from vpred_train.models.networks import Networks
-    from vpred_train.step import StepResult
-    from vpred_train.trainer import Trainer
+    from vpred_train.training.trainer import Trainer
 
     write_images(folder / "images", 8)
     data = config.data.model_copy(update={"path": folder / "images"})
@@ -76,7 +76,7 @@ class Never:
 
 
 def test_three_steps_in_a_row_that_are_not_finite_end_the_run(train_config: TrainConfig, tmp_path: Path) -> None:
-    from vpred_train.trainer import DivergedError
+    from vpred_train.training.trainer import DivergedError
 
     trainer = trainer_of(train_config, tmp_path, [BAD, BAD, GOOD, BAD, OVERFLOW, BAD, OVERFLOW, BAD, GOOD])
     steps = Steps()
@@ -187,7 +187,7 @@ def test_buckets_train_at_several_shapes(
     train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from vpred_train.models.networks import Networks
-    from vpred_train.trainer import Trainer
+    from vpred_train.training.trainer import Trainer
 
     lines = ["dir,text"]
     for number in range(16):
@@ -224,7 +224,7 @@ def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
     train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from vpred_train.models.networks import Networks
-    from vpred_train.trainer import Trainer
+    from vpred_train.training.trainer import Trainer
 
     folders = tmp_path / "many", tmp_path / "few"
     write_images(folders[0], 8)

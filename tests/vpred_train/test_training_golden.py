@@ -9,12 +9,13 @@ from mindspore import Tensor
 from seeded import weights
 
 from data import Batch
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
-from vpred_train.diffusion.objective import Draws
-from vpred_train.models.networks import FlatSpace, Networks
-from vpred_train.state import TrainState
-from vpred_train.step import TrainStep
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.distributed.flat_space import FlatSpace
+from vpred_train.engine.objective import Draws
+from vpred_train.engine.state import TrainState
+from vpred_train.engine.step import TrainStep
+from vpred_train.models.networks import Networks
 
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(FOLDER / "training.npz")

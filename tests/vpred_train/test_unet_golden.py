@@ -6,8 +6,8 @@ import numpy as np
 from mindspore import Tensor
 from seeded import weights
 
-from vpred_train.model_config import UNetConfig
-from vpred_train.models.networks import FlatSpace
+from vpred_train.config.model import UNetConfig
+from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.models.unet import UNet
 
 CONFIG = UNetConfig(

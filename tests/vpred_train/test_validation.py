@@ -20,13 +20,14 @@ from data import (
     open_source,
     sample_generator,
 )
-from vpred_train import previews as previews_module
-from vpred_train.collectives import SingleProcess
-from vpred_train.config import TrainConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
-from vpred_train.hooks import ValidationLoss
-from vpred_train.previews import Previews
-from vpred_train.validation import Validation, average_in_use
+from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.engine.state import average_in_use
+from vpred_train.training import previews as previews_module
+from vpred_train.training.hooks.hook import ValidationLoss
+from vpred_train.training.previews import Previews
+from vpred_train.training.validation import Validation
 
 SETTINGS = {"every_samples": 8, "count": 7, "bins": 3, "draws": 2, "batch_size": 2, "seed": 5}
 
@@ -53,9 +54,10 @@ def config(train_config: TrainConfig) -> TrainConfig:
 @pytest.fixture(scope="module")
 def step(config: TrainConfig) -> Any:
     """A step whose averages differ from its weights, and both from the fresh ones."""
-    from vpred_train.models.networks import FlatSpace, Networks
-    from vpred_train.state import TrainState
-    from vpred_train.step import TrainStep
+    from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.state import TrainState
+    from vpred_train.engine.step import TrainStep
+    from vpred_train.models.networks import Networks
 
     networks = Networks(config.model, config.seed)
     state = TrainState(config, FlatSpace(networks, config.trainable), SingleProcess())
@@ -228,7 +230,8 @@ def test_an_average_leaves_with_an_error_too(step: Any) -> None:
 def test_previews_are_those_of_the_sampler(
     config: TrainConfig, step: Any, parts: tuple[Source, Source], tmp_path: Path
 ) -> None:
-    from vpred_train.sampling import TextToImage, to_uint8
+    from vpred_train.sampling.images import to_uint8
+    from vpred_train.sampling.pipeline import TextToImage
 
     tree = config.model_dump(mode="json") | {"previews": {"every_samples": 4, "prompts": ["a", "b"], "seed": 9}}
     config = TrainConfig.model_validate(tree)

@@ -8,11 +8,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from vpred_train.config import DiffusionConfig, PredictionType
+from vpred_train.config.diffusion import DiffusionConfig, PredictionType
+from vpred_train.config.objective import READ_GAMMA, VANISH_AT_ZERO_SNR, ObjectiveConfig, Weight
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.diffusion.timesteps import timestep_cdf
 from vpred_train.diffusion.weighting import UNIFORM, WEIGHTS, image_weights, loss_weights, weight_mass
-from vpred_train.objective_config import READ_GAMMA, VANISH_AT_ZERO_SNR, ObjectiveConfig, Weight
 
 # The weight of v and of the noise as functions of the squared alpha a and sigma b, which have neither ratio nor 1 + s.
 ON_V_AND_NOISE: dict[Weight, tuple[Callable[[float, float], float], Callable[[float, float], float]]] = {

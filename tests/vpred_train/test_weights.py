@@ -9,13 +9,15 @@ from PIL import Image
 from weights_files import TINY, TINY_RECORD
 
 from launcher.contract.config import ConfigError, dump_yaml, load_document
-from vpred_train.config import DiffusionConfig, TrainConfig
+from vpred_train.commands.sample import main
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.train import TrainConfig
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import get_weights, set_weights
-from vpred_train.recipe import load_recipe, open_pretrained
-from vpred_train.sample import main
-from vpred_train.weights.layouts import write_weights
-from vpred_train.weights.shapes import stability_shapes
+from vpred_train.prepare.recipe import load_recipe
+from vpred_train.weights.layouts.read_write import write_weights
+from vpred_train.weights.layouts.tensor_shapes import stability_shapes
+from vpred_train.weights.pretrained import open_pretrained
 
 RECIPE = """
 total_samples: 8
@@ -86,7 +88,7 @@ def test_a_recipe_takes_its_model_from_the_record(recipe: Path) -> None:
 def test_a_recipe_that_contradicts_its_weights(
     overrides: list[str], fault: str, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vpred_train.cli import main
+    from vpred_train.commands.train import main
 
     with pytest.raises(SystemExit) as end:
         main(["--check", "--recipe", str(recipe), *overrides])

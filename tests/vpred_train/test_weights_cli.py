@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 from weights_files import MODEL, RECORD, SHAPES, networks, random_tensors, write_diffusers
 
 from launcher.contract.config import ConfigError
-from vpred_train.model_config import ModelConfig
-from vpred_train.weights.cli import main
-from vpred_train.weights.layouts import read_weights, write_weights
-from vpred_train.weights.sources import Source, open_source
-from vpred_train.weights.told import Told, needed_record, record_for
+from vpred_train.commands.weights import main
+from vpred_train.config.model import ModelConfig
+from vpred_train.weights.layouts.read_write import read_weights, write_weights
+from vpred_train.weights.layouts.weight_source import Source, open_source
+from vpred_train.weights.record_lookup import Told, needed_record, record_for
 
 TENSORS = random_tensors()
 

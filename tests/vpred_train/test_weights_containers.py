@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from launcher.contract.config import ConfigError
-from vpred_train.weights import mindspore_ckpt
-from vpred_train.weights.containers import open_contents
-from vpred_train.weights.mindspore_ckpt import write_mindspore
-from vpred_train.weights.safetensors_file import read_sharded, write_safetensors
+from vpred_train.weights.formats import mindspore_ckpt
+from vpred_train.weights.formats.containers import open_contents
+from vpred_train.weights.formats.mindspore_ckpt import write_mindspore
+from vpred_train.weights.formats.safetensors_file import read_sharded, write_safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)

@@ -21,17 +21,17 @@ from safetensors.numpy import save
 from weights_files import TINY, TINY_RECORD, write_tiny
 
 from launcher.contract.config import ConfigError
-from vpred_train.config import SamplingConfig
-from vpred_train.image_request import ImageRequest, read_request
-from vpred_train.weights.containers import open_contents
-from vpred_train.weights.diffusers_folder import text_encoder_document, unet_document, vae_document
-from vpred_train.weights.lora_files import METADATA_KEY, is_lora, open_lora, read_factors
-from vpred_train.weights.mindformers_folder import METADATA_FILE, read_iteration
-from vpred_train.weights.mindspore_ckpt import write_mindspore
-from vpred_train.weights.recognition import layout_scores
-from vpred_train.weights.records import parsed_record
-from vpred_train.weights.sources import Source
-from vpred_train.weights.told import record_for
+from vpred_train.config.sampling import SamplingConfig
+from vpred_train.sampling.image_request import ImageRequest, read_request
+from vpred_train.weights.formats.containers import open_contents
+from vpred_train.weights.formats.mindformers_folder import METADATA_FILE, read_iteration
+from vpred_train.weights.formats.mindspore_ckpt import write_mindspore
+from vpred_train.weights.layouts.detection import layout_scores
+from vpred_train.weights.layouts.diffusers_folder import text_encoder_document, unet_document, vae_document
+from vpred_train.weights.layouts.record_files import parsed_record
+from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.lora.files import METADATA_KEY, is_lora, open_lora, read_factors
+from vpred_train.weights.record_lookup import record_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TO_Q = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -12,9 +12,9 @@ from pickles import ORDERED, many, mapping, name, number, parameter, tensor, tex
 from test_weights_containers import assert_same, float32s
 
 from launcher.contract.config import ConfigError
-from vpred_train.weights.containers import open_contents
-from vpred_train.weights.safetensors_file import read_safetensors, read_sharded
-from vpred_train.weights.sources import weights_digest
+from vpred_train.weights.formats.containers import open_contents
+from vpred_train.weights.formats.safetensors_file import read_safetensors, read_sharded
+from vpred_train.weights.layouts.weight_source import weights_digest
 
 TWICE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 VALUES = np.arange(6, dtype=np.float32)

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from weights_files import MINDONE, MODEL, RECORD, SHAPES, Arrays, networks, random_tensors, write_diffusers
 
 from launcher.contract.config import ConfigError
-from vpred_train.model_config import ModelConfig
-from vpred_train.weights.layouts import read_weights, write_weights
-from vpred_train.weights.sources import open_source
+from vpred_train.config.model import ModelConfig
+from vpred_train.weights.layouts.read_write import read_weights, write_weights
+from vpred_train.weights.layouts.weight_source import open_source
 
 RAW, EMA = random_tensors(0), random_tensors(1)
 UNET = [name for name in SHAPES if name.startswith("model.diffusion_model.")]

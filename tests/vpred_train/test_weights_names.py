@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from vpred_train.model_config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
-from vpred_train.weights.names import diffusers_names, ema_name, inverse, mindone_name, older_diffusers_name
-from vpred_train.weights.shapes import stability_shapes
+from vpred_train.config.model import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
+from vpred_train.weights.layouts.tensor_names import (
+    diffusers_names,
+    ema_name,
+    inverse,
+    mindone_name,
+    older_diffusers_name,
+)
+from vpred_train.weights.layouts.tensor_shapes import stability_shapes
 
 SD2 = ModelConfig()
 LISTING = Path(__file__).parents[1] / "golden" / "sd2_names.tsv"

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from launcher.contract.environment import environment
 from launcher.contract.identity import read_identity
-from vpred_train.kernels import agreement, library
+from vpred_train.engine import kernel_agreement as agreement
+from vpred_train.kernels import library
 
 if __name__ == "__main__":
     if read_identity(environment()).rank == 1:
         library.library_path = lambda: Path("/nowhere")
     if sys.argv[1] == "silent":
         agreement.agree_on_updates = lambda collective, hostname: None
-    from vpred_train.cli import main
+    from vpred_train.commands.train import main
 
     main(sys.argv[2:])

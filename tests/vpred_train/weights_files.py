@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from vpred_train.config import DiffusionConfig
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.model_config import ModelConfig, TextEncoderConfig, UNetConfig, VaeConfig
-from vpred_train.weights.layouts import write_weights
-from vpred_train.weights.shapes import stability_shapes
+from vpred_train.weights.layouts.read_write import write_weights
+from vpred_train.weights.layouts.tensor_shapes import stability_shapes
 
 Arrays = dict[str, NDArray[Any]]
 LISTING = Path(__file__).parents[1] / "golden" / "sd2_names.tsv"

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from launcher.contract.config import Section
-from vpred_train.config import DiffusionConfig, PredictionType, TrainConfig
-from vpred_train.model_config import ModelConfig
+from vpred_train.config.diffusion import DiffusionConfig, PredictionType
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.train import TrainConfig
 
 
 def v_target(x: Any, noise: Any, alpha: Any, sigma: Any) -> Any:

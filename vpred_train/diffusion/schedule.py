@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from vpred_train.config import DiffusionConfig
-
-FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
+from vpred_train.arrays import FloatArray
+from vpred_train.config.diffusion import DiffusionConfig
 
 
 class Level(NamedTuple):

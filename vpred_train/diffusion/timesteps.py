@@ -6,8 +6,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.objective_config import ObjectiveConfig
+from vpred_train.arrays import FloatArray
+from vpred_train.config.objective import ObjectiveConfig
 
 
 def timestep_cdf(config: ObjectiveConfig, timesteps: int) -> FloatArray:

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from vpred_train.config import PredictionType
-from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.objective_config import ObjectiveConfig, Weight
+from vpred_train.arrays import FloatArray
+from vpred_train.config.diffusion import PredictionType
+from vpred_train.config.objective import ObjectiveConfig, Weight
 
 # Natural log of SNR; SD2 begins at 7.1 and ends at -5.4, or at -inf with zero terminal SNR.
 LOG_SNR_EDGES = (-math.inf, -4.0, -2.0, 0.0, 2.0, 4.0, math.inf)

@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
-from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.flat import blocks
+from vpred_train.arrays import FloatArray
+from vpred_train.config.optimizer import EmaConfig, power_name
+from vpred_train.distributed.flat_arrays import blocks
 from vpred_train.kernels import library, update
-from vpred_train.optim_config import EmaConfig, power_name
 
 
 def decays(config: EmaConfig, updates: int, since: int, now: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vpred_train.ema.profiles import gamma_of
 from vpred_train.ema.snapshots import Snapshot
-from vpred_train.weights.stored import Float32, LazyTensors, StoredTensor
+from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors, StoredTensor
 
 Float64 = NDArray[np.float64]
 

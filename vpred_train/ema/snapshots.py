@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from launcher.contract.config import ConfigError, Section
+from vpred_train.config.optimizer import power_name
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.optim_config import power_name
-from vpred_train.weights.records import RECORD_KEY, parsed_record
-from vpred_train.weights.safetensors_file import read_safetensors, write_safetensors
-from vpred_train.weights.stored import Float32, LazyTensors, StoredTensor
+from vpred_train.weights.formats.safetensors_file import read_safetensors, write_safetensors
+from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors, StoredTensor
+from vpred_train.weights.layouts.record_files import RECORD_KEY, parsed_record
 
 SNAPSHOT_KEY = "ema_snapshot"
 HALF_MAX = float(np.finfo(np.float16).max)

@@ -3,7 +3,7 @@
 import ctypes
 import functools
 
-from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.arrays import FloatArray
 from vpred_train.kernels.library import loaded
 
 _ARRAY, _LENGTH, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

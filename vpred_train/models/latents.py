@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from mindspore import Tensor, nn
 
-from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.model_config import ModelConfig, VaeConfig
+from vpred_train.arrays import FloatArray
+from vpred_train.config.model import ModelConfig, VaeConfig
 from vpred_train.models.autoencoder_kl import AutoencoderKL
 
 

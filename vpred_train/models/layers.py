@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, get_context, nn, ops
 from mindspore import dtype as mstype
 
-from vpred_train.diffusion.schedule import FloatArray
+from vpred_train.arrays import FloatArray
 from vpred_train.kernels import library, operations
 
 COMPUTE_DTYPES = {"float32": mstype.float32, "float16": mstype.float16, "bfloat16": mstype.bfloat16}

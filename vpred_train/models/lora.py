@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vpred_train.config import LoraConfig
-from vpred_train.model_config import ModelConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.weights import LoraConfig
 from vpred_train.models.layers import LowRank
 from vpred_train.models.networks import Networks
-from vpred_train.weights.lora import Target, attention_targets
-from vpred_train.weights.shapes import stability_name
+from vpred_train.weights.layouts.tensor_shapes import stability_name
+from vpred_train.weights.lora.factors import Target, attention_targets
 
 SEED = 1  # beside the run's own: the factors start from other draws than the networks
 

@@ -5,7 +5,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from launcher.contract.accelerators import ComputeDtype
-from vpred_train.model_config import TextEncoderConfig
+from vpred_train.config.model import TextEncoderConfig
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import COMPUTE_DTYPES, GELU, LayerNorm, Linear, LowRank, uniform
 

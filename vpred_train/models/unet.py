@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from launcher.contract.accelerators import ComputeDtype
-from vpred_train.model_config import UNetConfig
+from vpred_train.config.model import UNetConfig
 from vpred_train.models.attention import SpatialTransformer
 from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Doubled, GroupNorm, Linear, orthogonal
 

@@ -5,15 +5,9 @@ from functools import partial
 
 from mindspore import Tensor
 
-from vpred_train.diffusion.schedule import FloatArray
-from vpred_train.models.networks import FlatSpace, Networks
-from vpred_train.weights.shapes import COMPONENTS, stability_name
-from vpred_train.weights.stored import Float32, LazyTensors
-
-
-def views_to_export(space: FlatSpace, values: FloatArray) -> dict[str, Float32]:
-    """`values` (space.size,) as tensors under Stability's names that share its memory."""
-    return {stability_name(name): tensor for name, tensor in space.views(values).items()}
+from vpred_train.models.networks import Networks
+from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors
+from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, stability_name
 
 
 def set_weights(networks: Networks, tensors: Mapping[str, Float32], parts: Sequence[str] = tuple(COMPONENTS)) -> None:

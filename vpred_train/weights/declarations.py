@@ -13,13 +13,13 @@ from pydantic import ConfigDict, Field
 
 from launcher.contract.config import ConfigError
 from launcher.contract.config_errors import shown
-from vpred_train.config import DiffusionConfig, PredictionType
+from vpred_train.config.diffusion import DiffusionConfig, PredictionType
+from vpred_train.config.model import ModelConfig, VaeConfig
 from vpred_train.diffusion.schedule import alphas_cumprod
 from vpred_train.foreign import Foreign, printable, read_document, validated
-from vpred_train.model_config import ModelConfig, VaeConfig
-from vpred_train.weights.diffusers_folder import text_encoder_document, unet_document, vae_document
-from vpred_train.weights.records import PREDICTION_TYPES
-from vpred_train.weights.sources import Source
+from vpred_train.weights.layouts.diffusers_folder import text_encoder_document, unet_document, vae_document
+from vpred_train.weights.layouts.record_files import PREDICTION_TYPES
+from vpred_train.weights.layouts.weight_source import Source
 
 V_PRED, ZTSNR, SCALE_FACTOR = "v_pred", "ztsnr", "scale_factor"
 AGAIN = "correct it or download the folder again"

@@ -6,12 +6,12 @@ from typing import Any
 
 from launcher.contract.config import ConfigError
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.weights.layouts import Which, require_finite, sets_of, weights_of
-from vpred_train.weights.lora_files import LoraSource, read_factors
-from vpred_train.weights.recognition import is_unused
-from vpred_train.weights.shapes import COMPONENTS, stability_shapes
-from vpred_train.weights.sources import Source
-from vpred_train.weights.told import record_for
+from vpred_train.weights.layouts.detection import is_unused
+from vpred_train.weights.layouts.read_write import Which, require_finite, sets_of, weights_of
+from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, stability_shapes
+from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.lora.files import LoraSource, read_factors
+from vpred_train.weights.record_lookup import record_for
 
 Report = dict[str, Any]
 

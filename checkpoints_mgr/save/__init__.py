@@ -1,0 +1,1 @@
+"""Saving a step by all ranks together, and what stays."""

@@ -1,0 +1,1 @@
+"""Arrays on disk under the digest of all that decides them."""

@@ -1,0 +1,1 @@
+"""The commands of vpred-data that need no network."""

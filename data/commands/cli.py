@@ -1,0 +1,49 @@
+"""`vpred-data`: is a folder fit to train on, and is a cache whole?"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from data.commands import check as check_command
+from data.commands import verify as verify_command
+from data.errors import DataError
+
+BAD_DATA = 2
+READER_GONE = 128 + signal.SIGPIPE
+
+
+@dataclass(frozen=True)
+class Command:
+    """`run` returns the exit code."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "check": Command("read every row and decode every image", check_command.add_arguments, check_command.run),
+    "verify": Command("read every entry of a cache", verify_command.add_arguments, verify_command.run),
+}
+
+
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> None:
+    """Entry point; exit code 0 when the data is good, 2 with a list of what is not."""
+    parser = argparse.ArgumentParser(prog="vpred-data", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, command in commands.items():
+        command.add_arguments(subparsers.add_parser(name, help=command.help))
+    arguments = parser.parse_args(argv)
+    try:
+        code = commands[arguments.command].run(arguments)
+        sys.stdout.flush()
+    except DataError as error:
+        print(error, file=sys.stderr)
+        code = BAD_DATA
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
+        code = READER_GONE
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Batches of this rank's share, made ahead."""

@@ -1,0 +1,65 @@
+"""A process that makes samples for a rank, started by `workers.py`: `data.loading.worker SOCKET_FD MEMORY_FD`.
+
+A program of its own and no fork: a rank has MPI, MindSpore and their threads in it, which do not survive one.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+
+from data.loading.batch_memory import views
+
+# Of mallopt (malloc.h, glibc), in bytes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES, MAPPED_FROM_BYTES = 256 << 20, 32 << 20  # the second is the most that glibc takes
+
+
+def end_with_rank() -> None:
+    """End this process, whatever it is doing, when the rank has gone: the kernel then closes the other end of stdin."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def keep_freed_memory() -> None:
+    """Let the next image be made in the memory of the last one. Given back to the kernel and taken again, its pages
+    cost up to half of the time, depending on which sizes come first. Other C libraries have no such setting."""
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def serve(tasks: Connection, memory: mmap.mmap) -> None:
+    """Make what is asked for until nobody asks any more; answer each task with None or what went wrong."""
+    fetcher, samples = tasks.recv()
+    while True:
+        start, place, sample_id, epoch, size = tasks.recv()
+        error = None
+        try:
+            batch = views(memory, start, fetcher.specs(size), samples)
+            fetcher.fetch(sample_id, epoch, size, {name: array[place, ...] for name, array in batch.items()})
+        except Exception:
+            error = traceback.format_exc()
+        tasks.send(error)
+
+
+def main() -> None:
+    """Runs until the rank closes the socket or ends."""
+    end_with_rank()
+    keep_freed_memory()
+    socket_fd, memory_fd = (int(text) for text in sys.argv[1:])
+    with Connection(socket_fd) as tasks, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(tasks, mmap.mmap(memory_fd, 0))
+
+
+if __name__ == "__main__":
+    main()

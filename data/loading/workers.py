@@ -1,0 +1,201 @@
+"""Who makes the arrays of batches: a rank's own thread, or processes beside it that share memory with it."""
+
+import mmap
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.errors import SampleError
+from data.loading.batch_memory import nbytes_of, views
+from data.loading.fetcher import Arrays, Fetcher
+from data.order.order import Share
+
+SLOTS = 2  # batches that are being made at a time: while one is awaited, its idle workers begin the next
+TASKS_AHEAD = 2  # given to a worker before it has answered, so that it need not wait for the next
+POLL_S = 0.2
+END_S = 5.0
+WORKER = (
+    "-P",
+    "-m",
+    "data.loading.worker",
+)  # after `python`; a program on top may know a way that no namesake can spoil
+
+
+class Maker(Protocol):
+    """Makes the arrays of batches, in order."""
+
+    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+        """The arrays of each share, stacked and collated. Raises SampleError."""
+
+    def close(self) -> None:
+        """End what works in the background."""
+
+
+class InThread:
+    """In the thread that asks."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self.fetcher = fetcher
+
+    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+        for share in shares:
+            count = len(share.sample_ids)
+            specs = self.fetcher.specs(share.size)
+            # In one piece: large ones the kernel gives in large pages, of which few have to be taken.
+            batch = views(np.empty(nbytes_of(specs, count), np.uint8), 0, specs, count)
+            for place, (sample_id, epoch) in enumerate(
+                zip(share.sample_ids.tolist(), share.epochs.tolist(), strict=True)
+            ):
+                self._fetch(sample_id, epoch, share.size, {name: array[place, ...] for name, array in batch.items()})
+            yield share, self.fetcher.collate(batch)
+
+    def _fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+        try:
+            self.fetcher.fetch(sample_id, epoch, size, into)
+        except Exception as error:
+            raise SampleError(sample_id, "cannot be loaded") from error
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Pending:
+    """A batch that is being made, in the shared memory from byte `start` on."""
+
+    share: Share
+    start: int
+    missing: int
+
+
+@dataclass
+class _Worker:
+    """A process and the tasks that it has not answered, the oldest first: that one it is at."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    tasks: deque[tuple[_Pending, int]] = field(default_factory=deque)
+
+    def greet(self, fetcher: Fetcher, samples: int) -> None:
+        """What comes first: who makes samples, and how many a batch has."""
+        self.connection.send((fetcher, samples))
+
+    def give(self, pending: _Pending, place: int) -> None:
+        """One sample to make."""
+        share = pending.share
+        self.tasks.append((pending, place))
+        message = (pending.start, place, int(share.sample_ids[place]), int(share.epochs[place]), share.size)
+        self.connection.send(message)
+
+    def take(self) -> None:
+        """An answer. Raises SampleError when the sample cannot be made, EOFError and OSError when the worker died."""
+        answer = self.connection.recv()
+        pending, place = self.tasks.popleft()
+        if answer is not None:
+            raise SampleError(int(pending.share.sample_ids[place]), "cannot be loaded") from RuntimeError(answer)
+        pending.missing -= 1
+
+    def death(self) -> Exception:
+        """What to say of a worker that has gone."""
+        code = self.process.wait(END_S)
+        end = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        told = f"the worker process {self.process.pid} that made it {end}; signal 9 often means that memory ran out"
+        if not self.tasks:
+            return RuntimeError(f"data worker {self.process.pid} {end}")
+        pending, place = self.tasks[0]
+        return SampleError(int(pending.share.sample_ids[place]), told)
+
+
+class Workers:
+    """`count` processes. Each is given single samples and writes them to shared memory, which has no name and goes with
+    the last process that has it."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        count: int,
+        samples: int,
+        sizes: Sequence[tuple[int, int]],
+        closing: Callable[[], bool],
+        worker: Sequence[str] = WORKER,
+    ) -> None:
+        self.fetcher, self.samples, self.closing, self.worker = fetcher, samples, closing, worker
+        self.slot_bytes = max(nbytes_of(fetcher.specs(size), samples) for size in sizes)
+        memory_fd = os.memfd_create("vpred-batches")
+        os.truncate(memory_fd, SLOTS * self.slot_bytes)
+        self.memory = mmap.mmap(memory_fd, 0)
+        self.workers = [self._start(memory_fd) for _ in range(count)]
+        os.close(memory_fd)
+
+    def _start(self, memory_fd: int) -> _Worker:
+        own, other = Pipe()
+        argv = [sys.executable, *self.worker, str(other.fileno()), str(memory_fd)]
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however that comes
+            pass_fds=(other.fileno(), memory_fd),
+            process_group=0,  # signals to the rank's group, such as Ctrl-C, are for the rank to act upon
+        )
+        other.close()
+        return _Worker(process, own)
+
+    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+        in_work: deque[_Pending] = deque()
+        backlog: deque[tuple[_Pending, int]] = deque()
+        free = deque(range(0, SLOTS * self.slot_bytes, self.slot_bytes))
+        for worker in self.workers:
+            self._asking(worker, _Worker.greet, self.fetcher, self.samples)
+        while not self.closing():
+            while free:
+                pending = _Pending(next(shares), free.popleft(), self.samples)
+                in_work.append(pending)
+                backlog.extend((pending, place) for place in range(self.samples))
+            self._give(backlog)
+            if in_work[0].missing:
+                self._take()
+                continue
+            done = in_work.popleft()
+            made = views(self.memory, done.start, self.fetcher.specs(done.share.size), self.samples)
+            yield done.share, self._own(self.fetcher.collate(made))
+            free.append(done.start)
+
+    def _own(self, arrays: Arrays) -> Arrays:
+        """Copies of those that lie in the shared memory, which the next batch is made in."""
+        shared = np.frombuffer(self.memory, np.uint8)
+        return {name: array.copy() if np.may_share_memory(array, shared) else array for name, array in arrays.items()}
+
+    def _give(self, backlog: deque[tuple[_Pending, int]]) -> None:
+        for _ in range(TASKS_AHEAD):
+            for worker in self.workers:
+                if backlog and len(worker.tasks) < TASKS_AHEAD:
+                    self._asking(worker, _Worker.give, *backlog.popleft())
+
+    def _take(self) -> None:
+        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
+        for connection in wait(list(by_connection), POLL_S):
+            self._asking(by_connection[connection], _Worker.take)
+
+    def _asking(self, worker: _Worker, ask: Callable[..., None], *arguments: Any) -> None:
+        try:
+            ask(worker, *arguments)
+        except (EOFError, OSError):
+            raise worker.death() from None
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.connection.close()
+            if worker.process.stdin:
+                worker.process.stdin.close()
+        for worker in self.workers:
+            try:
+                worker.process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()

@@ -1,0 +1,182 @@
+"""Which sample comes when: a pure function of the seed and the run's clock, in constant memory and without replay."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.config import DataConfig
+from data.keyed_random import sample_generator
+from data.order.buckets import Buckets, buckets_of
+from data.order.permutation import Permutation
+from data.sources.source import Source
+
+# What a checkpoint records. To be raised with each change of which sample comes when: runs cannot go on across one.
+ORDER_VERSION = 2
+
+KEPT_PERMUTATIONS = 64
+DRAWN_AHEAD = 32  # batches
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source's samples, `count` of them, of which an epoch takes `per_epoch`: more or fewer by its weight."""
+
+    count: int
+    per_epoch: int
+
+
+def part_of(count: int, weight: float) -> Part:
+    """A source's part in an epoch: each of its samples `weight` times on average, at least one sample of it."""
+    return Part(count, max(1, round(weight * count)) if count else 0)
+
+
+class Pool:
+    """An endless stream over the samples of some parts, which lie one behind the other.
+
+    An epoch takes so many samples of each part as it tells, shuffled among each other. Each part is gone through in
+    turns of its own: every sample exactly once in a turn, a new shuffle for each turn.
+    """
+
+    def __init__(self, parts: Sequence[Part], seed: int, number: int = 0) -> None:
+        self.parts, self.seed, self.number = parts, seed, number
+        self.epoch_starts = np.cumsum([0, *(part.per_epoch for part in parts)])
+        self.first_ids = np.cumsum([0, *(part.count for part in parts)])
+        self.per_epoch = int(self.epoch_starts[-1])
+        self._permutation = lru_cache(KEPT_PERMUTATIONS)(self._make_permutation)
+
+    def at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(turns, members), each (n,) int64, of the stream's `positions` (n,): the how manieth time it is that a sample
+        comes, and its number within the pool."""
+        epochs, places = np.divmod(positions, self.per_epoch)
+        if len(self.parts) > 1:
+            places = self._shuffled("mixture", 0, epochs, places, self.per_epoch)
+        turns, members = np.empty_like(places), np.empty_like(places)
+        owner = np.searchsorted(self.epoch_starts, places, side="right") - 1
+        for number in np.unique(owner):
+            part, own = self.parts[number], owner == number
+            taken = epochs[own] * part.per_epoch + places[own] - self.epoch_starts[number]
+            turns[own], index = np.divmod(taken, part.count)
+            members[own] = self.first_ids[number] + self._shuffled("shuffle", number, turns[own], index, part.count)
+        return turns, members
+
+    def _shuffled(
+        self, stream: str, part: int, turns: NDArray[np.int64], places: NDArray[np.int64], size: int
+    ) -> NDArray[np.int64]:
+        """`places` (n,) in 0 .. size - 1, each under the permutation of its turn."""
+        shuffled = np.empty_like(places)
+        for turn in np.unique(turns):
+            own = turns == turn
+            shuffled[own] = self._permutation(stream, int(part), int(turn), size)(places[own])
+        return shuffled
+
+    def _make_permutation(self, stream: str, part: int, turn: int, size: int) -> Permutation:
+        return Permutation(size, sample_generator(self.seed, stream, turn, (self.number << 32) | part))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some samples of one global batch: the height and width in pixels that all of them get, and (n,) int64 each the
+    turns and the sample ids. A turn counts how often a sample has come before; with it all its randomness is keyed."""
+
+    size: tuple[int, int]
+    epochs: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]
+
+
+class Order:
+    """The batches of a run over folders of `counts` samples, one behind the other, and their weights. Nothing is
+    dropped or repeated: what an epoch leaves over opens the next one.
+
+    Without buckets the clock is the position in one stream, so that a batch may straddle two epochs.
+    With them each bucket is such a stream, of which epoch e takes the whole batches that have become full by its end
+    and not before: its left-over waits for the next epoch. An epoch's batches are shuffled, whatever their bucket.
+    """
+
+    def __init__(
+        self, counts: Sequence[int], weights: Sequence[float], seed: int, global_batch: int, buckets: Buckets
+    ) -> None:
+        self.seed, self.global_batch, self.buckets = seed, global_batch, buckets
+        if len(buckets.sizes) == 1:
+            self.pools = [Pool([*map(part_of, counts, weights)], seed)]
+        else:
+            bounds = np.cumsum(counts).tolist()
+            self.pools = [
+                Pool(
+                    [
+                        *map(
+                            part_of,
+                            np.diff([buckets.below(number, bound) for bound in bounds], prepend=0).tolist(),
+                            weights,
+                        )
+                    ],
+                    seed,
+                    number,
+                )
+                for number in buckets.numbers
+            ]
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """How many samples an epoch takes; with weights, not how many there are."""
+        return sum(self.taken_per_epoch)
+
+    @property
+    def taken_per_epoch(self) -> list[int]:
+        """How many of each source."""
+        return [
+            sum(part.per_epoch for part in parts) for parts in zip(*(pool.parts for pool in self.pools), strict=True)
+        ]
+
+    def share(self, samples_seen: int, first: int, count: int) -> Share:
+        """Samples `first` to `first + count` of the global batch that follows `samples_seen`."""
+        number, start = 0, samples_seen
+        if len(self.pools) > 1:
+            if samples_seen % self.global_batch:
+                raise ValueError(f"{samples_seen} samples seen are no multiple of the global batch {self.global_batch}")
+            number, start = self._batch(samples_seen // self.global_batch)
+        turns, sample_ids = self.pools[number].at(np.arange(start + first, start + first + count))
+        if len(self.pools) > 1:
+            sample_ids = self.buckets.members(number, sample_ids)
+        return Share(self.buckets.sizes[number], turns, sample_ids)
+
+    def shares(self, samples_seen: int, first: int, count: int) -> Iterator[Share]:
+        """`share` of each global batch from there on, without end; without buckets many at a time, which costs hardly
+        more than one."""
+        while len(self.pools) > 1:
+            yield self.share(samples_seen, first, count)
+            samples_seen += self.global_batch
+        while True:
+            clocks = samples_seen + self.global_batch * np.arange(DRAWN_AHEAD)
+            positions = clocks[:, None] + np.arange(first, first + count)
+            turns, sample_ids = (drawn.reshape(positions.shape) for drawn in self.pools[0].at(positions.ravel()))
+            for place in range(DRAWN_AHEAD):
+                yield Share(self.buckets.sizes[0], turns[place], sample_ids[place])
+            samples_seen += self.global_batch * DRAWN_AHEAD
+
+    def _batch(self, index: int) -> tuple[int, int]:
+        """The bucket of the run's batch `index`, and where in its stream that batch begins."""
+        # Buckets end within one batch of their share, so the epoch is at or a little behind this one.
+        earliest = index * self.global_batch // self.samples_per_epoch
+        latest = earliest + len(self.pools) * self.global_batch // self.samples_per_epoch + 2
+        epoch = bisect_right(range(earliest, latest), index, key=lambda epoch: sum(self._full(epoch))) + earliest - 1
+        before, after = self._full(epoch), self._full(epoch + 1)
+        counts = [stop - start for start, stop in zip(before, after, strict=True)]
+        shuffle = Permutation(sum(counts), sample_generator(self.seed, "buckets", epoch, 0))
+        place = int(shuffle(np.array([index - sum(before)]))[0])
+        starts = np.cumsum([0, *counts])
+        bucket = int(np.searchsorted(starts, place, side="right")) - 1
+        return bucket, (before[bucket] + place - int(starts[bucket])) * self.global_batch
+
+    def _full(self, epoch: int) -> list[int]:
+        """How many batches of each bucket are full before `epoch`."""
+        return [epoch * pool.per_epoch // self.global_batch for pool in self.pools]
+
+
+def make_order(source: Source, config: DataConfig, seed: int, global_batch: int) -> Order:
+    """The order of a source's samples in a run."""
+    weights = [folder.weight for folder in config.folders]
+    return Order(source.counts, weights, seed, global_batch, buckets_of(source, config, global_batch))

@@ -1,0 +1,1 @@
+"""Captioned images behind one protocol, whatever they lie in."""

@@ -1,0 +1,99 @@
+"""MindONE's layout: a folder of images and any number of *.csv with the columns `dir,text`."""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data.errors import DataError
+from data.files import printable, read_lines, shortened
+from data.images.decode import SUFFIXES
+from data.sources.rows import Row, check_rows
+
+COLUMNS = ("dir", "text")
+# A field that is an image file's name, beside another: a line of a caption with one is a row that a stray quote has
+# swallowed.
+IMAGE = rf'[^,"]*\.(?:{"|".join(SUFFIXES)})'
+NAMES_IMAGE = re.compile(rf"^{IMAGE},|,(?! ){IMAGE}(?:,|$)", re.IGNORECASE)
+CLOSE_IT = 'close it, or write each quote within a quoted text twice ("")'
+
+
+def csv_rows(folder: Path, tables: list[Path]) -> list[Row]:
+    """All rows, those that are bad in themselves blamed. Raises DataError when a file is no such table."""
+    rows = [row for table in tables for row in read_table(table)]
+    check_rows(folder, rows, *COLUMNS)
+    return rows
+
+
+def read_table(table: Path) -> list[Row]:
+    """The rows of one file: one for every line that is not blank and not within a quoted text of several lines.
+
+    Those that cannot be taken apart are blamed and name no image. `origin` has the line of the file. Raises DataError
+    when it is no such table.
+    """
+    lines = read_lines(table, "CSV in UTF-8")
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise DataError(f"{table}:{number}: holds a NUL byte, so it is not text; write it as CSV in UTF-8")
+    found = records(lines)
+    header = _header(table, *next(found, (1, "it cannot be read as a table, being empty; begin it with dir,text")))
+    image, caption = (header.index(column) for column in COLUMNS)
+    rows = []
+    for number, fields in found:
+        origin = f"{table.name}:{number}"
+        if isinstance(fields, str):
+            rows.append(Row("", origin, "", fault=fields))
+        elif len(fields) > len(header):
+            fault = f"more than {len(header)} fields; quote a text that holds a comma: {shortened(','.join(fields))}"
+            rows.append(Row("", origin, "", fault=fault))
+        else:
+            short = len(fields) < len(header) and max(image, caption) < len(fields)
+            fault = f"{len(fields)} fields where the header has {len(header)}" if short else ""
+            fields += [""] * (len(header) - len(fields))
+            rows.append(Row(fields[caption], origin, fields[image], fault=fault))
+    return rows
+
+
+def _header(table: Path, number: int, fields: list[str] | str) -> list[str]:
+    """The names of the columns. Raises DataError when they are not those that are needed, once each."""
+    if isinstance(fields, str):
+        raise DataError(f"{table}:{number}: {fields}")
+    wrong = [f"missing {column}" for column in COLUMNS if column not in fields]
+    wrong += [f"{column} comes {fields.count(column)} times" for column in COLUMNS if fields.count(column) > 1]
+    if wrong:
+        shown = printable(shortened(",".join(fields)))
+        raise DataError(f"{table}: found the columns {shown}; needed {','.join(COLUMNS)} ({', '.join(wrong)})")
+    return fields
+
+
+def records(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
+    """The number of the line where a record begins, from 1, with its fields or what is wrong with it; not of blank
+    lines.
+
+    A wrong record is its first line alone, so that a stray quote takes no other rows with it.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), sum(map(len, lines))))  # of the process: only ever raised
+    first = 0
+    while first < len(lines):
+        begin = first
+        reader = csv.reader(map(lines.__getitem__, range(begin, len(lines))), strict=True)
+        try:
+            for fields in reader:
+                end = begin + reader.line_num
+                if any(map(NAMES_IMAGE.search, lines[first + 1 : end])):
+                    raise csv.Error("rows within a text")
+                if lines[first].strip():
+                    yield first + 1, fields
+                first = end
+        except csv.Error as error:
+            yield first + 1, _fault(str(error), begin + reader.line_num - first)
+            first += 1
+
+
+def _fault(told: str, lines: int) -> str:
+    """What is wrong with a record of so many lines, of which `csv` says `told`."""
+    if told == "unexpected end of data":
+        return f'a quote (") opened here is never closed; {CLOSE_IT}'
+    if lines > 1:
+        return f'a quote (") opened here is closed {lines - 1} lines below, beyond other rows; {CLOSE_IT}'
+    return 'text follows a closing quote ("); write each quote within a quoted text twice ("")'

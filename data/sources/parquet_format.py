@@ -1,0 +1,105 @@
+"""Parquet with the image files' bytes, as Hugging Face stores them: a column `image` and a column `text` or `caption`.
+
+A caption that is a list of strings is several of one image. Needs PyArrow (pip install 'vpred[parquet]').
+"""
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from data.sources.rows import Row
+
+CAPTIONS = ("text", "caption")
+IMAGE = "image"
+KEPT_GROUPS = 4  # row groups in memory: reading one sample reads its whole group
+
+
+def parquet_rows(folder: Path, files: list[Path]) -> list[Row]:
+    """All rows; `offset` is the row in its file. Raises DataError for a file without the columns."""
+    return [row for path in files for row in _file_rows(path)]
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    if not path.is_file():
+        raise DataError(f"{path}: no regular file; remove it, or put the table in its place")
+    file = _open(path, path.stat().st_mtime_ns)
+    try:
+        names = file.schema_arrow.names
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: a column's name is no UTF-8; write the table again with {IMAGE} and text") from None
+    caption = next((name for name in CAPTIONS if name in names), None)
+    if caption is None or IMAGE not in names:
+        raise DataError(f"{path}: found the columns {', '.join(names)}; needed {IMAGE}, and text or caption")
+    if twice := [name for name in (IMAGE, caption) if names.count(name) > 1]:
+        raise DataError(f"{path}: has the column {twice[0]} more than once; leave one")
+    number = 0
+    for cells in _cells(path, file, caption):
+        for cell in cells:
+            row = Row(None, f"{path.name}:{number}", path.name, number)
+            try:
+                row.caption = cell.as_py()
+            except Exception as error:  # whatever PyArrow makes of one cell is that row's fault
+                row.blame(f"{caption} cannot be read ({_told(error)})")
+            else:
+                row.check_caption(caption)
+            yield row
+            number += 1
+    if number != file.metadata.num_rows:
+        raise DataError(f"{path}: has {number} rows, of {file.metadata.num_rows}; write the file again")
+
+
+def _cells(path: Path, file: Any, column: str) -> Iterator[Any]:
+    """The column, an array at a time. Raises DataError when the file is damaged."""
+    from pyarrow import ArrowException
+
+    try:
+        for batch in file.iter_batches(columns=[column]):
+            yield batch.column(0)
+    except (ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: its column {column} cannot be read ({_told(error)}); write the file again") from None
+
+
+def read_cell(path: Path, offset: int, length: int) -> bytes:
+    """The image bytes of row `offset`. Raises ValueError when it has none."""
+    written_ns = path.stat().st_mtime_ns
+    file = _open(path, written_ns)
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        if offset < count:
+            value = _images(path, written_ns, group)[offset].as_py()
+            content = value.get("bytes") if isinstance(value, dict) else value
+            if not isinstance(content, bytes):
+                raise ValueError(f"row has no image bytes (found {type(content).__name__})")
+            return content
+        offset -= count
+    raise ValueError("the file has no such row any more")
+
+
+@lru_cache(KEPT_GROUPS)
+def _images(path: Path, written_ns: int, group: int) -> Any:
+    """The column of images, of a struct its bytes alone: its path may be in any encoding."""
+    file = _open(path, written_ns)
+    kind = file.schema_arrow.field(IMAGE).type
+    parts = [kind.field(number).name for number in range(kind.num_fields)]
+    return file.read_row_group(group, columns=[f"{IMAGE}.bytes" if "bytes" in parts else IMAGE]).column(0)
+
+
+@lru_cache(KEPT_GROUPS)
+def _open(path: Path, written_ns: int) -> Any:
+    """Kept by the time of change too, so that a file which was replaced is read as it is now."""
+    try:
+        from pyarrow import ArrowException, OSFile, parquet
+    except ImportError:
+        raise DataError(f"{path}: reading Parquet needs PyArrow; pip install 'vpred[parquet]'") from None
+    try:
+        return parquet.ParquetFile(OSFile(os.fsencode(path)))  # a path would have to be UTF-8
+    except (ArrowException, OSError, ValueError, MemoryError) as error:  # names in GBK, or sizes out of damaged bytes
+        raise DataError(f"{path}: no Parquet file ({_told(error)})") from None
+
+
+def _told(error: Exception) -> str:
+    """An error of PyArrow's in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""The cluster file: hosts, devices, and how ranks are started and watched."""

@@ -1,0 +1,197 @@
+"""`vpred-launch status RUN`: where a run stands, from the files that its ranks and its launchers leave."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from launcher.contract.config import ConfigError, Section
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import RankStatus, Record, RunDir, Summary
+from launcher.planning.trainer import Trainer
+from launcher.records.attempt_record import AttemptRecord, LostTime, lost_line, read_records
+from launcher.records.rank_files import AttemptFiles
+from launcher.records.run_lock import is_locked
+from launcher.records.straggler_record import Straggler, Stragglers
+
+_HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "told")
+
+
+class PlannedRank(Record):
+    """A rank of plan.json, as far as it is read again."""
+
+    model_config = ConfigDict(extra="ignore")
+    rank: int
+    host: str
+
+
+class PlannedRanks(Record):
+    """plan.json, as far as it is read again."""
+
+    model_config = ConfigDict(extra="ignore")
+    ranks: tuple[PlannedRank, ...]
+
+
+class RankState(Section):
+    """A rank now, or when it was last heard of. `own_step_seconds`: mean without what collectives took."""
+
+    rank: int
+    host: str
+    phase: str
+    step: int
+    own_step_seconds: float | None
+    images_per_second: float | None
+    waiting: bool
+    told_seconds_ago: float | None
+
+
+class AttemptState(Section):
+    """One start of the ranks. `exit_code` None: it runs, or its launcher died. `lost`: seconds that did not train."""
+
+    attempt: int
+    exit_code: int | None
+    text: str
+    lost: LostTime
+
+
+class RunState(Record):
+    """A run. `images_per_second`: of all ranks together; `checkpoint_step`: of the newest they know to be committed."""
+
+    run_dir: Path
+    state: Literal["running", "complete", "ended"]
+    step: int
+    total_steps: int | None
+    loss: float | None
+    images_per_second: float | None
+    checkpoint_step: int | None
+    attempts: tuple[AttemptState, ...]
+    stragglers: tuple[Straggler, ...]
+    ranks: tuple[RankState, ...]
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`status` among the launcher's commands."""
+    text = "show where a run stands: step, rates, attempts, last checkpoint, every rank"
+    parser = commands.add_parser("status", help=text, description=text, allow_abbrev=False)
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(command=_status)
+
+
+def _status(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    state = read_state(require_run(options.run_dir), time.time())
+    if options.json:
+        print(state.model_dump_json(indent=2))
+        return ExitCode.OK
+    print(describe_state(state))
+    records = read_records(RunDir(state.run_dir))
+    if len(records) > 1:
+        print(lost_line(records))
+    return ExitCode.OK
+
+
+def require_run(root: Path) -> RunDir:
+    """The run in `root`; raises ConfigError when none was started there."""
+    run = RunDir(root.absolute())
+    if run.last_attempt() == 0 or not run.plan_json.exists():
+        raise ConfigError(f"{root}: found no run that was started here; give the directory of one (--run-dir of run)")
+    return run
+
+
+def planned_hosts(run: RunDir) -> dict[int, str]:
+    """Rank -> host, as the newest attempt was planned."""
+    plan = PlannedRanks.read(run.plan_json)
+    return {} if plan is None else {place.rank: place.host for place in plan.ranks}
+
+
+def read_state(run: RunDir, now_unix_s: float) -> RunState:
+    """The run's state at `now_unix_s`."""
+    last = run.last_attempt()
+    files = AttemptFiles(run.attempt(last))
+    files.look(0.0)
+    statuses = files.statuses
+    running = is_locked(run.lock)
+    lead = max(statuses.values(), key=lambda each: each.step, default=None)
+    slow = Stragglers.read(run.attempt(last).stragglers_json)
+    rates = [each.images_per_second for each in statuses.values() if each.images_per_second is not None]
+    saved = [each.checkpoint_step for each in statuses.values() if each.checkpoint_step is not None]
+    complete = Summary.read(run.summary_json) is not None
+    return RunState(
+        run_dir=run.root,
+        state="running" if running else "complete" if complete else "ended",
+        step=0 if lead is None else lead.step,
+        total_steps=None if lead is None else lead.total_steps,
+        loss=None if lead is None else lead.loss,
+        images_per_second=sum(rates) if rates and running else None,
+        checkpoint_step=max(saved, default=None),
+        attempts=tuple(_attempt(run, number, running and number == last) for number in range(1, last + 1)),
+        stragglers=() if slow is None else slow.ranks,
+        ranks=tuple(_rank(rank, host, statuses.get(rank), now_unix_s) for rank, host in planned_hosts(run).items()),
+    )
+
+
+def describe_state(state: RunState) -> str:
+    """The state for a reader: a few lines, and one for each rank."""
+    share = "" if not state.total_steps else f" of {state.total_steps} ({100 * state.step / state.total_steps:.0f} %)"
+    figures = [f"{state.step}{share}"]
+    figures += [] if state.loss is None else [f"loss {state.loss:.4f}"]
+    figures += [] if state.images_per_second is None else [f"{state.images_per_second:.1f} img/s"]
+    saved = "none by this attempt" if state.checkpoint_step is None else f"step {state.checkpoint_step}"
+    lines = [f"run         {state.run_dir}: {state.state}", f"step        {', '.join(figures)}", f"checkpoint  {saved}"]
+    for each in state.attempts:
+        code = "" if each.exit_code is None else f"exit code {each.exit_code}{': ' if each.text else ''}"
+        lines.append(f"attempt {each.attempt:<3} {code}{each.text}")
+    for slow in state.stragglers:
+        lines.append(
+            f"slow        rank {slow.rank}: {slow.own_step_seconds:.3f} s of its own per step, the others' median is "
+            f"{slow.others_step_seconds:.3f} s"
+        )
+    return "\n".join([*lines, *_table([_HEADINGS, *map(_row, state.ranks)])])
+
+
+def _attempt(run: RunDir, number: int, running: bool) -> AttemptState:
+    record = AttemptRecord.read(run.attempt(number).record)
+    lost = LostTime() if record is None else record.lost
+    if record is not None and record.exit_code is not None:
+        return AttemptState(attempt=number, exit_code=record.exit_code, text=record.text, lost=lost)
+    text = "running" if running else "its launcher left no verdict"
+    return AttemptState(attempt=number, exit_code=None, text=text, lost=lost)
+
+
+def _rank(rank: int, host: str, status: RankStatus | None, now_unix_s: float) -> RankState:
+    if status is None:
+        phase, step, own, rate, waiting, ago = "not begun", 0, None, None, False, None
+    else:
+        phase, step, rate, waiting = status.phase, status.step, status.images_per_second, status.waiting
+        own = status.own_seconds / status.timed_steps if status.timed_steps else None
+        ago = max(0.0, now_unix_s - status.updated_unix_s)
+    return RankState(
+        rank=rank,
+        host=host,
+        phase=phase,
+        step=step,
+        own_step_seconds=own,
+        images_per_second=rate,
+        waiting=waiting,
+        told_seconds_ago=ago,
+    )
+
+
+def _row(rank: RankState) -> tuple[str, ...]:
+    return (
+        str(rank.rank),
+        rank.host,
+        f"{rank.phase}{', waiting' if rank.waiting else ''}",
+        str(rank.step),
+        "-" if rank.own_step_seconds is None else f"{rank.own_step_seconds:.3f}",
+        "-" if rank.images_per_second is None else f"{rank.images_per_second:.1f}",
+        "-" if rank.told_seconds_ago is None else f"{rank.told_seconds_ago:.0f} s ago",
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,213 @@
+"""LaunchPlan: everything that a launch will do, as one frozen value. Making it touches nothing."""
+
+import json
+import shlex
+from itertools import groupby
+from pathlib import Path
+
+from launcher.cluster.config import ClusterConfig
+from launcher.cluster.hosts import Host
+from launcher.cluster.supervision import SupervisionSettings
+from launcher.contract.config import Section, dump_yaml
+from launcher.contract.run_dir import RunDir
+from launcher.planning.mpirun import ROOT_VARIABLES, Mpirun
+from launcher.planning.start_command import slots, start_argv
+from launcher.ranktable.controller_table import chosen_table
+
+_JOB = "vpred"
+# HCCL's, on each host: HCCL_IF_BASE_PORT and the 31 after it, and the NPUs' own.
+_HCCL_BASE_PORT = 60000
+_HCCL_PORTS = 32
+_DEVICE_PORT = 16666
+_SHOWN_ALIKE = 3
+_SHOWN_LETTERS = 400
+
+
+class RankPlace(Section):
+    """Where a rank runs. `device_id`: the physical device, None on cpu. `metrics`: host:port to scrape."""
+
+    rank: int
+    host: str
+    local_rank: int
+    device_id: int | None
+    metrics: str
+
+
+class LaunchPlan(Section):
+    """One attempt: `argv`, run where its hostfile is, starts all ranks, with `environment` added to the launcher's own.
+
+    `starter`: what runs it; `ports`: those that must be free, first to last on every host, but "scheduler" on the first
+    alone. `forwarded`: variables that cross to other hosts. `files` maps paths to the text they get before the start.
+    """
+
+    run_dir: Path
+    attempt: int
+    accelerator: str
+    starter: str
+    init: str
+    binding: str
+    ports: dict[str, tuple[int, int]]
+    ranks: tuple[RankPlace, ...]
+    forwarded: tuple[str, ...]
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    files: dict[Path, str]
+    stop_grace_s: float
+    supervision: SupervisionSettings
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(place.host for place in self.ranks))
+
+    def to_json(self) -> str:
+        """Indented JSON; of the files only the paths, since they lie beside it."""
+        document = self.model_dump(mode="json") | {"files": [str(path) for path in self.files]}
+        return json.dumps(document, indent=2) + "\n"
+
+
+def make_plan(
+    cluster: ClusterConfig,
+    mpirun: Mpirun | None,
+    python: Path,
+    trainer: tuple[str, ...],
+    run_dir: Path,
+    attempt: int,
+    train_yaml: str,
+) -> LaunchPlan:
+    """The plan to start `trainer` (an argv) on every rank of `cluster`. `run_dir` is absolute.
+
+    `mpirun` is None where the cluster needs none. Raises ConfigError where this mpirun cannot start it.
+    """
+    run = RunDir(run_dir)
+    ranks = _places(cluster)
+    files = {
+        run.cluster_yaml: dump_yaml(cluster),
+        run.train_yaml: train_yaml,
+        run.hostfile: "".join(f"{host.address} slots={slots(cluster, host)}\n" for host in cluster.ordered_hosts),
+        run.targets_json: _targets(run_dir.name, ranks),
+    }
+    if cluster.init == "rank_table":
+        files[run.rank_table_json] = chosen_table(cluster)
+    environment = dict(cluster.environment)
+    if cluster.launcher.allow_run_as_root:
+        environment |= ROOT_VARIABLES
+    trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks))
+    return LaunchPlan(
+        run_dir=run_dir,
+        attempt=attempt,
+        accelerator=cluster.accelerator,
+        ranks=ranks,
+        starter=str(mpirun) if mpirun else f"{python} -m vpred_train.entry launcher.rank.node",
+        init=cluster.init,
+        binding=cluster.launcher.binding,
+        ports=ports(cluster),
+        argv=start_argv(cluster, mpirun, python, run, attempt, trainer),
+        forwarded=(*cluster.launcher.forward_variables, *cluster.environment),
+        environment=environment,
+        files=files,
+        stop_grace_s=cluster.launcher.stop_grace_s,
+        supervision=cluster.supervision,
+    )
+
+
+def describe(plan: LaunchPlan) -> str:
+    """The plan for a reader: a page at most for any number of hosts that are alike."""
+    lines = [
+        f"run directory  {plan.run_dir} (attempt {plan.attempt})",
+        f"started by     {plan.starter}; ranks meet by {plan.init}, bound to {plan.binding}",
+        f"ports          {', '.join(f'{name} {_span(*span)}' for name, span in plan.ports.items())}",
+        f"variables      {' '.join(plan.forwarded) or 'none'} (cross to other hosts)",
+        *(f"  {name}={value}" for name, value in plan.environment.items()),
+        f"files          {' '.join(path.name for path in plan.files)}",
+        f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}",
+    ]
+    for hosts in _runs_alike(plan):
+        shown = hosts if len(hosts) <= _SHOWN_ALIKE + 2 else [*hosts[:_SHOWN_ALIKE], hosts[-1]]
+        lines += map(_host_line, shown[:-1])
+        if len(shown) < len(hosts):
+            lines.append(f"  ... {len(hosts) - len(shown):,} more like them (--json lists all)")
+        lines.append(_host_line(shown[-1]))
+    lines.append(f"command        {shlex.join(map(_short, plan.argv))}")
+    return "\n".join(lines)
+
+
+def _runs_alike(plan: LaunchPlan) -> list[list[list[RankPlace]]]:
+    """The ranks of each host, and of these hosts in a row those with the same devices and ports together."""
+    hosts = [list(places) for _, places in groupby(plan.ranks, lambda place: place.host)]
+    alike = groupby(hosts, lambda places: [(each.device_id, each.metrics.rpartition(":")[2]) for each in places])
+    return [list(each) for _, each in alike]
+
+
+def _host_line(places: list[RankPlace]) -> str:
+    devices = ",".join(str(place.device_id) for place in places if place.device_id is not None)
+    first, last = places[0], places[-1]
+    span = f"rank {first.rank}" if first is last else f"ranks {first.rank}-{last.rank}"
+    metrics = first.metrics if first is last else f"{first.metrics} to {last.metrics}"
+    return f"  {first.host}: {span}{f', devices {devices}' if devices else ''}, metrics {metrics}"
+
+
+def _short(word: str) -> str:
+    """A word of a command for a reader: of a list with an entry for each rank the two ends."""
+    return word if len(word) <= _SHOWN_LETTERS else f"{word[: _SHOWN_LETTERS - 40]}...{word[-20:]}"
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def ports(cluster: ClusterConfig) -> dict[str, tuple[int, int]]:
+    """What each use of ports takes on a host, first to last."""
+    spans = {"metrics": (cluster.metrics.base_port, cluster.highest_metrics_port)}
+    if cluster.init == "dynamic_cluster":
+        spans["scheduler"] = (cluster.network.scheduler_port,) * 2
+    if cluster.accelerator == "ascend":
+        told = cluster.environment.get("HCCL_IF_BASE_PORT", "")
+        base = int(told) if told.isdecimal() else _HCCL_BASE_PORT
+        spans |= {"hccl": (base, base + _HCCL_PORTS - 1), "device": (_DEVICE_PORT, _DEVICE_PORT)}
+    return spans
+
+
+def _places(cluster: ClusterConfig) -> tuple[RankPlace, ...]:
+    places: list[RankPlace] = []
+    for host in cluster.ordered_hosts:
+        for local_rank in range(cluster.ranks_on(host)):
+            places.append(
+                RankPlace(
+                    rank=len(places),
+                    host=host.address,
+                    local_rank=local_rank,
+                    device_id=host.devices[local_rank].id if host.devices else None,
+                    metrics=_metrics_target(cluster, host, local_rank),
+                )
+            )
+    return tuple(places)
+
+
+def _metrics_target(cluster: ClusterConfig, host: Host, local_rank: int) -> str:
+    address = cluster.metrics_host(host)
+    bracketed = f"[{address}]" if ":" in address else address
+    return f"{bracketed}:{cluster.metrics.base_port + local_rank}"
+
+
+def _trainer_options(
+    cluster: ClusterConfig, run: RunDir, attempt: int, ranks: tuple[RankPlace, ...]
+) -> tuple[str, ...]:
+    options = ["--run-dir", str(run.root), "--attempt", str(attempt), "--accelerator", cluster.accelerator]
+    options += ["--metrics-address", cluster.metrics.address]
+    options += ["--metrics-port-base", str(cluster.metrics.base_port)]
+    options += ["--collective-timeout-s", f"{cluster.network.collective_timeout_s:g}"]
+    if cluster.init == "rank_table":
+        options += ["--rank-table", str(run.rank_table_json)]
+    if cluster.accelerator == "ascend":
+        options += ["--device-ids", ",".join(str(place.device_id) for place in ranks)]
+    return tuple(options)
+
+
+def _targets(run_name: str, ranks: tuple[RankPlace, ...]) -> str:
+    """Prometheus file_sd: a list of target groups, all label values text.
+
+    rank, local_rank and hostname are on every metric already; as target labels they would win, and Prometheus would
+    rename the scraped ones to exported_*.
+    """
+    group = {"targets": [place.metrics for place in ranks], "labels": {"job": _JOB, "run": run_name}}
+    return json.dumps([group], indent=2) + "\n"

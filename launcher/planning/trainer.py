@@ -1,0 +1,95 @@
+"""The recipe as seen from the launcher: text that the trainer itself resolves and checks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from launcher.contract import yaml_dialect
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import RunDir, Summary
+from launcher.processes.tied import as_child_of
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The command that trains (without its options), and the packages and system libraries it cannot do without.
+
+    Libraries: file name -> the Debian package that has it.
+    """
+
+    argv: tuple[str, ...]
+    packages: tuple[str, ...]
+    libraries: Mapping[str, str]
+
+
+TRAINER = Trainer(
+    (sys.executable, "-P", "-m", "vpred_train"),
+    ("mindspore", "mpi4py", "numpy"),
+    {"libgomp.so.1": "libgomp1"},  # MindSpore's wheel links it and brings none
+)
+
+
+class RecipeError(Exception):
+    """The trainer's check failed and has said why on stderr; `exit_code` is what to end with."""
+
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__(f"the trainer's check ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def resolve_recipe(
+    trainer: Trainer, recipe: Path, accelerator: str, world_size: int, run: RunDir, overrides: Sequence[str]
+) -> str:
+    """The resolved recipe as YAML text, from the trainer, with which `run` can go on; its stderr goes to ours.
+
+    Raises RecipeError: BAD_CONFIG when the trainer calls it the user's mistake, FAILED for anything else.
+    """
+    argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
+    argv += ["--accelerator", accelerator, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
+    answer = _ask(argv)
+    if answer.returncode == ExitCode.BAD_CONFIG:
+        raise RecipeError(ExitCode.BAD_CONFIG)
+    if answer.returncode != 0:
+        raise RecipeError(ExitCode.FAILED)
+    return answer.stdout
+
+
+def rank_counts(trainer: Trainer, run: RunDir, most: int) -> list[int]:
+    """The numbers of ranks up to `most` with which the trainer can go on with `run`; raises RecipeError."""
+    argv = [*trainer.argv, "--print-rank-counts", "--run-dir", str(run.root), "--world-size", str(most)]
+    answer = _ask(argv)
+    if answer.returncode != 0:
+        raise RecipeError(ExitCode.FAILED)
+    return [int(line) for line in answer.stdout.split()]
+
+
+def _ask(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    """The trainer's answer on its stdout; it does not outlive us."""
+    return subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        preexec_fn=partial(as_child_of, os.getpid()),
+    )
+
+
+def is_complete(run: RunDir, resolved: str) -> Summary | None:
+    """How `run` ended, unless it did not or `resolved` makes it longer."""
+    summary = Summary.read(run.summary_json)
+    if summary is None or yaml_dialect.parse(resolved).get("total_samples", 0) > summary.samples_seen:
+        return None
+    return summary
+
+
+def read_recipe(run: RunDir) -> bytes | None:
+    """The recipe with which `run` was started last, as it is written; None when it was not."""
+    try:
+        return run.train_yaml.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None

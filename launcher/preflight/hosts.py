@@ -1,0 +1,225 @@
+"""The preflight of every host of a cluster at the same time: one probe on each, then the answers side by side."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from launcher.cluster.config import ClusterConfig
+from launcher.cluster.hosts import Host
+from launcher.contract import yaml_dialect
+from launcher.contract.run_dir import RunDir
+from launcher.planning.plan import ports
+from launcher.preflight.host_probe import Request
+from launcher.preflight.npus import Entries, Facts, npu_findings, table_entries, tls_switches
+from launcher.processes.ssh import Answer, Remote, is_here
+from launcher.processes.tied import own_program
+from launcher.records.finding import Finding
+
+_TIMEOUT_S = 60.0
+_TIMEOUT_WITH_TOOLS_S = 180.0  # 16 dies and a tool that does not answer
+_SKEW_S = 2.0
+_SHM_BYTES = 64 << 20
+_OPEN_FILES = 1024
+_MEMORY_PER_RANK_BYTES = 1 << 30
+
+
+def check_hosts(
+    cluster: ClusterConfig,
+    run: RunDir,
+    packages: Sequence[str],
+    train_yaml: str,
+    mpirun: Path | None,
+    env: Mapping[str, str],
+    remote: Remote,
+) -> list[Finding]:
+    """All findings about the cluster's hosts, this one and the spare ones among them. Writes nothing that stays.
+
+    What keeps a spare host from serving is a warning: the run can begin without it.
+    """
+    place = nearest(run.root)
+    timeout_s = _TIMEOUT_S if cluster.accelerator == "cpu" else _TIMEOUT_WITH_TOOLS_S
+    begin_s = time.time()
+    # A file that is here for a moment: a host that does not see it has another disk.
+    with tempfile.NamedTemporaryFile(dir=place, prefix=".preflight-") as mark:
+        commands = {}
+        for host in cluster.known_hosts:
+            request = _request(cluster, host, packages, [mark.name, *data_paths(train_yaml)], mpirun, place)
+            words = [
+                *crossing_words(cluster, env),
+                *own_program(sys.executable, "launcher.preflight.host_probe"),
+                json.dumps(request),
+            ]
+            commands[host.address] = words
+        answers = remote.run(commands, timeout_s)
+        mark_name = mark.name
+    facts: dict[str, Facts] = {}
+    findings: list[Finding] = []
+    entries = table_entries(cluster)
+    spare = {host.address for host in cluster.restart.spare_hosts}
+    for host in (*cluster.ordered_hosts, *cluster.restart.spare_hosts):
+        heard = _heard(answers[host.address], timeout_s)
+        if isinstance(heard, Finding):
+            found = [heard]
+        else:
+            facts[host.address] = heard
+            own = entries.get(host.address, {})
+            found = [*_one_host(cluster, host, heard, mark_name, run, begin_s, time.time(), own)]
+        findings += map(as_of_spare, found) if host.address in spare else found
+    findings += _all_side_by_side(facts, spare)
+    if not any(finding.severity == "error" for finding in findings):
+        also = f", {len(facts.keys() & spare)} of {len(spare)} spare host(s) too" if spare else ""
+        findings.append(Finding("ok", "hosts", f"{len(facts.keys() - spare)} reached and alike{also}"))
+    return findings
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest of its parents that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def crossing_words(cluster: ClusterConfig, env: Mapping[str, str]) -> list[str]:
+    """The beginning of an argv that has on another host the variables that cross to the ranks there."""
+    forwarded = {name: env[name] for name in cluster.launcher.forward_variables if name in env}
+    return ["env", *(f"{name}={value}" for name, value in {**forwarded, **cluster.environment}.items())]
+
+
+def as_of_spare(finding: Finding) -> Finding:
+    """The finding as it counts for a spare host."""
+    severity = "warning" if finding.severity == "error" else finding.severity
+    return replace(finding, severity=severity, check=f"spare host, {finding.check}")
+
+
+def _all_side_by_side(facts: Mapping[str, Facts], spare: Set[str]) -> list[Finding]:
+    """Those of the hosts of the run among each other, then what each spare host adds to them."""
+    own = {address: found for address, found in facts.items() if address not in spare}
+    findings = list(_side_by_side(own))
+    for address in facts.keys() & spare if own else ():
+        more = _side_by_side({**own, address: facts[address]})
+        findings += [as_of_spare(each) for each in more if each not in findings]
+    return findings
+
+
+def data_paths(train_yaml: str) -> list[str]:
+    """Absolute paths in the recipe's section `data` that are on this host, and so are wanted on the others."""
+    document = yaml_dialect.parse(train_yaml) if train_yaml else None
+    section = document.get("data") if isinstance(document, dict) else None
+    return [text for text in _texts(section) if text.startswith("/") and Path(text).exists()]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _request(
+    cluster: ClusterConfig, host: Host, packages: Sequence[str], paths: list[str], mpirun: Path | None, place: Path
+) -> Request:
+    first = cluster.ordered_hosts[0].address
+    wanted = []
+    for name, (low, high) in ports(cluster).items():
+        # This host's own metrics ports are looked at without a probe.
+        if (name == "scheduler" and host.address != first) or (name == "metrics" and is_here(host.address)):
+            continue
+        address = cluster.metrics.address if name == "metrics" else "0.0.0.0"  # noqa: S104  tried, not served
+        wanted += [(address, port) for port in range(low, high + 1)]
+    return {
+        "packages": list(packages),
+        "ports": wanted,
+        "paths": paths,
+        "mpirun": str(mpirun) if mpirun else None,
+        "devices": [device.id for device in host.devices],
+        "inventory": cluster.init == "rank_table",
+        "place": str(place),
+    }
+
+
+def _heard(answer: Answer, timeout_s: float) -> Facts | Finding:
+    """What a host told, or why it did not."""
+    if answer.unreachable:
+        reason, _, remedy = answer.unreachable.partition("; ")
+        return Finding("error", "reachability", f"{answer.host}: {reason}", remedy)
+    if answer.returncode is None:
+        remedy = "look at that host's load and file systems"
+        return Finding("error", "reachability", f"{answer.host}: no answer in {timeout_s:.0f} s", remedy)
+    if answer.returncode != 0:
+        said = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        remedy = "the same paths and packages on every host; PYTHONPATH and the like: launcher.forward_variables"
+        return Finding("error", "probe", f"{answer.host}: {said}", remedy)
+    facts: Facts = json.loads(answer.stdout.splitlines()[-1])
+    return facts
+
+
+def _one_host(
+    cluster: ClusterConfig,
+    host: Host,
+    facts: Facts,
+    mark: str,
+    run: RunDir,
+    begin_s: float,
+    end_s: float,
+    entries: Entries,
+) -> Iterator[Finding]:
+    name = host.address
+    if host.devices and not facts["devices"]:
+        remedy = "correct the cluster file's hosts, or take one with accelerator: cpu"
+        yield Finding("error", "devices", f"{name} has no /dev/davinci*, so no Ascend NPU", remedy)
+        return  # nothing else about it matters
+    for path in facts["missing_paths"]:
+        if path == mark:
+            found, remedy = f"{name} does not see {run.root}", "give a --run-dir that all hosts share"
+            yield Finding("error", "run directory", found, remedy)
+        else:
+            yield Finding("error", "data", f"{name} cannot read {path}", "share it, or copy it to the same place there")
+    for port, reason in facts["ports"]:
+        found, remedy = (
+            f"{name} port {port} cannot be opened ({reason})",
+            "end what a former run left there, or move it",
+        )
+        yield Finding("error", "ports", found, f"{remedy}: cluster.metrics.base_port, cluster.network.scheduler_port")
+    skew_s = max(begin_s - facts["time_unix_s"], facts["time_unix_s"] - end_s, 0.0)
+    if skew_s > _SKEW_S:
+        yield Finding("warning", "clock", f"{name} is {skew_s:.0f} s off this host", "synchronise clocks (chrony, ntp)")
+    if facts["free_bytes"] < cluster.preflight.min_free_disk_bytes:
+        yield Finding("error", "disk", f"{name} has {_gib(facts['free_bytes'])} free for {run.root}", "free some space")
+    if facts["shm_bytes"] < _SHM_BYTES:
+        found = f"{name} has {facts['shm_bytes'] >> 20} MiB free in /dev/shm"
+        yield Finding("warning", "shared memory", found, "enlarge it (docker: --shm-size), or clear leftovers")
+    if 0 <= facts["open_files"] < _OPEN_FILES:
+        yield Finding("warning", "limits", f"{name} allows {facts['open_files']} open files", "ulimit -n 65536")
+    if facts["memory_bytes"] < _MEMORY_PER_RANK_BYTES * cluster.ranks_on(host):
+        found = f"{name} has {_gib(facts['memory_bytes'])} for {cluster.ranks_on(host)} ranks"
+        yield Finding("warning", "memory", found, "end other programs, or take fewer ranks")
+    if cluster.accelerator == "ascend":
+        yield from npu_findings(host, facts, entries)
+
+
+def _side_by_side(facts: Mapping[str, Facts]) -> Iterator[Finding]:
+    """What must differ and what must not."""
+    names: dict[str, list[str]] = {}
+    for address, found in facts.items():
+        names.setdefault(found["hostname"], []).append(address)
+    for hostname, addresses in names.items():
+        if len(addresses) > 1:
+            remedy = "give each host a name of its own: MindSpore counts local ranks by it"
+            yield Finding("error", "host names", f"{' and '.join(addresses)} are both called {hostname}", remedy)
+    if not facts:
+        return
+    first = next(iter(facts))
+    for what, here in facts[first]["versions"].items():
+        for address, found in facts.items():
+            if found["versions"][what] != here:
+                seen = f"{what} is {found['versions'][what]} on {address}, {here} on {first}"
+                yield Finding("error", "versions", seen, "install the same on every host")
+    yield from tls_switches(facts)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 30):.1f} GiB"

@@ -1,0 +1,177 @@
+"""Looking before leaping: what would make this launch fail, here or on any host, each finding with its remedy."""
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+
+from launcher.cluster.config import ClusterConfig
+from launcher.contract.config import ConfigError
+from launcher.contract.run_dir import RunDir
+from launcher.planning.job import Job
+from launcher.planning.mpirun import Mpirun, find_mpirun
+from launcher.planning.trainer import Trainer
+from launcher.preflight.host_probe import why_closed
+from launcher.preflight.hosts import check_hosts, nearest
+from launcher.preflight.mpi_trial import MpiTrial, mpi_trial
+from launcher.preflight.recipe import check_recipe
+from launcher.processes.ssh import Remote, is_here
+from launcher.records.finding import Finding
+from launcher.records.run_lock import is_locked
+
+_GIB = 1 << 30
+
+
+def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]:
+    """All findings for a launch of `job` from this machine. Writes nothing that stays."""
+    cluster = job.cluster
+    in_place = _run_dir(job.run, cluster.preflight.min_free_disk_bytes)
+    findings = [
+        _root(cluster),
+        _packages(job.trainer),
+        *_libraries(job.trainer),
+        *in_place,
+        *_ports(cluster),
+        *_forwarded(cluster, env),
+        *_cores(cluster),
+    ]
+    mpirun = None
+    if cluster.needs_mpirun:
+        try:
+            mpirun = find_mpirun(cluster.launcher.mpirun, env)
+        except ConfigError as error:
+            findings.append(_mpirun_refused(error))
+    if not _failed(in_place):
+        path = mpirun.path if mpirun else None
+        findings += check_hosts(cluster, job.run, job.trainer.packages, job.train_yaml, path, env, remote)
+    # What takes seconds is not worth it when something else must be put right first.
+    if not _failed(findings):
+        findings += [job.mpi] if job.mpi else _trials(job, env, remote, mpirun)
+    return findings
+
+
+@contextmanager
+def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterator[MpiTrial | None]:
+    """The trial of MPI, begun before anything else; None where it has to wait, or what it needs is missing."""
+    with ExitStack() as stack:
+        trial = None
+        if cluster.needs_mpirun and is_here(cluster.hosts[0].address) and len(cluster.known_hosts) == 1:
+            with suppress(ConfigError):  # the preflight will tell
+                trial = stack.enter_context(mpi_trial(find_mpirun(cluster.launcher.mpirun, env), cluster, env))
+        yield trial
+
+
+def _trials(job: Job, env: Mapping[str, str], remote: Remote, mpirun: Mpirun | None) -> list[Finding]:
+    """MPI on all hosts and, meanwhile, the trainer's own check on those that it has not run on yet."""
+    if mpirun is None:
+        return check_recipe(job, env, remote)
+    try:
+        with mpi_trial(mpirun, job.cluster, env) as trial:
+            found = check_recipe(job, env, remote)
+            return found if _failed(found) else [*found, trial.finding()]
+    except ConfigError as error:
+        return [_mpirun_refused(error)]
+
+
+def _mpirun_refused(error: ConfigError) -> Finding:
+    found, _, remedy = str(error).removeprefix("mpirun: ").partition("; ")
+    return Finding("error", "mpirun", found, remedy)
+
+
+def _failed(findings: Sequence[Finding]) -> bool:
+    return any(finding.severity == "error" for finding in findings)
+
+
+def _root(cluster: ClusterConfig) -> Finding:
+    if os.geteuid() != 0 or cluster.launcher.allow_run_as_root:
+        return Finding("ok", "user", f"uid {os.geteuid()}")
+    return Finding(
+        "error",
+        "user",
+        "root, which mpirun refuses",
+        "set launcher.allow_run_as_root: true or use another user",
+    )
+
+
+def _packages(trainer: Trainer) -> Finding:
+    missing = [name for name in trainer.packages if importlib.util.find_spec(name) is None]
+    if not missing:
+        return Finding("ok", "packages", f"{', '.join(trainer.packages)} found for {sys.executable}")
+    return Finding(
+        "error",
+        "packages",
+        f"{', '.join(missing)} not installed for {sys.executable}",
+        "pip install '.[train]' into this environment",
+    )
+
+
+def _libraries(trainer: Trainer) -> list[Finding]:
+    findings = []
+    for library, package in trainer.libraries.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            remedy = f"install it, on Debian and Ubuntu: apt-get install {package}"
+            findings.append(Finding("error", "system library", str(error), remedy))
+    return findings
+
+
+def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
+    """Looks at the run directory or, while it does not exist, at the nearest parent that does."""
+    place = nearest(run.root)
+    remedy = "give another --run-dir"
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x")
+    except OSError as error:
+        return [Finding("error", "run directory", f"{run.root} cannot be written ({error.strerror})", remedy)]
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes < min_free_bytes:
+        found = f"{free_bytes / _GIB:.2f} GiB free for {run.root}, {min_free_bytes / _GIB:.2f} GiB demanded"
+        remedy = "free some space, give another --run-dir, or lower preflight.min_free_disk_bytes"
+        return [Finding("error", "disk", found, remedy)]
+    if is_locked(run.lock):
+        found = f"{run.root} is in use by another launcher (pid {run.lock.read_text(errors='replace').strip()})"
+        return [Finding("error", "run directory", found, "wait for it or stop it, or give another --run-dir")]
+    return [Finding("ok", "run directory", f"{run.root} can be written, {free_bytes / _GIB:.1f} GiB free")]
+
+
+def _ports(cluster: ClusterConfig) -> list[Finding]:
+    host = next((host for host in cluster.hosts if is_here(host.address)), None)
+    if host is None:
+        return []
+    address, base = cluster.metrics.address, cluster.metrics.base_port
+    ports = range(base, base + cluster.ranks_on(host))
+    remedy = "stop what listens there or choose other ports: cluster.metrics.base_port=PORT"
+    errors = [
+        Finding("error", "metrics port", f"{address}:{port} cannot be opened ({reason})", remedy)
+        for port in ports
+        if (reason := why_closed(address, port))
+    ]
+    return errors or [Finding("ok", "metrics ports", f"{address}:{ports[0]}-{ports[-1]} free")]
+
+
+def _forwarded(cluster: ClusterConfig, env: Mapping[str, str]) -> list[Finding]:
+    return [
+        Finding(
+            "error",
+            "environment",
+            f"{name} is not set, but launcher.forward_variables names it",
+            "source the set_env.sh of the toolkit first, or take the name off the list",
+        )
+        for name in cluster.launcher.forward_variables
+        if name not in env
+    ]
+
+
+def _cores(cluster: ClusterConfig) -> list[Finding]:
+    host = next((host for host in cluster.hosts if is_here(host.address)), None)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cluster.accelerator != "cpu" or host is None or cluster.ranks_on(host) <= cores:
+        return []
+    found = f"{cluster.ranks_on(host)} workers on {cores} core(s)"
+    return [Finding("warning", "cores", found, "workers_per_host up to the number of cores is faster")]

@@ -1,0 +1,1 @@
+"""Starting programs here and on other hosts, and clearing what they leave."""

@@ -1,0 +1,151 @@
+"""Running a command on many hosts at once: over ssh, or without it where the host is this one."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from launcher.cluster.hosts import LOCAL_ADDRESSES
+
+CONNECT_TIMEOUT_S = 5
+# A cut cable is noticed after three unanswered questions, two seconds apart.
+SSH_OPTIONS = (
+    *("-o", "BatchMode=yes"),
+    *("-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"),
+    *("-o", "ServerAliveInterval=2"),
+    *("-o", "ServerAliveCountMax=3"),
+    *("-o", "LogLevel=ERROR"),
+)
+_AT_ONCE = 64
+_KILL_AFTER_S = 2
+_SSH_FAILED = 255
+_TIMED_OUT = (124, 137, -signal.SIGKILL)  # coreutils' timeout: ended by TERM, by KILL
+# What ssh says -> what helps. The first that fits.
+_REMEDIES = {
+    "host key verification failed": "compare and accept the host's key once: ssh {host}",
+    "permission denied": "let this user log in without a password: ssh-copy-id {host}",
+    "could not resolve": "write {host} into /etc/hosts or DNS, or correct the cluster file",
+    "connection refused": "start sshd on {host}",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended on `host`: `returncode` as of a shell, None when it did not end in time."""
+
+    host: str
+    returncode: int | None
+    stdout: str
+    stderr: str
+    over_ssh: bool = False
+
+    @property
+    def unreachable(self) -> str | None:
+        """Why the host could not be reached and what helps, "reason; remedy"; None when it was reached."""
+        if not self.over_ssh or self.returncode != _SSH_FAILED:
+            return None
+        said = self.stderr.strip().splitlines() or ["ssh gave no reason"]
+        remedy = next((text for sign, text in _REMEDIES.items() if sign in self.stderr.lower()), None)
+        return f"{said[-1].strip()}; {(remedy or 'try `ssh {host} true`').format(host=self.host)}"
+
+
+class Remote(Protocol):
+    """What reaches hosts."""
+
+    def run(self, commands: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, Answer]:
+        """Run an argv on each host (key: its address), all at the same time; every host has an answer."""
+
+
+class Ssh:
+    """Remote over OpenSSH's client; users, ports and keys are those of ~/.ssh/config."""
+
+    def __init__(self, program: str = "ssh") -> None:
+        self._program = program
+
+    def run(self, commands: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, Answer]:
+        """A command that has not ended after `timeout_s` is killed, over there too. Raises OSError without ssh."""
+        if not commands:
+            return {}
+        calls = _Calls()
+        with ThreadPoolExecutor(min(_AT_ONCE, len(commands)), "remote") as pool:
+            try:
+                answers = pool.map(lambda host: self._run_one(host, commands[host], timeout_s, calls), commands)
+                return {answer.host: answer for answer in answers}
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                calls.end()
+                raise
+
+    def _run_one(self, host: str, argv: Sequence[str], timeout_s: float, calls: "_Calls") -> Answer:
+        here = is_here(host)
+        # `timeout` on the host itself: a cut connection must not leave the command there for ever.
+        bounded = ["timeout", "-k", str(_KILL_AFTER_S), f"{timeout_s:g}", *argv]
+        # The shell stays, so that a command ended by a signal is 128 + n and not taken for a failure of ssh.
+        line = shlex.join(["sh", "-c", f"{shlex.join(bounded)}; exit $?"])
+        words = bounded if here else [self._program, *SSH_OPTIONS, "--", host, line]
+        slack_s = _KILL_AFTER_S + (1 if here else 2 * CONNECT_TIMEOUT_S)
+        begin_s = time.monotonic()
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        calls.add(process)
+        try:
+            output, errors = process.communicate(timeout=timeout_s + slack_s)
+            late = time.monotonic() - begin_s >= timeout_s and process.returncode in _TIMED_OUT
+            code = None if late else process.returncode
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            output, errors = process.communicate()
+            code = None
+        return Answer(host, code, output.decode(errors="replace"), errors.decode(errors="replace"), not here)
+
+
+class _Calls:
+    """Processes that threads wait for, and with them whoever waits for these threads."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._ended = False
+
+    def add(self, process: "subprocess.Popen[bytes]") -> None:
+        self._started.append(process)
+        if self._ended:  # set before `end` looks at the list: one of both sees this process
+            _kill(process)
+
+    def end(self) -> None:
+        """Kill all, those that are still to come too."""
+        self._ended = True
+        for process in self._started:
+            if process.returncode is None:
+                _kill(process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_here(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine: one of its addresses can be bound."""
+    if host in LOCAL_ADDRESSES or host in {socket.gethostname(), socket.getfqdn()}:
+        return True
+    try:
+        places = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    for family, kind, protocol, _, place in places:
+        with socket.socket(family, kind, protocol) as probe, suppress(OSError):
+            probe.bind(place)
+            return True
+    return False

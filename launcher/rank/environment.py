@@ -1,0 +1,76 @@
+"""The variables with which a rank meets the others: one table row per way of `launcher.init`.
+
+Sources: MindSpore 2.10's communication/management.py and msrun. Those for Ascend never ran on an NPU.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.cluster.backends import Init
+from launcher.contract.identity import Identity, without_identity
+
+# MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores what else it is told.
+_OF_MPI = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "HYDI_", "MPI_LOCAL")
+_OF_IDENTITY = ("VPRED_RANK", "VPRED_WORLD_SIZE", "VPRED_LOCAL_RANK", "VPRED_LOCAL_SIZE")
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where ranks meet: `rank_table` for rank_table, scheduler `host`, `port` for dynamic_cluster.
+
+    `device_ids`: the physical device of every rank; empty on cpu. `timeout_s`: for all ranks to come.
+    """
+
+    init: Init
+    rank_table: Path | None = None
+    host: str = ""
+    port: int = 0
+    timeout_s: float = 0.0
+    device_ids: tuple[int, ...] = ()
+
+
+def rank_environment(env: Mapping[str, str], meeting: Meeting, identity: Identity) -> dict[str, str]:
+    """The trainer's environment: `env` without other launchers' variables, and with this rank's."""
+    if meeting.init == "mpi" or identity.launcher == "msrun":
+        return without_identity(env, but=identity.launcher)
+    kept = {name: value for name, value in env.items() if not name.startswith((*_OF_MPI, *_OF_IDENTITY))}
+    if meeting.init == "rank_table" or identity.world_size == 1:
+        return kept | _own(identity) | _table(meeting, identity)
+    return kept | _worker(meeting, identity)
+
+
+def scheduler_environment(env: Mapping[str, str], meeting: Meeting, identity: Identity) -> dict[str, str]:
+    """The environment of the process beside rank 0 through which ranks find each other."""
+    return rank_environment(env, meeting, identity) | {"MS_ROLE": "MS_SCHED"}
+
+
+def _own(identity: Identity) -> dict[str, str]:
+    numbers = (identity.rank, identity.world_size, identity.local_rank, identity.local_size)
+    return {name: str(number) for name, number in zip(_OF_IDENTITY, numbers, strict=True)}
+
+
+def _table(meeting: Meeting, identity: Identity) -> dict[str, str]:
+    if meeting.rank_table is None:
+        return {}
+    return {
+        "RANK_TABLE_FILE": str(meeting.rank_table),
+        "RANK_ID": str(identity.rank),
+        "RANK_SIZE": str(identity.world_size),
+        "DEVICE_ID": str(meeting.device_ids[identity.rank]),
+    }
+
+
+def _worker(meeting: Meeting, identity: Identity) -> dict[str, str]:
+    return {
+        "MS_ROLE": "MS_WORKER",
+        "MS_WORKER_NUM": str(identity.world_size),
+        "MS_LOCAL_WORKER": str(identity.local_size),
+        "MS_NODE_ID": str(identity.rank),
+        "MS_SCHED_HOST": meeting.host,
+        "MS_SCHED_PORT": str(meeting.port),
+        "MS_TOPO_TIMEOUT": f"{meeting.timeout_s:.0f}",
+        "RANK_ID": str(identity.rank),
+        "RANK_SIZE": str(identity.world_size),
+        "DEVICE_ID": str(identity.local_rank),
+    }

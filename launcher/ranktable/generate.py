@@ -1,0 +1,88 @@
+"""The rank table of a cluster file: 1.2 if its hosts lie in super-pods (A3), else 1.0.
+
+Every scalar is a JSON string (HCCL answers EI0017 to a number). Ranks must not interleave across servers, and
+MindSpore wants them in the dictionary order of server_id.
+"""
+
+from itertools import groupby
+from typing import Any
+
+from pydantic import ValidationError
+
+from launcher.cluster.config import ClusterConfig
+from launcher.cluster.hosts import Device, Host
+from launcher.contract.config import ConfigError
+from launcher.ranktable.document import check_table, render
+from launcher.ranktable.editing import Placement, Table, placements
+from launcher.ranktable.rules_v1 import Target
+
+
+def make_table(cluster: ClusterConfig) -> Table:
+    """The table for `cluster` (accelerator ascend), checked; raises ConfigError.
+
+    `device_ip` is written where the cluster file gives it; it may be absent on a single server or super-pod.
+    """
+    servers: list[dict[str, Any]] = []
+    pods: dict[str, list[dict[str, str]]] = {}
+    rank = 0
+    for host in cluster.ordered_hosts:
+        devices = []
+        for device in host.devices:
+            entry = {"device_id": str(device.id), "rank_id": str(rank)}
+            if device.ip is not None:
+                entry["device_ip"] = device.ip
+            if device.super_device_id is not None:
+                entry["super_device_id"] = str(device.super_device_id)
+            devices.append(entry)
+            rank += 1
+        servers.append({"server_id": host.address, "device": devices})
+        if host.super_pod is not None:
+            pods.setdefault(host.super_pod, []).append({"server_id": host.address})
+    table: Table = {
+        "version": "1.2" if pods else "1.0",
+        "server_count": str(len(servers)),
+        "server_list": servers,
+        "status": "completed",
+    }
+    if pods:
+        table["super_pod_list"] = [{"super_pod_id": pod, "server_list": members} for pod, members in pods.items()]
+    errors = [each for each in check_table(table, target_of(cluster)) if each.severity == "error"]
+    if errors:
+        raise ConfigError("\n".join(f"the rank table of {cluster.name}: {each}" for each in errors[:10]))
+    return table
+
+
+def rank_table(cluster: ClusterConfig) -> str:
+    """`make_table` as the JSON text of a file ending in .json."""
+    return render(make_table(cluster))
+
+
+def hosts_of(table: Table) -> list[Host]:
+    """The hosts of a cluster file with the devices of a sound table; raises ConfigError where it cannot say them."""
+    if table.get("version") == "2.0":
+        raise ConfigError("version: found '2.0' (it does not name hosts)")
+    hosts = []
+    for server, places in groupby(placements(table), key=lambda place: place.server):
+        try:
+            hosts.append(_host(server, list(places)))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"server {server!r}: cannot stand in a cluster file ({reason})") from None
+    return hosts
+
+
+def _host(server: str, places: list[Placement]) -> Host:
+    devices = tuple(
+        Device(
+            id=place.device_id,
+            ip=place.device_ip or None,
+            super_device_id=int(place.super_device_id) if place.super_device_id else None,
+        )
+        for place in places
+    )
+    return Host(address=server, devices=devices, super_pod=places[0].super_pod or None)
+
+
+def target_of(cluster: ClusterConfig) -> Target:
+    """What the variables of `cluster` say about its table."""
+    return Target(inter_hccs=cluster.inter_hccs)

@@ -1,0 +1,88 @@
+"""attempts/0001/attempt.json: what an attempt was and what it cost."""
+
+from collections.abc import Mapping, Sequence
+
+from launcher.contract.config import Section
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.run_dir import Phase, RankStatus, Record, RunDir
+
+
+class LostTime(Section):
+    """Seconds that did not train.
+
+    Of the failure before: until it was noticed, until the next start, and steps trained again times the time of a step.
+    Of this attempt: until all ranks are set up, until their state is loaded, the first step, which compiles.
+    """
+
+    detection_s: float = 0.0
+    delay_s: float = 0.0
+    rollback_s: float = 0.0
+    start_s: float = 0.0
+    load_s: float = 0.0
+    compile_s: float = 0.0
+
+
+class AttemptRecord(Record):
+    """`host`: whose failure ended it. Steps and step_s (mean, without the first) as the ranks told them last.
+
+    checkpoint_step: the newest that is committed, by what lies in the run directory too: ranks hear of a commit a step
+    late, and may die in that step.
+    """
+
+    attempt: int
+    hosts: tuple[str, ...]
+    world_size: int
+    started_unix_s: float
+    ended_unix_s: float | None = None
+    exit_code: int | None = None
+    text: str = ""
+    host: str | None = None
+    resumed_step: int = 0
+    last_step: int = 0
+    checkpoint_step: int = 0
+    step_s: float = 0.0
+    detection_s: float = 0.0
+    lost: LostTime = LostTime()
+
+
+def lost_line(records: Sequence[AttemptRecord]) -> str:
+    """Where the time of several attempts went, for the operator."""
+    totals = {cause: sum(getattr(each.lost, cause) for each in records) for cause in LostTime.model_fields}
+    parts = ", ".join(f"{cause.removesuffix('_s')} {seconds:.1f} s" for cause, seconds in totals.items())
+    return f"{len(records)} attempts; not trained in {sum(totals.values()):.1f} s: {parts}"
+
+
+def read_records(run: RunDir) -> list[AttemptRecord]:
+    """The records of all attempts that have one, in their order."""
+    found = (AttemptRecord.read(run.attempt(number).record) for number in range(1, run.last_attempt() + 1))
+    return [record for record in found if record is not None]
+
+
+def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Mapping[int, RankStatus]) -> LostTime:
+    """As far as the ranks have come: a part that has not ended yet is 0."""
+    starting = _latest(statuses, "starting")
+    loaded = _latest(statuses, "validating") if _latest(statuses, "validating") else _latest(statuses, "compiling")
+    compiling, trained = _latest(statuses, "compiling"), _latest(statuses, "training")
+    parts = {
+        "start_s": _span(record.started_unix_s, starting),
+        "load_s": _span(starting, loaded),
+        "compile_s": _span(compiling, trained),
+    }
+    if before is not None and before.exit_code not in (None, ExitCode.OK, ExitCode.PREEMPTED):
+        parts["detection_s"] = before.detection_s
+        parts["delay_s"] = _span(before.ended_unix_s, record.started_unix_s)
+        if loaded is not None:
+            resumed = max((status.resumed_step or 0 for status in statuses.values()), default=0)
+            parts["rollback_s"] = max(0, before.last_step - resumed) * before.step_s
+    return LostTime(**parts)
+
+
+def _latest(statuses: Mapping[int, RankStatus], phase: Phase) -> float | None:
+    """When the last rank entered `phase`; None while some have not."""
+    times = [status.phase_unix_s.get(phase) for status in statuses.values()]
+    known = [each for each in times if each is not None]
+    return max(known) if known and len(known) == len(times) else None
+
+
+def _span(start: float | None, end: float | None) -> float:
+    return 0.0 if start is None or end is None else max(0.0, end - start)

@@ -1,0 +1,55 @@
+"""RUN/lock: one launcher at a time holds a run directory."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from launcher.contract.config import ConfigError
+from launcher.contract.run_dir import RunDir
+
+# Who only looks whether a run is locked (`status`, `logs`) holds the lock too, for a moment.
+_LOOKS_S = 2.0
+
+
+@contextmanager
+def locked(run: RunDir) -> Iterator[None]:
+    """Hold the run directory (made if need be) against other launchers; the kernel lets go when we die."""
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        file = run.lock.open("a+")
+    except OSError as error:
+        raise ConfigError(f"{run.root}: cannot be written ({error.strerror}); give another --run-dir") from None
+    with file:
+        deadline_s = time.monotonic() + _LOOKS_S
+        while not _takes(file):
+            if time.monotonic() >= deadline_s:
+                raise ConfigError(f"{run.root}: in use by another launcher; wait for it or give another --run-dir")
+            time.sleep(_LOOKS_S / 100)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _takes(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a launcher holds this lock file now."""
+    if not lock.exists():
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,106 @@
+"""What each attempt was and what it cost: attempts/0001/attempt.json, kept up to date while it runs."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from launcher.contract.run_dir import Outcome, Phase, RankStatus, RunDir
+from launcher.planning.plan import LaunchPlan
+from launcher.rank.lease import Lease
+from launcher.records.attempt_record import AttemptRecord, lost_time, read_records
+from launcher.records.launcher_metrics import write_launcher_metrics
+from launcher.supervision.progress import Progress
+from launcher.supervision.verdict import Verdict
+
+
+@dataclass
+class Account:
+    """The account of one attempt. It sees what `shown` is shown, renews the lease and notes the first step."""
+
+    run: RunDir
+    record: AttemptRecord
+    before: AttemptRecord | None
+    lease: Lease
+    shown: Progress
+    statuses: Mapping[int, RankStatus] = field(default_factory=dict)
+    progress_unix_s: float = 0.0
+
+    def update(self, statuses: Mapping[int, RankStatus]) -> None:
+        self.lease.renew()
+        self.shown.update(statuses)
+        if _places(statuses) != _places(self.statuses):
+            self.progress_unix_s = time.time()
+        self.statuses = statuses
+        if len(statuses) == self.record.world_size and not self.record.lost.compile_s:
+            lost = lost_time(self.record, self.before, statuses)
+            if lost.compile_s:
+                self._keep(self.record.model_copy(update={"lost": lost, **self._steps()}))
+
+    def line(self, text: str) -> None:
+        self.shown.line(text)
+
+    def close(self) -> None:
+        self.shown.close()
+
+    def begin(self) -> None:
+        """The attempt is about to start. Raises OSError when there is no place for it."""
+        self.run.attempt(self.record.attempt).root.mkdir(parents=True)
+        self.lease.renew()
+        step = self.run.committed_step()
+        self._keep(self.record.model_copy(update={"resumed_step": step, "checkpoint_step": step}))
+
+    def end(self, plan: LaunchPlan, verdict: Verdict) -> None:
+        """The attempt has ended with `verdict`."""
+        now = time.time()
+        failed = None if verdict.failure is None else verdict.failure.rank
+        host = next((place.host for place in plan.ranks if place.rank == failed), None)
+        update = {
+            "ended_unix_s": now,
+            "exit_code": int(verdict.exit_code),
+            "text": verdict.text,
+            "host": host,
+            "detection_s": max(0.0, now - self._failed_unix_s(failed, now)),
+            "lost": lost_time(self.record, self.before, self.statuses),
+            **self._steps(),
+        }
+        self._keep(self.record.model_copy(update=update))
+
+    def _steps(self) -> dict[str, float]:
+        if not self.statuses:
+            return {}
+        lead = max(self.statuses.values(), key=lambda status: status.step)
+        resumed = self.record.resumed_step if lead.resumed_step is None else lead.resumed_step
+        began = lead.phase_unix_s.get("training")
+        steps = lead.step - resumed - 1
+        told = (status.checkpoint_step or 0 for status in self.statuses.values())
+        return {
+            "resumed_step": resumed,
+            "last_step": lead.step,
+            "checkpoint_step": max(self.run.committed_step(), *told),
+            "step_s": 0.0 if began is None or steps < 1 else max(0.0, lead.updated_unix_s - began) / steps,
+        }
+
+    def _failed_unix_s(self, rank: int | None, now: float) -> float:
+        """When the failed rank ended; without its account when any rank last entered a phase or made a step."""
+        outcome = None if rank is None else Outcome.read(self.run.attempt(self.record.attempt).outcome(rank))
+        return outcome.ended_unix_s if outcome is not None else self.progress_unix_s or now
+
+    def _keep(self, record: AttemptRecord) -> None:
+        self.record = record
+        try:
+            record.write(self.run.attempt(record.attempt).record)
+            write_launcher_metrics(self.run, read_records(self.run))
+        except OSError as error:  # a full disk is the attempt's trouble, and must not end the launcher's watch
+            text = f"{error.filename or self.run.root}: {error.strerror}; the account of the attempt is not kept"
+            print(text, file=sys.stderr)
+
+
+def first_record(plan: LaunchPlan) -> AttemptRecord:
+    """The record of an attempt that starts now."""
+    ranks = len(plan.ranks)
+    return AttemptRecord(attempt=plan.attempt, hosts=plan.hosts, world_size=ranks, started_unix_s=time.time())
+
+
+def _places(statuses: Mapping[int, RankStatus]) -> dict[int, tuple[Phase, int]]:
+    return {rank: (status.phase, status.step) for rank, status in statuses.items()}

@@ -1,0 +1,101 @@
+"""Attempt, verdict, decision, next attempt: until a run is done, cannot go on, or is asked to stop."""
+
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from launcher.cluster.config import ClusterConfig
+from launcher.contract.exit_codes import ExitCode
+from launcher.planning.plan import LaunchPlan
+from launcher.rank.lease import fence_s
+from launcher.records.attempt_record import AttemptRecord
+from launcher.run.restart_policy import FailedAttempt, GiveUp, Restart, decide
+from launcher.supervision.stop_requests import StopRequest
+from launcher.supervision.verdict import Verdict
+
+_FINAL = (ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED)
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """An attempt that has ended."""
+
+    plan: LaunchPlan
+    verdict: Verdict
+    record: AttemptRecord
+
+
+def recover(
+    cluster: ClusterConfig,
+    attempt: Callable[[ClusterConfig], Attempted],
+    sweep: Callable[[Sequence[str]], Sequence[str]],
+    rank_counts: Callable[[], Collection[int]],
+    stop: StopRequest,
+) -> Attempted:
+    """Run `attempt` until it does not fail or `cluster.restart` allows no more; returns the last one.
+
+    sweep: clears the hosts given of the run's ranks and returns those that it could not. rank_counts: see `decide`;
+    asked for only if ranks may become fewer. BAD_CONFIG, DIVERGED and a wish to stop are followed by no other attempt.
+    """
+    history: list[FailedAttempt] = []
+    current = cluster
+    while True:
+        ended = attempt(current)
+        ended_s = time.monotonic()
+        if ended.verdict.exit_code == ExitCode.OK:
+            return ended
+        unreachable = sweep(ended.plan.hosts)
+        if unreachable:
+            names, lease_s = ", ".join(unreachable), fence_s(cluster.launcher.lease_s)
+            _say(f"could not be cleared: {names}; ranks that still run there end themselves within {lease_s:g} s")
+        if ended.verdict.exit_code in _FINAL or stop.count or not cluster.restart.max_restarts:
+            return ended
+        record = ended.record
+        # When a host is cut off, ranks elsewhere may be the first to be seen waiting.
+        host = unreachable[0] if unreachable else record.host
+        history.append(FailedAttempt(host, record.resumed_step, record.checkpoint_step))
+        # Hosts that were left out may be back, and their ranks must not be.
+        others = [host.address for host in cluster.known_hosts if host.address not in ended.plan.hosts]
+        absent = {*unreachable, *sweep(others)}
+        decision = decide(
+            cluster,
+            history,
+            absent,
+            rank_counts() if cluster.restart.shrink else (),
+            # The lease was not renewed after the attempt, so what came since is part of the wait.
+            max(0.0, ended_s + fence_s(cluster.launcher.lease_s) - time.monotonic()),
+        )
+        if isinstance(decision, GiveUp):
+            _say(f"not started again: {decision.reason}")
+            return ended
+        _say(_announcement(ended, decision, len(history), cluster))
+        if _asked_to_stop_within(decision.delay_s, stop):
+            text = "stopped before the next attempt; the same command resumes from the last checkpoint"
+            return replace(ended, verdict=Verdict(ExitCode.PREEMPTED, text))
+        current = decision.cluster
+
+
+def _announcement(ended: Attempted, restart: Restart, number: int, cluster: ClusterConfig) -> str:
+    hosts = [host.address for host in restart.cluster.ordered_hosts]
+    moved = hosts != [host.address for host in cluster.ordered_hosts]
+    where = f" on {', '.join(hosts)}" if moved else ""
+    ranks = restart.cluster.world_size
+    fewer = f" with {ranks} ranks instead of {cluster.world_size}" if ranks != cluster.world_size else ""
+    return (
+        f"{ended.verdict.text}; restart {number} of {cluster.restart.max_restarts} "
+        f"from step {ended.record.checkpoint_step} in {restart.delay_s:.3g} s{where}{fewer}"
+    )
+
+
+def _asked_to_stop_within(delay_s: float, stop: StopRequest) -> bool:
+    """Wait; True as soon as there is a wish to stop."""
+    deadline_s = time.monotonic() + delay_s
+    while not stop.count and (left_s := deadline_s - time.monotonic()) > 0:
+        time.sleep(min(_POLL_S, left_s))
+    return stop.count > 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,164 @@
+"""One `vpred-launch run`: from two files to a verdict, in the order that lets a mistake cost nothing."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from launcher.cluster.config import ClusterConfig, load_cluster
+from launcher.contract.config import ConfigError
+from launcher.contract.environment import environment
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
+from launcher.contract.run_dir import RunDir, Summary
+from launcher.planning.job import Job
+from launcher.planning.mpirun import find_mpirun
+from launcher.planning.plan import LaunchPlan, describe, make_plan
+from launcher.planning.trainer import Trainer, is_complete, rank_counts, read_recipe, resolve_recipe
+from launcher.preflight.preflight import preflight, trial_on_one_host
+from launcher.processes.ssh import Ssh
+from launcher.processes.sweep import sweep_hosts
+from launcher.rank.lease import Lease
+from launcher.ranktable.controller_table import chosen_table
+from launcher.records.attempt_record import lost_line, read_records
+from launcher.records.finding import Finding
+from launcher.records.log_stream import parse_ranks
+from launcher.records.run_lock import locked
+from launcher.run.attempt_recorder import Account, first_record
+from launcher.run.recovery import Attempted, recover
+from launcher.supervision.progress import make_progress, unheard
+from launcher.supervision.stop_requests import StopRequest, stop_requests
+from launcher.supervision.supervise import supervise
+from launcher.supervision.verdict import Verdict
+
+_CLUSTER_PREFIX = "cluster."
+
+
+def load_job(
+    cluster_file: Path,
+    recipe: Path,
+    run_dir: Path | None,
+    overrides: Sequence[str],
+    trainer: Trainer,
+    *,
+    try_mpi: bool = False,
+) -> Job:
+    """Overrides that start with "cluster." go to the cluster file, the others to the trainer.
+
+    `run_dir` None: runs/RECIPE in the current directory. `try_mpi`: on one host, while the trainer checks the recipe;
+    several hosts must be looked at before. Raises ConfigError or recipe.RecipeError.
+    """
+    ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
+    theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
+    cluster = load_cluster(cluster_file, ours)
+    if cluster.launcher.rank_table is not None:
+        chosen_table(cluster)  # its faults, before anything else costs time
+    with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
+        run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
+        found_recipe = read_recipe(run)
+        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, run, theirs)
+        return Job(cluster, train_yaml, found_recipe, run, trainer, trial.finding() if trial else None)
+
+
+def plan_job(job: Job) -> LaunchPlan:
+    """What `run` would do now; raises ConfigError when there is no usable mpirun."""
+    return make_plan(
+        cluster=job.cluster,
+        mpirun=find_mpirun(job.cluster.launcher.mpirun, environment()) if job.cluster.needs_mpirun else None,
+        python=Path(sys.executable),
+        trainer=job.trainer.argv,
+        run_dir=job.run.root,
+        attempt=job.run.next_attempt(),
+        train_yaml=job.train_yaml,
+    )
+
+
+def check_job(job: Job) -> list[Finding]:
+    """What the preflight finds for this job on this machine, now."""
+    return preflight(job, environment(), Ssh())
+
+
+def run_job(job: Job, streamed: str | None = None) -> int:
+    """Check, plan, write, start, watch; tells the outcome on stdout or stderr and returns the exit code.
+
+    `streamed`: ranks whose logs are shown, as parse_ranks reads them. Raises ConfigError.
+    """
+    if (summary := is_complete(job.run, job.train_yaml)) is not None:
+        print(f"{job.run.root} is already complete; give another --run-dir to train anew")
+        print(closing_line(job.run, summary))
+        return ExitCode.OK
+    shown = parse_ranks(streamed, job.cluster.world_size, "--stream") if streamed else []
+    findings = check_job(job)
+    for finding in findings:
+        if finding.severity != "ok":
+            print(finding, file=sys.stderr)
+    if any(finding.severity == "error" for finding in findings):
+        return ExitCode.BAD_CONFIG
+    with locked(job.run), unheard():
+        if read_recipe(job.run) != job.found_recipe:
+            raise ConfigError(f"{job.run.root}: another launcher has used it in the meantime; start again")
+        job.run.summary_json.unlink(missing_ok=True)  # of a run that was complete and gets longer
+        sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
+        if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
+            print(f"could not look for ranks of earlier attempts on {', '.join(left)}", file=sys.stderr)
+        counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)
+        with stop_requests() as stop:
+            ended = recover(job.cluster, partial(_attempt, job, stop, shown), sweep, counts, stop)
+        _report(job.run, ended.verdict)
+        records = read_records(job.run)
+        if len(records) > 1:
+            print(lost_line(records), file=sys.stderr)
+    return ended.verdict.exit_code
+
+
+def _attempt(job: Job, stop: StopRequest, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:
+    """Plan, write, start and watch one attempt on `cluster`, whose ranks may be fewer than those to be shown."""
+    plan = plan_job(replace(job, cluster=cluster))
+    _write_files(job.run, plan)
+    print(describe(plan), flush=True)
+    records = read_records(job.run)
+    lease = Lease(job.run.attempt(plan.attempt).lease, cluster.launcher.lease_s)
+    account = Account(job.run, first_record(plan), records[-1] if records else None, lease, make_progress(sys.stderr))
+    account.begin()
+    verdict = supervise(plan, environment(), account, stop, [rank for rank in shown if rank < len(plan.ranks)])
+    account.end(plan, verdict)
+    return Attempted(plan, verdict, account.record)
+
+
+def closing_line(run: RunDir, summary: Summary) -> str:
+    """What came out, and where it lies."""
+    retrieval = "" if summary.retrieval is None else f", retrieval {summary.retrieval:.2f}"
+    return (
+        f"done: {summary.steps} steps, {summary.samples_seen} samples in {summary.seconds:.0f} s, "
+        f"loss {summary.final_loss:.4f}{retrieval}; report {run.root / summary.report}, "
+        f"samples {run.root / summary.samples}, weights {run.root / summary.weights}"
+    )
+
+
+def _write_files(run: RunDir, plan: LaunchPlan) -> None:
+    """The plan and its files; on an error none that were new are left, so nothing looks half set up."""
+    contents = {**plan.files, run.plan_json: plan.to_json()}
+    new = [path for path in contents if not path.exists()]
+    try:
+        for path, text in contents.items():
+            write_atomic(path, text)
+    except OSError as error:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{run.root}: cannot be written ({error.strerror}); free some space or give another --run-dir"
+        ) from None
+
+
+def _report(run: RunDir, verdict: Verdict) -> None:
+    """At most five lines on how it ended."""
+    if verdict.exit_code == ExitCode.OK:
+        if verdict.text:
+            print(f"warning: {verdict.text}", file=sys.stderr)
+        summary = Summary.read(run.summary_json)
+        if summary is not None:
+            print(closing_line(run, summary), flush=True)
+        return
+    print(verdict.failure or verdict.text, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""One attempt: watched while it runs, judged when it has ended."""

@@ -1,0 +1,220 @@
+"""Watching one attempt: start mpirun, show progress, pass on wishes, end what hangs, leave nothing running."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
+from launcher.contract.run_dir import AttemptDir, Outcome, Record, RunDir, Summary
+from launcher.planning.mpirun import lost_host, starting_place
+from launcher.planning.plan import LaunchPlan
+from launcher.planning.start_command import HOSTFILE
+from launcher.processes.tied import kill_session, start_tied, workers_of
+from launcher.records.log_stream import LogStream
+from launcher.records.rank_files import AttemptFiles
+from launcher.records.straggler_record import Stragglers
+from launcher.supervision.failure import blames_peer, read_log, tail
+from launcher.supervision.hangs import Blame, Hang, find_culprit, find_hang
+from launcher.supervision.progress import Progress
+from launcher.supervision.stop_requests import StopRequest, due_signal
+from launcher.supervision.stragglers import StragglerWatch
+from launcher.supervision.verdict import Evidence, Verdict, judge
+
+_POLL_S = 0.2
+_LOOK_S = 0.5
+# Open MPI ends the other ranks within 4 s of a failure; an mpirun that has not is stuck.
+_FAILED_GRACE_S = 15.0
+_TERM_GRACE_S = 5.0
+_LATE_RECORDS_S = 2.0
+_ORPHANS_S = 5.0
+# Shims look once a second, and a shared file system may show a new file up to a minute late.
+_STACKS_S = 60.0
+
+
+def supervise(
+    plan: LaunchPlan, env: Mapping[str, str], progress: Progress, stop: StopRequest, streamed: Collection[int] = ()
+) -> Verdict:
+    """Run `plan` to its end in this process's main thread; a failure is kept in the attempt's directory.
+
+    `stop`: from stop_requests(), around this and other attempts; `streamed`: ranks whose logs are shown as they grow.
+    Raises OSError when mpirun cannot be started.
+    """
+    run = RunDir(plan.run_dir)
+    attempt = run.attempt(plan.attempt)
+    attempt.root.mkdir(parents=True, exist_ok=True)
+    watch = _Watch(plan, attempt, progress, streamed)
+    with attempt.launcher_log.open("xb") as log, starting_place(env) as (folder, variables):
+        (folder / HOSTFILE).symlink_to(run.hostfile)
+        mpirun = start_tied(plan.argv, {**variables, **plan.environment}, folder, log, subprocess.STDOUT)
+        try:
+            watch.until_it_ends(mpirun, stop)
+        finally:
+            kill_session(mpirun)
+            _end_orphans(plan)
+            watch.close()
+    verdict = judge(
+        Evidence(
+            hosts={place.rank: place.host for place in plan.ranks},
+            statuses=watch.files.statuses,
+            outcomes=watch.files.outcomes,
+            summary=Summary.read(run.summary_json),
+            mpirun_returncode=mpirun.returncode,
+            stopped=stop.count > 0,
+            attempt=attempt,
+            suffering=_suffering(attempt, watch.files.outcomes),
+            lost_host=lost_host(tail(attempt.launcher_log)),
+            hang=watch.hang,
+            blame=watch.blame,
+        )
+    )
+    if verdict.failure is not None:
+        failure = read_log(verdict.failure)
+        _keep(failure, attempt.failure_json)
+        verdict = replace(verdict, failure=failure)
+    return verdict
+
+
+def _keep(record: Record, path: Path) -> None:
+    """A full disk may be what it is about, and is no reason to leave the ranks unwatched."""
+    try:
+        record.write(path)
+    except OSError as error:
+        print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
+
+
+def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
+    """The ranks that ended by themselves and say that another one was at fault."""
+    ended = (each for each in outcomes.values() if each.returncode > 0 and not each.told_to_stop)
+    return frozenset(each.rank for each in ended if blames_peer(attempt.log(each.rank)))
+
+
+class _Watch:
+    """What is seen of an attempt while it runs, and what follows from it."""
+
+    def __init__(self, plan: LaunchPlan, attempt: AttemptDir, progress: Progress, streamed: Collection[int]) -> None:
+        self.plan, self.attempt, self.progress = plan, attempt, progress
+        self.files = AttemptFiles(attempt)
+        self.hang: Hang | None = None
+        self.blame: Blame | None = None
+        self._hosts = {place.rank: place.host for place in plan.ranks}
+        self._stream = LogStream(attempt, streamed)
+        self._stragglers = StragglerWatch(plan.supervision.stragglers)
+        self._started_s = self._looked_s = time.monotonic()
+        self._sent: signal.Signals | None = None
+        self._checkpoints_asked = 0
+        self._deadline_s: float | None = None
+
+    def until_it_ends(self, mpirun: "subprocess.Popen[bytes]", stop: StopRequest) -> None:
+        """Return when mpirun has ended or must be killed."""
+        while mpirun.poll() is None:
+            time.sleep(_POLL_S)
+            now_s = time.monotonic()
+            if now_s >= self._looked_s + _LOOK_S:
+                self._look(now_s)
+            if stop.count:
+                due = due_signal(now_s - stop.first_s, self.plan.stop_grace_s, stop.count)
+                if due is signal.SIGKILL:
+                    return
+                if due is not self._sent:
+                    mpirun.send_signal(due)
+                    self._sent = due
+            elif self.hang is not None:
+                self._dump_stacks(mpirun)
+                self._terminate(mpirun)
+                return
+            self._pass_on_checkpoints(mpirun, stop)
+            if self._deadline_s is not None and now_s >= self._deadline_s:
+                self._terminate(mpirun)
+                return
+
+    def close(self) -> None:
+        """Take over the last records; those of other hosts may take a moment to show on a shared file system."""
+        deadline_s = time.monotonic() + (_LATE_RECORDS_S if len(self.plan.hosts) > 1 else 0.0)
+        while True:
+            self._look(time.monotonic())
+            if len(self.files.outcomes) == len(self.plan.ranks) or time.monotonic() >= deadline_s:
+                break
+            time.sleep(_POLL_S)
+        for line in self._stream.rest():
+            self.progress.line(line)
+        self.progress.close()
+
+    def _look(self, now_s: float) -> None:
+        self._looked_s = now_s
+        files = self.files
+        files.look(now_s)
+        for line in self._stream.lines(files.log_bytes):
+            self.progress.line(line)
+        self.progress.update(files.statuses)
+        running = self._hosts.keys() - files.outcomes.keys()
+        if self.hang is None:
+            self.hang = find_hang(self.plan.supervision.timeouts, files.beats, running, self._started_s, now_s)
+        if self._stragglers.update(files.statuses, len(self._hosts), now_s):
+            self._tell_stragglers()
+        if self._deadline_s is None and (grace_s := self._end_grace_s()) is not None:
+            self._deadline_s = now_s + grace_s
+
+    def _end_grace_s(self) -> float | None:
+        """How long the job may go on, now that some rank has ended."""
+        codes = {outcome.returncode for outcome in self.files.outcomes.values()}
+        if not codes:
+            return None
+        # Ranks leave together, by way of a barrier: one that has left with success is followed or something is wrong.
+        return self.plan.stop_grace_s if codes <= {ExitCode.OK, ExitCode.PREEMPTED} else _FAILED_GRACE_S
+
+    def _pass_on_checkpoints(self, mpirun: "subprocess.Popen[bytes]", stop: StopRequest) -> None:
+        # Not before every rank tells its status: until then a shim might have no handler, and die of it.
+        if stop.checkpoints > self._checkpoints_asked and len(self.files.beats) == len(self._hosts):
+            self._checkpoints_asked = stop.checkpoints
+            mpirun.send_signal(signal.SIGUSR2)
+            self._note("asked the ranks for a checkpoint")
+
+    def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]") -> None:
+        """Have all ranks write their stacks to their logs, and see which of them is to blame."""
+        assert self.hang is not None  # noqa: S101  for the type checker
+        running = self._hosts.keys() - self.files.outcomes.keys()
+        self._note(f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for stacks")
+        with suppress(OSError):  # on a full disk there is no room for stacks either
+            write_atomic(self.attempt.dump_stacks, "")
+        deadline_s = time.monotonic() + _STACKS_S
+        while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
+            time.sleep(_POLL_S)
+            self._look(time.monotonic())
+        self.blame = find_culprit(self.hang, self.files.beats, running, self.files.stacks)
+
+    def _terminate(self, mpirun: "subprocess.Popen[bytes]") -> None:
+        """SIGTERM first: only a living mpirun can end the ranks of other hosts."""
+        mpirun.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            mpirun.wait(timeout=_TERM_GRACE_S)
+
+    def _tell_stragglers(self) -> None:
+        slow = tuple(self._stragglers.stragglers[rank] for rank in sorted(self._stragglers.stragglers))
+        _keep(Stragglers(ranks=slow), self.attempt.stragglers_json)
+        for each in slow:
+            self._note(
+                f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.own_step_seconds:.3f} s of its own "
+                f"per step, the others' median is {each.others_step_seconds:.3f} s"
+            )
+        if not slow:
+            self._note("no rank is slow any more")
+
+    def _note(self, text: str) -> None:
+        self.progress.line(f"vpred-launch: {text}")
+
+
+def _end_orphans(plan: LaunchPlan) -> None:
+    """Kill ranks on this host that outlived mpirun, and wait until they are gone."""
+    deadline_s = time.monotonic() + _ORPHANS_S
+    while (pids := workers_of(plan.run_dir, plan.attempt)) and time.monotonic() < deadline_s:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL_S / 4)

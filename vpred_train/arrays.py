@@ -1,0 +1,7 @@
+"""Array types that every room uses."""
+
+from typing import Any
+
+import numpy as np
+
+FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]

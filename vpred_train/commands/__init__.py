@@ -1,0 +1,1 @@
+"""The command lines of vpred-train, -sample, -weights, -ema, -ckpt and -data."""

@@ -1,0 +1,28 @@
+"""`vpred-data`: the commands of the data room, told what a token is, and `encode`, which needs networks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from data.commands import check as check_command
+from data.commands.cli import COMMANDS, Command
+from data.commands.cli import main as run_command
+from vpred_train.config.model import TextEncoderConfig
+from vpred_train.latent_cache import encode
+from vpred_train.text.tokenizer import Tokenizer
+
+# A factory, so that worker processes make their own. SD2's context: the demonstration's is shorter.
+CHECK = replace(
+    COMMANDS["check"],
+    run=partial(check_command.run, make_tokenizer=partial(Tokenizer, TextEncoderConfig().context_length)),
+)
+ENCODE = Command("make a cache of moments and text features to train from", encode.add_arguments, encode.run)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; never returns."""
+    run_command(argv, {**COMMANDS, "check": CHECK, "encode": ENCODE})
+
+
+if __name__ == "__main__":
+    main()

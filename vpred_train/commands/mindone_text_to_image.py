@@ -1,0 +1,176 @@
+"""`vpred-text-to-image`: MindONE's text_to_image command line, answered by `vpred-sample`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
+from vpred_train.commands import sample
+from vpred_train.foreign import finite_number
+from vpred_train.weights.lora.files import open_base, open_lora
+from vpred_train.weights.record_lookup import record_with
+
+GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
+# Version -> what the network predicts and the side of its images; and the configurations of inference for each kind.
+VERSIONS = {"2.0": ("eps", 512), "2.1": ("eps", 512), "2.0-v": ("v", 768), "2.1-v": ("v", 768)}
+DEFAULT_VERSION = "2.1"
+CONFIGS = {"v2-inference.yaml": "2.1", "v2-vpred-inference.yaml": "2.1-v"}
+SAMPLERS = {"ddim": "ddim", "dpm_solver": "dpm_solver_2", "plms": "plms", "uni_pc": "unipc"}
+
+# Flags that recipes and READMEs of MindONE carry and that decide nothing here.
+WITHOUT_EFFECT = {
+    "ms_mode": "the networks always run in graph mode",
+    "jit_level": "the accelerator decides how graphs are compiled",
+    "use_parallel": "under mpirun the prompts are always shared out",
+    "device_target": "give --accelerator to vpred-sample",
+    "log_level": "there is one level",
+    "n_rows": "the grid is as square as can be",
+    "fixed_code": "every image has a seed of its own",
+    "lora_rank": "the LoRA file tells it",
+    "lora_ft_unet": "the LoRA file tells which networks it adapts",
+    "lora_ft_text_encoder": "the LoRA file tells which networks it adapts",
+}
+# Flags that would change the picture: going on without them would be a lie.
+REFUSED = {
+    "ti_ckpt_path": "textual inversion",
+    "support_long_prompts": "prompts in several pieces",
+    "add_watermark": "watermarks",
+    "check_safety": "the safety checker",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """MindONE's flags with MindONE's defaults, except that the size defaults to the weights' own."""
+    parser = argparse.ArgumentParser(prog="vpred-text-to-image", description=__doc__)
+    parser.add_argument("--prompt", default="A cute wolf in winter forest")
+    parser.add_argument("--data_path", type=Path, help="a text file with one prompt on each line, instead of --prompt")
+    parser.add_argument("--negative_prompt", default="")
+    parser.add_argument("--negative_data_path", type=Path, help="a text file with one negative prompt on each line")
+    parser.add_argument("-v", "--version", choices=sorted(VERSIONS), help="of weights that do not tell it")
+    parser.add_argument(
+        "--config", type=Path, help="v2-inference.yaml or v2-vpred-inference.yaml, instead of --version"
+    )
+    parser.add_argument(
+        "--output_path",
+        type=Path,
+        default=Path("output"),
+        help="images go to OUTPUT_PATH/samples, a sheet of all of them to OUTPUT_PATH/grids",
+    )
+    parser.add_argument(
+        "--ckpt_path", type=Path, required=True, help="file of ours, MindONE's or Stability's, or a diffusers folder"
+    )
+    parser.add_argument("--sampling_steps", type=int, default=20)
+    parser.add_argument("--n_iter", type=int, default=2, help="batches for each prompt")
+    parser.add_argument("--n_samples", type=int, default=4, help="images in a batch")
+    parser.add_argument("--scale", type=finite_number, default=GUIDANCE_SCALE, help="guidance scale")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--H", type=int, help="pixels (default: the weights' own)")
+    parser.add_argument("--W", type=int, help="pixels (default: the weights' own)")
+    parser.add_argument("--ddim_eta", type=finite_number, default=0.0)
+    parser.add_argument("--use_lora", nargs="?", const="True", default="False", help="add --lora_ckpt_path's weights")
+    parser.add_argument("--lora_ckpt_path", type=Path, help="LoRA of ours, MindONE's or diffusers'")
+    parser.add_argument("--lora_scale", type=finite_number, default=1.0, help="how strongly LoRA is added")
+    parser.add_argument("--skip_grid", nargs="?", const="True", default="False", help="write no sheet")
+    for flag in SAMPLERS:
+        parser.add_argument(f"--{flag}", action="store_true")
+    for flag, reason in WITHOUT_EFFECT.items():
+        parser.add_argument(f"--{flag}", nargs="?", const="", help=f"no effect: {reason}")
+    for flag, what in REFUSED.items():
+        parser.add_argument(f"--{flag}", nargs="?", const="True", help=f"refused: no support for {what}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; never returns."""
+    arguments = build_parser().parse_args(argv)
+    for flag, what in REFUSED.items():
+        if is_given(getattr(arguments, flag)):
+            end(f"--{flag}: there is no support for {what} here; leave it out")
+    chosen = [flag for flag in SAMPLERS if getattr(arguments, flag)]
+    if len(chosen) > 1:
+        end(f"{' and '.join(f'--{flag}' for flag in chosen)}: give one sampler")
+    for flag, reason in WITHOUT_EFFECT.items():
+        if getattr(arguments, flag) is not None:
+            print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
+    try:
+        words = translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m") + lora(arguments) + told(arguments)
+    except ConfigError as error:
+        end(str(error))
+    sample.main(words)
+
+
+def is_given(value: str | None) -> bool:
+    """Is a flag that MindONE reads as a boolean or a path set?"""
+    return value not in (None, "", "False", "false")
+
+
+def lora(arguments: argparse.Namespace) -> list[str]:
+    """The LoRA weights to add; MindONE reads --lora_ckpt_path only with --use_lora True. Raises ConfigError."""
+    if not is_given(arguments.use_lora):
+        return []
+    if arguments.lora_ckpt_path is None:
+        raise ConfigError("--use_lora: goes with --lora_ckpt_path; give the file of LoRA weights")
+    return ["--lora", str(arguments.lora_ckpt_path), f"--lora-scale={arguments.lora_scale}"]
+
+
+def told(arguments: argparse.Namespace) -> list[str]:
+    """What --version or --config tell of the weights; else MindONE's default, unless they tell. Raises ConfigError."""
+    version = arguments.version
+    if version is None and arguments.config is not None:
+        version = CONFIGS.get(arguments.config.name)
+        if version is None:
+            raise ConfigError(
+                f"--config: found {arguments.config} (known: {', '.join(CONFIGS)}); give --version instead"
+            )
+    if version is None:
+        lora_source = open_lora(arguments.lora_ckpt_path) if lora(arguments) else None
+        if record_with(open_base(arguments.ckpt_path, lora_source), "auto", None, lora_source) is not None:
+            return []
+        version = DEFAULT_VERSION
+        print(f"note: the weights do not tell their version; {version} is taken, see --version", file=sys.stderr)
+    prediction_type, resolution = VERSIONS[version]
+    return ["--prediction-type", prediction_type, "--resolution", str(resolution)]
+
+
+def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
+    """The same request in the words of `vpred-sample`."""
+    words = ["--ckpt", str(arguments.ckpt_path), "--output", str(arguments.output_path / "samples")]
+    if not is_given(arguments.skip_grid):
+        words += ["--grid", str(next_grid(arguments.output_path / "grids"))]
+    words += (
+        ["--prompt", arguments.prompt] if arguments.data_path is None else ["--prompts-file", str(arguments.data_path)]
+    )
+    if arguments.negative_data_path is None:
+        words.append(f"--negative-prompt={arguments.negative_prompt}")
+    else:
+        words += ["--negative-prompts-file", str(arguments.negative_data_path)]
+    values = {
+        "images-per-prompt": arguments.n_iter * arguments.n_samples,
+        "batch-size": arguments.n_samples,
+        "sampler": sampler,
+        "steps": arguments.sampling_steps,
+        "eta": arguments.ddim_eta if sampler == "ddim" else None,
+        "guidance-scale": arguments.scale,
+        "seed": arguments.seed,
+        "height": arguments.H,
+        "width": arguments.W,
+    }
+    for name, value in values.items():
+        if value is not None:
+            words += [f"--{name}={value}"]
+    return words
+
+
+def next_grid(folder: Path) -> Path:
+    """grid_00000.png ... after the highest number already there."""
+    numbers = (path.stem.removeprefix("grid_") for path in folder.glob("grid_*.png"))
+    return folder / f"grid_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1:05d}.png"
+
+
+def end(message: str) -> NoReturn:
+    """Say what the user must change, and stop."""
+    print(message, file=sys.stderr)
+    sys.exit(ExitCode.BAD_CONFIG)

@@ -1,0 +1,277 @@
+"""`vpred-sample`: images from trained weights; under mpirun or msrun the ranks share them out."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from launcher.contract.accelerators import ACCELERATORS, Accelerator
+from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
+from launcher.contract.run_dir import RunDir
+from vpred_train import runtime
+from vpred_train.config.sampling import SamplingConfig
+from vpred_train.distributed.collectives import Collective, make_collective
+from vpred_train.sampling.image_request import ImageRequest, read_request
+from vpred_train.sampling.prompts import read_negative_prompts, read_prompts, warn_of_long_prompts
+from vpred_train.sampling.weight_selection import add_weights_options, choose, named, same_weights, warn_of_other_base
+from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.lora.files import open_lora, with_lora
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; what is not given is None and comes from the recipe, or from --like's image."""
+    parser = argparse.ArgumentParser(prog="vpred-sample", description=__doc__)
+    add_weights_options(parser)
+    what = parser.add_argument_group("images")
+    what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
+    what.add_argument("--prompts-file", type=Path, help="a text file with one prompt on each line")
+    what.add_argument("--negative-prompt", help="what to stay away from")
+    what.add_argument("--negative-prompts-file", type=Path, help="one line for each prompt instead; may be blank")
+    what.add_argument("--images-per-prompt", type=int, help="default 1")
+    what.add_argument("--height", type=int, help="pixels (default: the training's)")
+    what.add_argument("--width", type=int, help="pixels (default: the training's)")
+    what.add_argument("--sampler", help="dpmpp_2m, ddim, unipc ... (default: the recipe's)")
+    what.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
+    what.add_argument("--timestep-spacing", help="trailing, leading, linspace or karras (default: the recipe's)")
+    what.add_argument("--eta", type=float, help="ddim's share of fresh noise, 0 to 1 (default: the recipe's)")
+    what.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
+    what.add_argument("--guidance-rescale", type=float, help="0 to 1 (default: the recipe's)")
+    what.add_argument(
+        "--batch-size", type=int, help="images at a time (default: the recipe's, or as many as asked for)"
+    )
+    what.add_argument(
+        "--seed", type=int, help="seed of the first image, the next gets seed + 1 (default: the recipe's)"
+    )
+    what.add_argument("--like", type=Path, help="a PNG made by this command: make it again, bit for bit")
+    parser.add_argument("--output", type=Path, help="folder for the images (default: RUN/samples)")
+    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also put all images on one sheet")
+    parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
+    return parser
+
+
+REQUESTED = (
+    "prompt",
+    "prompts_file",
+    "negative_prompt",
+    "negative_prompts_file",
+    "images_per_prompt",
+    "height",
+    "width",
+)
+SETTINGS = (
+    "sampler",
+    "steps",
+    "timestep_spacing",
+    "eta",
+    "guidance_scale",
+    "guidance_rescale",
+    "batch_size",
+    "seed",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; never returns."""
+    arguments = build_parser().parse_args(argv)
+    accelerator = ACCELERATORS[arguments.accelerator]
+    tells = True
+    try:
+        identity = runtime.identify()
+        tells = identity.rank == 0
+        requests = plan(arguments)
+        if tells:
+            texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
+            warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
+            warn_of_other_base(requests[0])
+        if arguments.grid is not None:
+            require_grid(arguments.grid)
+        folder = output_folder(arguments)
+        runtime.start(accelerator, identity, identity.local_rank, None)
+        collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
+    except ConfigError as error:  # every rank finds the same
+        if tells:
+            print(error, file=sys.stderr)
+        sys.exit(ExitCode.BAD_CONFIG)
+    try:
+        for path in make_images(requests, folder, accelerator, collective, arguments.grid):
+            print(path)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        collective.abort(ExitCode.BAD_CONFIG)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        collective.abort(ExitCode.FAILED)
+    sys.exit(ExitCode.OK)
+
+
+def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
+    """All images that are asked for, in order. Raises ConfigError for what the user got wrong."""
+    if arguments.like is not None:
+        return [like(arguments)]
+    found = named(arguments)
+    chosen = choose(arguments, found)
+    record = chosen.record
+    recipe = SamplingConfig() if found.recipe is None else found.recipe.sampling
+    count = 1 if arguments.images_per_prompt is None else arguments.images_per_prompt
+    if count < 1:
+        raise ConfigError(f"--images-per-prompt: found {count} (must be at least 1)")
+    once = read_prompts(arguments.prompt or [], arguments.prompts_file)
+    negatives = read_negative_prompts(arguments.negative_prompt, arguments.negative_prompts_file, len(once))
+    prompts = [pair for pair in zip(once, negatives, strict=True) for _ in range(count)]
+    given = {key: getattr(arguments, key) for key in SETTINGS if getattr(arguments, key) is not None}
+    given.setdefault("batch_size", min(recipe.batch_size, len(prompts)))
+    try:
+        sampling = SamplingConfig.model_validate(recipe.model_dump() | given)
+        common = ImageRequest(
+            prompt="",
+            height=record.resolution if arguments.height is None else arguments.height,
+            width=record.resolution if arguments.width is None else arguments.width,
+            sampling=sampling,
+            weights=chosen.path,
+            weights_xxh3=chosen.xxh3,
+            lora=chosen.lora,
+            record=record,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # several settings that do not go together
+            raise ConfigError(f"command line: {first['msg'].removeprefix('Value error, ')}") from None
+        option = str(first["loc"][-1]).replace("_", "-")
+        raise ConfigError(f"--{option}: found {first['input']!r} ({first['msg']})") from None
+    if sampling.seed + len(prompts) > 1 << 63:
+        raise ConfigError(f"--seed: found {sampling.seed}, from which {len(prompts)} images cannot count up; give less")
+    require_whole_latents(common, "--")
+    return [numbered(common, index, *pair) for index, pair in enumerate(prompts)]
+
+
+def require_whole_latents(request: ImageRequest, prefix: str) -> None:
+    """Raise ConfigError for a size that the model's latents do not divide."""
+    unit = request.record.model.pixels_per_latent
+    for name, pixels in (("height", request.height), ("width", request.width)):
+        if pixels % unit:
+            raise ConfigError(f"{prefix}{name}: found {pixels} (must be a multiple of {unit} for these weights)")
+
+
+def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str) -> ImageRequest:
+    """The request of image `index`: its own prompts and seed."""
+    sampling = common.sampling.model_copy(update={"seed": common.sampling.seed + index})
+    return common.model_copy(
+        update={
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "sampling": sampling,
+            "row": index % sampling.batch_size,
+        }
+    )
+
+
+def like(arguments: argparse.Namespace) -> ImageRequest:
+    """The request inside --like's image, with the weights that made it. Raises ConfigError."""
+    taken = (*REQUESTED, *SETTINGS, "lora_scale")
+    extra = [f"--{name.replace('_', '-')}" for name in taken if getattr(arguments, name) is not None]
+    if extra:
+        raise ConfigError(f"--like: takes all settings from its image; leave out {', '.join(extra)}")
+    request = read_request(arguments.like)
+    require_whole_latents(request, f"{arguments.like}: its settings: ")
+    return same_weights(request, named(arguments), arguments.like)
+
+
+def output_folder(arguments: argparse.Namespace) -> Path:
+    """Where the images go. Raises ConfigError when it cannot be written."""
+    folder: Path = arguments.output or (Path("samples") if arguments.run is None else RunDir(arguments.run).samples)
+    require_writable(folder, "--output")
+    return folder
+
+
+def require_grid(path: Path) -> None:
+    """Raise ConfigError when the sheet of all images cannot be written as `path`."""
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise ConfigError(f"--grid: found {path}; give the name of a file that ends with .png")
+    require_writable(path.parent, "--grid")
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Make the folder, and raise ConfigError when nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".vpred-sample-probe"
+        write_atomic(probe, b"")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot write images ({error.strerror}); give another {option}") from None
+
+
+def make_images(
+    requests: Sequence[ImageRequest],
+    folder: Path,
+    accelerator: Accelerator,
+    collective: Collective,
+    grid: Path | None = None,
+) -> list[Path]:
+    """Make this rank's share of the images as 00000.png ... after the highest number already there.
+
+    The requests differ in prompts and seed only. With `grid` rank 0 also puts all on one sheet, that file. Returns the
+    images' paths that this rank wrote. Raises ConfigError, before it writes any, when one is not finite.
+    """
+    from vpred_train.sampling.images import contact_sheet, png_of
+    from vpred_train.sampling.pipeline import require_finite_images
+
+    # Rank 0 looks once for all, so that numbers never collide.
+    first = collective.broadcast_object(first_free_number(folder) if collective.rank == 0 else None)
+    # Whole batches are shared out, so that an image has the same row in its batch on any number of ranks.
+    batch = requests[0].sampling.batch_size
+    shares = [
+        [index for index in range(len(requests)) if index // batch % collective.world_size == rank]
+        for rank in range(collective.world_size)
+    ]
+    mine = shares[collective.rank]
+    common = requests[0]
+    images = np.empty((0, 3, common.height, common.width), np.float32)
+    if mine:
+        # An image to be made again stands alone: copies of it fill the rows before its own.
+        filled = [requests[mine[0]]] * common.row + [requests[index] for index in mine]
+        images = load_pipeline(common, accelerator).generate(
+            [request.prompt for request in filled],
+            [request.sampling.seed for request in filled],
+            [request.negative_prompt for request in filled],
+        )[common.row :]
+    require_finite_images(images)
+    paths = [folder / f"{first + index:05d}.png" for index in mine]
+    for path, image, index in zip(paths, images, mine, strict=True):
+        write_atomic(path, png_of(image, requests[index].png_text()))
+    parts = collective.allgather_object(images if grid else None)  # and no rank leaves before all are done
+    if grid and collective.rank == 0:
+        everything = np.empty((len(requests), *images.shape[1:]), np.float32)
+        for share, part in zip(shares, parts, strict=True):
+            everything[share] = part
+        write_atomic(grid, contact_sheet(everything))
+    return paths
+
+
+def first_free_number(folder: Path) -> int:
+    """One more than the highest numbered image in the folder."""
+    return max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=-1) + 1
+
+
+def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
+    """The text-to-image pipeline of the request's weights. Raises ConfigError."""
+    from vpred_train.models.networks import Networks
+    from vpred_train.models.weights import set_weights
+    from vpred_train.sampling.pipeline import TextToImage
+
+    record = request.record
+    networks = Networks(record.model, 0)
+    lora = None if request.lora is None else open_lora(request.lora.path)
+    source = open_source(request.weights, record.model)
+    set_weights(networks, with_lora(source, record.weights, lora, request.lora.scale if request.lora else 1.0))
+    return TextToImage(networks, record.model, record.diffusion, request.sampling, request.height, request.width)
+
+
+if __name__ == "__main__":
+    main()

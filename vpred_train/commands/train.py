@@ -1,0 +1,160 @@
+"""`vpred-train`: checks a recipe, or trains as one rank of a run. Imports MindSpore only to train."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import ConfigError, dump_yaml, load_document, schema_json
+from launcher.contract.environment import environment
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.identity import read_identity
+from launcher.contract.process import tell_stacks
+from launcher.contract.run_dir import RunDir
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import TIMEOUT_S
+from vpred_train.errors import USER_ERRORS
+from vpred_train.estimates.memory import memory_plans, table
+from vpred_train.foreign import finite_number
+from vpred_train.latent_cache.requirements import cache_specs, check_cache
+from vpred_train.prepare.data import open_data
+from vpred_train.prepare.mindone_keys import read_mindone
+from vpred_train.prepare.mindone_recipe import TABLE, notes
+from vpred_train.prepare.recipe import check_world_size, from_mindone, load_recipe, rank_counts
+from vpred_train.prepare.recipe_changes import check_run_dir
+from vpred_train.weights.layouts.read_write import require_finite
+from vpred_train.weights.layouts.tensor_shapes import COMPONENTS
+from vpred_train.weights.pretrained import open_pretrained
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; `vpred-launch` writes the options of a rank."""
+    parser = argparse.ArgumentParser(prog="vpred-train", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe")
+    parser.add_argument("--recipe", type=Path, help="YAML file of the training setup")
+    parser.add_argument("--world-size", type=int, default=1, help="ranks to check the recipe for")
+    parser.add_argument("--check", action="store_true", help="check recipe and data, then stop")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML, then stop")
+    parser.add_argument("--print-schema", action="store_true", help="print the recipe's JSON Schema, then stop")
+    parser.add_argument(
+        "--print-rank-counts",
+        action="store_true",
+        help="print which numbers of ranks up to --world-size fit, then stop",
+    )
+    parser.add_argument("--memory-plan", action="store_true", help="print the bytes of each rank by kind, then stop")
+    parser.add_argument(
+        "--world-sizes", type=world_sizes, default=(8, 64, 512), metavar="N,N", help="ranks of the memory plan"
+    )
+    parser.add_argument("--json", action="store_true", help="the memory plan as JSON")
+    mindone = parser.add_argument_group("MindONE's train_text_to_image (instead of --recipe)")
+    mindone.add_argument("--train_config", type=Path, metavar="FILE", help="MindONE's YAML; the flags are its keys")
+    for key, rule in TABLE.items():
+        # As pairs in one list, so that no key of MindONE's can meet an option of ours.
+        pair = partial(lambda name, text: (name, text), key)
+        mindone.add_argument(
+            f"--{key}", type=pair, action="append", dest="flags", default=[], metavar="VALUE", help=str(rule)
+        )
+    rank = parser.add_argument_group("one rank of a run (written by vpred-launch)")
+    rank.add_argument(
+        "--run-dir",
+        type=Path,
+        help="run directory, which --check also looks at; without --recipe its train.yaml is used",
+    )
+    rank.add_argument("--attempt", type=int, help="number of this start (default: a new one)")
+    rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), help="(default: cpu; also checked for)")
+    rank.add_argument("--metrics-address", default="127.0.0.1", help="where to serve metrics")
+    rank.add_argument("--metrics-port-base", type=int, help="port of local rank 0 (default: no metrics)")
+    rank.add_argument(
+        "--collective-timeout-s", type=finite_number, default=TIMEOUT_S, help="end when peers do not answer"
+    )
+    rank.add_argument("--rank-table", type=Path, help="HCCL rank table")
+    rank.add_argument("--device-ids", help="physical device of each local rank: 0,1,2")
+    return parser
+
+
+def world_sizes(text: str) -> tuple[int, ...]:
+    """8,64,512 as numbers above 0; raises ValueError."""
+    sizes = tuple(int(part) for part in text.split(","))
+    if min(sizes) < 1:
+        raise ValueError(text)
+    return sizes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; never returns."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        sys.exit(run(arguments))
+    except USER_ERRORS as error:
+        print(error, file=sys.stderr)
+        sys.exit(ExitCode.BAD_CONFIG)
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """Do what the arguments ask for; user errors are raised."""
+    if arguments.print_schema:
+        print(schema_json(TrainConfig))
+        return ExitCode.OK
+    if arguments.json and not arguments.memory_plan:
+        raise ConfigError("--json: found without --memory-plan, which alone has it; give both or leave it out")
+    of_mindone = arguments.flags or arguments.train_config
+    config = resolve_mindone(arguments) if of_mindone else resolve(arguments)
+    if arguments.print_rank_counts:
+        print(*rank_counts(config, arguments.world_size), sep="\n")
+        return ExitCode.OK
+    if arguments.check or arguments.print_config:
+        check_world_size(config, arguments.world_size)
+        if arguments.run_dir is not None:
+            check_run_dir(RunDir(arguments.run_dir), config)
+        if arguments.accelerator is not None:
+            config.precision.on(ACCELERATORS[arguments.accelerator])
+        if arguments.check:
+            data = open_data(config)
+            if config.pretrained is not None:
+                parts = tuple(COMPONENTS[part] for part in config.pretrained.networks)
+                require_finite(open_pretrained(config), parts)
+            if config.data.cache is not None:
+                recipe = arguments.recipe or RunDir(arguments.run_dir).train_yaml
+                precision = config.precision.on(ACCELERATORS[arguments.accelerator or "cpu"])
+                specs = cache_specs(config.model_copy(update={"precision": precision}))
+                check_cache(config, specs, data.training, data.held_out, recipe)
+        if arguments.print_config:
+            print(dump_yaml(config), end="")
+        return ExitCode.OK
+    if arguments.memory_plan:
+        plans = memory_plans(config, arguments.world_sizes, arguments.accelerator or "cpu")
+        print(json.dumps([plan.to_json() for plan in plans], indent=2) if arguments.json else table(plans))
+        return ExitCode.OK
+    if arguments.run_dir is None:
+        raise ConfigError("--run-dir is missing: give the directory to train in (or --check)")
+    tell_stacks()
+    from vpred_train.training.worker import train
+
+    return train(config, arguments)
+
+
+def resolve(arguments: argparse.Namespace) -> TrainConfig:
+    """The recipe named on the command line, else the one in the run directory."""
+    if arguments.recipe is not None:
+        return load_recipe(arguments.recipe, arguments.overrides, without_weights=arguments.memory_plan)
+    if arguments.run_dir is None:
+        raise ConfigError("--recipe is missing: give a recipe file, such as vpred_train/recipes/tiny_emoji.yaml")
+    return load_document(TrainConfig, RunDir(arguments.run_dir).train_yaml, arguments.overrides)
+
+
+def resolve_mindone(arguments: argparse.Namespace) -> TrainConfig:
+    """MindONE's recipe in our words, for the ranks that there are; its output_path becomes the run directory."""
+    if arguments.recipe is not None:
+        raise ConfigError("--recipe: does not go with MindONE's flags; give section.key=value, or leave it out")
+    recipe = read_mindone(arguments.train_config, arguments.flags)
+    identity = read_identity(environment())
+    if identity.rank == 0:
+        for note in notes(recipe):
+            print(f"note: {note}", file=sys.stderr)
+    if arguments.run_dir is None:
+        arguments.run_dir = Path(recipe.output_path)
+    world_size = arguments.world_size if identity.launcher == "none" else identity.world_size
+    return from_mindone(recipe, arguments.train_config, arguments.overrides, world_size)

@@ -1,0 +1,1 @@
+"""The training document, section by section. No MindSpore."""

@@ -1,0 +1,45 @@
+"""The noise schedule and what the network predicts."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from launcher.contract.config import Section
+from vpred_train.config.numbers import Positive
+
+Beta = Annotated[float, Field(ge=1e-8, lt=1)]  # of a smaller one float32 would keep no noise
+LEAST_LOG_ALPHA_BAR = -80.0  # float32 ends at -87
+PredictionType = Literal["v", "eps", "x0"]
+
+
+class DiffusionConfig(Section):
+    """The noise schedule (scaled-linear, as SD2), and what the network predicts: v, noise (eps) or image (x0)."""
+
+    timesteps: Positive = 1000
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
+    zero_terminal_snr: bool = False
+    prediction_type: PredictionType = "v"
+
+    @model_validator(mode="after")
+    def noise_tells_something(self) -> Self:
+        if self.zero_terminal_snr and self.prediction_type == "eps":
+            raise ValueError(
+                "prediction_type is 'eps' with zero_terminal_snr, where the noise says nothing about the image; use v"
+            )
+        if self.zero_terminal_snr and self.timesteps < 2:
+            raise ValueError("timesteps is 1, and zero_terminal_snr moves all but the first; give 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def the_end_keeps_something(self) -> Self:
+        # Betas are linear in their square root, as in vpred_train/diffusion/schedule.py.
+        first, last, intervals = math.sqrt(self.beta_start), math.sqrt(self.beta_end), max(1, self.timesteps - 1)
+        roots = (first + (last - first) * t / intervals for t in range(self.timesteps))
+        if sum(math.log1p(-root * root) for root in roots) < LEAST_LOG_ALPHA_BAR:
+            raise ValueError(
+                f"{self.timesteps} timesteps up to beta_end {self.beta_end} leave nothing of the image that float32 "
+                "could hold; lower one of them"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Samplers as plain functions, and the timesteps that they visit."""

@@ -1,0 +1,1 @@
+"""How ranks talk, and who owns which range of the flat parameter space."""

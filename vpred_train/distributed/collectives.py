@@ -1,0 +1,212 @@
+"""How ranks talk: one protocol, one implementation for each world."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+
+from launcher.contract.config import ConfigError
+from vpred_train import runtime
+from vpred_train.arrays import FloatArray
+from vpred_train.distributed.flat_arrays import FlatArrays, blocks, longest_range, range_in
+from vpred_train.distributed.object_codec import pack, unpack
+from vpred_train.distributed.watchdog import Waits, Watchdog
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 1800.0  # for jobs that no launcher tells another
+MAX_BYTES = 1 << 30  # of one message: MPI counts in C ints
+PIECE_ELEMENTS = 1 << 19  # 2 MiB of float32: pieces that fit the cache are reduced several times faster
+
+
+class Collective(Protocol):
+    """Every method but `abort` and `close` is called by all ranks in the same order.
+
+    Objects are small: what JSON holds, and numpy arrays at any depth. Tuples arrive as lists.
+    `bounds`: the ranks' ranges of a flat space, rank r's being [bounds[r], bounds[r + 1]).
+    """
+
+    rank: int
+    world_size: int
+    waits: Waits
+
+    def sum_(self, values: FloatArray) -> None:
+        """Replace a contiguous 1-D float32 array by its sum over the ranks, in its own memory."""
+
+    def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
+        """Replace this rank's range by its sum over the ranks, in its own memory, and return it: a view. The others'
+        ranges keep what this rank had there."""
+
+    def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
+        """Fill the others' ranges of a contiguous 1-D float32 array, of which each rank has its own."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says yes; the same answer everywhere."""
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """The root's value on every rank; that of the others is ignored."""
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on every rank."""
+
+    def barrier(self) -> None:
+        """Wait for all."""
+
+    def abort(self, exit_code: int) -> NoReturn:
+        """End every rank at once."""
+
+    def close(self) -> None:
+        """No call follows."""
+
+
+class SingleProcess:
+    """A world of one rank."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self) -> None:
+        self.waits = Waits()
+
+    def sum_(self, values: FloatArray) -> None:
+        pass
+
+    def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
+        return values
+
+    def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
+        pass
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return value
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        return [value]
+
+    def barrier(self) -> None:
+        pass
+
+    def abort(self, exit_code: int) -> NoReturn:
+        raise SystemExit(exit_code)
+
+    def close(self) -> None:
+        pass
+
+
+class Mpi:
+    """mpi4py over host memory; importing mpi4py.MPI initialises MPI, so it happens here and not at import.
+
+    Objects cross as JSON in buffers: mpi4py's own, the methods in lower case, would unpickle what the others send.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._comm = MPI.COMM_WORLD
+        self.rank = self._comm.Get_rank()
+        self.world_size = self._comm.Get_size()
+        self._received = np.empty(PIECE_ELEMENTS, np.float32)
+        self._watchdog = Watchdog(self.rank, timeout_s)
+        self.waits = self._watchdog.waits
+
+    def sum_(self, values: FloatArray) -> None:
+        with self._watchdog.watching():
+            for block in blocks(0, values.size, PIECE_ELEMENTS):
+                self._comm.Allreduce(self._mpi.IN_PLACE, values[block], op=self._mpi.SUM)
+
+    def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
+        # By pairwise exchange: MPI's own operation wants the ranks' ranges packed together, and Open MPI's is slower.
+        own = values.view(bounds[self.rank], bounds[self.rank + 1])
+        with self._watchdog.watching():
+            for block in blocks(0, longest_range(bounds), PIECE_ELEMENTS):
+                place = range_in(bounds, self.rank, block)
+                total, received = values.view(place.start, place.stop), self._received[: place.stop - place.start]
+                for distance in range(1, self.world_size):
+                    target, source = ((self.rank + step) % self.world_size for step in (distance, -distance))
+                    self._comm.Sendrecv(
+                        values[range_in(bounds, target, block)], target, recvbuf=received, source=source
+                    )
+                    total.add_(received)
+        return own
+
+    def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
+        longest = longest_range(bounds)
+        starts, stops = np.array(bounds[:-1]), np.array(bounds[1:])
+        with self._watchdog.watching():
+            for block in blocks(0, longest, PIECE_ELEMENTS // self.world_size):
+                places = np.minimum(starts + block.start, stops)
+                counts = np.minimum(starts + block.stop, stops) - places
+                self._comm.Allgatherv(self._mpi.IN_PLACE, [values, (counts, places), self._mpi.FLOAT])
+
+    def any(self, flag: bool) -> bool:
+        with self._watchdog.watching():
+            self._comm.Allreduce(self._mpi.IN_PLACE, yes := np.array([flag], np.int32), op=self._mpi.MAX)
+        return bool(yes[0])
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        packed = np.frombuffer(pack(value if self.rank == root else None), np.uint8)
+        with self._watchdog.watching():
+            self._comm.Bcast(size := np.array([packed.size]), root)
+            received = packed if self.rank == root else np.empty(size[0], np.uint8)
+            for block in blocks(0, received.size, MAX_BYTES):
+                self._comm.Bcast(received[block], root)
+        return unpack(received.tobytes())
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        packed = np.frombuffer(pack(value), np.uint8)
+        sizes = np.empty(self.world_size, np.int64)
+        with self._watchdog.watching():
+            self._comm.Allgather(np.array([packed.size]), sizes)
+            starts = np.cumsum(sizes) - sizes
+            received = np.empty(sizes.sum(), np.uint8)
+            self._comm.Allgatherv(packed, [received, (sizes, starts), self._mpi.BYTE])
+        return [unpack(received[at : at + size].tobytes()) for at, size in zip(starts, sizes, strict=True)]
+
+    def barrier(self) -> None:
+        with self._watchdog.watching():
+            self._comm.Barrier()
+
+    def abort(self, exit_code: int) -> NoReturn:
+        self._comm.Abort(exit_code)
+        raise SystemExit(exit_code)
+
+    def close(self) -> None:
+        self._watchdog.close()
+
+
+def make_collective(kind: str, world_size: int, timeout_s: float = TIMEOUT_S) -> Collective:
+    """The collective of an accelerator's `kind`. One process needs none of them.
+
+    Raises ConfigError when fewer ranks meet than the environment tells of.
+    """
+    if world_size == 1:
+        return SingleProcess()
+    collective = COLLECTIVES[kind](timeout_s)
+    if collective.world_size != world_size:
+        raise ConfigError(
+            f"environment: this is one of {world_size} ranks by its variables, but {collective.world_size} have met; "
+            "unset what another job has left there (OMPI_COMM_WORLD_RANK, PMI_RANK, SLURM_PROCID), or start all ranks "
+            "by the mpirun of the MPI that mpi4py uses"
+        )
+    return collective
+
+
+def _device(backend: str, timeout_s: float) -> Collective:
+    """MindSpore's communication; how long it may take to come up is MindSpore's (MS_TOPO_TIMEOUT) or HCCL's to say."""
+    runtime.init_communication()
+    from vpred_train.distributed.device_collective import Device
+
+    return Device(backend, timeout_s)
+
+
+COLLECTIVES: dict[str, Callable[[float], Collective]] = {
+    "mpi4py": Mpi,
+    "mccl": partial(_device, "mccl"),
+    "hccl": partial(_device, "hccl"),
+}

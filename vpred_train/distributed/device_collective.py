@@ -1,0 +1,162 @@
+"""Ranks that talk through MindSpore's own communication: HCCL between NPUs, MCCL between processes on CPU."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.communication import get_group_size, get_rank
+from numpy.typing import NDArray
+
+from vpred_train.arrays import FloatArray
+from vpred_train.distributed.flat_arrays import FlatArrays, blocks, longest_range, range_in, rank_pieces
+from vpred_train.distributed.object_codec import pack, unpack
+from vpred_train.distributed.watchdog import Watchdog
+
+# Elements that one operation handles. Each length is a graph to compile, so there are few; the rest is zeros.
+PIECES = (1 << 10, 1 << 14, 1 << 18)
+
+
+class AllReduce(nn.Cell):
+    """(n,) float32 -> its sum over the ranks, (n,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.all_reduce(values)
+
+
+class AllGather(nn.Cell):
+    """(n,) -> all ranks' values in rank order, (world_size * n,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_gather = ops.AllGather()
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.all_gather(values)
+
+
+class ReduceScatter(nn.Cell):
+    """(world_size * n,) float32 -> this rank's n elements of the sum over the ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce_scatter = ops.ReduceScatter()
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.reduce_scatter(values)
+
+
+class ReduceThenSlice(nn.Cell):
+    """The same where the backend lacks the operation: more is sent than needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+        self.rank, self.world_size = get_rank(), get_group_size()
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.all_reduce(values).reshape((self.world_size, -1))[self.rank]
+
+
+# Backend -> how it reduces and scatters; in all else the backends are alike.
+REDUCE_SCATTER = {"hccl": ReduceScatter, "mccl": ReduceThenSlice}
+
+
+class Device:
+    """Collectives as small graphs; the values go from host memory to the device and back."""
+
+    def __init__(self, backend: str, timeout_s: float) -> None:
+        self.rank, self.world_size = get_rank(), get_group_size()
+        self._all_reduce, self._all_gather = AllReduce(), AllGather()
+        self._reduce_scatter = REDUCE_SCATTER[backend]()
+        self._watchdog = Watchdog(self.rank, timeout_s)
+        self.waits = self._watchdog.waits
+
+    def sum_(self, values: FloatArray) -> None:
+        length = piece_elements(values.size)
+        with self._watchdog.watching():
+            for block in blocks(0, values.size, length):
+                own = values[block]
+                own[:] = run(self._all_reduce, padded(own, length))[: own.size]
+
+    def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
+        length = self._share_elements(longest_range(bounds))
+        with self._watchdog.watching():
+            for block, pieces in rank_pieces(values, bounds, length):
+                place = range_in(bounds, self.rank, block)
+                values.view(place.start, place.stop).set_(run(self._reduce_scatter, pieces.reshape(-1)))
+        return values.view(bounds[self.rank], bounds[self.rank + 1])
+
+    def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
+        own = values[bounds[self.rank] : bounds[self.rank + 1]]
+        longest = longest_range(bounds)
+        length = self._share_elements(longest)
+        with self._watchdog.watching():
+            for block in blocks(0, longest, length):
+                pieces = self._gather(own[block], length)
+                for rank, piece in enumerate(pieces):
+                    target = values[bounds[rank] : bounds[rank + 1]][block]
+                    target[:] = piece[: target.size]
+
+    def any(self, flag: bool) -> bool:
+        with self._watchdog.watching():
+            return bool(self._gather(np.array([flag], np.int32), 1).any())
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return self.allgather_object(value if self.rank == root else None)[root]
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        packed = pack(value)
+        with self._watchdog.watching():
+            # As int32, which every backend gathers.
+            sizes = self._gather(np.array([len(packed)], np.int64).view(np.int32), 2).view(np.int64)[:, 0].tolist()
+            words = padded(np.frombuffer(packed, np.uint8), -(-max(sizes) // 4) * 4).view(np.int32)
+            received = np.empty((self.world_size, words.size), np.int32)
+            length = self._share_elements(words.size)
+            for block in blocks(0, words.size, length):
+                target = received[:, block]
+                target[:] = self._gather(words[block], length)[:, : target.shape[1]]
+        return [unpack(row.tobytes()[:size]) for row, size in zip(received, sizes, strict=True)]
+
+    def barrier(self) -> None:
+        self.any(False)
+
+    def abort(self, exit_code: int) -> NoReturn:
+        # At once: MindSpore's own end waits for the other ranks, which the launcher ends when this one has failed.
+        with suppress(OSError):  # a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(exit_code)
+
+    def close(self) -> None:
+        self._watchdog.close()
+
+    def _gather(self, values: NDArray[Any], length: int) -> NDArray[Any]:
+        """Every rank's values followed by zeros, (world_size, length)."""
+        return run(self._all_gather, padded(values, length)).reshape(self.world_size, length)
+
+    def _share_elements(self, size: int) -> int:
+        """The length of a rank's pieces when the ranks' pieces together are one operation's."""
+        return piece_elements(size * self.world_size) // self.world_size
+
+
+def run(operation: nn.Cell, values: NDArray[Any]) -> NDArray[Any]:
+    """A graph's answer, in memory that its next run may use again."""
+    return operation(Tensor.from_numpy(values)).asnumpy()
+
+
+def piece_elements(size: int) -> int:
+    """The length of the pieces in which `size` elements go."""
+    return next((piece for piece in PIECES if piece >= size), PIECES[-1])
+
+
+def padded(values: NDArray[Any], length: int) -> NDArray[Any]:
+    """`values` (1-D), followed by zeros up to `length`."""
+    return values if values.size == length else np.pad(values, (0, length - values.size))

@@ -1,0 +1,55 @@
+"""A network's trainable parameters as one flat float32 space."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from vpred_train.arrays import FloatArray
+from vpred_train.distributed.spans import Span
+
+
+class FlatSpace:
+    """The trainable parameters of a network, in a fixed order, as one 1-D float32 space.
+
+    `parts`: take only those below these members of the network, e.g. ("unet",); all when empty.
+    """
+
+    def __init__(self, network: nn.Cell, parts: Sequence[str] = ()) -> None:
+        prefixes = tuple(f"{part}." for part in parts) or ("",)
+        named = [
+            (name, item)
+            for name, item in network.parameters_and_names()
+            if item.requires_grad and name.startswith(prefixes)
+        ]
+        self.parameters = [parameter for _, parameter in named]
+        stops = np.cumsum([parameter.size for parameter in self.parameters]).tolist()
+        self.spans = tuple(
+            Span(name, tuple(parameter.shape), stop - parameter.size, stop)
+            for (name, parameter), stop in zip(named, stops, strict=True)
+        )
+        self.shapes = {span.name: span.shape for span in self.spans}
+        self.size = stops[-1]
+
+    def read(self) -> FloatArray:
+        """A copy of the parameters' values, (size,) float32."""
+        return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.parameters])
+
+    def flatten(self) -> FloatArray:
+        """The parameters' values, (size,) float32, moved one by one into one array: where the device computes in host
+        memory the parameters share it from now on, so that it is the only copy."""
+        values = np.empty(self.size, np.float32)
+        for parameter, view in zip(self.parameters, self.views(values).values(), strict=True):
+            np.copyto(view, parameter.asnumpy())
+            parameter.set_data(Tensor.from_numpy(view))
+        return values
+
+    def write(self, values: FloatArray) -> None:
+        """Set the parameters from `values` (size,) float32."""
+        for parameter, span in zip(self.parameters, self.spans, strict=True):
+            parameter.set_data(Tensor.from_numpy(values[span.start : span.stop].reshape(span.shape)))
+
+    def views(self, values: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
+        """`values` (size,) as named tensors that share its memory."""
+        return {span.name: values[span.start : span.stop].reshape(span.shape) for span in self.spans}

@@ -1,0 +1,81 @@
+"""What the UNet is trained and judged on: latents and text, made from images and captions or read from a cache."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import Batch, CacheSpecs, DataConfig, Entries, Sample, entry_keys, image_keys, load_centred, sample_generator
+from vpred_train.arrays import FloatArray
+from vpred_train.config.model import ModelConfig, VaeConfig
+from vpred_train.models.latents import drawn_latents, make_latents
+from vpred_train.models.networks import Networks
+from vpred_train.text.tokenizer import Tokenizer
+
+Text = NDArray[Any]  # tokens (B, context_length) int32, or features of them (B, context_length, width) float32
+
+
+class Inputs(Protocol):
+    """Latents (B, C, h, w) float32 with their text; for a posterior's draw each image has its own generator."""
+
+    def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
+        """Of a training batch, drawn by (seed, epoch, sample id)."""
+
+    def of_samples(
+        self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
+    ) -> tuple[FloatArray, Text]:
+        """Of samples as they are, centre-cropped to squares and unflipped; without generators the mode."""
+
+
+class Online:
+    """Made by the networks at each step."""
+
+    def __init__(self, model: ModelConfig, data: DataConfig, seed: int, networks: Networks) -> None:
+        self.data, self.seed = data, seed
+        self.latents = make_latents(model, networks.vae)
+        self.tokenizer = Tokenizer(model.text_encoder.context_length, model.text_encoder.padding)
+
+    def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
+        generators = posterior_generators(self.seed, batch)
+        return self.latents.encode(batch.images, generators), self.tokenizer(batch.captions)
+
+    def of_samples(
+        self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
+    ) -> tuple[FloatArray, Text]:
+        images = load_centred(samples, self.data)
+        return self.latents.encode(images, generators), self.tokenizer([sample.text for sample in samples])
+
+
+class Cached:
+    """Read from a cache, in which all that is asked for was found before training began: `entries.squares`."""
+
+    def __init__(self, vae: VaeConfig, resolution: int, seed: int, entries: Entries, specs: CacheSpecs) -> None:
+        self.vae, self.size, self.seed, self.entries, self.specs = vae, (resolution, resolution), seed, entries, specs
+
+    def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
+        generators = posterior_generators(self.seed, batch)
+        return self._drawn(batch.arrays["moments"], generators), batch.arrays["features"]
+
+    def of_samples(
+        self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
+    ) -> tuple[FloatArray, Text]:
+        if self.entries.squares is None:
+            raise ValueError("the entries were found without those of squares")
+        hashes = np.array([list(bytes.fromhex(sample.content_hash)) for sample in samples], np.uint8)
+        find, read = self.entries.squares.find, self.entries.cache.read
+        moments = find(image_keys(self.specs, hashes, self.size, flipped=False)).tolist()
+        captions = find(entry_keys(self.specs.text, [sample.text for sample in samples])).tolist()
+        return self._drawn(np.stack([*map(read, moments)]), generators), np.stack([*map(read, captions)])
+
+    def _drawn(self, moments: FloatArray, generators: Sequence[np.random.Generator]) -> FloatArray:
+        mean, log_variance = np.split(moments, 2, axis=1)
+        return drawn_latents(mean, log_variance, generators, self.vae)
+
+
+def posterior_generators(seed: int, batch: Batch) -> list[np.random.Generator]:
+    """Each image's own for its draw from the autoencoder's posterior, so that it is the same on any rank."""
+    return [
+        sample_generator(seed, "posterior", int(epoch), int(sample_id))
+        for epoch, sample_id in zip(batch.epochs, batch.sample_ids, strict=True)
+    ]

@@ -1,0 +1,110 @@
+"""One optimiser step: batch in, plain numbers out."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from data import Batch
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective
+from vpred_train.distributed.flat_arrays import FlatArrays, apart
+from vpred_train.engine.inputs import Inputs, Online
+from vpred_train.engine.objective import DiffusionLoss, Objective
+from vpred_train.engine.state import TrainState
+from vpred_train.engine.step_result import StepResult
+from vpred_train.models.networks import Networks
+from vpred_train.optim.learning_rate import learning_rate
+from vpred_train.optim.optimizers import clip_factor
+
+
+class LossAndGradients(nn.Cell):
+    """The arguments of DiffusionLoss -> the loss and the gradient of each of `parameters`."""
+
+    def __init__(self, loss: DiffusionLoss, parameters: list[Parameter]) -> None:
+        super().__init__()
+        self.loss = loss  # a member, so that the parameters are this cell's too
+        self.loss_and_gradients = ops.value_and_grad(loss, None, ParameterTuple(parameters))
+
+    def construct(
+        self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, text: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.loss_and_gradients(z_t, target, weight, timesteps, text)
+
+
+class TrainStep:
+    """Forward, backward, one collective, clip, optimiser, moving averages."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        state: TrainState,
+        collective: Collective,
+        inputs: Inputs | None = None,
+    ) -> None:
+        self.config, self.networks, self.state, self.collective = config, networks, state, collective
+        self.objective = Objective(config)
+        self.inputs = inputs or Online(config.model, config.data, config.seed, networks)
+        self.loss_and_gradients: Callable[..., Any] = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
+
+    def __call__(self, batch: Batch) -> StepResult:
+        started, waited_s = time.perf_counter(), self.collective.waits.seconds
+        state = self.state
+        local_loss, local_gradient = self._accumulate(batch)
+        # Looked at before `reduce_`, after which the ranks' gradients are one.
+        blamed = [] if math.isfinite(local_loss) and local_gradient.is_finite() else batch.sample_ids.tolist()
+        gradient = state.sharding.reduce_(local_gradient)
+        votes = self.collective.allgather_object([local_loss, blamed])
+        loss = sum(rank_loss for rank_loss, _ in votes) / self.collective.world_size
+        loss_scale = state.loss_scale.value
+        # The gradient is a sum over ranks and micro-batches, of the scaled loss.
+        divisor = loss_scale * self.collective.world_size * self.config.gradient_accumulation_steps
+        grad_norm = math.sqrt(state.sharding.square_sum(gradient)) / divisor
+        finite = not self.collective.any(not (math.isfinite(grad_norm) and math.isfinite(loss)))
+        overflow = not finite and math.isfinite(loss) and state.loss_scale.can_fall
+        state.samples_seen = batch.samples_seen
+        rate = learning_rate(self.config, state.samples_seen)
+        if finite:
+            # Clipping, un-scaling and the mean are one factor, so that the gradient is gone through once.
+            state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / divisor)
+            state.loss_scale = state.loss_scale.after_update()
+        elif overflow:
+            state.loss_scale = state.loss_scale.lowered()
+        return StepResult(
+            step=state.samples_seen // self.config.global_batch,
+            samples_seen=state.samples_seen,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            finite=finite,
+            overflow=overflow,
+            loss_scale=loss_scale,
+            nonfinite_samples={rank: sample_ids for rank, (_, sample_ids) in enumerate(votes) if sample_ids},
+            step_seconds=time.perf_counter() - started + batch.wait_s,
+            data_wait_seconds=batch.wait_s,
+            collective_seconds=self.collective.waits.seconds - waited_s,
+        )
+
+    def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:
+        """Of this rank's share: the loss, the mean over its micro-batches, and the sum of the gradients of their scaled
+        losses."""
+        parts = self.config.gradient_accumulation_steps
+        loss, gradient = self._differentiate(batch.part(0, parts))
+        for index in range(1, parts):
+            more_loss, more_gradient = self._differentiate(batch.part(index, parts))
+            loss += more_loss
+            gradient.add_(more_gradient)
+        return loss / parts, gradient
+
+    def _differentiate(self, batch: Batch) -> tuple[float, FlatArrays]:
+        z_0, text = self.inputs.of_batch(batch)
+        draws = self.objective.draw(batch, z_0.shape[1:])
+        loss_scale = self.state.loss_scale.value
+        inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
+        loss, gradients = self.loss_and_gradients(*inputs)
+        # asnumpy shares the tensor's memory: what the graph left there is added up and reduced in place.
+        arrays = apart(tensor.asnumpy().reshape(-1) for tensor in gradients)
+        return float(loss.asnumpy()) / loss_scale, FlatArrays(arrays)

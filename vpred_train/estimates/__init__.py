@@ -1,0 +1,1 @@
+"""Memory and operations of a recipe, from shapes alone. No MindSpore."""

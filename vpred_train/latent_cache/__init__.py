@@ -1,0 +1,1 @@
+"""Latents and text features computed once: what a recipe needs, and making it."""

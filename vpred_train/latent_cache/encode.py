@@ -1,0 +1,123 @@
+"""`vpred-data encode`: fill a cache with what training needs of images and captions; under mpirun ranks share it."""
+
+import argparse
+import shutil
+import sys
+import time
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data import CacheSpecs, CacheWriter
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
+from vpred_train import runtime
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective, make_collective
+from vpred_train.errors import USER_ERRORS
+from vpred_train.latent_cache.plan import Work, plan
+from vpred_train.latent_cache.requirements import cache_specs
+from vpred_train.prepare.data import open_data
+from vpred_train.prepare.recipe import load_recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `vpred-data encode`."""
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe")
+    parser.add_argument("--recipe", type=Path, required=True, help="YAML file of the training setup")
+    parser.add_argument("--data_path", type=Path, help="folder of the images (default: the recipe's data.path)")
+    parser.add_argument("--output", type=Path, help="folder to fill (default: the recipe's data.cache)")
+    parser.add_argument("--batch-size", type=int, default=4, help="images, or captions, encoded at once (default: 4)")
+    parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu", help="(default: cpu)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Encode as the rank that this process is; what is in the cache already stays."""
+    accelerator = ACCELERATORS[arguments.accelerator]
+    tells = True
+    try:
+        identity = runtime.identify()
+        tells = identity.rank == 0
+        config = resolve(arguments)
+        config = config.model_copy(update={"precision": config.precision.on(accelerator)})
+        runtime.start(accelerator, identity, identity.local_rank, None)
+        collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
+    except USER_ERRORS as error:  # every rank finds the same
+        if tells:
+            print(error, file=sys.stderr)
+        return ExitCode.BAD_CONFIG
+    try:
+        encode(config, arguments.batch_size, collective)
+        collective.close()
+    except USER_ERRORS as error:
+        print(error, file=sys.stderr)
+        collective.abort(ExitCode.BAD_CONFIG)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        collective.abort(ExitCode.FAILED)
+    return ExitCode.OK
+
+
+def resolve(arguments: argparse.Namespace) -> TrainConfig:
+    """The recipe with the command line's paths. Raises ConfigError."""
+    if arguments.batch_size < 1:
+        raise ConfigError(f"--batch-size: found {arguments.batch_size} (must be at least 1)")
+    paths = {"data.path": arguments.data_path, "data.cache": arguments.output}
+    given = [f"{key}={path}" for key, path in paths.items() if path is not None]
+    config = load_recipe(arguments.recipe, [*arguments.overrides, *given])
+    if config.data.cache is None:
+        raise ConfigError("--output is missing: give the folder to fill (the recipe has no data.cache)")
+    return config
+
+
+def encode(config: TrainConfig, batch_size: int, collective: Collective) -> None:
+    """Make every entry of the recipe that its cache lacks. Called by all ranks. Raises ConfigError and DataError."""
+    started = time.perf_counter()
+    folder, tells = config.data.cache or Path(), collective.rank == 0
+    data = open_data(config, collective)
+    specs = CacheSpecs(**collective.broadcast_object(vars(cache_specs(config)) if tells else None))
+    work = plan(config, specs, data)
+    collective.barrier()  # all have looked before anyone writes
+    require_space(folder, work, work.nbytes(config), tells)
+    mine = work.share(collective.rank, collective.world_size)
+    if mine.count:
+        with tqdm(total=mine.count, unit="entry", desc="rank 0's share", disable=not tells) as bar:
+            write_share(config, folder, specs, mine, batch_size, bar)
+    collective.barrier()
+    if tells:
+        seconds, ranks = time.perf_counter() - started, collective.world_size
+        kept = work.wanted - work.count
+        print(f"{folder}: {work.count} entries written, {kept} were there; {seconds:.1f} s on {ranks} ranks")
+
+
+def require_space(folder: Path, work: Work, nbytes: int, tells: bool) -> None:
+    """Make the folder, and say what will be written. Raises ConfigError when there is no room for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); give another --output") from None
+    size, room = f"{nbytes / 1e9:.3g} GB", f"{free / 1e9:.3g} GB"
+    if nbytes > free:
+        raise ConfigError(f"{folder}: needs {size}, but {room} are free; make room or give another --output")
+    if tells:
+        what = f"{len(work.images)} images and {len(work.captions)} captions to encode ({work.wanted} entries in all)"
+        print(f"{folder}: {what}, {size}; {room} are free", flush=True)
+
+
+def write_share(config: TrainConfig, folder: Path, specs: CacheSpecs, work: Work, batch_size: int, bar: Any) -> None:
+    """Make one rank's part, in shards of its own."""
+    from vpred_train.latent_cache.encoders import Encoders
+
+    encoders = Encoders(config, batch_size)
+    by_size = [(size, list(tasks)) for size, tasks in groupby(work.images, attrgetter("size"))]
+    made = [(specs.moments_at(size), encoders.moments(tasks)) for size, tasks in by_size]
+    for spec, entries in [*made, (specs.text, encoders.features(work.captions))]:
+        with CacheWriter(folder, spec) as writer:
+            for task, value in entries:
+                writer.add(task.key, value)
+                bar.update()

@@ -1,0 +1,156 @@
+"""Which cache entries a recipe needs, and whether they are there. No MindSpore: checked before a run begins."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from safetensors import SafetensorError
+
+from data import (
+    TRANSFORM,
+    Buckets,
+    Cache,
+    CacheSpecs,
+    Entries,
+    Source,
+    Subset,
+    Table,
+    buckets_of,
+    find_entries,
+    mapped_entries,
+    one_bucket,
+    table_of,
+    write_entries,
+)
+from launcher.contract.config import ConfigError
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective
+from vpred_train.prepare.data import PROBED_IMAGES
+from vpred_train.weights.formats.stored_tensor import LazyTensors
+from vpred_train.weights.layouts.tensor_shapes import TEXT, VAE
+from vpred_train.weights.pretrained import open_pretrained
+
+logger = logging.getLogger(__name__)
+
+ENCODER = (f"{VAE}encoder.", f"{VAE}quant_conv.")  # moments do not depend on the decoder
+
+
+def cache_specs(config: TrainConfig) -> CacheSpecs:
+    """What decides the entries of a recipe with a resolved `precision`, the encoders' weights by their digest.
+
+    Reads these weights. Raises ConfigError.
+    """
+    tensors = open_pretrained(config)
+    model, data, dtype = config.model, config.data, config.precision.dtype
+    if model.vae is None:
+        raise ConfigError("model.vae: found null, but data.cache holds what an autoencoder makes; leave out data.cache")
+    vae = model.vae.model_dump(mode="json", exclude={"scale"})  # which is applied to what is read
+    return CacheSpecs(
+        moments={
+            "kind": "moments",
+            "transform": TRANSFORM,
+            "crop": data.crop,
+            "background": data.background,
+            "compute_dtype": dtype,
+            "vae": vae | {"xxh3": weights_digest(tensors, ENCODER)},
+        },
+        text={
+            "kind": "text",
+            "compute_dtype": dtype,
+            "text_encoder": model.text_encoder.model_dump(mode="json") | {"xxh3": weights_digest(tensors, (TEXT,))},
+        },
+    )
+
+
+def weights_digest(tensors: LazyTensors, prefixes: tuple[str, ...]) -> str:
+    """xxh3-128, hexadecimal, of the names and float32 values below `prefixes`: the same in every layout of weights."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        if name.startswith(prefixes):
+            digest.update(name.encode())
+            digest.update(tensors[name].data)
+    return digest.hexdigest()
+
+
+def open_cache(config: TrainConfig, recipe: Path) -> Cache:
+    """The recipe's cache. Raises ConfigError when it is empty, and DataError."""
+    cache = Cache(cache_folder(config, recipe))
+    if not cache.shards:
+        raise ConfigError(f"{cache.folder}: holds no cache; {remedy(config, recipe)}")
+    return cache
+
+
+def cache_folder(config: TrainConfig, recipe: Path) -> Path:
+    """The recipe's `data.cache`. Raises ConfigError when it has none."""
+    if config.data.cache is None:
+        raise ConfigError(f"{recipe}: has no data.cache; give the folder")
+    return config.data.cache
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Samples that a run reads from a cache, at the sizes of `buckets`, with `mirrored` also as mirror images."""
+
+    source: Source
+    buckets: Buckets
+    mirrored: bool
+
+
+def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iterator[Needed]:
+    """What a run trains on, then what it looks at as squares: held-out images, and those that weights are probed by."""
+    yield Needed(source, buckets_of(source, config.data, config.global_batch), config.data.horizontal_flip)
+    square = (config.data.resolution, config.data.resolution)
+    if held_out is not None:
+        yield Needed(held_out, one_bucket(square, len(held_out)), mirrored=False)
+    if config.pretrained is not None and "unet" in config.pretrained.networks:
+        probed = Subset(source, np.arange(min(PROBED_IMAGES, len(source))))
+        yield Needed(probed, one_bucket(square, len(probed)), mirrored=False)
+
+
+def check_cache(
+    config: TrainConfig, specs: CacheSpecs, source: Source, held_out: Source | None, recipe: Path
+) -> Entries:
+    """Where the training samples lie, with a table of what is looked at as squares; raises DataError when any of them
+    has no entry."""
+    cache, todo = open_cache(config, recipe), remedy(config, recipe)
+    training, *squares = [
+        (each.source, find_entries(cache, each.source, specs, each.buckets, mirrored=each.mirrored, remedy=todo))
+        for each in needed(config, source, held_out)
+    ]
+    size = (config.data.resolution, config.data.resolution)
+    return replace(training[1], squares=Table.joined([table_of(specs, *each, size) for each in squares]))
+
+
+def share_entries(
+    config: TrainConfig,
+    specs: CacheSpecs,
+    source: Source,
+    held_out: Source | None,
+    recipe: Path,
+    collective: Collective,
+    file: Path,
+) -> Entries:
+    """`check_cache` by the first rank, which writes what it found to `file`, and mapped by the others. Called by all
+    ranks; where a rank cannot map it, it looks for itself."""
+    entries = None
+    if collective.rank == 0:
+        entries = check_cache(config, specs, source, held_out, recipe)
+        try:
+            entries = write_entries(entries, file)
+        except (OSError, SafetensorError) as error:
+            logger.warning("%s: cannot be written (%s); every rank looks for its samples in the cache", file, error)
+    seal = collective.broadcast_object(entries.seal if entries else None)
+    if entries is None and seal:
+        try:
+            return mapped_entries(file, seal, cache_folder(config, recipe))
+        except RuntimeError as error:
+            logger.warning("%s; this rank looks for its samples in the cache itself", error)
+    return entries or check_cache(config, specs, source, held_out, recipe)
+
+
+def remedy(config: TrainConfig, recipe: Path) -> str:
+    """The command that makes what a recipe needs."""
+    return f"make them with vpred-data encode --recipe {recipe} --output {config.data.cache}"

@@ -1,0 +1,46 @@
+"""Training from published weights: taking them over, and making sure that they are what the recipe says."""
+
+import logging
+from collections.abc import Sequence
+
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import Network
+from vpred_train.config.train import TrainConfig
+from vpred_train.models.lora import add_lora
+from vpred_train.models.networks import Networks
+from vpred_train.models.weights import set_weights
+from vpred_train.weights.pretrained import open_pretrained
+
+logger = logging.getLogger(__name__)
+
+
+def build_networks(config: TrainConfig) -> Networks:
+    """The networks with the weights that training starts from, computing in the dtype of a resolved `precision`. Raises
+    ConfigError for weights that do not fit or are not finite."""
+    networks = networks_of(config, config.networks_in_training)
+    if config.lora is not None:
+        add_lora(networks, config.lora, config.model, config.trainable, config.seed)
+    if config.recompute:
+        networks.recompute_blocks()
+    return networks
+
+
+def networks_of(config: TrainConfig, parts: Sequence[Network]) -> Networks:
+    """Those networks, with pretrained weights where the recipe tells them."""
+    networks = Networks(config.model, config.seed, config.precision.dtype, parts)
+    if config.pretrained is not None:
+        set_weights(networks, open_pretrained(config), config.pretrained.networks)
+    return networks
+
+
+def complete(config: TrainConfig, networks: Networks) -> None:
+    """Add the networks that a run from a cache trains without and makes images with."""
+    absent = [part for part in config.model.networks if getattr(networks, part) is None]
+    for part, network in networks_of(config, absent).name_cells().items():
+        setattr(networks, part, network)
+
+
+def probed_schedule(config: TrainConfig) -> DiffusionConfig:
+    """The schedule on which the weights are probed: eps weights were not trained to zero terminal SNR."""
+    was = None if config.pretrained is None else config.pretrained.prediction_type_was
+    return config.diffusion.model_copy(update={"zero_terminal_snr": False}) if was == "eps" else config.diffusion

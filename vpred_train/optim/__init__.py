@@ -1,0 +1,1 @@
+"""Optimisers, learning rate and loss scale."""

@@ -1,0 +1,64 @@
+"""The data of a recipe, opened, with what is held out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import DataConfig, DataError, Folder, Source, hold_out, image_count, join, numbers_in_both, open_source
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective
+
+PROBED_IMAGES = 4  # the first ones, by which is measured what pretrained weights predict
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """Samples to train on, those held out with `validation`, and (origin, reason) of the rows left out."""
+
+    training: Source
+    held_out: Source | None
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def held_out_digest(self) -> str:
+        """That of the held-out samples; "" when there are none."""
+        return "" if self.held_out is None else self.held_out.digest
+
+
+def open_data(config: TrainConfig, collective: Collective | None = None) -> OpenedData:
+    """The data, all bad rows found. Of several ranks the first looks at what is new, the others wait for its index.
+
+    Raises DataError.
+    """
+    source = join([open_checked(config.data, each.path, collective) for each in config.data.folders])
+    validation = config.validation
+    if validation is None:
+        return OpenedData(source, None, tuple(source.bad))
+    if validation.path is None:
+        training, held_out = hold_out(source, validation.seed, share=validation.share, count=validation.count)
+        if image_count(held_out) < 2:
+            raise DataError(f"{held_out.name}: 1 image is held out, which has no standard error; give 2 or more")
+        return OpenedData(training, held_out, tuple(source.bad))
+    separate = open_checked(config.data, validation.path, collective)
+    both = numbers_in_both(separate, source)
+    if len(both):
+        first = separate.sample(int(both[0])).origin
+        raise DataError(f"{validation.path}: {len(both)} images are trained on, first {first}; give others")
+    if image_count(separate) < 2:
+        raise DataError(f"{separate.name}: 1 image is held out, which has no standard error; give 2 or more")
+    return OpenedData(source, separate, (*source.bad, *separate.bad))
+
+
+def open_checked(config: DataConfig, path: Path, collective: Collective | None) -> Folder:
+    """A folder by its index, which the first rank brings up to date. Raises DataError, on another host also when its
+    folder is not the first rank's."""
+    if collective is None:
+        return open_source(path, config.bad_samples)
+    folder = open_source(path, config.bad_samples) if collective.rank == 0 else None
+    digest = collective.broadcast_object(folder.index.digest if folder else None)
+    if folder is None:
+        folder = open_source(path, config.bad_samples, checked=digest)
+    if folder.index.digest != digest:
+        raise DataError(
+            f"{path}: rank {collective.rank} sees other images or captions there than rank 0; copy them anew"
+        )
+    return folder

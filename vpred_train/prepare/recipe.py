@@ -1,0 +1,179 @@
+"""A recipe file plus overrides, resolved and checked against its data and weights; without MindSpore."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from data import DataConfig, open_source
+from launcher.contract.config import ConfigError, build_document, load_document
+from vpred_train.config.diffusion import DiffusionConfig
+from vpred_train.config.model import ModelConfig
+from vpred_train.config.train import TrainConfig
+from vpred_train.config.weights import PretrainedConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.prepare.mindone_keys import COMMAND_LINE, MindoneRecipe
+from vpred_train.prepare.mindone_recipe import Setting, translate
+from vpred_train.weights.layouts.weight_source import open_source as open_weights
+from vpred_train.weights.lora.factors import attention_targets
+from vpred_train.weights.pretrained import pinned
+from vpred_train.weights.record_lookup import record_for
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), without_weights: bool = False) -> TrainConfig:
+    """Read and resolve: relative paths count from the recipe's folder, overriding ones from here; what the recipe
+    leaves open about its model is taken from the pretrained weights, which `without_weights` may be absent."""
+    config = load_document(TrainConfig, path, overrides)
+    overridden = tuple(f"{override.split('=')[0]}." for override in overrides)
+
+    def absolute(key: str, given: Path) -> Path:
+        return ((Path.cwd() if f"{key}.".startswith(overridden) else path.resolve().parent) / given).resolve()
+
+    return placed(config, absolute, without_weights)
+
+
+def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[str], world_size: int) -> TrainConfig:
+    """MindONE's `recipe`, read from `path` and flags, on its data and `world_size` ranks, with overrides of ours on
+    top; relative paths count from here. Raises ConfigError and DataError."""
+    origin = path or COMMAND_LINE
+    source = open_source(Path(recipe.data_path), "skip")  # `open_data` follows the policy
+    small = int((source.sizes(np.arange(len(source))).min(1) < recipe.smallest_side).sum())
+    setting = Setting(len(source), small, world_size)
+    try:
+        raw = translate(recipe, setting)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    config = build_document(TrainConfig, raw, origin, overrides)
+    return placed(config, lambda _, given: given.resolve())
+
+
+def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_weights: bool = False) -> TrainConfig:
+    """The recipe with `absolute` (key, path) paths, its weights pinned and the model that they tell of. Raises
+    ConfigError."""
+    config = config.model_copy(update={"data": placed_data(config.data, absolute)})
+    if config.validation is not None and config.validation.path is not None:
+        path_given = absolute("validation.path", config.validation.path)
+        config = config.model_copy(update={"validation": config.validation.model_copy(update={"path": path_given})})
+    if config.pretrained is None:
+        return config
+    weights = absolute("pretrained.path", config.pretrained.path)
+    if without_weights and not weights.exists():
+        return config
+    config = adopt_record(config, pinned(config.pretrained.model_copy(update={"path": weights})))
+    check_lora(config)
+    return config
+
+
+def placed_data(data: DataConfig, absolute: Callable[[str, Path], Path]) -> DataConfig:
+    """The section with `absolute` paths."""
+    given = {"path": data.path, "cache": data.cache}
+    found = {key: absolute(f"data.{key}", path) for key, path in given.items() if path is not None}
+    sources = [each.model_copy(update={"path": absolute("data.sources", each.path)}) for each in data.sources]
+    return data.model_copy(update={**found, "sources": tuple(sources)})
+
+
+def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConfig:
+    """The recipe with what the record of its pretrained weights tells where the recipe is silent.
+
+    The schedule may differ from that of the weights, the networks may not, and the prediction type only where
+    `prediction_type_was` says so. Raises ConfigError.
+    """
+    source = open_weights(pretrained.path)
+    record = record_for(source, pretrained.weights, None, None if source.record else config.model)
+    was = pretrained.prediction_type_was
+    if record is None:
+        if was is None and "prediction_type" not in config.diffusion.model_fields_set:
+            raise ConfigError(
+                f"{pretrained.path}: does not tell what the network predicts; set diffusion.prediction_type to v "
+                "(768-v weights) or eps (base weights)"
+            )
+        return config.model_copy(update={"pretrained": pretrained})
+    own = record.diffusion.prediction_type
+    if was not in (None, own):
+        raise ConfigError(
+            f"pretrained.prediction_type_was: found {was!r}, but {pretrained.path} tells {own!r}; correct it"
+        )
+    try:
+        found = merged(record.diffusion, config.diffusion)
+        if was is not None:
+            found["prediction_type"] = config.diffusion.prediction_type
+        diffusion = DiffusionConfig.model_validate(found)
+        model = ModelConfig.model_validate(merged(record.model, config.model))
+        resolved = config.model_dump() | {"pretrained": pretrained, "diffusion": diffusion, "model": model}
+        config = TrainConfig.model_validate(resolved)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{pretrained.path}: with the recipe: {message}") from None
+    check_parameterization(config, pretrained, record)
+    return config
+
+
+def check_lora(config: TrainConfig) -> None:
+    """Raise ConfigError when LoRA's rank is above that of a matrix that it adapts."""
+    if config.lora is None:
+        return
+    largest = min(min(shape) for shape in attention_targets(config.model, config.trainable).values())
+    if config.lora.rank > largest:
+        raise ConfigError(
+            f"lora.rank: found {config.lora.rank}, but an adapted matrix has only {largest}; give at most that"
+        )
+
+
+def check_parameterization(config: TrainConfig, pretrained: PretrainedConfig, record: ParameterizationRecord) -> None:
+    """Raise ConfigError where the recipe contradicts the record of its pretrained weights."""
+    differing = differences(record.model.model_dump(), config.model.model_dump(), "model.")
+    own, wanted, way = record.diffusion.prediction_type, config.diffusion.prediction_type, ""
+    if wanted != own and pretrained.prediction_type_was is None:
+        differing.append(f"diffusion.prediction_type: found {wanted!r}, weights tell {own!r}")
+        way = f", or set pretrained.prediction_type_was={own} to train them to predict {wanted}"
+    if differing:
+        raise ConfigError(
+            f"{pretrained.path}: these weights need another recipe: {'; '.join(differing)}; leave these keys out{way}"
+        )
+
+
+def merged(recorded: Any, given: Any) -> dict[str, Any]:
+    """The recorded section with what was written in the recipe on top."""
+
+    def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+        nested = {
+            key: overlay(below[key], value)
+            for key, value in above.items()
+            if isinstance(value, dict) and isinstance(below.get(key), dict)
+        }
+        return below | above | nested
+
+    return overlay(recorded.model_dump(), given.model_dump(exclude_unset=True))
+
+
+def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str) -> list[str]:
+    """Where two models differ; how captions are padded may be chosen anew."""
+    found = []
+    for key, value in recorded.items():
+        if isinstance(value, dict) and isinstance(given[key], dict):
+            found += differences(value, given[key], f"{prefix}{key}.")
+        elif value != given[key] and key != "padding":
+            found.append(f"{prefix}{key}: found {given[key]!r}, weights tell {value!r}")
+    return found
+
+
+def check_world_size(config: TrainConfig, world_size: int) -> None:
+    """Raise ConfigError when the global batch cannot be shared out evenly."""
+    micro = config.gradient_accumulation_steps
+    parts = world_size * micro
+    if config.global_batch % parts:
+        below = config.global_batch // parts * parts
+        near = " or ".join(str(size) for size in (below, below + parts) if size)
+        batches = f" of {micro} micro-batches" if micro > 1 else ""
+        raise ConfigError(
+            f"global_batch: found {config.global_batch} for {world_size} ranks{batches} "
+            f"(must be a multiple of {parts}); give {near}, or another number of ranks"
+        )
+
+
+def rank_counts(config: TrainConfig, most: int) -> list[int]:
+    """The numbers of ranks up to `most` that share the global batch out evenly."""
+    parts = config.gradient_accumulation_steps
+    return [count for count in range(1, most + 1) if config.global_batch % (count * parts) == 0]

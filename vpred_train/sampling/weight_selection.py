@@ -1,0 +1,131 @@
+"""Which weights the command line of `vpred-sample` names: full ones, and LoRA's that are added to them."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.contract.config import ConfigError, load_document
+from launcher.contract.run_dir import RunDir
+from vpred_train.config.train import TrainConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import finite_number
+from vpred_train.sampling.image_request import ImageRequest, LoraRequest
+from vpred_train.weights.layouts.read_write import Which, settled
+from vpred_train.weights.layouts.weight_source import weights_digest
+from vpred_train.weights.lora.files import open_base, open_lora, other_base, with_lora
+from vpred_train.weights.record_lookup import add_options, needed_record, told_by
+
+
+@dataclass(frozen=True)
+class Named:
+    """The paths that are named; `recipe` is that of --run."""
+
+    weights: Path | None
+    which: Which
+    lora: Path | None
+    recipe: TrainConfig | None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Weights that were opened and fit; `record` tells what they mean together, and which set of `path` is meant."""
+
+    path: Path
+    xxh3: str
+    lora: LoraRequest | None
+    record: ParameterizationRecord
+
+
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `named` and `choose` read."""
+    source = parser.add_argument_group("weights (one of them; --like alone uses the file that made its image)")
+    source.add_argument("--run", type=Path, help="run directory of a finished training")
+    source.add_argument("--ckpt", type=Path, help="file of ours, MindONE's or Stability's, or a diffusers folder")
+    source.add_argument("--weights", choices=("ema", "raw"), help="which of them (default: ema where there is one)")
+    source.add_argument("--lora", type=Path, help="LoRA of ours, MindONE's or diffusers', to add to --ckpt's weights")
+    source.add_argument("--lora-scale", type=finite_number, help="how strongly LoRA is added (default 1)")
+    add_options(parser)
+
+
+def named(arguments: argparse.Namespace) -> Named:
+    """What --run, --ckpt and --lora name; a run that trained LoRA names both. Raises ConfigError."""
+    if arguments.run is not None and arguments.ckpt is not None:
+        raise ConfigError("--run and --ckpt: both name weights; give one of them")
+    if arguments.lora is not None and not arguments.lora.exists():
+        raise ConfigError(f"{arguments.lora}: no such file or folder; give LoRA weights")
+    which: Which = arguments.weights or "auto"
+    if arguments.run is None:
+        if arguments.ckpt is not None and not arguments.ckpt.exists():
+            raise ConfigError(f"{arguments.ckpt}: no such file or folder; give a file of weights or a diffusers folder")
+        return Named(arguments.ckpt, which, arguments.lora, None)
+    run = RunDir(arguments.run)
+    path = run.weights / f"{arguments.weights or 'ema'}.safetensors"
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder; finish the run first (start the same command again)")
+    recipe = load_document(TrainConfig, run.train_yaml)
+    if recipe.lora is None or recipe.pretrained is None:
+        return Named(path, which, arguments.lora, recipe)
+    if arguments.lora is not None:
+        raise ConfigError("--lora: the run has LoRA weights of its own; give --ckpt with --lora instead of --run")
+    base = recipe.pretrained
+    if not base.path.exists():
+        raise ConfigError(
+            f"{base.path}: no such file or folder, but {run.root} adapts it; give --ckpt and --lora {path}"
+        )
+    return Named(base.path, base.weights, path, recipe)
+
+
+def choose(arguments: argparse.Namespace, found: Named) -> Chosen:
+    """Open what is named and prove that it fits. Raises ConfigError."""
+    if found.weights is None:
+        raise ConfigError("no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE")
+    if found.lora is None and arguments.lora_scale is not None:
+        raise ConfigError("--lora-scale: goes with --lora; give both or none")
+    lora = None if found.lora is None else open_lora(found.lora)
+    source = open_base(found.weights, lora)
+    record = needed_record(source, found.which, told_by(arguments), lora)
+    kind = settled(source, found.which, record.model)
+    strength = 1.0 if arguments.lora_scale is None else arguments.lora_scale
+    with_lora(source, kind, lora, strength)
+    request, xxh3 = None, weights_digest(found.weights)
+    if lora is not None:
+        run_adapts = found.recipe is not None and found.recipe.lora is not None
+        if run_adapts and (fault := other_base(lora, found.weights, xxh3)):
+            raise ConfigError(fault)  # nobody named this file but the run
+        request = LoraRequest(path=lora.path.resolve(), xxh3=weights_digest(lora.path), scale=strength)
+    record = record.model_copy(update={"weights": kind})
+    return Chosen(found.weights.resolve(), xxh3, request, record)
+
+
+def warn_of_other_base(request: ImageRequest) -> None:
+    """One line on standard error when LoRA was trained on other weights than those that it is added to."""
+    if request.lora is None:
+        return
+    if fault := other_base(open_lora(request.lora.path), request.weights, request.weights_xxh3):
+        print(f"warning: {fault}", file=sys.stderr)
+
+
+def same_weights(request: ImageRequest, found: Named, image: Path) -> ImageRequest:
+    """The request of `image` with the paths named anew, where any are. Raises ConfigError for other content."""
+    weights = found.weights or request.weights
+    _same(weights, request.weights_xxh3, image, "--run or --ckpt")
+    if request.lora is None:
+        if found.lora is not None:
+            raise ConfigError(f"--lora: {image} was made without LoRA; leave it out")
+        return request.model_copy(update={"weights": weights.resolve()})
+    path = found.lora or request.lora.path
+    _same(path, request.lora.xxh3, image, "--lora")
+    lora = request.lora.model_copy(update={"path": path.resolve()})
+    return request.model_copy(update={"weights": weights.resolve(), "lora": lora})
+
+
+def _same(path: Path, xxh3: str, image: Path, options: str) -> None:
+    try:
+        found = weights_digest(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name the weights with {options}") from None
+    if found != xxh3:
+        raise ConfigError(
+            f"{path}: xxh3 is {found}, but {image} was made with {xxh3}; name the right weights with {options}"
+        )

@@ -1,0 +1,148 @@
+"""When a run's checkpoints are taken, and what becomes of them while training goes on."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from checkpoints_mgr import CheckpointError, CheckpointManager, DriftError, SaveEvery, SaveResult
+from launcher.contract.config import dump_yaml
+from launcher.contract.run_dir import Phase
+from vpred_train.config.train import TrainConfig
+from vpred_train.diffusion.parameterization import record_of
+from vpred_train.distributed.collectives import Collective
+from vpred_train.engine.state import TrainState
+from vpred_train.engine.step_result import StepResult
+from vpred_train.training.hooks.hook import Hook, ValidationLoss
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_SAVES = 3
+LOOK_EVERY_S = 1.0
+
+
+class SaveRequest:
+    """Someone wants a checkpoint now and the run to go on: SIGUSR2 to any rank, or the file `path`, which rank 0 looks
+    for once a second and removes."""
+
+    def __init__(self, path: Path, looks: bool) -> None:
+        self.path, self.looks = path, looks
+        self.looked_s = -LOOK_EVERY_S
+        self.received = False
+        signal.signal(signal.SIGUSR2, self._remember)
+
+    def take(self) -> bool:
+        """Whether it came since the last time."""
+        received, self.received = self.received, False
+        now_s = time.monotonic()
+        if self.looks and now_s - self.looked_s >= LOOK_EVERY_S:
+            self.looked_s = now_s
+            if self.path.exists():
+                self.path.unlink(missing_ok=True)
+                return True
+        return received
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+
+class Saves:
+    """Begins a save where one is due, tells the hooks how it ended, and bears a few that fail. A hook itself, for the
+    held-out loss by which the best checkpoints are kept."""
+
+    def __init__(
+        self, config: TrainConfig, checkpoints: CheckpointManager, collective: Collective, epoch_samples: int
+    ) -> None:
+        self.config, self.checkpoints, self.collective = config, checkpoints, collective
+        every = config.checkpoint
+        self.every = SaveEvery(every.every_samples, every.every_minutes and 60 * every.every_minutes)
+        self.each_epoch = SaveEvery(every.every_epochs and every.every_epochs * epoch_samples)
+        self.request: SaveRequest | None = None
+        self.begun_s = time.monotonic()
+        self.failed_in_a_row = 0
+        self.held_out = (-1, math.nan)  # samples seen, loss
+
+    def after_step(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
+        """At every step boundary, by all ranks: see how the pending save is, begin one if it is due. `last`: save, and
+        return when all is committed. CheckpointError: the last one failed, or several in a row."""
+        self._settle(hooks)
+        busy = self.checkpoints.pending_step
+        skips = busy is not None and not last and self.config.checkpoint.on_busy == "skip"
+        if not (last or self._is_due(state.samples_seen, takes_request=not skips)):
+            return
+        if skips:
+            logger.warning("step %d: no checkpoint, the one of step %d is not written yet", step, busy)
+            return
+        self._begin(state, step, hooks, last)
+
+    def close(self, hooks: Sequence[Hook]) -> None:
+        """Wait for the save that is pending, and bear its failure."""
+        self._settle(hooks, wait=True)
+
+    def _is_due(self, seen: int, takes_request: bool) -> bool:
+        before = seen - self.config.global_batch
+        # Before all else: a checkpoint that is due anyway is what was asked for.
+        asked = takes_request and self.request is not None and self.request.take()
+        if self.every.by_samples(before, seen) or self.each_epoch.by_samples(before, seen):
+            return True
+        by_time = self.collective.rank == 0 and self.every.by_time(time.monotonic() - self.begun_s)
+        return self.collective.any(asked or by_time)
+
+    def _begin(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
+        self._settle(hooks, wait=True)
+        self.begun_s = time.monotonic()
+        for hook in hooks:
+            hook.on_phase("checkpointing", step, state.samples_seen)
+        seen, loss = self.held_out
+        metrics = {"validation_loss": loss} if seen == state.samples_seen and math.isfinite(loss) else {}
+        saved = state.to_checkpoint()
+        record = record_of(self.config, None, state.samples_seen)
+        saved.record.update(train=dump_yaml(self.config), parameterization=record.model_dump_json())
+        try:
+            self.checkpoints.start_save(step, saved, metrics, background=self.config.checkpoint.background and not last)
+        except CheckpointError as error:
+            self._failed(hooks, error, last)
+        self._settle(hooks, wait=last, last=last)
+
+    def _settle(self, hooks: Sequence[Hook], wait: bool = False, last: bool = False) -> None:
+        """Tell the hooks how the pending save ended, if it has or when it does; the `last` must not fail."""
+        try:
+            result = self.checkpoints.wait() if wait else self.checkpoints.poll()
+        except CheckpointError as error:
+            self._failed(hooks, error, last)
+            return
+        if result is not None:
+            self._committed(hooks, result)
+
+    def _committed(self, hooks: Sequence[Hook], result: SaveResult) -> None:
+        self.failed_in_a_row = 0
+        for hook in hooks:
+            hook.on_checkpoint(result)
+
+    def _failed(self, hooks: Sequence[Hook], error: CheckpointError, last: bool) -> None:
+        self.failed_in_a_row += 1
+        logger.error("%s (%d of %d that a run bears in a row)", error, self.failed_in_a_row, MAX_FAILED_SAVES)
+        for hook in hooks:
+            hook.on_checkpoint_failed(str(error))
+        if last or self.failed_in_a_row > MAX_FAILED_SAVES or isinstance(error, DriftError):
+            raise error
+
+    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
+        pass
+
+    def on_step(self, result: StepResult) -> None:
+        pass
+
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        pass
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        pass
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        used = [each for each in losses if each.weights == self.config.ema.used]
+        if used:  # the first is over all timesteps
+            self.held_out = (samples_seen, used[0].loss)

@@ -1,0 +1,114 @@
+"""A run's weights as files: at its end under Stability's names, and on the way in MindONE's layout."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from checkpoints_mgr import SaveResult
+from launcher.contract.run_dir import Phase
+from vpred_train.arrays import FloatArray
+from vpred_train.config.train import TrainConfig
+from vpred_train.diffusion.parameterization import record_of
+from vpred_train.distributed.flat_space import FlatSpace
+from vpred_train.engine.state import TrainState
+from vpred_train.engine.step_result import StepResult
+from vpred_train.models.networks import Networks
+from vpred_train.models.weights import get_weights
+from vpred_train.training.hooks.hook import ValidationLoss
+from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors
+from vpred_train.weights.layouts.read_write import write_weights
+from vpred_train.weights.layouts.tensor_shapes import stability_name
+from vpred_train.weights.lora.factors import factors_of
+from vpred_train.weights.lora.files import write_lora
+from vpred_train.weights.pretrained import open_pretrained
+
+MINDONE_KEPT = 10  # as MindONE's own training keeps
+
+
+def export(config: TrainConfig, networks: Networks, state: TrainState, folder: Path, writes: bool) -> Path:
+    """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors
+    under Stability's names, each the whole model, or with `lora` the factors; returns the path of ema.safetensors.
+
+    Called by all ranks, which have a share of the averages each; one of them `writes`."""
+    for average in (None, *state.averages):
+        stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
+        write_average(folder / f"{stem}.safetensors", "stability", config, networks, state, average, writes)
+    return folder / "ema.safetensors"
+
+
+def write_average(
+    path: Path,
+    layout: str,
+    config: TrainConfig,
+    networks: Networks,
+    state: TrainState,
+    average: str | None,
+    writes: bool,
+) -> None:
+    """Write the average of that name, None being the weights themselves, as `layout`: the whole model, or with `lora`
+    the factors. Called by all ranks."""
+    values = state.weights if average is None else state.whole_average(average)
+    if not writes:
+        return
+    path.parent.mkdir(exist_ok=True)
+    record = record_of(config, average, state.samples_seen)
+    named = views_to_export(state.space, values)
+    if config.lora is not None:
+        write_lora(path, factors_of(named, config.lora), layout, record)
+        return
+    # Networks that are not there stand in the pretrained file as they are.
+    frozen = {**open_pretrained(config).makers, **get_weights(networks).makers}
+    trained = {name: partial(np.asarray, tensor) for name, tensor in named.items()}
+    write_weights(path, LazyTensors({**frozen, **trained}), layout, record)
+
+
+class MindoneCkptHook:
+    """Writes sd-N.ckpt with each checkpoint, and removes the one of ten checkpoints ago; other files named so may be
+    another run's, and stay. On all ranks, which have a share of the average each; one of them `writes`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        state: TrainState,
+        folder: Path,
+        unit_samples: int,
+        writes: bool,
+    ) -> None:
+        self.config, self.networks, self.state = config, networks, state
+        self.folder, self.unit_samples, self.writes = folder, unit_samples, writes
+
+    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
+        if phase != "checkpointing":  # a save begins: later the weights are other ones
+            return
+        every = self.config.checkpoint.every_samples
+        if samples_seen % self.unit_samples:
+            return  # a run that was stopped within an epoch goes on from its own checkpoint
+        used = self.config.ema.used
+        write_average(self._path(samples_seen), "mindone", self.config, self.networks, self.state, used, self.writes)
+        expired = (math.ceil(samples_seen / every) - MINDONE_KEPT) * every
+        if self.writes and expired > 0:
+            self._path(expired).unlink(missing_ok=True)
+
+    def on_step(self, result: StepResult) -> None:
+        pass
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        pass
+
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        pass
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        pass
+
+    def _path(self, samples_seen: int) -> Path:
+        return self.folder / f"sd-{samples_seen // self.unit_samples}.ckpt"
+
+
+def views_to_export(space: FlatSpace, values: FloatArray) -> dict[str, Float32]:
+    """`values` (space.size,) as tensors under Stability's names that share its memory."""
+    return {stability_name(name): tensor for name, tensor in space.views(values).items()}

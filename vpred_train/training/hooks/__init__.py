@@ -1,0 +1,1 @@
+"""Observers of the loop: they see plain numbers and decide nothing."""

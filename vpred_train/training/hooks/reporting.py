@@ -1,0 +1,135 @@
+"""What a run tells while it trains: log lines, Prometheus metrics, metrics.jsonl."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from checkpoints_mgr import SaveResult
+from launcher.contract.run_dir import Phase
+from monitoring import History, WorkerMetrics
+from vpred_train.config.train import TrainConfig
+from vpred_train.engine.step_result import StepResult
+from vpred_train.training.hooks.hook import ValidationLoss
+from vpred_train.training.hooks.speed import Speed
+
+logger = logging.getLogger(__name__)
+
+
+class LogHook:
+    """Lines for a person who reads this rank's log."""
+
+    def __init__(self, config: TrainConfig, speed: Speed) -> None:
+        self.config, self.speed = config, speed
+
+    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
+        logger.info("%s (step %d, %d samples seen)", phase, step, samples_seen)
+
+    def on_step(self, result: StepResult) -> None:
+        if result.step % self.config.log_every_steps == 0:
+            rates = self.speed.rates(result.step_seconds)
+            logger.info(
+                "step %d of %d: loss %.5f, grad_norm %.3f, learning_rate %.2e, %.2f s (data %.1f ms), "
+                "%.2f images/s/device, MFU %.1f %%",
+                result.step,
+                self.config.total_steps,
+                result.loss,
+                result.grad_norm,
+                result.learning_rate,
+                result.step_seconds,
+                1000 * result.data_wait_seconds,
+                rates.images_per_second_per_device,
+                100 * rates.mfu_ratio,
+            )
+
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        logger.info(
+            "checkpoint of step %d: %.1f MB in %.2f s, of which training stood still for %.2f s",
+            saved.step,
+            saved.size_bytes / 1e6,
+            saved.seconds,
+            saved.stall_seconds,
+        )
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        pass
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        for weights in dict.fromkeys(each.weights for each in losses):
+            whole, *bins = (each for each in losses if each.weights == weights)
+            by_bin = ", ".join(f"[{each.log_snr_high:.1f}, {each.log_snr_low:.1f}] {each}" for each in bins)
+            logger.info("validation of step %d, %s weights: loss %s; by log SNR: %s", step, weights, whole, by_bin)
+
+
+class MetricsHook:
+    """Feeds this rank's Prometheus metrics."""
+
+    def __init__(self, metrics: WorkerMetrics, config: TrainConfig, speed: Speed) -> None:
+        self.metrics, self.config, self.speed = metrics, config, speed
+        metrics.observe_ceiling(speed.matmul_flops_per_second)
+
+    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
+        pass
+
+    def on_step(self, result: StepResult) -> None:
+        self.metrics.observe_step(
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            learning_rate=result.learning_rate,
+            samples_seen=result.samples_seen,
+            step_seconds=result.step_seconds,
+            data_wait_seconds=result.data_wait_seconds,
+            collective_seconds=result.collective_seconds,
+            images_per_second=self.config.global_batch / result.step_seconds,
+            finite=result.finite,
+            overflow=result.overflow,
+            loss_scale=result.loss_scale,
+            **asdict(self.speed.rates(result.step_seconds)),
+        )
+
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        self.metrics.observe_checkpoint(
+            step=saved.step,
+            size_bytes=saved.size_bytes,
+            seconds=saved.seconds,
+            stall_seconds=saved.stall_seconds,
+            phase_seconds={
+                "stage": saved.stage_seconds,
+                "write": saved.write_seconds,
+                "commit": saved.commit_seconds,
+            },
+        )
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        self.metrics.count_failed_checkpoint()
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        for each in losses:
+            timesteps = f"{each.first_timestep}-{each.last_timestep}"
+            self.metrics.observe_validation(each.weights, timesteps, each.loss, each.standard_error)
+
+
+class HistoryHook:
+    """Appends every step to metrics.jsonl, from which the report draws its curves, and every held-out loss to
+    validation.jsonl. On one rank."""
+
+    def __init__(self, history: History, validations: History, speed: Speed) -> None:
+        self.history, self.validations, self.speed = history, validations, speed
+
+    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
+        pass
+
+    def on_step(self, result: StepResult) -> None:
+        record = {**asdict(result), **asdict(self.speed.rates(result.step_seconds))}
+        del record["nonfinite_samples"]  # for the log: a line of the history is plain numbers
+        self.history.append({**record, "unix_s": time.time()})
+
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        pass
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        pass
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        for each in losses:
+            self.validations.append({"step": step, "samples_seen": samples_seen, **asdict(each)})

@@ -1,0 +1,41 @@
+"""Which inputs a run trains from: images encoded in each step, or a cache."""
+
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+
+from data import CacheFetcher, CacheSpecs, Fetcher, ImageFetcher, Source
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective
+from vpred_train.engine.inputs import Cached, Inputs, Online
+from vpred_train.latent_cache.requirements import cache_specs, check_cache, share_entries
+from vpred_train.models.networks import Networks
+
+
+def make_inputs(
+    config: TrainConfig,
+    networks: Networks,
+    source: Source,
+    held_out: Source | None,
+    collective: Collective,
+    recipe: Path,
+    shared: Path | None = None,
+) -> tuple[Fetcher, Inputs]:
+    """What loads the training samples, and what makes latents and text of them. Called by all ranks; `shared` is the
+    file in which the first tells the others where samples lie in a cache.
+
+    Raises ConfigError and DataError when `recipe` asks for a cache that lacks something.
+    """
+    if config.data.cache is None or config.model.vae is None:
+        images = ImageFetcher(source, config.data, config.seed)
+        return images, Online(config.model, config.data, config.seed, networks)
+    # The weights' digests take seconds: one rank reads the file.
+    told = collective.broadcast_object(vars(cache_specs(config)) if collective.rank == 0 else None)
+    specs = CacheSpecs(**told)
+    if shared is None:
+        entries = check_cache(config, specs, source, held_out, recipe)
+    else:
+        entries = share_entries(config, specs, source, held_out, recipe, collective, shared)
+    own = replace(entries, cache=copy(entries.cache))  # with files of its own: the loader's thread reads too
+    fetcher = CacheFetcher(entries, config.data, config.seed)
+    return fetcher, Cached(config.model.vae, config.data.resolution, config.seed, own, specs)

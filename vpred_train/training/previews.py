@@ -1,0 +1,58 @@
+"""Grids of samples while a run trains, of prompts and seeds that stay, so that two of them compare."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from data import Source
+from launcher.contract.files import write_atomic
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective
+from vpred_train.engine.state import TrainState, average_in_use
+from vpred_train.models.networks import Networks
+from vpred_train.sampling.gallery import evenly_spread
+from vpred_train.sampling.images import contact_sheet
+from vpred_train.sampling.pipeline import NotFiniteError, TextToImage, generate_shared
+from vpred_train.training.hooks.hook import Hook
+
+logger = logging.getLogger(__name__)
+
+
+class Previews:
+    """Called on all ranks, which share the prompts out; rank 0 writes `folder`/step-N.png. The state is left as it was.
+
+    `captioned`: the images whose captions are the prompts where the recipe gives none.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        state: TrainState,
+        captioned: Source,
+        collective: Collective,
+        folder: Path,
+    ) -> None:
+        if config.previews is None:
+            raise ValueError("the recipe has no previews")
+        self.every_samples = config.previews.every_samples
+        self.state, self.collective, self.folder, self.average = state, collective, folder, config.ema.used
+        captions = (sample.text for sample in evenly_spread(captioned, config.previews.count or 0))
+        self.prompts = config.previews.prompts or tuple(captions)
+        self.seeds = range(config.previews.seed, config.previews.seed + len(self.prompts))
+        resolution = config.data.resolution
+        self.pipeline = TextToImage(networks, config.model, config.diffusion, config.sampling, resolution, resolution)
+
+    def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
+        """Sample and write; there are no numbers to tell."""
+        with average_in_use(self.state, self.average):
+            images = generate_shared(self.pipeline, self.prompts, self.seeds, self.collective)
+        if self.collective.rank != 0:
+            return
+        try:
+            page = contact_sheet(images)
+        except NotFiniteError as error:  # a look at the run never ends it
+            logger.error("step %d: no preview: %s", step, error)
+            return
+        self.folder.mkdir(exist_ok=True)
+        write_atomic(self.folder / f"step-{step}.png", page)

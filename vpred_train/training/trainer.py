@@ -1,0 +1,271 @@
+"""The training loop, and what must be ready before its first step."""
+
+import logging
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from checkpoints_mgr import CheckpointManager, check_alike
+from data import ORDER_VERSION, TRANSFORM, Fetcher, ImageFetcher, Loader, Source, make_order
+from launcher.contract.config import ConfigError
+from launcher.contract.run_dir import Phase
+from vpred_train.config.optimizer import power_name
+from vpred_train.config.train import TrainConfig
+from vpred_train.diffusion.parameterization import record_of
+from vpred_train.distributed.collectives import Collective
+from vpred_train.distributed.flat_space import FlatSpace
+from vpred_train.ema.snapshots import write_snapshot
+from vpred_train.engine.inputs import Inputs
+from vpred_train.engine.state import TrainState
+from vpred_train.engine.step import TrainStep
+from vpred_train.engine.step_result import StepResult
+from vpred_train.models.networks import Networks
+from vpred_train.prepare.recipe_changes import changes, recorded_recipe, refuse
+from vpred_train.training.checkpointing import Saves
+from vpred_train.training.export import views_to_export
+from vpred_train.training.hooks.hook import Hook
+
+logger = logging.getLogger(__name__)
+
+
+class DivergedError(Exception):
+    """Loss or gradient were not finite several times in a row."""
+
+
+class StopSignal:
+    """Remembers that this rank was asked to stop; the ranks agree on it at the next step boundary."""
+
+    NUMBERS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in self.NUMBERS:
+            signal.signal(number, self._remember)
+
+    def close(self) -> None:
+        """Ignore what comes later: Python's end restores the defaults, which would kill a rank that is done while it
+        waits in MPI's finalisation for the others, and its exit code with it."""
+        for number in self.NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+
+def check_samples(progress: Mapping[str, Any], source: Source, held_out_digest: str, splits: bool) -> None:
+    """Raise ConfigError for a run whose samples were others or came in another order: it would miss some and repeat
+    others. `splits`: images of `source`'s own folders are held out."""
+    other_run = "or begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
+    if splits and "held_out_digest" not in progress:
+        raise ConfigError(
+            f"{source.name}: the version that began the run chose other images to hold out, so that some of this "
+            f"version's were trained on; end the run with that version, {other_run}"
+        )
+    if progress.get("data_digest", source.digest) != source.digest:  # older checkpoints have none
+        raise ConfigError(
+            f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, "
+            f"{other_run}"
+        )
+    if progress.get("held_out_digest", held_out_digest) != held_out_digest:
+        raise ConfigError(
+            f"{source.name}: the held-out images have changed since the checkpoint; put them back, {other_run}"
+        )
+    version = progress.get("order_version", 1)
+    if version != ORDER_VERSION:
+        raise ConfigError(
+            f"the checkpoint's samples come in order {version}, this version's in order {ORDER_VERSION}; end the run "
+            "with the version that began it, or begin another --run-dir from its export (pretrained.path)"
+        )
+    transform = progress.get("transform", "lanczos-2")  # the last one that was not recorded
+    if transform != TRANSFORM:
+        raise ConfigError(
+            f"the checkpoint's images were resized by {transform}, this version's are by {TRANSFORM}: other pixels; "
+            "end the run with the version that began it, or begin another --run-dir from its export (pretrained.path)"
+        )
+
+
+class Observer(Protocol):
+    """Looks at the run on all ranks together: before the first step, at intervals and at the end."""
+
+    every_samples: int
+
+    def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
+        """Look, tell the hooks, and leave the state as it was."""
+
+
+class Trainer:
+    """Owns the networks, their state and the step; `run` trains until the end or until asked to stop.
+
+    `fetcher` loads samples and `inputs` makes of them what the UNet sees; without them it is images that are loaded.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        source: Source,
+        collective: Collective,
+        checkpoints: CheckpointManager,
+        snapshots: Path,
+        fetcher: Fetcher | None = None,
+        inputs: Inputs | None = None,
+        held_out_digest: str = "",
+    ) -> None:
+        self.config, self.networks, self.source = config, networks, source
+        self.fetcher = fetcher or ImageFetcher(source, config.data, config.seed)
+        self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
+        self.observers: list[Observer] = []
+        self.state = TrainState(
+            config, FlatSpace(networks, config.trainable), collective, source.digest, held_out_digest
+        )
+        self.step = TrainStep(config, networks, self.state, collective, inputs)
+        self.order = make_order(source, config.data, config.seed, config.global_batch)
+        self.saves = Saves(config, checkpoints, collective, self.order.samples_per_epoch)
+        self.quarantined: tuple[int, ...] = ()
+        self.nonfinite_in_a_row = 0
+        self.compiled_sizes: set[tuple[int, int]] = set()
+
+    def resume(self) -> int:
+        """Restore the newest valid checkpoint, if there is one; returns the step to go on from.
+
+        DriftError: the ranks do not begin with the same values."""
+        restored = self.checkpoints.restore(self.state.to_checkpoint())
+        if restored is not None:
+            validation = self.config.validation
+            splits = validation is not None and validation.path is None
+            check_samples(restored.state.progress, self.source, self.state.held_out_digest, splits)
+            self.quarantined = restored.quarantined
+            self.state.from_checkpoint(restored.state)
+            self._note_changes(restored.step, restored.state.record)
+            self.state.space.write(self.state.weights)
+            logger.info("resumed from step %d, %d samples seen", restored.step, self.state.samples_seen)
+        check_alike(self.collective, "cannot train", self.state.to_checkpoint().whole)
+        return self.steps_done
+
+    def _note_changes(self, step: int, record: Mapping[str, Any]) -> None:
+        """Log and keep what changed since the checkpoint. Raises ConfigError for what may not."""
+        if "train" not in record:  # older checkpoints have none
+            return
+        # The recorded precision is that of the accelerator of then.
+        before = recorded_recipe(record["train"])
+        found = changes(before.model_copy(update={"precision": self.config.precision}), self.config)
+        refuse(f"checkpoint of step {step}", found)
+        for each in found:
+            if each.on_resume == "logged":
+                logger.info("the recipe changed: %s was %r, now %r", each.key, each.before, each.after)
+                change = {"key": each.key, "before": each.before, "after": each.after}
+                when = {"samples_seen": self.state.samples_seen, "unix_s": round(time.time())}
+                self.state.recipe_changes.append(when | change)
+
+    @property
+    def steps_done(self) -> int:
+        return self.state.samples_seen // self.config.global_batch
+
+    def run(self, hooks: Sequence[Hook], stop: StopSignal) -> bool:
+        """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint."""
+        config = self.config
+        if self.state.samples_seen == 0:
+            self._observe(hooks, self.observers)
+        shapes = self.order.buckets
+        if len(shapes.sizes) > 1:
+            logger.info("%d graph shapes, each compiled at its first batch: %s", len(shapes.sizes), shapes.describe())
+        if len(self.source.counts) > 1:
+            logger.info("an epoch takes %s", self._mixture())
+        with self._loader() as batches:
+            while not self.finished:
+                self._announce_new_shape(hooks)
+                result = self.step(next(batches))
+                for hook in hooks:
+                    hook.on_step(result)
+                self._stop_if_diverged(result, hooks)
+                stopping = self.collective.any(stop.received)
+                if config.ema.snapshot_every_samples and self._is_due(config.ema.snapshot_every_samples):
+                    self._keep_snapshots()
+                if not stopping:  # someone waits for the checkpoint
+                    self._observe(hooks, [each for each in self.observers if self._is_due(each.every_samples)])
+                self.saves.after_step(self.state, self.steps_done, hooks, last=stopping or self.finished)
+                if stopping:
+                    break
+        return self.finished
+
+    @property
+    def finished(self) -> bool:
+        return self.state.samples_seen >= self.config.total_samples
+
+    def _announce_new_shape(self, hooks: Sequence[Hook]) -> None:
+        """The coming batch may be the first of its size here; compiling its graph takes longer than steps may."""
+        size = self.order.share(self.state.samples_seen, 0, 1).size
+        if size not in self.compiled_sizes:
+            self.compiled_sizes.add(size)
+            self._announce(hooks, "compiling")
+
+    def _mixture(self) -> str:
+        folders = zip(self.config.data.folders, self.source.counts, self.order.taken_per_epoch, strict=True)
+        return ", ".join(f"{taken} of {each.path} (has {count})" for each, count, taken in folders)
+
+    def _loader(self) -> Loader:
+        return Loader(
+            self.source,
+            self.fetcher,
+            self.config.data,
+            self.order,
+            rank=self.collective.rank,
+            world_size=self.collective.world_size,
+            start_samples_seen=self.state.samples_seen,
+            worker=("-P", "-m", "vpred_train.entry", "data.loading.worker"),
+        )
+
+    def _stop_if_diverged(self, result: StepResult, hooks: Sequence[Hook]) -> None:
+        # Every rank sees the same reduced numbers, so all count alike and stop together.
+        if result.overflow:  # neither healthy nor diverged: the next steps tell
+            scale = self.state.loss_scale.value
+            logger.warning("step %d: the gradient overflowed, update skipped; loss scale now %.0f", result.step, scale)
+            return
+        self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
+        if not result.finite:
+            numbers = f"loss {result.loss}, grad_norm {result.grad_norm}"
+            logger.error("step %d: %s; update skipped; not finite: %s", result.step, numbers, self._origins(result))
+        if self.nonfinite_in_a_row == self.config.max_nonfinite_steps:
+            self.saves.close(hooks)  # what is being written is from before, and may be the best there is
+            raise DivergedError(
+                f"loss or gradient not finite in {self.nonfinite_in_a_row} steps in a row, the last is {result.step}"
+            )
+
+    def _origins(self, result: StepResult) -> str:
+        """Whose own numbers were not finite, and the rows of the table that they come from."""
+        return (
+            "; ".join(
+                f"rank {rank}, samples "
+                + ", ".join(f"{each} ({self.source.sample(each).origin})" for each in sample_ids)
+                for rank, sample_ids in result.nonfinite_samples.items()
+            )
+            or "the sum alone, of finite losses and gradients of all ranks"
+        )
+
+    def _is_due(self, every_samples: int) -> bool:
+        """Whether this step has passed a multiple of `every_samples`, or is the last."""
+        seen = self.state.samples_seen
+        return self.finished or seen // every_samples > (seen - self.config.global_batch) // every_samples
+
+    def _observe(self, hooks: Sequence[Hook], observers: Sequence[Observer]) -> None:
+        if observers:
+            self._announce(hooks, "validating")
+        for observer in observers:
+            observer.observe([*hooks, self.saves], self.steps_done, self.state.samples_seen)
+
+    def _keep_snapshots(self) -> None:
+        # Before the checkpoint, so that a run that goes on from it lacks none; one that begins earlier writes the same.
+        state, ema = self.state, self.config.ema
+        for sigma_rel in ema.sigma_rel:
+            name = power_name(sigma_rel)
+            tensors = views_to_export(state.space, state.whole_average(name))
+            record = record_of(self.config, name, state.samples_seen)
+            if self.collective.rank == 0:
+                write_snapshot(self.snapshots, sigma_rel, tensors, ema.snapshot_dtype, record)
+
+    def _announce(self, hooks: Sequence[Hook], phase: Phase) -> None:
+        for hook in hooks:
+            hook.on_phase(phase, self.steps_done, self.state.samples_seen)

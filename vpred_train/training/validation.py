@@ -1,0 +1,149 @@
+"""The loss on held-out images by noise level, with the same noise every time and on any number of ranks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
+
+from data import Source, sample_generator
+from vpred_train.arrays import FloatArray
+from vpred_train.config.train import TrainConfig
+from vpred_train.diffusion.parameterization import TARGETS
+from vpred_train.diffusion.schedule import make_schedule
+from vpred_train.diffusion.weighting import UNIFORM
+from vpred_train.distributed.collectives import Collective
+from vpred_train.engine.inputs import Inputs, Online, Text
+from vpred_train.engine.state import TrainState, average_in_use
+from vpred_train.models.networks import Networks
+from vpred_train.training.hooks.hook import Hook, ValidationLoss
+
+
+@dataclass(frozen=True)
+class _ImageBatch:
+    """Latents (B, C, H, W), text and sample ids of held-out images; a short batch is filled up with its first image, so
+    that there is one shape to compile."""
+
+    z_0: FloatArray
+    text: Text
+    sample_ids: list[int]
+
+
+class SquaredError(nn.Cell):
+    """|net - target|^2 of each image, mean over channels and pixels.
+
+    z_t and target (B, C, H, W) float32, timesteps (B,) float32, text as `Networks` takes it -> (B,) float32.
+    """
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def construct(self, z_t: Tensor, target: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        return ((self.networks(z_t, timesteps, text) - target) ** 2).mean((1, 2, 3))
+
+
+class Validation:
+    """Called on all ranks; every rank gets the same losses, and the state is left as it was.
+
+    `bins`: timesteps [bins[b], bins[b + 1]) are the b-th.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        state: TrainState,
+        held_out: Source,
+        collective: Collective,
+        inputs: Inputs | None = None,
+    ) -> None:
+        if config.validation is None:
+            raise ValueError("the recipe has no validation")
+        self.config, self.settings, self.state = config, config.validation, state
+        self.held_out, self.collective = held_out, collective
+        self.every_samples = config.validation.every_samples
+        self.schedule = make_schedule(config.diffusion)
+        # Errors of a prediction of the noise or the image, as errors of v at the same z_t.
+        prediction_type, snr = config.diffusion.prediction_type, self.schedule.snr
+        self.to_v = UNIFORM["v"](snr) / UNIFORM[prediction_type](snr)
+        self.target_of = TARGETS[prediction_type]
+        self.bins = [config.diffusion.timesteps * b // self.settings.bins for b in range(self.settings.bins + 1)]
+        self.inputs = inputs or Online(config.model, config.data, config.seed, networks)
+        self.squared_error = SquaredError(networks)
+
+    def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
+        losses = self.losses()
+        for hook in hooks:
+            hook.on_validation(step, samples_seen, losses)
+
+    def losses(self) -> list[ValidationLoss]:
+        """Of the raw weights and of the average in use: the loss over all timesteps, then of each bin."""
+        raw = self._losses_of("raw")
+        with average_in_use(self.state, self.config.ema.used):
+            return raw + self._losses_of(self.config.ema.used)
+
+    def _losses_of(self, weights: str) -> list[ValidationLoss]:
+        errors = self.image_errors()
+        last = self.bins[-1]
+        ranges = [(0, last, errors.mean(1))]  # an image's bins are not independent: its mean is one observation
+        ranges += [(self.bins[b], self.bins[b + 1], errors[:, b]) for b in range(self.settings.bins)]
+        return [self._loss(weights, first, stop, values) for first, stop, values in ranges]
+
+    def _loss(self, weights: str, first: int, stop: int, errors: FloatArray) -> ValidationLoss:
+        """standard error = sqrt(sum (e - mean)^2 / (n - 1) / n) over the images' errors (n,)."""
+        with np.errstate(divide="ignore"):
+            high, low = np.log(self.schedule.snr[[first, stop - 1]])
+        deviation = float(errors.std(ddof=1)) / math.sqrt(len(errors))
+        mean = float(errors.mean())
+        return ValidationLoss(weights, first, stop - 1, float(high), float(low), mean, deviation, len(errors))
+
+    def image_errors(self) -> FloatArray:
+        """Squared errors of v by the weights that the networks hold, mean over draws, (images, bins) float64."""
+        mine = [self._batch_errors(batch) for batch in self._batches]
+        # Batches are dealt out whole, so that an image's error has the same neighbours on any number of ranks.
+        by_rank = self.collective.allgather_object(mine)
+        world_size = len(by_rank)
+        count = sum(len(share) for share in by_rank)
+        return np.concatenate([by_rank[number % world_size][number // world_size] for number in range(count)])
+
+    def _batch_errors(self, batch: _ImageBatch) -> FloatArray:
+        """(images, bins) of one batch."""
+        images, settings = len(batch.sample_ids), self.settings
+        errors = np.zeros((images, settings.bins))
+        for b in range(settings.bins):
+            generators = [sample_generator(settings.seed, "validation", b, number) for number in batch.sample_ids]
+            for _ in range(settings.draws):
+                t, noise = self._draw(b, generators, batch.z_0.shape)
+                alpha, sigma = (table[t].reshape(-1, 1, 1, 1) for table in (self.schedule.alpha, self.schedule.sigma))
+                target = self.target_of(batch.z_0, noise, alpha, sigma)
+                inputs = (alpha * batch.z_0 + sigma * noise, target, t.astype(np.float32), batch.text)
+                found = self.squared_error(*(Tensor(each) for each in inputs)).asnumpy()
+                errors[:, b] += (found * self.to_v[t])[:images] / settings.draws
+        return errors
+
+    def _draw(
+        self, b: int, generators: Sequence[np.random.Generator], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.int64], FloatArray]:
+        """Timesteps (B,) within bin b and noise of `shape`; rows that only fill up are at the bin's start, unnoised."""
+        timesteps, noise = np.full(shape[0], self.bins[b]), np.zeros(shape, np.float32)
+        for row, generator in enumerate(generators):
+            timesteps[row] = generator.integers(self.bins[b], self.bins[b + 1])
+            noise[row] = generator.standard_normal(shape[1:], np.float32)
+        return timesteps, noise
+
+    @cached_property
+    def _batches(self) -> list[_ImageBatch]:
+        """This rank's share. The autoencoder does not learn, so the latents are made once."""
+        size, world_size = self.settings.batch_size, self.collective.world_size
+        starts = range(size * self.collective.rank, len(self.held_out), size * world_size)
+        return [self._batch(range(start, min(start + size, len(self.held_out)))) for start in starts]
+
+    def _batch(self, sample_ids: range) -> _ImageBatch:
+        fill = [sample_ids[0]] * (self.settings.batch_size - len(sample_ids))
+        samples = [self.held_out.sample(number) for number in (*sample_ids, *fill)]
+        generators = [sample_generator(self.settings.seed, "posterior", 0, sample.sample_id) for sample in samples]
+        return _ImageBatch(*self.inputs.of_samples(samples, generators), list(sample_ids))

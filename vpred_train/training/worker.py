@@ -1,0 +1,65 @@
+"""One rank of a run, from its identity to its exit code."""
+
+import argparse
+import logging
+import os
+import sys
+from contextlib import suppress
+
+from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.config import dump_yaml
+from launcher.contract.exit_codes import ExitCode
+from launcher.contract.files import write_atomic
+from launcher.contract.process import die_with_parent
+from launcher.contract.run_dir import RunDir
+from monitoring import configure_logging
+from vpred_train import runtime
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective, make_collective
+from vpred_train.errors import is_users
+from vpred_train.prepare.recipe import check_world_size
+from vpred_train.prepare.recipe_changes import check_run_dir
+from vpred_train.training.run import train_rank
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
+    """Train as the rank that the environment says this process is. Any failure ends all ranks."""
+    identity = runtime.identify()
+    if identity.launcher != "none":
+        die_with_parent(os.getppid())
+    configure_logging(identity.rank, logging.INFO)
+    accelerator = ACCELERATORS[arguments.accelerator or "cpu"]
+    device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
+    runtime.start(accelerator, identity, device_id, arguments.rank_table)
+    kind = accelerator.collective_under(identity.launcher)
+    collective = make_collective(kind, identity.world_size, arguments.collective_timeout_s)
+    try:
+        # Not earlier: msrun's scheduler waits long for ranks that left before they met.
+        check_world_size(config, identity.world_size)
+        precision = config.precision.on(accelerator)
+        runtime.require_overflow(precision)
+        # As written: it may go on on another accelerator.
+        adopt_run_dir(config, RunDir(arguments.run_dir), collective)
+        config = config.model_copy(update={"precision": precision})
+        outcome = train_rank(config, arguments, accelerator, identity, collective)
+        collective.close()
+        return outcome
+    except BaseException as error:  # sys.exit too
+        if is_users(error):
+            with suppress(OSError):  # its log may be on a full disk
+                print(error, file=sys.stderr, flush=True)
+            collective.abort(ExitCode.BAD_CONFIG)
+        # Without this the other ranks wait for ever: MPI's finalisation is a collective.
+        logger.exception("rank %d on %s failed", identity.rank, identity.hostname)
+        collective.abort(ExitCode.FAILED)
+
+
+def adopt_run_dir(config: TrainConfig, run: RunDir, collective: Collective) -> None:
+    """Make the run directory this recipe's, or refuse one that belongs to another recipe; called by all ranks."""
+    check_run_dir(run, config)
+    collective.barrier()  # all have read what rank 0 replaces
+    if collective.rank == 0:
+        run.root.mkdir(parents=True, exist_ok=True)
+        write_atomic(run.train_yaml, dump_yaml(config))

@@ -1,0 +1,1 @@
+"""Containers of tensors: safetensors, MindSpore .ckpt, PyTorch pickles."""

@@ -1,0 +1,1 @@
+"""Which tensor has which name in MindONE, Stability and diffusers."""

@@ -1,0 +1,34 @@
+"""The parameterization record of weights: read from them, or made of what they tell in other words."""
+
+from pathlib import Path
+from typing import Literal
+
+from vpred_train.config.diffusion import DiffusionConfig, PredictionType
+from vpred_train.config.model import ModelConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
+from vpred_train.foreign import parsed
+
+RECORD_KEY = "parameterization"
+RECORD_FILE = f"{RECORD_KEY}.json"
+PREDICTION_TYPES: dict[PredictionType, str] = {
+    "v": "v_prediction",
+    "eps": "epsilon",
+    "x0": "sample",
+}  # diffusers' words
+RESOLUTIONS: dict[PredictionType, int] = {"v": 768, "eps": 512, "x0": 512}  # of the published SD2 weights, in pixels
+
+
+def parsed_record(path: Path, text: str) -> ParameterizationRecord:
+    """The record written as JSON `text` in `path`. Raises ConfigError naming the first fault."""
+    return parsed(
+        ParameterizationRecord, text, f"{path}: parameterization record", "was it written by a newer version?"
+    )
+
+
+def sd2_record(
+    weights: Literal["raw", "ema"], resolution: int, diffusion: DiffusionConfig, model: ModelConfig
+) -> ParameterizationRecord:
+    """A record of published weights, which nobody has trained further."""
+    return ParameterizationRecord(
+        weights=weights, samples_seen=0, resolution=resolution, diffusion=diffusion, model=model
+    )

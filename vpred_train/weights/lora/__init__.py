@@ -1,0 +1,1 @@
+"""Low-rank factors and the files that hold them."""
