@@ -5,9 +5,9 @@
 `--torch-python`: a Python with torch, NumPy and Pillow. The other side is a DataLoader of as many workers whose
 dataset runs the transform of `data/images/transforms.py` step for step with Pillow (the same draft, the same Lanczos
 resize of the same box) and returns float32. The ceiling: as many processes that decode the same files whole, and do no
-more; to compare, the same with the drafts that the loader takes. All alternate, `--rounds` times, each over all images; the
-ratios are of medians. The files are made here: JPEG of quality 90 with detail at all scales down to four pixels (about
-2.8 bits per pixel, as photographs have), in the sizes of `--sizes`.
+more; to compare, the same with the drafts that the loader takes. All alternate, `--rounds` times, each over all
+images; the ratios are of medians. The files are made here: JPEG of quality 90 with detail at all scales down to four
+pixels (about 2.8 bits per pixel, as photographs have), in the sizes of `--sizes`.
 """
 
 import argparse
