@@ -29,7 +29,7 @@ _TEXT_KEYS = {f"{_YAML}{name}" for name in ("str", "merge", "value")}
 _KNOWN_TAGS = {None, "!", *(f"{_YAML}{name}" for name in ("str", "seq", "map"))}
 # libyaml's loader recurses without a bound: 100,000 brackets end the process.
 _MOST_DEPTH = 50
-_MOST_VALUES = 100_000
+_MOST_VALUES = 1_000_000  # 20,000 devices with their addresses are 150,000
 _MOST_DIGITS = 100
 
 

@@ -36,8 +36,8 @@ def check(options: argparse.Namespace, overrides: list[str]) -> int:
     if unknown := set(recipe) - set(DEFAULTS):
         print(f"{options.recipe}: {unknown.pop()}: unknown key", file=sys.stderr)
         return ExitCode.BAD_CONFIG
-    there = RunDir(options.run_dir).train_yaml
-    if there.exists() and (begun := yaml.safe_load(there.read_text())) != recipe:
+    there = options.run_dir and RunDir(options.run_dir).train_yaml
+    if there and there.exists() and (begun := yaml.safe_load(there.read_text())) != recipe:
         print(f"{options.run_dir}: belongs to a different recipe: {begun} there, {recipe} here", file=sys.stderr)
         return ExitCode.BAD_CONFIG
     if recipe["fault"] == "check_crash":

@@ -172,8 +172,8 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 
         ("[" * 100_000, (), "FILE: line 1, column 51: not valid YAML (found nested more than 50 deep"),
         ("{a: " * 100_000, (), "FILE: line 1, column 201: not valid YAML (found nested more than 50 deep"),
         ("- " * 3000, (), "FILE: line 1, column 101: not valid YAML (found nested more than 50 deep"),
-        (LAUGHS, (), "FILE: line 6, column 40: not valid YAML (found more than 100,000 values"),
-        (MERGES, (), "FILE: line 6, column 30: not valid YAML (found more than 100,000 values"),
+        (LAUGHS, (), "FILE: line 7, column 40: not valid YAML (found more than 1,000,000 values"),
+        (MERGES, (), "FILE: line 7, column 30: not valid YAML (found more than 1,000,000 values"),
         ("seed: 1\ntitle: !!binary aGk=", (), "FILE: line 2, column 8: not valid YAML (found the tag !!binary"),
     ],
 )  # fmt: skip
@@ -260,3 +260,10 @@ def test_any_text_is_a_document_or_one_declared_error(tmp_path_factory, pieces):
         return
     path.write_bytes(dump_yaml(document).encode())
     assert load_document(Document, path) == document
+
+
+def test_a_cluster_of_20_000_devices_is_read():
+    hosts = [
+        {"address": f"n{h}", "devices": [{"device_id": d, "ip": "10.0.0.1"} for d in range(8)]} for h in range(2500)
+    ]
+    assert yaml_dialect.parse(json.dumps({"hosts": hosts}))["hosts"] == hosts
