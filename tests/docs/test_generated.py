@@ -1,0 +1,36 @@
+"""docs/configuration.md and docs/commands.md are what docs/generate.py writes."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def test_the_generated_pages_are_current() -> None:
+    argv = [sys.executable, "-P", str(DOCS / "generate.py"), "--check"]
+    answer = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_every_console_script_has_its_section() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    sections = set(re.findall(r"^## `([\w-]+)`$", (DOCS / "commands.md").read_text(), re.M))
+    assert sections == set(scripts)
+
+
+@pytest.mark.parametrize("command", [["vpred_train", "--print-schema"], ["launcher.cli", "schema"]])
+def test_every_key_of_a_schema_has_its_row(command: list[str]) -> None:
+    answer = subprocess.run([sys.executable, "-P", "-m", *command], capture_output=True, text=True, check=True)
+    schema = json.loads(answer.stdout)
+    sections = [schema, *(each for each in schema["$defs"].values() if "properties" in each)]
+    rows = set(re.findall(r"^\| `(\w+)` \|", (DOCS / "configuration.md").read_text(), re.M))
+    keys = {key for section in sections for key in section["properties"]}
+    assert len(keys) > 40
+    assert keys <= rows
