@@ -40,8 +40,8 @@ _CONFIGURATION = """# Configuration
 A key of the recipe is changed on the command line as `section.key=value`. A key of the cluster file begins with
 `cluster.`. `vpred-train --print-schema` and `vpred-launch schema` print the JSON Schemas.
 
-"on resume" states what a resumed run accepts. *fixed* keys may not change. *logged* keys may change, and the report lists
-it. *machine* keys may change at any time.
+"on resume" states what a resumed run accepts. *fixed* keys may not change. *logged* keys may change, and the report
+lists it. *machine* keys may change at any time.
 """
 
 _COMMANDS = """# Commands
@@ -70,25 +70,35 @@ def configuration() -> str:
 def commands() -> str:
     """The page of all console scripts."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    return _COMMANDS + "".join(_command(parser_of(target), 2) for target in scripts.values())
+    text, first = _COMMANDS, dict[str, str]()
+    for script, target in scripts.items():
+        if target in first:
+            text += f"\n## `{script}`\n\nThe same command as [`{first[target]}`](#{first[target]}).\n"
+        else:
+            first[target] = script
+            parser = parser_of(script, target)
+            text += _command(parser, script, parser.prog, 2)
+    return text
 
 
-def parser_of(target: str) -> argparse.ArgumentParser:
-    """The parser that the console script `target` ("module:function") uses first."""
+def parser_of(script: str, target: str) -> argparse.ArgumentParser:
+    """The parser that the console script of `target` ("module:function") uses first."""
     module, function = target.split(":")
     main = getattr(import_module(module), function)
 
     def catch(parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
         raise _Caught(parser)
 
-    kept = argparse.ArgumentParser.parse_known_args
+    kept, words = argparse.ArgumentParser.parse_known_args, sys.argv
     argparse.ArgumentParser.parse_known_args = catch  # type: ignore[method-assign, assignment]
+    sys.argv = [script]
     try:
-        main([])
+        main()
     except _Caught as caught:
         return caught.parser
     finally:
         argparse.ArgumentParser.parse_known_args = kept  # type: ignore[method-assign]
+        sys.argv = words
     raise ValueError(f"{target} parses no arguments")
 
 
@@ -190,11 +200,12 @@ def _paragraph(text: str) -> str:
     return "`".join(part if place % 2 else re.sub(r"[*<_]", r"\\\g<0>", part) for place, part in enumerate(parts))
 
 
-def _command(parser: argparse.ArgumentParser, level: int) -> str:
-    """A command's section, and below it one for each of its subcommands."""
+def _command(parser: argparse.ArgumentParser, script: str, prog: str, level: int) -> str:
+    """A command's section, and below it one for each of its subcommands. prog: what the parser calls the script."""
     subcommands = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
-    words = f"{parser.prog} COMMAND ..." if subcommands else _usage(parser)
-    text = f"\n{'#' * level} `{parser.prog}`\n\n"
+    name = script + parser.prog.removeprefix(prog)
+    words = f"{name} COMMAND ..." if subcommands else _usage(parser, name)
+    text = f"\n{'#' * level} `{name}`\n\n"
     help_of = parser.description or ""
     text += f"{_paragraph(help_of)}\n\n" if help_of else ""
     text += f"```text\n{words}\n```\n"
@@ -209,17 +220,17 @@ def _command(parser: argparse.ArgumentParser, level: int) -> str:
         text += f"\n{_paragraph(parser.epilog)}\n"
     for subcommand in subcommands:
         helps = {each.dest: each.help for each in subcommand._choices_actions}
-        for name, inner in subcommand.choices.items():
-            inner.description = inner.description or helps.get(name)
-            text += _command(inner, level + 1)
+        for word, inner in subcommand.choices.items():
+            inner.description = inner.description or helps.get(word)
+            text += _command(inner, script, prog, level + 1)
     return text
 
 
-def _usage(parser: argparse.ArgumentParser) -> str:
+def _usage(parser: argparse.ArgumentParser, name: str) -> str:
     """One short line; the table below it lists the options."""
     positionals = [each for each in parser._actions if not each.option_strings]
     required = [each for each in parser._actions if each.option_strings and each.required]
-    words = [parser.prog, *(_argument(parser, each) for each in required), "[options]"]
+    words = [name, *(_argument(parser, each) for each in required), "[options]"]
     return " ".join([*words, *(_argument(parser, each) for each in positionals)])
 
 

@@ -15,6 +15,7 @@ from jobs import free_ports, write_images
 from weights_files import write_tiny
 
 ROOT = Path(__file__).parents[2]
+LAUNCH = Path(sys.executable).with_name("vpred-launch")
 DEADLINE_S = 240
 
 # A narrow Stable Diffusion 2 on eight images, two of them held out.
@@ -81,7 +82,7 @@ def finished_run(folder: Path) -> None:
         my_images(finished)
         weights(finished)
         (finished / "recipe.yaml").write_text(RECIPE)
-        argv = [sys.executable, "-P", "-m", "launcher.cli", "run", "--recipe", "recipe.yaml", "--run-dir", "runs/mine"]
+        argv = [str(LAUNCH), "run", "--recipe", "recipe.yaml", "--run-dir", "runs/mine"]
         argv.append(f"cluster.metrics.base_port={free_ports(2)}")
         answer = subprocess.run(argv, cwd=finished, capture_output=True, text=True, timeout=DEADLINE_S)
         assert answer.returncode == 0, answer.stderr
@@ -127,7 +128,7 @@ def checkout(folder: Path) -> None:
 
 
 def _ranktable(folder: Path, *arguments: str) -> None:
-    argv = [sys.executable, "-P", "-m", "launcher.cli", "ranktable", *arguments]
+    argv = [str(LAUNCH), "ranktable", *arguments]
     subprocess.run(argv, cwd=folder, check=True, capture_output=True, timeout=DEADLINE_S, env=os.environ)
 
 

@@ -25,9 +25,10 @@ def test_every_console_script_has_its_section() -> None:
     assert sections == set(scripts)
 
 
-@pytest.mark.parametrize("command", [["vpred_train", "--print-schema"], ["launcher.cli", "schema"]])
+@pytest.mark.parametrize("command", [["vpred-train", "--print-schema"], ["vpred-launch", "schema"]])
 def test_every_key_of_a_schema_has_its_row(command: list[str]) -> None:
-    answer = subprocess.run([sys.executable, "-P", "-m", *command], capture_output=True, text=True, check=True)
+    program = Path(sys.executable).with_name(command[0])
+    answer = subprocess.run([str(program), *command[1:]], capture_output=True, text=True, check=True)
     schema = json.loads(answer.stdout)
     sections = [schema, *(each for each in schema["$defs"].values() if "properties" in each)]
     rows = set(re.findall(r"^\| `(\w+)` \|", (DOCS / "configuration.md").read_text(), re.M))
