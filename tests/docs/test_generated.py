@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from monitoring.metrics import WorkerMetrics
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -35,3 +37,13 @@ def test_every_key_of_a_schema_has_its_row(command: list[str]) -> None:
     keys = {key for section in sections for key in section["properties"]}
     assert len(keys) > 40
     assert keys <= rows
+
+
+def test_every_metric_has_its_row() -> None:
+    rows = set(re.findall(r"^\| `(vpred_\w+)` \|", (DOCS / "operations" / "metrics.md").read_text(), re.M))
+    families = list(WorkerMetrics(0, 0, "host").registry.collect())
+    of_ranks = {each.name + "_total" * (each.type == "counter") for each in families}
+    # The client appends _total to the names of counters.
+    named = re.findall(r"\bvpred_launcher_\w+", "".join(path.read_text() for path in (ROOT / "launcher").rglob("*.py")))
+    of_launcher = {each if each in rows else f"{each}_total" for each in named}
+    assert rows == of_ranks | of_launcher
