@@ -228,6 +228,8 @@ def _command(parser: argparse.ArgumentParser, script: str, prog: str, level: int
 
 def _usage(parser: argparse.ArgumentParser, name: str) -> str:
     """One short line; the table below it lists the options."""
+    if parser.usage:
+        return parser.usage % {"prog": name}
     positionals = [each for each in parser._actions if not each.option_strings]
     required = [each for each in parser._actions if each.option_strings and each.required]
     words = [name, *(_argument(parser, each) for each in required), "[options]"]
