@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train: ./run_distributed.sh [--cluster FILE] [--recipe FILE] [--run-dir DIR] [section.key=value ...]
-# Other commands: ./run_distributed.sh plan | check | ranktable ...  (`vpred-launch --help` tells all)
+# Other commands: ./run_distributed.sh plan | check | status ...  (`.venv/bin/vpred-launch --help` lists them)
 # The first start makes .venv beside this file from requirements.lock; later starts find it ready.
 set -euo pipefail
 
@@ -69,7 +69,8 @@ set_up() (
 
 if ! is_ready; then set_up; fi
 
-case "${1:-}" in
-    run | plan | check | ranktable | schema) exec "$venv/bin/vpred-launch" "$@" ;;
-    *) exec "$venv/bin/vpred-launch" run "$@" ;;
+# A first word without "=" and without a leading "-" is a command of vpred-launch.
+case "${1:--}" in
+    -* | *=*) exec "$venv/bin/vpred-launch" run "$@" ;;
+    *) exec "$venv/bin/vpred-launch" "$@" ;;
 esac

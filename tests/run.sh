@@ -7,9 +7,10 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 python="$PWD/.venv/bin/python"
 stamp="$PWD/.venv/.tests-set-up-for"
-wanted="$(sha256sum <requirements-dev.lock)"
+wanted="$(cat requirements-dev.lock docs/requirements.lock | sha256sum)"
 if [[ "$(cat -- "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+    "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
     printf '%s\n' "$wanted" >"$stamp"
 fi
 

@@ -22,7 +22,7 @@ FORBIDDEN = {
 TOP_LEVEL = {
     *PACKAGES, "cluster_configs", "tests", "docs", ".ci", "Dockerfile", "README.md", "run_distributed.sh", "LICENSE",
     "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml", "requirements.lock", "requirements-dev.lock", ".gitignore",
-    ".pre-commit-config.yaml", ".dockerignore",
+    "mkdocs.yml", ".pre-commit-config.yaml", ".dockerignore",
 }  # fmt: skip
 
 

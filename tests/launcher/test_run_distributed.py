@@ -94,6 +94,13 @@ def test_without_a_compiler_the_set_up_goes_on(checkout):
 def test_a_command_as_first_word_is_passed_on(checkout):
     assert checkout.start("plan", "--json").stdout == "launch:plan --json\n"
     assert checkout.start("run").stdout == "launch:run\n"
+    assert checkout.start("status", "runs/a b").stdout == "launch:status runs/a b\n"
+    assert checkout.start("a-command-to-come", "x=1").stdout == "launch:a-command-to-come x=1\n"
+
+
+@pytest.mark.parametrize("word", ["seed=1", "data.path=a b", "--recipe", "-h", ""])
+def test_an_option_or_an_override_as_first_word_starts_a_run(checkout, word):
+    assert checkout.start(word).stdout == f"launch:run {word}\n"
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml", "vpred_train/kernels/operations.cpp"])
