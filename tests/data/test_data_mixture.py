@@ -115,7 +115,11 @@ def test_batches_mix_by_weight_and_are_the_same_for_any_ranks_and_start(
         ({"path": "a", "sources": [{"path": "b"}]}, ("path",), "there are data.sources too; give one of them"),
         ({"sources": [{"path": "a"}, {"path": "a", "weight": 2}]}, ("sources",), "a is there twice; give it once"),
         ({"sources": [{"path": "a", "weight": 0}]}, ("sources", 0, "weight"), "greater than 0"),
-        ({"sources": [{"path": "a", "weight": float("inf")}]}, ("sources", 0, "weight"), "finite"),
+        (
+            {"sources": [{"path": "a", "weight": float("inf")}]},
+            ("sources", 0, "weight"),
+            "less than or equal to 1000000",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_section_is_told(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from launcher.contract import yaml_dialect
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.process import die_with_parent, tell_stacks
@@ -37,9 +38,15 @@ def check(options: argparse.Namespace, overrides: list[str]) -> int:
         print(f"{options.recipe}: {unknown.pop()}: unknown key", file=sys.stderr)
         return ExitCode.BAD_CONFIG
     there = options.run_dir and RunDir(options.run_dir).train_yaml
-    if there and there.exists() and (begun := yaml.safe_load(there.read_text())) != recipe:
-        print(f"{options.run_dir}: belongs to a different recipe: {begun} there, {recipe} here", file=sys.stderr)
-        return ExitCode.BAD_CONFIG
+    if there and there.exists():
+        try:
+            begun = yaml_dialect.parse(there.read_text())
+        except ValueError as error:
+            print(f"{there}: is damaged ({error})", file=sys.stderr)
+            return ExitCode.BAD_CONFIG
+        if begun != recipe:
+            print(f"{options.run_dir}: belongs to a different recipe: {begun} there, {recipe} here", file=sys.stderr)
+            return ExitCode.BAD_CONFIG
     if recipe["fault"] == "check_crash":
         raise RuntimeError("the check itself is broken")
     yaml.safe_dump(recipe, sys.stdout, sort_keys=False)

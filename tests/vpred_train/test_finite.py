@@ -18,8 +18,7 @@ from weights_files import MODEL, RECORD, TINY_RECORD, random_tensors, write_tiny
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
-from vpred_train import text_to_image
-from vpred_train.commands import sample
+from vpred_train.commands import mindone_text_to_image, sample
 from vpred_train.commands.sample import build_parser, main, make_images, plan
 from vpred_train.commands.train import build_parser as train_parser
 from vpred_train.commands.train import main as train
@@ -122,12 +121,12 @@ def test_every_number_of_a_command_line_is_finite(
         code, _, err = run(capsys, *words)
         assert (code, f"found '{value}' (must be a finite number)" in err) == (2, True)
     for parser, option in (
-        (text_to_image.build_parser(), "--scale"), (text_to_image.build_parser(), "--lora_scale"),
-        (text_to_image.build_parser(), "--ddim_eta"), (train_parser(), "--collective-timeout-s"),
+        (mindone_text_to_image.build_parser(), "--scale"), (mindone_text_to_image.build_parser(), "--lora_scale"),
+        (mindone_text_to_image.build_parser(), "--ddim_eta"), (train_parser(), "--collective-timeout-s"),
     ):  # fmt: skip
         with pytest.raises(SystemExit):
             parser.parse_args(
-                [f"{option}={value}", "--ckpt_path=x"] if "text_to_image" in parser.prog else [f"{option}={value}"]
+                [f"{option}={value}", "--ckpt_path=x"] if "text-to-image" in parser.prog else [f"{option}={value}"]
             )
         assert f"argument {option}: found '{value}' (must be a finite number)" in capsys.readouterr().err
 
@@ -305,7 +304,7 @@ def test_the_options_of_weights_are_looked_at() -> None:
     """A new option that takes any float would be missed by the tests above."""
     parser = argparse.ArgumentParser()
     add_weights_options(parser)
-    for each in (parser, text_to_image.build_parser(), train_parser()):
+    for each in (parser, mindone_text_to_image.build_parser(), train_parser()):
         assert [action.dest for action in each._actions if action.type is float] == []
 
 

@@ -57,7 +57,7 @@ def test_what_no_accelerator_has_told_is_not_guessed() -> None:
         ({"loss_scale_factor": 1.0}, "greater than or equal to 2"),
         ({"init_loss_scale": 0.5}, "greater than or equal to 1"),
         ({"init_loss_scale": 2.0**30}, "less than or equal to 16777216"),
-        ({"init_loss_scale": float("nan")}, "less than or equal to 16777216"),
+        ({"init_loss_scale": float("nan")}, "should be a finite number"),
         ({"init_loss_scale": 4.0, "min_loss_scale": 8.0}, "init_loss_scale 4 is below min_loss_scale 8"),
         ({"loss_scaling": "static", "loss_scale_window_steps": 7}, "loss_scale_window_steps is 7, but static has none"),
         ({"loss_scaling": "off", "init_loss_scale": 2.0}, "init_loss_scale is 2.0, but off has none"),

@@ -130,6 +130,13 @@ def test_a_refusal_names_keys_values_and_remedies(train_config: TrainConfig, tmp
     )
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"seed: [", b""])
+def test_a_damaged_recipe_of_a_run_is_one_line(train_config: TrainConfig, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"train\.yaml: "):
+        check_run_dir(RunDir(tmp_path), train_config)
+
+
 def test_a_recipe_of_an_older_version_lacks_keys_that_have_defaults_now(
     train_config: TrainConfig, tmp_path: Path
 ) -> None:
