@@ -229,10 +229,10 @@ def farm(hosts: int, folder: Path) -> LaunchPlan:
 # Recorded from the code as it was, so they tell that a plan has changed, not that it is right; what is checked of its
 # contents is below, and whole plans and tables lie in golden/.
 PLAN_DIGESTS = {
-    1: "fea81f3ecc84f217",
-    8: "c5fb9e8d3328a7c2",
-    64: "d48d36b6ec6ab789",
-    1024: "0ecb01d55fdae72a",
+    1: "6552ed6d7e4ade43",
+    8: "2cd0810780033c53",
+    64: "4e7ddf9498aff48f",
+    1024: "7a7bb4e642af4cb1",
 }
 
 

@@ -37,7 +37,7 @@ from vpred_train.sampling.image_request import LoraRequest
 from vpred_train.sampling.images import contact_sheet, png_of
 from vpred_train.sampling.pipeline import NotFiniteError, TextToImage
 from vpred_train.sampling.weight_selection import add_weights_options
-from vpred_train.training import prediction_probe as probe_module
+from vpred_train.training import prediction_probe
 from vpred_train.training.finish import check_samples
 from vpred_train.training.prediction_probe import Probe
 from vpred_train.weights.layouts.read_write import read_weights, require_finite, weights_of, write_weights
@@ -237,9 +237,9 @@ def test_a_probe_of_nan_refuses_the_weights(train_config: TrainConfig, monkeypat
     for value in (math.nan, math.inf):
         found = Probe({"v": {500: 0.1}, "eps": {500: value}, "x0": {500: value}})
         assert not found.finite
-        monkeypatch.setattr(pretrained, "probe", lambda *_, found=found: found)
+        monkeypatch.setattr(prediction_probe, "probe", lambda *_, found=found: found)
         with pytest.raises(ConfigError, match=r"sd.ckpt: predicts what is not finite.*\(residuals v 0.100, eps"):
-            pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
+            prediction_probe.check_prediction(config, nothing, nothing, nothing, SingleProcess())
 
 
 def test_the_probe_command_refuses_them_too(
@@ -250,7 +250,7 @@ def test_the_probe_command_refuses_them_too(
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "0.png")
     (tmp_path / "images" / "img_txt.csv").write_text("dir,text\n0.png,black\n")
     found = Probe({kind: {500: math.nan} for kind in ("v", "eps", "x0")})
-    monkeypatch.setattr(probe_module, "probe", lambda *_: found)
+    monkeypatch.setattr(prediction_probe, "probe", lambda *_: found)
     code, out, err = run(capsys, "probe", tmp_path / "t.safetensors", "--data", tmp_path / "images")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "t.safetensors: predicts what is not finite" in err and "residuals v nan" in err

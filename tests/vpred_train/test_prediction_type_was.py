@@ -14,8 +14,8 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.config.weights import PretrainedConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.distributed.collectives import SingleProcess
-from vpred_train.models import build as pretrained
 from vpred_train.prepare.recipe import load_recipe
+from vpred_train.training import prediction_probe
 from vpred_train.training.prediction_probe import Probe
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
 from vpred_train.weights.layouts.weight_source import open_source
@@ -101,9 +101,9 @@ def test_the_probe_expects_what_the_weights_predicted(
         weights = PretrainedConfig(path=Path("sd.ckpt"), prediction_type_was=was)
         diffusion = DiffusionConfig(zero_terminal_snr=True)
         config = train_config.model_copy(update={"pretrained": weights, "diffusion": diffusion})
-        pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
+        prediction_probe.check_prediction(config, nothing, nothing, nothing, SingleProcess())
 
-    monkeypatch.setattr(pretrained, "probe", answer)
+    monkeypatch.setattr(prediction_probe, "probe", answer)
     caplog.set_level("INFO")
     check("eps")
     assert not seen[-1].zero_terminal_snr  # eps weights were not trained to it

@@ -20,8 +20,8 @@ from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.engine.inputs import Online
-from vpred_train.models import build as pretrained
 from vpred_train.models.networks import Networks
+from vpred_train.training import prediction_probe
 from vpred_train.training.prediction_probe import Probe, measure, probe
 
 SCHEDULE = make_schedule(DiffusionConfig())
@@ -85,14 +85,14 @@ def test_training_refuses_what_predicts_something_else(
     def answer(*_: Any) -> Probe:
         return Probe({kind: {500: residual} for kind, residual in residuals.items()})
 
-    monkeypatch.setattr(pretrained, "probe", answer)
+    monkeypatch.setattr(prediction_probe, "probe", answer)
     nothing: Any = None
     with pytest.raises(ConfigError, match=r"sd.ckpt: predicts eps \(residuals v 0.800.*set it to eps"):
-        pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
+        prediction_probe.check_prediction(config, nothing, nothing, nothing, SingleProcess())
     residuals["eps"] = 0.7
-    pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
+    prediction_probe.check_prediction(config, nothing, nothing, nothing, SingleProcess())
     assert "neither v nor eps nor x0 clearly" in caplog.text
     residuals["v"] = 0.1
     caplog.clear()
-    pretrained.check_prediction(config, nothing, nothing, nothing, SingleProcess())
+    prediction_probe.check_prediction(config, nothing, nothing, nothing, SingleProcess())
     assert "neither" not in caplog.text

@@ -21,7 +21,7 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.distributed.watchdog import Waits, Watchdog
 from vpred_train.training import worker
-from vpred_train.training.hooks import hook as hooks
+from vpred_train.training.hooks import status as status_module
 from vpred_train.training.hooks.status import StatusHook
 
 IDENTITY = Identity(1, 2, 1, 2, "n", "test")
@@ -61,7 +61,7 @@ def test_own_time_is_without_collectives_and_the_first_step(status: StatusHook, 
 def test_a_rank_that_waits_goes_on_telling(
     train_config: TrainConfig, attempt: AttemptDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooks, "BEAT_S", 0.02)
+    monkeypatch.setattr(status_module, "BEAT_S", 0.02)
     watchdog = Watchdog(1, 60.0)
     status = StatusHook(IDENTITY, 7, train_config, attempt, watchdog.waits)
     status.on_phase("compiling", 0, 0)
