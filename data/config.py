@@ -7,7 +7,7 @@ from PIL import ImageColor
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-# What may change when a run goes on, declared as the training document does: how and where data are read, not which.
+# Keys that a resumed run may change, declared as in the recipe: how and where data are read, not which data.
 _OF_THE_MACHINE = Field(json_schema_extra={"on_resume": "machine"})
 _MAY_CHANGE = Field(json_schema_extra={"on_resume": "logged"})
 # The text below a field is the key's description in the JSON Schema.
@@ -45,7 +45,7 @@ class SourceConfig(BaseModel):
 
 
 class DataConfig(BaseModel):
-    """Where the images are and how they become a batch."""
+    """Folders of images and captions, and the way to a batch."""
 
     model_config = _SECTION
 
@@ -58,8 +58,8 @@ class DataConfig(BaseModel):
     A relative path in a recipe starts at the recipe's folder."""
 
     bad_samples: Annotated[Literal["fail", "skip"], _MAY_CHANGE] = "fail"
-    """What happens to rows that cannot be trained on. "fail" ends the run before it begins.
-    "skip" leaves them out and lists them in RUN/bad_samples.jsonl."""
+    """If a row cannot be trained on, "fail" ends the run before it begins.
+    "skip" leaves such rows out and lists them in RUN/bad_samples.jsonl."""
 
     background: str = "white"
     """Colour under transparent pixels, as Pillow writes colours: a name such as white, or #rrggbb."""

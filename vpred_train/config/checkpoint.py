@@ -1,4 +1,4 @@
-"""When to save, and what to keep."""
+"""The recipe's section on checkpoints."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from vpred_train.config.numbers import AboveZero, Samples
 
 
 class CheckpointConfig(Section):
-    """When to save, and what to keep. An empty file STEP.keep beside a checkpoint keeps that step for good."""
+    """Times of checkpoints, and which of them stay. An empty file STEP.keep beside a checkpoint keeps it for good."""
 
     every_samples: Samples
     """Save after each multiple of this many training samples. A run that ends or is stopped also saves."""
@@ -26,8 +26,8 @@ class CheckpointConfig(Section):
     """Write checkpoints while training goes on. false stops training until each one is committed."""
 
     on_busy: Literal["wait", "skip"] = "wait"
-    """What happens when a save is due while the last one is still being written.
-    "wait" stops training until that one is committed; "skip" leaves the new one out."""
+    """If a save is due while the last one is still being written, "wait" stops training until it is committed.
+    "skip" leaves the new save out."""
 
     node_folder: Annotated[Path | None, FIXED] = None
     """Absolute path on each host's own disks, in place of RUN/checkpoints. Each host keeps its ranks' part.
@@ -48,6 +48,6 @@ class CheckpointConfig(Section):
     A unit is an epoch or a step there. The newest 10 stay, as in MindONE. null writes none."""
 
     def retention(self, global_batch: int) -> Retention:
-        """What stays, in steps."""
+        """The rules of retention, in steps."""
         every_steps = None if self.keep_every_samples is None else max(1, self.keep_every_samples // global_batch)
         return Retention(self.keep_last, every_steps, self.keep_best, metric="validation_loss")

@@ -1,4 +1,4 @@
-"""The noise schedule and what the network predicts."""
+"""The recipe's section on the noise schedule and the predicted quantity."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -8,13 +8,13 @@ from pydantic import Field, model_validator
 from launcher.contract.config import Section
 from vpred_train.config.numbers import Positive
 
-Beta = Annotated[float, Field(ge=1e-8, lt=1)]  # of a smaller one float32 would keep no noise
+Beta = Annotated[float, Field(ge=1e-8, lt=1)]  # float32 would lose the noise of a smaller one
 LEAST_LOG_ALPHA_BAR = -80.0  # float32 ends at -87
 PredictionType = Literal["v", "eps", "x0"]
 
 
 class DiffusionConfig(Section):
-    """The noise schedule, with betas linear in their square root as in SD2, and what the network predicts."""
+    """The noise schedule, with betas linear in their square root as in SD2, and the predicted quantity."""
 
     timesteps: Positive = 1000
     """Number of noise levels T. Timesteps are 0 to T - 1. 1000 is SD2's."""
@@ -30,7 +30,7 @@ class DiffusionConfig(Section):
     SD2 was trained without."""
 
     prediction_type: PredictionType = "v"
-    """What the network predicts: v (Salimans & Ho 2022), the noise (eps) or the clean image (x0).
+    """Quantity that the network predicts: v (Salimans & Ho 2022), the noise (eps) or the clean image (x0).
     SD2's 768-v weights predict v, its base weights eps."""
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from launcher.contract.config import Section
 from vpred_train.config.numbers import AboveZero
 
-# A record is a stranger's file: without bounds the names of its tensors alone would fill the memory.
+# Records come from strangers. Without bounds, the names of the tensors alone could fill the memory.
 Width = Annotated[int, Field(gt=0, le=1 << 16)]
 Depth = Annotated[int, Field(gt=0, le=128)]
 Multipliers = Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)]
@@ -75,7 +75,7 @@ class TextEncoderConfig(Section):
     """Number of different tokens, which CLIP's vocabulary fixes."""
 
     padding: Literal["zero", "end"] = "zero"
-    """What follows the end token. "zero" is open_clip's padding, with which SD2 was trained.
+    """Tokens after the end token. "zero" is open_clip's padding, with which SD2 was trained.
     "end" repeats the end token, as MindONE did from 2024 on."""
 
 
@@ -128,7 +128,7 @@ class ModelConfig(Section):
     """The network that turns captions into text features. Default: SD2's."""
 
     vae: VaeConfig | None = VaeConfig()
-    """The autoencoder between images and latents, which never learns. null trains the UNet on pixels. Default: SD2's."""
+    """The autoencoder between images and latents. It never learns. null trains the UNet on pixels. Default: SD2's."""
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -1,4 +1,4 @@
-"""The recipe's sections on how weights move: optimizer, schedule of the learning rate, ema."""
+"""The recipe's sections on the optimiser, the learning rate and the moving averages."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, Self
@@ -31,15 +31,15 @@ class OptimizerConfig(Section):
     """The optimiser, and clipping of the gradient before it."""
 
     name: Literal["adamw", "adam_weight_decay", "sgd"] = "adamw"
-    """"adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101), "sgd" with momentum, or "adam_weight_decay".
+    """Update rule: "adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101), "sgd" with momentum, or "adam_weight_decay".
     The last is MindSpore's and MindONE's AdamW, without bias correction."""
 
     learning_rate: AboveZero
     """Highest learning rate, which the warm-up reaches. `schedule` decides how it falls."""
 
     reference_batch: Positive | None = None
-    """Global batch for which the learning rates are meant. They are multiplied by global_batch / reference_batch (Goyal
-    et al. 2017, arXiv 1706.02677). null takes them as given."""
+    """Global batch for which the learning rates are meant. null takes them as given.
+    They are multiplied by global_batch / reference_batch (Goyal et al. 2017, arXiv 1706.02677)."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay of Adam's first and second moment per step. PyTorch's and MindONE's defaults."""
@@ -64,7 +64,7 @@ class OptimizerConfig(Section):
 
     @property
     def moment_names(self) -> tuple[str, ...]:
-        """What the optimiser keeps from step to step, an array as large as the weights each."""
+        """Names of the arrays that the optimiser keeps between steps, each as large as the weights."""
         if self.name in ADAMS:
             return ("adam_m", "adam_v")
         return ("sgd_momentum",) if self.momentum else ()
@@ -158,20 +158,20 @@ class EmaConfig(Section):
     """Moving averages of the weights, tracked side by side in float32. Skipped steps do not advance them."""
 
     profiles: Annotated[tuple[Literal["constant", "mindone", "power"], ...], Field(min_length=1)] = ("constant",)
-    """How averages forget after n updates. "constant": min(decay, (1 + n) / (10 + n)). "mindone": decay (1 - exp(-n /
-    2000)). "power": time t weighs t^gamma (Karras et al. 2024, arXiv 2312.02696)."""
+    """Decay after n updates: "constant" min(decay, (1 + n) / (10 + n)), "mindone" decay (1 - exp(-n / 2000)).
+    "power" gives the weights at time t the weight t^gamma (Karras et al. 2024, arXiv 2312.02696)."""
 
     decay: Beta = 0.9999
-    """Share of the average that stays at each update, for constant and mindone. 0.9999 is MindONE's; 0 averages
-    nothing."""
+    """Share of the average that stays at each update, for constant and mindone.
+    0.9999 is MindONE's; 0 averages nothing."""
 
     sigma_rel: Annotated[tuple[SigmaRel, ...], Field(min_length=1)] = (0.05, 0.1)
-    """Widths of the power averages, in units of the training time; each is one average. Karras et al. 2024 track 0.05
-    and 0.1."""
+    """Widths of the power averages, in units of the training time. Each width is one average.
+    Karras et al. 2024 track 0.05 and 0.1."""
 
     use: Annotated[str | None, MAY_CHANGE] = None
-    """The average that samples and weights/ema.safetensors take: constant, mindone or power_WIDTH. null takes the
-    first."""
+    """The average that samples and weights/ema.safetensors take: constant, mindone or power_WIDTH.
+    null takes the first."""
 
     snapshot_every_samples: Annotated[Samples | None, MAY_CHANGE] = None
     """Keep the power averages in RUN/snapshots after each multiple of this many samples, and at the end.

@@ -1,4 +1,4 @@
-"""In which dtype the networks compute, and the loss scale that keeps small gradients of float16. No MindSpore."""
+"""The dtype in which the networks compute, and the loss scale that keeps small gradients of float16. No MindSpore."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -42,7 +42,7 @@ class PrecisionConfig(Section):
     """The static scale, or the first dynamic one. A power of two, which rounds nothing. 65536 is MindONE's."""
 
     min_loss_scale: Scale = 1.0
-    """Lower bound of a dynamic scale, a power of two. Below 1 a gradient would lose small values again."""
+    """Lower bound of a dynamic scale, a power of two. 1 leaves the loss as it is."""
 
     loss_scale_factor: Factor = 2.0
     """Divide a dynamic scale by this after an overflow, whose step is skipped. A power of two. 2 is MindONE's."""
@@ -89,7 +89,7 @@ class PrecisionConfig(Section):
         return self.compute_dtype
 
     def _scaling_with(self, dtype: str) -> str:
-        """What `loss_scaling` comes to; a dtype that is still open may become float16."""
+        """`loss_scaling` without "auto"; a `dtype` of "auto" may become float16."""
         if self.loss_scaling != "auto":
             return self.loss_scaling
         return "dynamic" if dtype in ("float16", "auto") else "off"

@@ -1,4 +1,4 @@
-"""How images are made."""
+"""The recipe's section on sampling."""
 
 from typing import Literal, Self
 
@@ -28,7 +28,7 @@ class SamplingConfig(Section):
     """Share of fresh noise in each step of ddim. 0 is deterministic, 1 is DDPM (Song et al. 2020, arXiv 2010.02502)."""
 
     timestep_spacing: Literal["trailing", "leading", "linspace", "karras"] = "trailing"
-    """Which timesteps are visited. "trailing" always starts at pure noise (Lin et al. 2023, arXiv 2305.08891, table 2).
+    """Choice of the visited timesteps. "trailing" always starts at the noisiest (Lin et al. 2023, arXiv 2305.08891).
     "karras" follows Karras et al. 2022 (arXiv 2206.00364)."""
 
     steps: Positive = 15

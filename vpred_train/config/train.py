@@ -1,4 +1,4 @@
-"""The training document: what is trained, independent of where. Imports no MindSpore, so it is checked anywhere."""
+"""The training document: the setup without the cluster. Imports no MindSpore, so that any host can check it."""
 
 from typing import Annotated, Literal, Self
 
@@ -19,7 +19,7 @@ from vpred_train.config.weights import LoraConfig, PretrainedConfig
 
 
 class TrainConfig(Section):
-    """One training setup, independent of the cluster. The batch of a rank follows from `global_batch` and world size."""
+    """One training setup, independent of the cluster. The ranks share `global_batch` equally."""
 
     seed: Seed = 0
     """Seed of order, crops, dropped captions, noise, timesteps and fresh weights."""
@@ -41,8 +41,8 @@ class TrainConfig(Section):
     """Number of captions to sample at the end of the run, evenly spread over the training data. 0 samples none."""
 
     max_nonfinite_steps: Annotated[Samples, MAY_CHANGE] = 3
-    """The run ends with exit code 76 after this many steps in a row whose loss or gradient is not finite.
-    Each such step changes no weight. Overflows that lower a dynamic loss scale do not count."""
+    """The run ends with exit code 76 after this many steps in a row with a loss or gradient that is not finite.
+    Such a step changes no weight. Overflows that lower a dynamic loss scale do not count."""
 
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
     """Networks that learn. SD2 was trained with a frozen text encoder."""
@@ -51,8 +51,8 @@ class TrainConfig(Section):
     """Train low-rank factors of the `trainable` networks. null trains their weights."""
 
     zero_stage: Literal[0, 1] = 1
-    """1 shards the optimiser's moments and the moving averages over the ranks (ZeRO, Rajbhandari et al. 2020, arXiv
-    1910.02054). 0 keeps all of them on each rank."""
+    """1 shards the optimiser's moments and the moving averages over the ranks; 0 keeps all of them on each rank.
+    1 needs less memory (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054)."""
 
     recompute: Annotated[bool, MAY_CHANGE] = False
     """Compute the UNet's blocks again in the backward pass (Chen et al. 2016, arXiv 1604.06174).
@@ -68,7 +68,7 @@ class TrainConfig(Section):
     """Shapes of the networks. The default is SD2."""
 
     diffusion: DiffusionConfig = DiffusionConfig()
-    """Noise schedule, and what the network predicts."""
+    """Noise schedule, and the quantity that the network predicts."""
 
     objective: ObjectiveConfig = ObjectiveConfig()
     """Loss weight, and how timesteps and noise are drawn."""
@@ -86,7 +86,7 @@ class TrainConfig(Section):
     """Moving averages of the weights."""
 
     checkpoint: Annotated[CheckpointConfig, MAY_CHANGE]
-    """When checkpoints are written, and which of them stay."""
+    """Times of checkpoints, and which of them stay."""
 
     sampling: Annotated[SamplingConfig, MAY_CHANGE] = SamplingConfig()
     """How images are sampled."""
@@ -168,7 +168,7 @@ class TrainConfig(Section):
 
     @property
     def networks_in_training(self) -> tuple[Network, ...]:
-        """The networks that must be there while the run trains: with a cache the UNet alone, unless it has previews."""
+        """The networks that training needs. A run with a cache and without previews needs the UNet alone."""
         return ("unet",) if self.data.cache is not None and self.previews is None else self.model.networks
 
     @property

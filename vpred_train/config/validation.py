@@ -1,4 +1,4 @@
-"""The sections of a training document that look at the run while it trains."""
+"""The recipe's sections on validation and previews."""
 
 from pathlib import Path
 from typing import Annotated, Self

@@ -19,13 +19,13 @@ class PretrainedConfig(Section):
     A relative path in a recipe starts at the recipe's folder."""
 
     weights: Literal["auto", "ema", "raw"] = "auto"
-    """Which set of the file to take: the moving average or the raw weights. "auto" takes the average if there is one."""
+    """Take the moving average ("ema") or the raw weights of the file. "auto" takes the average if there is one."""
 
     networks: Annotated[tuple[Network, ...], Field(min_length=1)] = ("unet", "text_encoder", "vae")
-    """Which networks to take. The others begin with random weights."""
+    """Networks to take from the file. The others begin with random weights."""
 
     prediction_type_was: PredictionType | None = None
-    """What the weights predict, if they are to learn `diffusion.prediction_type` instead. null: both are the same.
+    """Quantity that the weights predict, if they are to learn `diffusion.prediction_type` instead. null: the same one.
     Lin et al. 2023 (arXiv 2305.08891, section 3.2) train eps weights to predict v."""
 
     xxh3: str | None = None
@@ -55,5 +55,5 @@ class LoraConfig(Section):
 
     @property
     def scale(self) -> float:
-        """What the product of the factors is multiplied by."""
+        """Factor of the product up @ down."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
