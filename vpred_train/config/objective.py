@@ -18,7 +18,7 @@ class ObjectiveConfig(Section):
     """The loss, and how timesteps and noise are drawn. The defaults are SD2's: uniform in all respects."""
 
     weight: Weight = "uniform"
-    """Loss weight of a timestep; `vpred_train/diffusion/weighting.py` cites the papers. "uniform" is 1 on the prediction.
+    """Loss weight of a timestep; `vpred_train/diffusion/weighting.py` cites the papers. "uniform" weighs all alike.
     The others are the same objective for every prediction type."""
 
     gamma: AboveZero | None = None

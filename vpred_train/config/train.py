@@ -41,7 +41,7 @@ class TrainConfig(Section):
     """Number of captions to sample at the end of the run, evenly spread over the training data. 0 samples none."""
 
     max_nonfinite_steps: Annotated[Samples, MAY_CHANGE] = 3
-    """The run ends with exit code 76 after this many steps in a row with a loss or gradient that is not finite.
+    """The run ends with exit code 76 after this many nonfinite losses or gradients in a row.
     Such a step changes no weight. Overflows that lower a dynamic loss scale do not count."""
 
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)
