@@ -72,7 +72,7 @@ class DataConfig(BaseModel):
     "random" draws the place for each epoch and sample."""
 
     horizontal_flip: bool = False
-    """Mirror each image with probability 0.5. It is off, since a mirrored image may contradict its caption."""
+    """Mirror each image with probability 0.5. The default is false: a mirrored image may contradict its caption."""
 
     caption_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of captions replaced by the empty one. Classifier-free guidance needs it.

@@ -47,8 +47,8 @@ class LauncherSettings(Section):
     SIGKILL follows 5 s later. The Ascend examples take 300."""
 
     lease_s: Annotated[float, Field(ge=2, le=1e8)] = 120.0
-    """Ranks end themselves after this many seconds without a sign of life of the launcher.
-    This clears hosts that are cut off. The launcher renews the lease 8 times in this span."""
+    """Ranks end themselves after this many seconds in which the launcher has not renewed its lease.
+    This clears hosts that are cut off. The launcher renews it 8 times in this span."""
 
     forward_variables: tuple[str, ...] = ()
     """Environment variables that mpirun passes on from this host. Only these and `environment` reach other hosts.

@@ -24,7 +24,7 @@ class UNetConfig(Section):
     """Channels of the finest level before its multiplier. SD2: 320."""
 
     channel_multipliers: Multipliers = (1, 2, 4, 4)
-    """Channels of each level, finest first, in units of `model_channels`. Each level halves height and width.
+    """Channels of each level, finest first, in units of `model_channels`. Each further level halves the sides.
     SD2: [1, 2, 4, 4]."""
 
     res_blocks: Depth = 2

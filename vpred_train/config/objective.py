@@ -25,8 +25,8 @@ class ObjectiveConfig(Section):
     """Parameter of min_snr, soft_min_snr and p2. null takes 5, 5 and 1, in this order."""
 
     terminal_floor: Fraction | None = None
-    """Lower bound of the weight of |x - x0|^2, for weights that vanish at zero SNR; `zero_terminal_snr` needs it.
-    1 is uniform_v's weight there, 0 none."""
+    """Lower bound of the weight of |x - x0|^2, for weights that vanish at zero SNR.
+    Such a weight needs it with `zero_terminal_snr`. 1 is uniform_v's weight there, 0 none."""
 
     offset_noise: NotNegative = 0.0
     """Standard deviation of extra noise that all pixels of a channel share (Guttenberg 2023).

@@ -35,13 +35,13 @@ class TrainConfig(Section):
     Gradients are reduced once per step."""
 
     log_every_steps: Annotated[Samples, MAY_CHANGE] = 1
-    """Log loss, gradient norm, learning rate and speed every this many steps."""
+    """Number of steps from one log line of loss, gradient norm, learning rate and speed to the next."""
 
     final_samples: Annotated[int, Field(ge=0, le=1 << 20), MAY_CHANGE] = 16
     """Number of captions to sample at the end of the run, evenly spread over the training data. 0 samples none."""
 
     max_nonfinite_steps: Annotated[Samples, MAY_CHANGE] = 3
-    """The run ends with exit code 76 after this many nonfinite losses or gradients in a row.
+    """The run ends with exit code 76 after this many steps in a row with a nonfinite loss or gradient.
     Such a step changes no weight. Overflows that lower a dynamic loss scale do not count."""
 
     trainable: Annotated[tuple[Literal["unet", "text_encoder"], ...], Field(min_length=1)] = ("unet",)

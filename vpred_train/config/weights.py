@@ -15,7 +15,7 @@ class PretrainedConfig(Section):
     """Weights to start from. The model and what it predicts come from their record where the recipe is silent."""
 
     path: Annotated[Path, OF_THE_MACHINE]
-    """File of MindONE or Stability, or diffusers folder, which its content decides.
+    """File of MindONE or Stability, or diffusers folder; the content decides which.
     A relative path in a recipe starts at the recipe's folder."""
 
     weights: Literal["auto", "ema", "raw"] = "auto"
