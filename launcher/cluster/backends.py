@@ -1,10 +1,10 @@
-"""How ranks are started (`launcher.kind`) and how they find each other (`launcher.init`): what goes with what.
+"""Ways to start ranks (`launcher.kind`), ways in which they find each other (`launcher.init`), and valid pairs.
 
 kind   mpirun: mpirun starts every rank; MPICH's for one host only.
        msrun: MindSpore's msrun on every host; with several hosts mpirun starts it on each.
        local: the launcher's own processes on one host, without MPI.
 init   mpi: MPI itself; on cpu by mpi4py, on Ascend MindSpore's init() finds it.
-       rank_table: Ascend, HCCL reads the table that lies in the run directory.
+       rank_table: Ascend, HCCL reads the table in the run directory.
        dynamic_cluster: MindSpore's scheduler, beside rank 0; HCCL on Ascend, MCCL on cpu.
 """
 
@@ -29,7 +29,7 @@ INITS: dict[tuple[str, Kind], tuple[Init, ...]] = {
 def faults(
     accelerator: str, kind: Kind, init: Init | None, binding: Binding, ranks_on_hosts: tuple[int, ...], arguments: bool
 ) -> Iterator[str]:
-    """What does not go together; `arguments`: extra arguments for mpirun are given."""
+    """Yields a line for each conflict of settings. arguments: the file has extra arguments for mpirun."""
     known = INITS[accelerator, kind]
     if init is not None and init not in known:
         yield f"launcher.init: found {init!r} (with kind {kind} on {accelerator}: {' or '.join(known)})"

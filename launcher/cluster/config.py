@@ -1,4 +1,4 @@
-"""ClusterConfig: where a training runs. Nothing about what is trained belongs here."""
+"""ClusterConfig: hosts, devices and launcher settings. The training setup is in the recipe."""
 
 import ipaddress
 import re
@@ -10,119 +10,91 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from launcher.cluster.backends import INITS, Binding, Init, Kind, faults
+from launcher.cluster.backends import INITS, Init, faults
 from launcher.cluster.hosts import LOCAL_ADDRESSES, Host
+from launcher.cluster.start import LauncherSettings, Metrics, Network, PreflightSettings
 from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.config import Seconds, SecondsOrNone, Section, load_document
+from launcher.contract.config import SecondsOrNone, Section, load_document
 from launcher.contract.identity import tells_identity
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class LauncherSettings(Section):
-    """How ranks are started (`kind`) and find each other (`init`): see backends.py; `init` null: the first that works.
-
-    `mpirun` null: the one beside python, else the first on PATH. `mpirun_arguments` go to it as they are. `binding`:
-    each rank to a core, a NUMA node, or none. `oversubscribe`: more ranks than cores; null: on cpu, not on Ascend.
-    `rank_table`: with `init: rank_table`, one that a controller wrote (or its directory) to use as it is, once it has
-    been checked against the cluster file; null makes one of that. `forward_variables` and those of `environment` are
-    all that crosses to other hosts.
-    """
-
-    kind: Kind = "mpirun"
-    init: Init | None = None
-    mpirun: Path | None = None
-    mpirun_arguments: tuple[str, ...] = ()
-    binding: Binding = "none"
-    oversubscribe: bool | None = None
-    rank_table: Path | None = None
-    allow_run_as_root: bool = False
-    stop_grace_s: Seconds = 60.0
-    lease_s: Annotated[float, Field(ge=2, le=1e8)] = 120.0
-    forward_variables: tuple[str, ...] = ()
-
-    @field_validator("mpirun")
-    @classmethod
-    def _is_absolute(cls, mpirun: Path | None) -> Path | None:
-        if mpirun is not None and not mpirun.is_absolute():
-            raise ValueError("must be an absolute path, since it is used on every host")
-        return mpirun
-
-
-class Network(Section):
-    """`interface`: the NIC (or CIDR) for MPI between hosts; null lets MPI choose.
-
-    `scheduler_port`: on the first host, where ranks of a dynamic cluster meet within `join_timeout_s`.
-    A rank whose peers do not answer a collective within `collective_timeout_s` ends with an error. The time covers what
-    ranks do not do alike: one may compile, load or write for longer than another.
-    """
-
-    interface: str | None = None
-    scheduler_port: Annotated[int, Field(ge=1024, le=65535)] = 8118
-    join_timeout_s: Seconds = 600.0
-    collective_timeout_s: Seconds = 1800.0
-
-
-class Metrics(Section):
-    """Each rank serves its metrics on `address`, port `base_port` + local rank."""
-
-    address: str = "127.0.0.1"
-    base_port: Port = 9400
-
-
-class PreflightSettings(Section):
-    """What the preflight demands before anything is started.
-
-    `mpi_timeout_s`: for its trial of MPI, in which ranks on all hosts start and reach each other.
-    """
-
-    min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
-    mpi_timeout_s: Seconds = 60.0
-
 
 class RestartSettings(Section):
-    """What follows a failed attempt; `max_restarts` 0: nothing, the run ends with its failure.
-
-    The delay begins at `first_delay_s` and grows by `delay_factor` up to `max_delay_s` with each attempt in a row that
-    commits no newer checkpoint; after `max_without_progress` of those the run ends. A host that ended
-    `exclude_host_after` attempts (null: any number), or cannot be reached, gives its place to one of `spare_hosts`.
-    With `shrink` and too few hosts left, those go on with fewer ranks, at least `min_ranks`, and the same global batch:
-    each rank then has more samples, and needs the memory for them. Without, such a host is tried again.
-    """
+    """Restarts after a failed attempt, and the hosts that they take."""
 
     max_restarts: Annotated[int, Field(ge=0)] = 0
+    """Number of times that a run is started again after failures. 0 ends the run with its first failure."""
+
     first_delay_s: SecondsOrNone = 10.0
+    """Seconds before a restart. The wait is longer if a host cannot be reached and its lease has not run out.
+    Kubernetes restarts containers after the same 10 s, doubled up to 300 s."""
+
     delay_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    """The delay grows by this factor with each further attempt in a row that commits no newer checkpoint."""
+
     max_delay_s: SecondsOrNone = 300.0
+    """Upper bound of the delay in seconds."""
+
     max_without_progress: Annotated[int, Field(ge=1)] = 3
+    """The run ends after this many attempts in a row that commit no newer checkpoint."""
+
     exclude_host_after: Annotated[int, Field(ge=1)] | None = 2
+    """A host gives its place to a spare host after its failures have ended this many attempts. null excludes none.
+    A host that cannot be reached always gives its place."""
+
     spare_hosts: tuple[Host, ...] = ()
+    """Hosts that no rank starts on until they replace another host."""
+
     shrink: bool = False
+    """Go on with fewer ranks and the same global batch when too few hosts are left. Each rank then needs more memory.
+    false tries the excluded hosts again."""
+
     min_ranks: Annotated[int, Field(ge=1)] = 1
+    """Lower bound of the number of ranks for `shrink`."""
 
 
 class ClusterConfig(Section):
     """A cluster file. Ranks go over hosts in the string order of their addresses, then over devices."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    """Name of the cluster, used in messages."""
+
     accelerator: Literal["cpu", "ascend"]
+    """Kind of device that ranks compute on."""
+
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+    """Machines that ranks start on."""
+
     workers_per_host: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    """Number of ranks on each host, for accelerator cpu. On ascend each device has one rank."""
+
     launcher: LauncherSettings = LauncherSettings()
+    """How ranks are started and stopped."""
+
     network: Network = Network()
+    """Network interface, ports and timeouts of the ranks."""
+
     metrics: Metrics = Metrics()
+    """Address and ports of the Prometheus metrics."""
+
     preflight: PreflightSettings = PreflightSettings()
+    """Conditions that are checked before anything is started."""
+
     restart: RestartSettings = RestartSettings()
+    """Restarts after a failed attempt."""
+
     supervision: SupervisionSettings = SupervisionSettings()
+    """Limits for hung and for slow ranks."""
+
     environment: Annotated[dict[str, str], Field(default_factory=dict)]
+    """Environment variables of all ranks on all hosts, by name. The launcher's own variables are refused."""
 
     @property
     def ordered_hosts(self) -> tuple[Host, ...]:
-        """Hosts in rank order, devices by id. MindSpore wants ranks in the dictionary order of server_id."""
+        """Hosts in rank order, devices by id. MindSpore requires ranks in the string order of server_id."""
         hosts = sorted(self.hosts, key=lambda host: host.address)
         return tuple(
             host.model_copy(update={"devices": tuple(sorted(host.devices, key=lambda device: device.id))})
@@ -131,7 +103,7 @@ class ClusterConfig(Section):
 
     @property
     def known_hosts(self) -> tuple[Host, ...]:
-        """Those that ranks start on and the spare ones."""
+        """Hosts that ranks start on, then spare hosts."""
         return (*self.hosts, *self.restart.spare_hosts)
 
     @property
@@ -140,7 +112,7 @@ class ClusterConfig(Section):
 
     @property
     def inter_hccs(self) -> bool:
-        """Do devices of a super-pod talk over HCCS between servers? Else they need their own NICs."""
+        """Whether the devices of a super-pod use HCCS between servers. If not, they need their own NICs."""
         return self.environment.get("HCCL_INTER_HCCS_DISABLE", "FALSE").upper() != "TRUE"
 
     @property
@@ -177,14 +149,14 @@ class ClusterConfig(Section):
 
     @field_validator("environment")
     @classmethod
-    def _are_variables(cls, environment: dict[str, str]) -> dict[str, str]:
+    def _check_names_of_variables(cls, environment: dict[str, str]) -> dict[str, str]:
         for name in environment:
             if not _VARIABLE.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of an environment variable")
         return environment
 
     @model_validator(mode="after")
-    def _workers_are_told_once(self) -> Self:
+    def _check_ranks_are_given_once(self) -> Self:
         if self.accelerator == "cpu":
             if self.workers_per_host is None:
                 raise ValueError("workers_per_host: found nothing (accelerator cpu needs it)")
@@ -202,7 +174,7 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _hosts_differ(self) -> Self:
+    def _check_hosts_differ(self) -> Self:
         addresses = Counter(host.address for host in self.known_hosts)
         ips = Counter(device.ip for host in self.known_hosts for device in host.devices if device.ip is not None)
         for what, counts in (("address", addresses), ("device ip", ips)):
@@ -214,7 +186,7 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _hosts_reach_each_other(self) -> Self:
+    def _check_hosts_reach_each_other(self) -> Self:
         if len(self.known_hosts) == 1:
             return self
         local = [host.address for host in self.known_hosts if host.address in LOCAL_ADDRESSES]
@@ -230,13 +202,13 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _shrinks_no_further_than_it_is(self) -> Self:
+    def _check_min_ranks(self) -> Self:
         if self.restart.min_ranks > self.world_size:
             raise ValueError(f"restart.min_ranks: found {self.restart.min_ranks} (there are {self.world_size} ranks)")
         return self
 
     @model_validator(mode="after")
-    def _backend_fits(self) -> Self:
+    def _check_backend_fits(self) -> Self:
         chosen = self.launcher
         counts = tuple(self.ranks_on(host) for host in self.hosts)
         found = faults(
@@ -247,7 +219,7 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _super_pods_stay_together(self) -> Self:
+    def _check_super_pods_stay_together(self) -> Self:
         pods = [host.super_pod for host in self.ordered_hosts]
         bare = [host.address for host in self.hosts if host.super_pod is None]
         if bare and len(bare) < len(self.hosts):
@@ -260,7 +232,7 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _rank_table_is_for_ascend(self) -> Self:
+    def _check_rank_table_is_read(self) -> Self:
         if self.launcher.rank_table is not None and self.accelerator != "ascend":
             raise ValueError("launcher.rank_table: remove it (rank tables list Ascend devices)")
         if self.launcher.rank_table is not None and self.init != "rank_table":
@@ -268,7 +240,7 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _ports_fit(self) -> Self:
+    def _check_ports_fit(self) -> Self:
         if self.highest_metrics_port > 65535:
             raise ValueError(
                 f"metrics.base_port: found {self.metrics.base_port} (the last rank would need port "
@@ -277,7 +249,7 @@ class ClusterConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _variables_are_free(self) -> Self:
+    def _check_variables_are_free(self) -> Self:
         taken = sorted(set(ACCELERATORS[self.accelerator].process_variables) & set(self.environment))
         if taken:
             raise ValueError(f"environment: {taken[0]} is set by the accelerator {self.accelerator}; remove it")

@@ -13,18 +13,21 @@ _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}
 
 
 class Device(Section):
-    """One NPU: `id` is the physical number (/dev/davinciN), `ip` that of its own NIC (hccn_tool).
-
-    `super_device_id`: A3 only, SDID of `npu-smi info -t spod-info`.
-    """
+    """One NPU. `vpred-launch ranktable generate --discover --to hosts` asks the hosts for all of it."""
 
     id: Annotated[int, Field(ge=0)]
+    """Physical number: N of /dev/davinciN."""
+
     ip: str | None = None
+    """Address of the NPU's own NIC, as `hccn_tool -i ID -ip -g` prints it.
+    Several hosts need it, unless all are in one super-pod with HCCS between them."""
+
     super_device_id: Annotated[int, Field(ge=0)] | None = None
+    """SDID of `npu-smi info -t spod-info`, on A3 only."""
 
     @field_validator("ip")
     @classmethod
-    def _is_an_address(cls, ip: str | None) -> str | None:
+    def _check_ip_is_an_address(cls, ip: str | None) -> str | None:
         if ip is not None:
             try:
                 ipaddress.ip_address(ip)
@@ -34,18 +37,20 @@ class Device(Section):
 
 
 class Host(Section):
-    """One machine as mpirun reaches it. `devices` on accelerators; on cpu `workers_per_host` counts.
-
-    `super_pod`: A3 only, the super-pod that it lies in (`Super Pod ID` of npu-smi, or a label).
-    """
+    """One machine as mpirun reaches it."""
 
     address: str
+    """Host name or IP address that mpirun, ssh and the other hosts use. localhost for a single host."""
+
     devices: tuple[Device, ...] = ()
+    """NPUs that ranks use, one rank each. Empty on cpu."""
+
     super_pod: Annotated[str, Field(min_length=1)] | None = None
+    """Super-pod of the host, on A3 only: `Super Pod ID` of `npu-smi info -t spod-info`, or a label."""
 
     @field_validator("address")
     @classmethod
-    def _is_a_host(cls, address: str) -> str:
+    def _check_address(cls, address: str) -> str:
         if not _HOSTNAME.fullmatch(address):
             try:
                 ipaddress.ip_address(address)
@@ -54,7 +59,7 @@ class Host(Section):
         return address
 
     @model_validator(mode="after")
-    def _devices_differ(self) -> Self:
+    def _check_devices(self) -> Self:
         ids = [device.id for device in self.devices]
         if len(set(ids)) != len(ids):
             raise ValueError(f"host {self.address}: the device ids {ids} repeat; each device takes one rank")

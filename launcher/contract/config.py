@@ -25,9 +25,18 @@ class ConfigError(Exception):
 
 
 class Section(BaseModel):
-    """Base of configuration sections: immutable; unknown keys and numbers that are not finite are refused."""
+    """Base of configuration sections: immutable; unknown keys and numbers that are not finite are refused.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+    The text below a field is the key's description in the JSON Schema.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+        use_attribute_docstrings=True,
+    )
 
 
 Document = TypeVar("Document", bound=BaseModel)

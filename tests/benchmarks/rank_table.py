@@ -15,8 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from launcher.cluster.config import ClusterConfig, Metrics, load_cluster
+from launcher.cluster.config import ClusterConfig, load_cluster
 from launcher.cluster.hosts import Device, Host
+from launcher.cluster.start import Metrics
 from launcher.contract.config import dump_yaml
 from launcher.ranktable.document import check_table, fingerprint, read_table, write_table
 from launcher.ranktable.generate import make_table

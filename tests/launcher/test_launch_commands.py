@@ -49,7 +49,8 @@ def test_ranktable_generate_refuses(tmp_path, capsys, cluster, output, message):
 
 def test_schema_is_json_schema(capsys):
     assert main(["schema"]) == ExitCode.OK
-    assert "hosts" in json.loads(capsys.readouterr().out)["properties"]
+    keys = json.loads(capsys.readouterr().out)["properties"]
+    assert "Machines" in keys["hosts"]["description"]
 
 
 def statuses(phase: str, step: int, loss: float | None = None, rate: float | None = None) -> dict[int, RankStatus]:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranktables import TEMPLATE_TWO, table_1_0, table_1_2, table_2_0
 
-from launcher.cluster.config import ClusterConfig, Metrics
+from launcher.cluster.config import ClusterConfig
 from launcher.cluster.hosts import Device, Host
+from launcher.cluster.start import Metrics
 from launcher.ranktable.document import check_table
 from launcher.ranktable.editing import merge, placements, subset
 from launcher.ranktable.generate import make_table

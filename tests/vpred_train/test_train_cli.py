@@ -93,9 +93,9 @@ def test_an_overriding_path_counts_from_here(
 
 def test_the_schema_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:
     ends_with(0, "--print-schema")
-    assert {"data", "model", "objective", "optimizer", "ema", "checkpoint", "sampling"} <= set(
-        json.loads(capsys.readouterr().out)["properties"]
-    )
+    keys = json.loads(capsys.readouterr().out)["properties"]
+    assert {"data", "model", "objective", "optimizer", "ema", "checkpoint", "sampling"} <= set(keys)
+    assert "training samples" in keys["total_samples"]["description"]
 
 
 @pytest.mark.parametrize(

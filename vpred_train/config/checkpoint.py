@@ -1,4 +1,4 @@
-"""When to save, and what to keep."""
+"""The recipe's section on checkpoints."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,32 +11,43 @@ from vpred_train.config.numbers import AboveZero, Samples
 
 
 class CheckpointConfig(Section):
-    """When to save, and what to keep.
-
-    A save is due after each multiple of `every_samples`, after each `every_epochs` passes over the data,
-    `every_minutes` after the last one, and when asked for. `background`: it is written while training goes on; if one
-    is due before the last is written, `on_busy` says whether to wait for that or to skip the new one.
-    `node_folder`: a folder of this run's own on each host's disks, which takes the place of RUN/checkpoints where hosts
-    share none that are fast; a host keeps its ranks' part, and all hosts must be there again for a resume.
-    Retention: the newest `keep_last`, the first of every `keep_every_samples`, the `keep_best` by held-out loss (of the
-    average of `ema.use`, taken where validation and save fall together), and any step beside which lies an empty file
-    STEP.keep.
-    `mindone_unit_samples`: with each checkpoint, also write the average of `ema.use` as RUN/ckpt/sd-N.ckpt in MindONE's
-    layout, where N counts units of so many samples (those of an epoch, or of a step); ten of them stay.
-    """
+    """Times of checkpoints, and which of them stay. An empty file STEP.keep beside a checkpoint keeps it for good."""
 
     every_samples: Samples
+    """Save after each multiple of this many training samples. A run that ends or is stopped also saves."""
+
     every_epochs: Samples | None = None
+    """Also save after each multiple of this many passes over the data. null saves by the other keys alone."""
+
     every_minutes: AboveZero | None = None
+    """Also save this many minutes after the last save began, by the clock of rank 0. null ignores the time."""
+
     background: bool = True
+    """Write checkpoints while training goes on. false stops training until each one is committed."""
+
     on_busy: Literal["wait", "skip"] = "wait"
+    """If a save is due while the last one is still being written, "wait" stops training until it is committed.
+    "skip" leaves the new save out."""
+
     node_folder: Annotated[Path | None, FIXED] = None
+    """Absolute path on each host's own disks, in place of RUN/checkpoints. Each host keeps its ranks' part.
+    A resume needs all of these hosts again. null uses the shared run directory."""
+
     keep_last: Samples = 2
+    """Number of newest checkpoints to keep. With 2, a damaged newest one leaves another to resume from."""
+
     keep_every_samples: Samples | None = None
+    """Also keep the first checkpoint of each stretch of this many samples. null keeps none for this reason."""
+
     keep_best: Annotated[int, Field(ge=0, le=1 << 53)] = 0
+    """Also keep this many checkpoints with the lowest held-out loss of the average of `ema.use`.
+    It counts saves that fall on a validation, and needs `validation`."""
+
     mindone_unit_samples: Samples | None = None
+    """Also write the average of `ema.use` as RUN/ckpt/sd-N.ckpt in MindONE's layout, N in units of this many samples.
+    A unit is an epoch or a step there. The newest 10 stay, as in MindONE. null writes none."""
 
     def retention(self, global_batch: int) -> Retention:
-        """What stays, in steps."""
+        """The rules of retention, in steps."""
         every_steps = None if self.keep_every_samples is None else max(1, self.keep_every_samples // global_batch)
         return Retention(self.keep_last, every_steps, self.keep_best, metric="validation_loss")

@@ -1,4 +1,4 @@
-"""The recipe's sections on how weights move: optimizer, schedule of the learning rate, ema."""
+"""The recipe's sections on the optimiser, the learning rate and the moving averages."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, Self
@@ -28,54 +28,78 @@ def refuse_unread(section: Section, chosen: Collection[str], readers: Mapping[st
 
 
 class OptimizerConfig(Section):
-    """`adamw` (Loshchilov & Hutter 2019), `adam_weight_decay` (MindSpore's and MindONE's: no bias correction; its usual
-    epsilon is 1e-6) or `sgd` with momentum, after clipping of the gradient's global norm to `max_grad_norm` (.inf: no
-    clipping).
-
-    Norms, biases and embeddings do not decay. `reference_batch`: the global batch for which the learning rates are
-    meant; they are multiplied by global_batch / reference_batch (Goyal et al. 2017). Without it they stand as given.
-    """
+    """The optimiser, and clipping of the gradient before it."""
 
     name: Literal["adamw", "adam_weight_decay", "sgd"] = "adamw"
+    """Update rule: "adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101), "sgd" with momentum, or "adam_weight_decay".
+    The last is MindSpore's and MindONE's AdamW, without bias correction."""
+
     learning_rate: AboveZero
+    """Highest learning rate, which the warm-up reaches. `schedule` decides how it falls."""
+
     reference_batch: Positive | None = None
+    """Global batch for which the learning rates are meant. null takes them as given.
+    They are multiplied by global_batch / reference_batch (Goyal et al. 2017, arXiv 1706.02677)."""
+
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of Adam's first and second moment per step. PyTorch's and MindONE's defaults."""
+
     epsilon: AboveZero = 1e-8
+    """Adam's term against division by zero. 1e-8 is PyTorch's default; MindONE's adam_weight_decay takes 1e-6."""
+
     momentum: Beta = 0.0
+    """Momentum of sgd per step. 0 keeps no moment; MindONE takes 0.9."""
+
     weight_decay: NotNegative = 0.01
+    """Decoupled weight decay; for sgd it goes into the gradient. Norms, biases and embeddings do not decay.
+    0.01 is PyTorch's default for AdamW and MindONE's recipe."""
+
     max_grad_norm: AboveZeroOrInfinite = 1.0
+    """Upper bound of the gradient's global norm (Pascanu et al. 2013). .inf clips nothing. 1.0 is MindONE's value."""
 
     @model_validator(mode="after")
-    def every_key_has_a_reader(self) -> Self:
+    def _check_keys_are_read_by_optimizer(self) -> Self:
         refuse_unread(self, (self.name,), {"betas": ADAMS, "epsilon": ADAMS, "momentum": ("sgd",)})
         return self
 
     @property
     def moment_names(self) -> tuple[str, ...]:
-        """What the optimiser keeps from step to step, an array as large as the weights each."""
+        """Names of the arrays that the optimiser keeps between steps, each as large as the weights."""
         if self.name in ADAMS:
             return ("adam_m", "adam_v")
         return ("sgd_momentum",) if self.momentum else ()
 
 
 class ScheduleConfig(Section):
-    """The learning rate over the run: linear warm-up from 0, then `constant`, `cosine` (Loshchilov & Hutter 2017) or
-    `polynomial` to `final_learning_rate` at the run's end, or `multi_step`: times `factor` after each milestone.
-
-    Lengths are in samples seen, or in optimiser steps of the global batch; never in both.
-    """
+    """The learning rate over the run. Lengths are in samples or in optimiser steps of the global batch, not in both."""
 
     name: Literal["constant", "cosine", "polynomial", "multi_step"] = "cosine"
+    """Shape after the warm-up. "cosine" is Loshchilov & Hutter 2017 (arXiv 1608.03983) without restarts.
+    A run can be made longer with "constant" and "multi_step" only."""
+
     warmup_samples: Length | None = None
+    """Samples over which the learning rate rises linearly from 0. null and 0 start at `optimizer.learning_rate`."""
+
     warmup_steps: Length | None = None
+    """The same in steps, in place of `warmup_samples`."""
+
     final_learning_rate: NotNegative = 0.0
+    """Learning rate at the end of the run, for cosine and polynomial."""
+
     power: AboveZero = 1.0
+    """Exponent of polynomial: the rate falls as (1 - progress)^power. 1 is linear."""
+
     milestones_samples: tuple[Samples, ...] = ()
+    """Samples after which multi_step multiplies the learning rate by `factor`, in rising order."""
+
     milestones_steps: tuple[Samples, ...] = ()
+    """The same in steps, in place of `milestones_samples`."""
+
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of the learning rate at each milestone. 0.1 is PyTorch's default for MultiStepLR."""
 
     @model_validator(mode="after")
-    def every_key_has_a_reader(self) -> Self:
+    def _check_keys_are_read_by_schedule(self) -> Self:
         steps = ("multi_step",)
         refuse_unread(
             self,
@@ -91,7 +115,7 @@ class ScheduleConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def lengths_are_told_once(self) -> Self:
+    def _check_lengths_and_milestones(self) -> Self:
         for what in ("warmup", "milestones"):
             in_samples, in_steps = getattr(self, f"{what}_samples"), getattr(self, f"{what}_steps")
             if in_samples not in (None, ()) and in_steps not in (None, ()):
@@ -131,24 +155,33 @@ class ScheduleConfig(Section):
 
 
 class EmaConfig(Section):
-    """Moving averages of the weights, tracked side by side in float32 and advanced by real optimiser steps.
-
-    `profiles`: `constant` is min(decay, (1 + n) / (10 + n)) after n steps, `mindone` is decay (1 - exp(-n / 2000)),
-    `power` weighs the weights at t samples by t^gamma, one average for each width `sigma_rel` (Karras et al. 2024,
-    arXiv 2312.02696). `use`: the average that the final samples and weights/ema.safetensors take; default: the first.
-    `snapshot_every_samples`: keep the power averages of then in RUN/snapshots, of which `vpred-ema` makes any other
-    width; float16 halves the files and rounds by at most 0.05 % (values below 6e-5: by at most 3e-8).
-    """
+    """Moving averages of the weights, tracked side by side in float32. Skipped steps do not advance them."""
 
     profiles: Annotated[tuple[Literal["constant", "mindone", "power"], ...], Field(min_length=1)] = ("constant",)
+    """Decay after n updates: "constant" min(decay, (1 + n) / (10 + n)), "mindone" decay (1 - exp(-n / 2000)).
+    "power" gives the weights at time t the weight t^gamma (Karras et al. 2024, arXiv 2312.02696)."""
+
     decay: Beta = 0.9999
+    """Share of the average that stays at each update, for constant and mindone.
+    0.9999 is MindONE's; 0 averages nothing."""
+
     sigma_rel: Annotated[tuple[SigmaRel, ...], Field(min_length=1)] = (0.05, 0.1)
+    """Widths of the power averages, in units of the training time. Each width is one average.
+    Karras et al. 2024 track 0.05 and 0.1."""
+
     use: Annotated[str | None, MAY_CHANGE] = None
+    """The average that samples and weights/ema.safetensors take: constant, mindone or power_WIDTH.
+    null takes the first."""
+
     snapshot_every_samples: Annotated[Samples | None, MAY_CHANGE] = None
+    """Keep the power averages in RUN/snapshots after each multiple of this many samples, and at the end.
+    `vpred-ema` makes other widths from them. null keeps none."""
+
     snapshot_dtype: Annotated[Literal["float16", "float32"], MAY_CHANGE] = "float16"
+    """Type of the snapshots. float16 halves the files and rounds by at most 0.05 %, or 3e-8 for values below 6e-5."""
 
     @model_validator(mode="after")
-    def keys_agree(self) -> Self:
+    def _check_keys_agree(self) -> Self:
         power = ("power",)
         refuse_unread(
             self,

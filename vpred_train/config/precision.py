@@ -1,4 +1,4 @@
-"""In which dtype the networks compute, and the loss scale that keeps small gradients of float16. No MindSpore."""
+"""The dtype in which the networks compute, and the loss scale that keeps small gradients of float16. No MindSpore."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -25,25 +25,33 @@ Factor = Annotated[float, Field(ge=2, le=MAX_LOSS_SCALE), AfterValidator(power_o
 
 
 class PrecisionConfig(Section):
-    """Mixed precision (Micikevicius et al. 2018, arXiv 1710.03740): the dtype of linear maps, convolutions, attention
-    and what flows between them. Weights, moments, averages, norms, softmax and loss are float32 whatever it is.
+    """Mixed precision (Micikevicius et al. 2018, arXiv 1710.03740).
 
-    `compute_dtype`: auto is the accelerator's default, so that a recipe moves between clusters as it is.
-    `loss_scaling` multiplies the loss before the backward pass and divides the gradients after it: `static` always by
-    `init_loss_scale`; `dynamic` divides the scale by `loss_scale_factor`, down to `min_loss_scale`, when a gradient
-    overflows, leaves out that step, and multiplies it after `loss_scale_window_steps` updates without; `auto` is
-    dynamic with float16 and otherwise off, as the others have float32's range. Scales and factor are powers of two.
+    Weights, moments, averages, norms, softmax and loss are float32 in any case.
     """
 
     compute_dtype: Literal["auto", ComputeDtype] = "auto"
+    """Type of linear maps, convolutions, attention and activations. "auto": float32 on cpu, bfloat16 on ascend.
+    It lets a recipe move between clusters as it is."""
+
     loss_scaling: Literal["auto", "off", "static", "dynamic"] = "auto"
+    """Multiply the loss before the backward pass, and divide the gradients after it. "dynamic" adapts the scale.
+    "auto" is dynamic with float16 and off otherwise, since the other types have float32's range."""
+
     init_loss_scale: Scale = 65536.0
+    """The static scale, or the first dynamic one. A power of two, which rounds nothing. 65536 is MindONE's."""
+
     min_loss_scale: Scale = 1.0
+    """Lower bound of a dynamic scale, a power of two. 1 leaves the loss as it is."""
+
     loss_scale_factor: Factor = 2.0
+    """Divide a dynamic scale by this after an overflow, whose step is skipped. A power of two. 2 is MindONE's."""
+
     loss_scale_window_steps: Samples = 1000
+    """Multiply a dynamic scale by the factor after this many updates without an overflow. 1000 is MindONE's."""
 
     @model_validator(mode="after")
-    def keys_agree(self) -> Self:
+    def _check_keys_agree(self) -> Self:
         dynamic = ("dynamic",)
         refuse_unread(
             self,
@@ -81,7 +89,7 @@ class PrecisionConfig(Section):
         return self.compute_dtype
 
     def _scaling_with(self, dtype: str) -> str:
-        """What `loss_scaling` comes to; a dtype that is still open may become float16."""
+        """`loss_scaling` without "auto"; a `dtype` of "auto" may become float16."""
         if self.loss_scaling != "auto":
             return self.loss_scaling
         return "dynamic" if dtype in ("float16", "auto") else "off"
