@@ -55,12 +55,16 @@ def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_tab
         mindspore.set_context(runtime_num_threads=1)
 
 
-@cache
 def start_single(accelerator: str = "cpu") -> None:
     """`start` for a program that is no rank of a run: one process on device 0, whatever the environment says.
 
     Again for the same accelerator it does nothing. KeyError: no accelerator has that name.
     """
+    _start_once(accelerator)
+
+
+@cache
+def _start_once(accelerator: str) -> None:
     if "mindspore" in sys.modules:
         logger.warning("MindSpore is imported already, so that it has not read our settings; call start_single() first")
     start(ACCELERATORS[accelerator], read_identity({}), 0, None)
