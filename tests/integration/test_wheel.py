@@ -25,6 +25,19 @@ print(json.dumps([files, sys.path, metadata.version("vpred")]))
 """
 
 
+TYPED = """
+from pathlib import Path
+import vpred_train
+from checkpoints_mgr import Checkpoint
+from data import open_source
+from launcher.contract.run_dir import RunDir
+from monitoring import History
+reveal_type(vpred_train.load_recipe(Path("x")))
+reveal_type(vpred_train.TextToImage.from_weights)
+reveal_type((Checkpoint.open, open_source, RunDir, History))
+"""
+
+
 def run(*words: str | Path, cwd: Path) -> str:
     """What a command prints, in a shell that knows nothing of Python and of MPI; it must end well."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OMPI_"))}
@@ -80,9 +93,27 @@ def test_plan_and_check_need_no_checkout(commands: Path, tmp_path: Path) -> None
     assert names == {path.name for path in (CHECKOUT / "cluster_configs").iterdir()}
 
 
+def test_a_strict_type_checker_knows_our_types(commands: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(TYPED)
+    options = ("--strict", "--ignore-missing-imports", "--python-executable", commands / "python")
+    recipe, images, faces, _ = run(sys.executable, "-m", "mypy", *options, "program.py", cwd=tmp_path).splitlines()
+    assert '"vpred_train.config.train.TrainConfig"' in recipe
+    assert images.endswith('-> vpred_train.sampling.pipeline.TextToImage"')
+    assert "Any" not in faces
+    (tmp_path / "program.py").write_text("import vpred_train\nvpred_train.Trainer\n")
+    with pytest.raises(AssertionError, match='Module has no attribute "Trainer"'):
+        run(sys.executable, "-m", "mypy", *options, "program.py", cwd=tmp_path)
+
+
 def test_the_demonstration_begins(commands: Path, tmp_path: Path) -> None:
     """Four steps of two ranks, then images, weights and the report."""
-    overrides = ["total_samples=64", "schedule.warmup_samples=16", "checkpoint.every_samples=32", "final_samples=2"]
+    overrides = [
+        "total_samples=64",
+        "schedule.warmup_samples=16",
+        "checkpoint.every_samples=32",
+        "final_samples=2",
+        "sampling.steps=2",
+    ]
     # The borrowed mpi4py is built for the borrowed Open MPI.
     overrides += [f"cluster.launcher.mpirun={find_mpirun(None, os.environ).path}"]
     overrides += [f"cluster.metrics.base_port={free_ports(2)}"]
