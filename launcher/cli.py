@@ -20,9 +20,10 @@ from launcher.planning.plan import describe
 from launcher.planning.trainer import TRAINER, RecipeError, Trainer
 from launcher.run.run import check_job, load_job, plan_job, run_job
 
-_CHECKOUT = Path(__file__).resolve().parents[1]
-_DEFAULT_CLUSTER = _CHECKOUT / "cluster_configs" / "local_cpu.yaml"
-_DEFAULT_RECIPE = _CHECKOUT / "vpred_train" / "recipes" / "tiny_emoji.yaml"
+_HERE = Path(__file__).resolve().parent
+# In a checkout a link to the folder at its top; an installation has the files themselves.
+_DEFAULT_CLUSTER = (_HERE / "cluster_configs").resolve() / "local_cpu.yaml"
+_DEFAULT_RECIPE = _HERE.parent / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=", re.ASCII)
 _NO_FAULT_OF_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 # A shell's code for a command ended by Ctrl-C; no worker was running yet.

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from launcher.contract.accelerators import Accelerator
+from launcher.contract.accelerators import ACCELERATORS, Accelerator
 from launcher.contract.config import ConfigError
 from launcher.contract.environment import environment, export
 from launcher.contract.exit_codes import ExitCode
@@ -52,6 +53,21 @@ def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_tab
     if accelerator.device_target == "CPU":
         # One actor thread: ranks, not threads, fill the cores.
         mindspore.set_context(runtime_num_threads=1)
+
+
+def start_single(accelerator: str = "cpu") -> None:
+    """`start` for a program that is no rank of a run: one process on device 0, whatever the environment says.
+
+    Again for the same accelerator it does nothing. KeyError: no accelerator has that name.
+    """
+    _start_once(accelerator)
+
+
+@cache
+def _start_once(accelerator: str) -> None:
+    if "mindspore" in sys.modules:
+        logger.warning("MindSpore is imported already, so that it has not read our settings; call start_single() first")
+    start(ACCELERATORS[accelerator], read_identity({}), 0, None)
 
 
 @contextmanager

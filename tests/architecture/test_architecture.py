@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from source_tree import PACKAGES, ROOT, module_name, sources
 
+import vpred_train
 from vpred_train.entry import PROGRAMS
 
 LEAVES = {"checkpoints_mgr", "data", "monitoring"}
@@ -428,6 +430,7 @@ def loaded(modules: str, watched: tuple[str, ...]) -> list[str]:
         ("data.commands.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"data"})),
         ("checkpoints_mgr.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"checkpoints_mgr"})),
         ("monitoring", ("mindspore", "mpi4py", *set(PACKAGES) - {"monitoring"})),
+        ("vpred_train", ("mindspore", "mpi4py", "numpy", "pydantic", *set(PACKAGES) - {"vpred_train"})),
         ("vpred_train.entry", ("mindspore", "mpi4py", "numpy", "pydantic", *set(PACKAGES) - {"vpred_train"})),
         ("vpred_train.config.train, vpred_train.commands.train", ("mindspore", "mpi4py")),
         ("vpred_train.commands.weights", ("mindspore", "mpi4py", "torch")),
@@ -436,6 +439,27 @@ def loaded(modules: str, watched: tuple[str, ...]) -> list[str]:
 )
 def test_what_an_import_does_not_bring_in(modules: str, absent: tuple[str, ...]) -> None:
     assert loaded(modules, absent) == []
+
+
+def test_the_front_names_what_is_there() -> None:
+    """Each name of `vpred_train` is found, is what its import for type checkers says, and brings in no MindSpore but
+    for TextToImage."""
+    typed = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(dict(sources())["vpred_train"])
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vpred_train.")
+        for alias in node.names
+    }
+    assert set(typed) == set(vpred_train.__all__) <= set(dir(vpred_train))
+    light = [name for name in vpred_train.__all__ if name != "TextToImage"]
+    program = f"import sys, vpred_train as v\nprint(*[v.{', v.'.join(light)}], 'mindspore' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.endswith("False\n")
+    for name in light:
+        module, _, attribute = typed[name].rpartition(".")
+        assert getattr(vpred_train, name) is getattr(import_module(module), attribute)
+    with pytest.raises(AttributeError, match="'vpred_train' has no attribute 'Trainer'"):
+        _ = vpred_train.Trainer
 
 
 def test_the_loading_rule_bites() -> None:

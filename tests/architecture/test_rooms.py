@@ -113,6 +113,8 @@ def test_rooms_import_downwards_alone() -> None:
         ("data.sources.x", "import data", 1),
         ("data.sources.x", "from data.errors import DataError\nimport data.images.decode\nimport numpy", 0),
         ("vpred_train.training.x", "from vpred_train.training.hooks.hook import Hook", 0),
+        ("vpred_train", "from vpred_train.sampling.pipeline import TextToImage", 0),
+        ("vpred_train.sampling.x", "from vpred_train import TextToImage", 1),
         ("vpred_train.training.hooks.x", "from vpred_train.training.trainer import Trainer", 1),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from data import Batch
 from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import Identity
+from launcher.contract.identity import read_identity
 from launcher.contract.run_dir import RunDir
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
@@ -16,12 +16,12 @@ from vpred_train.prepare.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 SHARE = 8
-IDENTITY = Identity(0, 1, 0, 1, "localhost", "none")
+IDENTITY = read_identity({})
 
 
 def set_up_mindspore() -> None:
     """Import MindSpore as a rank does; before `make_trainer`."""
-    runtime.start(ACCELERATORS["cpu"], IDENTITY, 0, None)
+    runtime.start_single()
 
 
 def make_trainer(run: RunDir) -> tuple[TrainConfig, Any]:

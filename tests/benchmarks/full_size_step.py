@@ -19,8 +19,6 @@ from pathlib import Path
 import psutil
 from training_job import make_batch, make_step, resident_bytes
 
-from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import Identity
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import SingleProcess
@@ -94,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = recipe(arguments.model_channels)
     stop_before_memory_ends(int(arguments.reserve_gib * 2**30))
-    runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
+    runtime.start_single()
     print(f"before the networks: {memory()}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         train(config, arguments.steps, Path(folder))

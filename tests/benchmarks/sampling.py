@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import Identity
 from vpred_train import runtime
 from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.config.model import ModelConfig
@@ -124,8 +122,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--pairs", type=int, default=7)
     arguments = parser.parse_args()
-    cpu = ACCELERATORS["cpu"]
-    runtime.start(cpu, Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
+    runtime.start_single()
 
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import get_weights

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import Identity
+from launcher.contract.identity import read_identity
 from vpred_train import runtime
 from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.config.model import ModelConfig
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--graphs", type=Path, help="folder of compiled graphs (default: compile)")
     arguments = parser.parse_args()
     cpu = dataclasses.replace(ACCELERATORS["cpu"], compiled_operations=not arguments.plain)
-    runtime.start(cpu, Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
+    runtime.start(cpu, read_identity({}), 0, None)
     for name in arguments.cases:
         compare(name, arguments.diffusers_python, arguments.pairs, arguments.steps, arguments.graphs)
 

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from seeded import weights
 
-from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import Identity
 from vpred_train import runtime
 
 
@@ -46,7 +44,7 @@ def network_of(golden: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
 
 def main(path: str) -> None:
     golden = np.load(path)
-    runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
+    runtime.start_single()
     from mindspore import Tensor
 
     from vpred_train.distributed.flat_space import FlatSpace

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import Identity
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 
@@ -59,7 +57,7 @@ def make_inputs(rows: int = 4) -> tuple[Any, ...]:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
-    runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "test", "none"), 0, None)
+    runtime.start_single()
     from mindspore import Tensor, ops
 
     from vpred_train.engine.graph_cache import CachedGraph

@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import Identity
 from vpred_train import runtime
 from vpred_train.config.model import ModelConfig
 from vpred_train.config.train import TrainConfig
@@ -14,7 +12,7 @@ from vpred_train.kernels import library
 
 @pytest.fixture(scope="session", autouse=True)
 def mindspore_on_cpu() -> None:
-    runtime.start(ACCELERATORS["cpu"], Identity(0, 1, 0, 1, "test", "none"), 0, None)
+    runtime.start_single()
 
 
 @pytest.fixture(params=["compiled", "plain"])

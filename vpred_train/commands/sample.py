@@ -21,7 +21,7 @@ from vpred_train.sampling.image_request import ImageRequest, read_request
 from vpred_train.sampling.prompts import read_negative_prompts, read_prompts, warn_of_long_prompts
 from vpred_train.sampling.weight_selection import add_weights_options, choose, named, same_weights, warn_of_other_base
 from vpred_train.weights.layouts.weight_source import open_source
-from vpred_train.weights.lora.files import open_lora, with_lora
+from vpred_train.weights.lora.files import open_lora
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -261,16 +261,18 @@ def first_free_number(folder: Path) -> int:
 
 def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
     """The text-to-image pipeline of the request's weights. Raises ConfigError."""
-    from vpred_train.models.networks import Networks
-    from vpred_train.models.weights import set_weights
     from vpred_train.sampling.pipeline import TextToImage
 
     record = request.record
-    networks = Networks(record.model, 0)
-    lora = None if request.lora is None else open_lora(request.lora.path)
-    source = open_source(request.weights, record.model)
-    set_weights(networks, with_lora(source, record.weights, lora, request.lora.scale if request.lora else 1.0))
-    return TextToImage(networks, record.model, record.diffusion, request.sampling, request.height, request.width)
+    return TextToImage.from_weights(
+        open_source(request.weights, record.model),
+        request.sampling,
+        request.height,
+        request.width,
+        record=record,
+        lora=None if request.lora is None else open_lora(request.lora.path),
+        lora_scale=request.lora.scale if request.lora else 1.0,
+    )
 
 
 if __name__ == "__main__":

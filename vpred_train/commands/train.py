@@ -141,7 +141,8 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
     if arguments.recipe is not None:
         return load_recipe(arguments.recipe, arguments.overrides, without_weights=arguments.memory_plan)
     if arguments.run_dir is None:
-        raise ConfigError("--recipe is missing: give a recipe file, such as vpred_train/recipes/tiny_emoji.yaml")
+        example = Path(__file__).parents[1] / "recipes" / "tiny_emoji.yaml"
+        raise ConfigError(f"--recipe is missing: give a recipe file, such as {example}")
     return load_document(TrainConfig, RunDir(arguments.run_dir).train_yaml, arguments.overrides)
 
 

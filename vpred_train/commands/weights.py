@@ -14,7 +14,6 @@ from data import open_source as open_images
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.identity import Identity
 from vpred_train import runtime
 from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.foreign import finite_number
@@ -180,8 +179,7 @@ def _probe(arguments: argparse.Namespace) -> int:
         samples = open_images(arguments.data)
     except DataError as error:
         raise ConfigError(str(error)) from None
-    accelerator = ACCELERATORS[arguments.accelerator]
-    runtime.start(accelerator, Identity(0, 1, 0, 1, "localhost", "none"), 0, None)
+    runtime.start_single(arguments.accelerator)
     from vpred_train.engine.inputs import Online
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import set_weights

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from mindspore import Tensor
@@ -12,13 +12,18 @@ from vpred_train.arrays import FloatArray
 from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.config.model import ModelConfig
 from vpred_train.config.sampling import SamplingConfig
+from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.diffusion.samplers.registry import SAMPLERS, STOCHASTIC, guided, rescale_guidance
 from vpred_train.diffusion.samplers.spacing import spaced_timesteps
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import Collective
 from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
+from vpred_train.models.weights import set_weights
 from vpred_train.text.tokenizer import Tokenizer
+from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.lora.files import LoraSource, with_lora
+from vpred_train.weights.record_lookup import needed_record
 
 
 class NotFiniteError(ConfigError):
@@ -46,6 +51,28 @@ class TextToImage:
         self.height, self.width = height, width
         scale = model.pixels_per_latent
         self.latent_shape = (model.unet.in_channels, height // scale, width // scale)
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Source,
+        sampling: SamplingConfig,
+        height: int,
+        width: int,
+        *,
+        record: ParameterizationRecord | None = None,
+        lora: LoraSource | None = None,
+        lora_scale: float = 1.0,
+    ) -> Self:
+        """Images of `height` by `width` pixels by the networks of `weights`, with `lora_scale` times LoRA's change.
+
+        `record` says what the networks predict (default: what the weights say, and their average where they have one).
+        Raises ConfigError when nothing says it, and for tensors that do not fit or are not finite.
+        """
+        record = record or needed_record(weights, "auto", None, lora)
+        networks = Networks(record.model, 0)
+        set_weights(networks, with_lora(weights, record.weights, lora, lora_scale))
+        return cls(networks, record.model, record.diffusion, sampling, height, width)
 
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], negative_prompts: Sequence[str] = ()

@@ -10,12 +10,10 @@ from types import FrameType
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, DriftError, SaveEvery, SaveResult
 from launcher.contract.config import dump_yaml
-from launcher.contract.run_dir import Phase
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.distributed.collectives import Collective
 from vpred_train.engine.state import TrainState
-from vpred_train.engine.step_result import StepResult
 from vpred_train.training.hooks.hook import Hook, ValidationLoss
 
 logger = logging.getLogger(__name__)
@@ -49,7 +47,7 @@ class SaveRequest:
         self.received = True
 
 
-class Saves:
+class Saves(Hook):
     """Begins a save where one is due, tells the hooks how it ended, and bears a few that fail. A hook itself, for the
     held-out loss by which the best checkpoints are kept."""
 
@@ -129,18 +127,6 @@ class Saves:
             hook.on_checkpoint_failed(str(error))
         if last or self.failed_in_a_row > MAX_FAILED_SAVES or isinstance(error, DriftError):
             raise error
-
-    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        pass
-
-    def on_step(self, result: StepResult) -> None:
-        pass
-
-    def on_checkpoint(self, saved: SaveResult) -> None:
-        pass
-
-    def on_checkpoint_failed(self, reason: str) -> None:
-        pass
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         used = [each for each in losses if each.weights == self.config.ema.used]

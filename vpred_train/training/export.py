@@ -1,23 +1,20 @@
 """A run's weights as files: at its end under Stability's names, and on the way in MindONE's layout."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from checkpoints_mgr import SaveResult
 from launcher.contract.run_dir import Phase
 from vpred_train.arrays import FloatArray
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.engine.state import TrainState
-from vpred_train.engine.step_result import StepResult
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import get_weights
-from vpred_train.training.hooks.hook import ValidationLoss
+from vpred_train.training.hooks.hook import Hook
 from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors
 from vpred_train.weights.layouts.read_write import write_weights
 from vpred_train.weights.layouts.tensor_shapes import stability_name
@@ -65,7 +62,7 @@ def write_average(
     write_weights(path, LazyTensors({**frozen, **trained}), layout, record)
 
 
-class MindoneCkptHook:
+class MindoneCkptHook(Hook):
     """Writes sd-N.ckpt with each checkpoint, and removes the one of ten checkpoints ago; other files named so may be
     another run's, and stay. On all ranks, which have a share of the average each; one of them `writes`."""
 
@@ -92,18 +89,6 @@ class MindoneCkptHook:
         expired = (math.ceil(samples_seen / every) - MINDONE_KEPT) * every
         if self.writes and expired > 0:
             self._path(expired).unlink(missing_ok=True)
-
-    def on_step(self, result: StepResult) -> None:
-        pass
-
-    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
-        pass
-
-    def on_checkpoint(self, saved: SaveResult) -> None:
-        pass
-
-    def on_checkpoint_failed(self, reason: str) -> None:
-        pass
 
     def _path(self, samples_seen: int) -> Path:
         return self.folder / f"sd-{samples_seen // self.unit_samples}.ckpt"

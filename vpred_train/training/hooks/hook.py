@@ -1,9 +1,8 @@
-"""What a hook sees of a run, and the protocol it implements."""
+"""What a hook sees of a run, and the class it extends."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from checkpoints_mgr import SaveResult
 from launcher.contract.run_dir import Phase
@@ -34,8 +33,8 @@ class ValidationLoss:
         return f"{self.loss:.4f} +- {self.standard_error:.4f}"
 
 
-class Hook(Protocol):
-    """Called by the trainer on every rank."""
+class Hook:
+    """Called by the trainer on every rank; a subclass has the events that it wants, the others do nothing."""
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
         """The run enters a phase."""

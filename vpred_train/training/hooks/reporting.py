@@ -10,13 +10,13 @@ from launcher.contract.run_dir import Phase
 from monitoring import History, WorkerMetrics
 from vpred_train.config.train import TrainConfig
 from vpred_train.engine.step_result import StepResult
-from vpred_train.training.hooks.hook import ValidationLoss
+from vpred_train.training.hooks.hook import Hook, ValidationLoss
 from vpred_train.training.hooks.speed import Speed
 
 logger = logging.getLogger(__name__)
 
 
-class LogHook:
+class LogHook(Hook):
     """Lines for a person who reads this rank's log."""
 
     def __init__(self, config: TrainConfig, speed: Speed) -> None:
@@ -51,9 +51,6 @@ class LogHook:
             saved.stall_seconds,
         )
 
-    def on_checkpoint_failed(self, reason: str) -> None:
-        pass
-
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         for weights in dict.fromkeys(each.weights for each in losses):
             whole, *bins = (each for each in losses if each.weights == weights)
@@ -61,15 +58,12 @@ class LogHook:
             logger.info("validation of step %d, %s weights: loss %s; by log SNR: %s", step, weights, whole, by_bin)
 
 
-class MetricsHook:
+class MetricsHook(Hook):
     """Feeds this rank's Prometheus metrics."""
 
     def __init__(self, metrics: WorkerMetrics, config: TrainConfig, speed: Speed) -> None:
         self.metrics, self.config, self.speed = metrics, config, speed
         metrics.observe_ceiling(speed.matmul_flops_per_second)
-
-    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        pass
 
     def on_step(self, result: StepResult) -> None:
         self.metrics.observe_step(
@@ -109,26 +103,17 @@ class MetricsHook:
             self.metrics.observe_validation(each.weights, timesteps, each.loss, each.standard_error)
 
 
-class HistoryHook:
+class HistoryHook(Hook):
     """Appends every step to metrics.jsonl, from which the report draws its curves, and every held-out loss to
     validation.jsonl. On one rank."""
 
     def __init__(self, history: History, validations: History, speed: Speed) -> None:
         self.history, self.validations, self.speed = history, validations, speed
 
-    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        pass
-
     def on_step(self, result: StepResult) -> None:
         record = {**asdict(result), **asdict(self.speed.rates(result.step_seconds))}
         del record["nonfinite_samples"]  # for the log: a line of the history is plain numbers
         self.history.append({**record, "unix_s": time.time()})
-
-    def on_checkpoint(self, saved: SaveResult) -> None:
-        pass
-
-    def on_checkpoint_failed(self, reason: str) -> None:
-        pass
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         for each in losses:

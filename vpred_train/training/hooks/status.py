@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
 from checkpoints_mgr import SaveResult
@@ -11,12 +10,12 @@ from launcher.contract.run_dir import BEAT_S, AttemptDir, Phase, RankStatus
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.watchdog import Waits
 from vpred_train.engine.step_result import StepResult
-from vpred_train.training.hooks.hook import ValidationLoss
+from vpred_train.training.hooks.hook import Hook
 
 STATUS_INTERVAL_S = 1.0
 
 
-class StatusHook:
+class StatusHook(Hook):
     """Writes this rank's status file: at each new phase, at most once a second at steps, and every BEAT_S in any case,
     from a thread of its own: so the launcher can tell a rank that waits from one that is stuck."""
 
@@ -57,12 +56,6 @@ class StatusHook:
 
     def on_checkpoint(self, saved: SaveResult) -> None:
         self.checkpoint_step = saved.step
-
-    def on_checkpoint_failed(self, reason: str) -> None:
-        pass
-
-    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
-        pass
 
     def close(self) -> None:
         self.closed.set()
