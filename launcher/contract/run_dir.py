@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from launcher.contract.config import ConfigError, Section
+from launcher.contract.config_errors import first_mistake
 from launcher.contract.files import write_atomic
 
 Phase = Literal["starting", "compiling", "training", "validating", "checkpointing", "sampling", "done"]
@@ -48,11 +49,10 @@ class Record(Section):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
+            first = first_mistake(error)
+            where = f"{'.'.join(first.keys)}: " if first.keys else ""
             raise DamagedRecordError(
-                f"{path}: not a {cls.__name__} record ({f'{where}: ' if where else ''}{first['msg']}); remove it if "
-                "nobody needs it"
+                f"{path}: not a {cls.__name__} record ({where}{first.reason})", "remove it if nobody needs it"
             ) from None
 
 

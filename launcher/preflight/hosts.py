@@ -143,9 +143,8 @@ def _request(
 
 def _heard(answer: Answer, timeout_s: float) -> Facts | Finding:
     """What a host told, or why it did not."""
-    if answer.unreachable:
-        reason, _, remedy = answer.unreachable.partition("; ")
-        return Finding("error", "reachability", f"{answer.host}: {reason}", remedy)
+    if (problem := answer.unreachable) is not None:
+        return Finding("error", "reachability", f"{answer.host}: {problem.reason}", problem.remedy)
     if answer.returncode is None:
         remedy = "look at that host's load and file systems"
         return Finding("error", "reachability", f"{answer.host}: no answer in {timeout_s:.0f} s", remedy)
