@@ -21,7 +21,7 @@ from launcher.records.log_stream import LogStream
 from launcher.records.rank_files import AttemptFiles
 from launcher.records.straggler_record import Stragglers
 from launcher.supervision.failure import blames_peer, read_log, tail
-from launcher.supervision.hangs import Blame, Hang, find_culprit, find_hang
+from launcher.supervision.hangs import Hang, Suspect, find_hang, find_suspect
 from launcher.supervision.progress import Progress
 from launcher.supervision.stop_requests import StopRequest, due_signal
 from launcher.supervision.stragglers import StragglerWatch
@@ -68,10 +68,10 @@ def supervise(
             mpirun_returncode=mpirun.returncode,
             stopped=stop.count > 0,
             attempt=attempt,
-            suffering=_suffering(attempt, watch.files.outcomes),
+            blaming_a_peer=_blaming_a_peer(attempt, watch.files.outcomes),
             lost_host=lost_host(tail(attempt.launcher_log)),
             hang=watch.hang,
-            blame=watch.blame,
+            suspect=watch.suspect,
         )
     )
     if verdict.failure is not None:
@@ -89,8 +89,8 @@ def _keep(record: Record, path: Path) -> None:
         print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
 
 
-def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
-    """The ranks that ended by themselves and say that another one was at fault."""
+def _blaming_a_peer(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
+    """The ranks that ended by themselves and whose log says that another rank was at fault."""
     ended = (each for each in outcomes.values() if each.returncode > 0 and not each.told_to_stop)
     return frozenset(each.rank for each in ended if blames_peer(attempt.log(each.rank)))
 
@@ -102,7 +102,7 @@ class _Watch:
         self.plan, self.attempt, self.progress = plan, attempt, progress
         self.files = AttemptFiles(attempt)
         self.hang: Hang | None = None
-        self.blame: Blame | None = None
+        self.suspect: Suspect | None = None
         self._hosts = {place.rank: place.host for place in plan.ranks}
         self._stream = LogStream(attempt, streamed)
         self._stragglers = StragglerWatch(plan.supervision.stragglers)
@@ -177,7 +177,7 @@ class _Watch:
             self._note("asked the ranks for a checkpoint")
 
     def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]") -> None:
-        """Have all ranks write their stacks to their logs, and see which of them is to blame."""
+        """Have all ranks write their stacks to their logs, and name the suspect."""
         assert self.hang is not None  # noqa: S101  for the type checker
         running = self._hosts.keys() - self.files.outcomes.keys()
         self._note(f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for stacks")
@@ -187,7 +187,7 @@ class _Watch:
         while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
             time.sleep(_POLL_S)
             self._look(time.monotonic())
-        self.blame = find_culprit(self.hang, self.files.beats, running, self.files.stacks)
+        self.suspect = find_suspect(self.hang, self.files.beats, running, self.files.stacks)
 
     def _terminate(self, mpirun: "subprocess.Popen[bytes]") -> None:
         """SIGTERM first: only a living mpirun can end the ranks of other hosts."""

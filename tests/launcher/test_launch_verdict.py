@@ -8,7 +8,7 @@ import pytest
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.planning.mpirun import lost_host
-from launcher.supervision.hangs import Blame, Hang
+from launcher.supervision.hangs import Hang, Suspect
 from launcher.supervision.stop_requests import due_signal, stop_requests
 from launcher.supervision.verdict import Evidence, ended, judge
 
@@ -77,7 +77,7 @@ def test_who_was_told_waited_or_blames_another_is_not_first_whatever_the_clocks_
     for innocent in ({"told_to_stop": True}, {"waiting": True}):
         verdict = judge(evidence({**codes, 0: codes[0].model_copy(update=innocent)}))
         assert verdict.failure.rank == 1
-    assert judge(evidence(codes, suffering=frozenset({0}))).failure.rank == 1
+    assert judge(evidence(codes, blaming_a_peer=frozenset({0}))).failure.rank == 1
     assert judge(evidence(codes)).failure.rank == 0
 
 
@@ -177,7 +177,7 @@ def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():
 
 def test_a_hang_is_the_blamed_ranks():
     hang = Hang(rank=0, phase="training", waited_s=901.0, key="step_s")
-    verdict = judge(evidence(records(None, -15), hang=hang, blame=Blame(1, "its process is stopped", 7)))
+    verdict = judge(evidence(records(None, -15), hang=hang, suspect=Suspect(1, "its process is stopped", 7)))
     assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (ExitCode.FAILED, "hang", 1)
     assert "supervision.timeouts.step_s" in verdict.failure.hint
 
