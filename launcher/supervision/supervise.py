@@ -22,8 +22,9 @@ from launcher.records.rank_files import AttemptFiles
 from launcher.records.straggler_record import Stragglers
 from launcher.supervision.failure import blames_peer, read_log, tail
 from launcher.supervision.hangs import Hang, Suspect, find_hang, find_suspect
+from launcher.supervision.next_action import ENDING, Action, Situation, next_action
 from launcher.supervision.progress import Progress
-from launcher.supervision.stop_requests import StopRequest, due_signal
+from launcher.supervision.stop_requests import StopRequest, signal_to_send
 from launcher.supervision.stragglers import StragglerWatch
 from launcher.supervision.verdict import Evidence, Verdict, judge
 
@@ -49,12 +50,12 @@ def supervise(
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(plan, attempt, progress, streamed)
+    watch = _Watch(plan, attempt, progress, stop, streamed)
     with attempt.launcher_log.open("xb") as log, starting_place(env) as (folder, variables):
         (folder / HOSTFILE).symlink_to(run.hostfile)
         mpirun = start_tied(plan.argv, {**variables, **plan.environment}, folder, log, subprocess.STDOUT)
         try:
-            watch.until_it_ends(mpirun, stop)
+            watch.until_it_ends(mpirun)
         finally:
             kill_session(mpirun)
             _end_orphans(plan)
@@ -98,8 +99,15 @@ def _blaming_a_peer(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> fro
 class _Watch:
     """What is seen of an attempt while it runs, and what follows from it."""
 
-    def __init__(self, plan: LaunchPlan, attempt: AttemptDir, progress: Progress, streamed: Collection[int]) -> None:
-        self.plan, self.attempt, self.progress = plan, attempt, progress
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        attempt: AttemptDir,
+        progress: Progress,
+        stop: StopRequest,
+        streamed: Collection[int],
+    ) -> None:
+        self.plan, self.attempt, self.progress, self._stop = plan, attempt, progress, stop
         self.files = AttemptFiles(attempt)
         self.hang: Hang | None = None
         self.suspect: Suspect | None = None
@@ -111,28 +119,42 @@ class _Watch:
         self._checkpoints_asked = 0
         self._deadline_s: float | None = None
 
-    def until_it_ends(self, mpirun: "subprocess.Popen[bytes]", stop: StopRequest) -> None:
+    def until_it_ends(self, mpirun: "subprocess.Popen[bytes]") -> None:
         """Return when mpirun has ended or must be killed."""
-        while mpirun.poll() is None:
+        action: Action = "wait"
+        while action not in ENDING and mpirun.poll() is None:
             time.sleep(_POLL_S)
-            now_s = time.monotonic()
-            if now_s >= self._looked_s + _LOOK_S:
-                self._look(now_s)
-            if stop.count:
-                due = due_signal(now_s - stop.first_s, self.plan.stop_grace_s, stop.count)
-                if due is signal.SIGKILL:
-                    return
-                if due is not self._sent:
-                    mpirun.send_signal(due)
-                    self._sent = due
-            elif self.hang is not None:
-                self._dump_stacks(mpirun)
-                self._terminate(mpirun)
-                return
-            self._pass_on_checkpoints(mpirun, stop)
-            if self._deadline_s is not None and now_s >= self._deadline_s:
-                self._terminate(mpirun)
-                return
+            seen = self._situation(time.monotonic())
+            action = next_action(seen)
+            self._act(action, seen, mpirun)
+
+    def _situation(self, now_s: float) -> Situation:
+        if now_s >= self._looked_s + _LOOK_S:
+            self._look(now_s)
+        stop = self._stop
+        due = signal_to_send(now_s - stop.first_s, self.plan.stop_grace_s, stop.count) if stop.count else None
+        return Situation(
+            due_signal=due,
+            sent_signal=self._sent,
+            is_hung=self.hang is not None,
+            wants_checkpoint=stop.checkpoints > self._checkpoints_asked,
+            all_have_begun=len(self.files.beats) == len(self._hosts),
+            is_late=self._deadline_s is not None and now_s >= self._deadline_s,
+        )
+
+    def _act(self, action: Action, seen: Situation, mpirun: "subprocess.Popen[bytes]") -> None:
+        if action == "send_signal" and seen.due_signal is not None:
+            mpirun.send_signal(seen.due_signal)
+            self._sent = seen.due_signal
+        elif action == "ask_checkpoint":
+            self._checkpoints_asked = self._stop.checkpoints  # one checkpoint answers all requests so far
+            mpirun.send_signal(signal.SIGUSR2)
+            self._note("asked the ranks for a checkpoint")
+        elif action == "end_hang":
+            self._dump_stacks(mpirun)
+            self._terminate(mpirun)
+        elif action == "end_late":
+            self._terminate(mpirun)
 
     def close(self) -> None:
         """Take over the last records; those of other hosts may take a moment to show on a shared file system."""
@@ -168,13 +190,6 @@ class _Watch:
             return None
         # Ranks leave together, by way of a barrier: one that has left with success is followed or something is wrong.
         return self.plan.stop_grace_s if codes <= {ExitCode.OK, ExitCode.PREEMPTED} else _FAILED_GRACE_S
-
-    def _pass_on_checkpoints(self, mpirun: "subprocess.Popen[bytes]", stop: StopRequest) -> None:
-        # Not before every rank tells its status: until then a shim might have no handler, and die of it.
-        if stop.checkpoints > self._checkpoints_asked and len(self.files.beats) == len(self._hosts):
-            self._checkpoints_asked = stop.checkpoints
-            mpirun.send_signal(signal.SIGUSR2)
-            self._note("asked the ranks for a checkpoint")
 
     def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]") -> None:
         """Have all ranks write their stacks to their logs, and name the suspect."""

@@ -1,6 +1,7 @@
 """Verdicts from the ranks' records, and when which signal is due: no process is started here."""
 
 import signal
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.planning.mpirun import lost_host
 from launcher.supervision.hangs import Hang, Suspect
-from launcher.supervision.stop_requests import due_signal, stop_requests
+from launcher.supervision.next_action import ENDING, Situation, next_action
+from launcher.supervision.stop_requests import signal_to_send, stop_requests
 from launcher.supervision.verdict import Evidence, ended, judge
 
 HOSTS = {0: "n1", 1: "n2"}
@@ -198,7 +200,41 @@ def test_ended_names_signals():
     ],
 )
 def test_force_grows_with_time_and_impatience(waited_s, requests, expected):
-    assert due_signal(waited_s, 60.0, requests) is expected
+    assert signal_to_send(waited_s, 60.0, requests) is expected
+
+
+USR1, TERM, KILL = signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("seen", "action"),
+    [
+        (Situation(), "wait"),
+        (Situation(due_signal=USR1), "send_signal"),
+        (Situation(due_signal=USR1, sent_signal=USR1), "wait"),
+        (Situation(due_signal=TERM, sent_signal=USR1), "send_signal"),
+        (Situation(due_signal=TERM, sent_signal=USR1, is_hung=True, is_late=True), "send_signal"),
+        (Situation(due_signal=KILL, sent_signal=TERM, is_hung=True), "kill"),
+        (Situation(is_hung=True), "end_hang"),
+        (Situation(is_hung=True, is_late=True, wants_checkpoint=True, all_have_begun=True), "end_hang"),
+        (Situation(due_signal=USR1, sent_signal=USR1, is_hung=True), "wait"),
+        (Situation(is_late=True), "end_late"),
+        (Situation(due_signal=USR1, sent_signal=USR1, is_late=True), "end_late"),
+        (Situation(wants_checkpoint=True), "wait"),
+        (Situation(wants_checkpoint=True, all_have_begun=True), "ask_checkpoint"),
+        (Situation(wants_checkpoint=True, all_have_begun=True, due_signal=USR1), "send_signal"),
+        (Situation(wants_checkpoint=True, all_have_begun=True, due_signal=USR1, sent_signal=USR1), "ask_checkpoint"),
+    ],
+)
+def test_what_is_done_next_follows_from_what_is_seen(seen, action):
+    assert next_action(seen) == action
+
+
+def test_nothing_that_ends_an_attempt_is_done_while_all_is_well():
+    """Whatever else is seen: without a hang, a late rank and a last signal the attempt goes on."""
+    for due, sent, wants, begun in product((None, USR1, TERM), (None, USR1, TERM), (False, True), (False, True)):
+        seen = Situation(due_signal=due, sent_signal=sent, wants_checkpoint=wants, all_have_begun=begun)
+        assert next_action(seen) not in ENDING
 
 
 def test_what_signals_ask_for_and_nohup_stays_nohup():
