@@ -1,6 +1,6 @@
 """The run directory: the one place that names its files, and the small records ranks leave there.
 
-RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
+RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock events.jsonl
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
@@ -216,6 +216,11 @@ class RunDir:
         """Where the training samples lie in `data.cache`: found by rank 0, mapped by the others, made again at each
         start."""
         return self.root / "cache_entries.safetensors"
+
+    @property
+    def events_jsonl(self) -> Path:
+        """What the launcher saw and decided, in all attempts (launcher/records/event_log.py)."""
+        return self.root / "events.jsonl"
 
     @property
     def launcher_prom(self) -> Path:

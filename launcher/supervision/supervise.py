@@ -1,9 +1,9 @@
 """Watching one attempt: start mpirun, show progress, pass on wishes, end what hangs, leave nothing running."""
 
+import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -17,6 +17,7 @@ from launcher.planning.mpirun import lost_host, starting_place
 from launcher.planning.plan import LaunchPlan
 from launcher.planning.start_command import HOSTFILE
 from launcher.processes.tied import kill_session, start_tied, workers_of
+from launcher.records.event_log import EventLog, EventName, Plain
 from launcher.records.log_stream import LogStream
 from launcher.records.rank_files import AttemptFiles
 from launcher.records.straggler_record import Stragglers
@@ -27,6 +28,8 @@ from launcher.supervision.progress import Progress
 from launcher.supervision.stop_requests import StopRequest, signal_to_send
 from launcher.supervision.stragglers import StragglerWatch
 from launcher.supervision.verdict import Evidence, Verdict, judge
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _LOOK_S = 0.5
@@ -40,7 +43,12 @@ _STACKS_S = 60.0
 
 
 def supervise(
-    plan: LaunchPlan, env: Mapping[str, str], progress: Progress, stop: StopRequest, streamed: Collection[int] = ()
+    plan: LaunchPlan,
+    env: Mapping[str, str],
+    progress: Progress,
+    stop: StopRequest,
+    events: EventLog,
+    streamed: Collection[int] = (),
 ) -> Verdict:
     """Run `plan` to its end in this process's main thread; a failure is kept in the attempt's directory.
 
@@ -50,14 +58,14 @@ def supervise(
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(plan, attempt, progress, stop, streamed)
+    watch = _Watch(plan, attempt, progress, stop, events, streamed)
     with attempt.launcher_log.open("xb") as log, starting_place(env) as (folder, variables):
         (folder / HOSTFILE).symlink_to(run.hostfile)
         mpirun = start_tied(plan.argv, {**variables, **plan.environment}, folder, log, subprocess.STDOUT)
         try:
             watch.until_it_ends(mpirun)
         finally:
-            kill_session(mpirun)
+            watch.kill(mpirun)
             _end_orphans(plan)
             watch.close()
     verdict = judge(
@@ -87,7 +95,7 @@ def _keep(record: Record, path: Path) -> None:
     try:
         record.write(path)
     except OSError as error:
-        print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
+        logger.warning("%s: cannot be written (%s)", path, error.strerror)
 
 
 def _blaming_a_peer(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
@@ -105,9 +113,10 @@ class _Watch:
         attempt: AttemptDir,
         progress: Progress,
         stop: StopRequest,
+        events: EventLog,
         streamed: Collection[int],
     ) -> None:
-        self.plan, self.attempt, self.progress, self._stop = plan, attempt, progress, stop
+        self.plan, self.attempt, self.progress, self._stop, self._events = plan, attempt, progress, stop, events
         self.files = AttemptFiles(attempt)
         self.hang: Hang | None = None
         self.suspect: Suspect | None = None
@@ -120,7 +129,7 @@ class _Watch:
         self._deadline_s: float | None = None
 
     def until_it_ends(self, mpirun: "subprocess.Popen[bytes]") -> None:
-        """Return when mpirun has ended or must be killed."""
+        """Return when mpirun has ended or must be killed (by `kill`)."""
         action: Action = "wait"
         while action not in ENDING and mpirun.poll() is None:
             time.sleep(_POLL_S)
@@ -144,17 +153,25 @@ class _Watch:
 
     def _act(self, action: Action, seen: Situation, mpirun: "subprocess.Popen[bytes]") -> None:
         if action == "send_signal" and seen.due_signal is not None:
-            mpirun.send_signal(seen.due_signal)
+            self._send(mpirun, seen.due_signal, self._requests())
             self._sent = seen.due_signal
         elif action == "ask_checkpoint":
             self._checkpoints_asked = self._stop.checkpoints  # one checkpoint answers all requests so far
             mpirun.send_signal(signal.SIGUSR2)
+            self._record("checkpoint_asked")
             self._note("asked the ranks for a checkpoint")
-        elif action == "end_hang":
-            self._dump_stacks(mpirun)
-            self._terminate(mpirun)
+        elif action == "end_hang" and self.hang is not None:
+            self._dump_stacks(mpirun, self.hang)
+            self._terminate(mpirun, "a rank hangs")
         elif action == "end_late":
-            self._terminate(mpirun)
+            self._terminate(mpirun, "a rank has ended, and mpirun did not end the others in time")
+
+    def kill(self, mpirun: "subprocess.Popen[bytes]") -> None:
+        """Send SIGKILL to mpirun and to what it started here, whether or not it still runs."""
+        if mpirun.poll() is None:
+            why = self._requests() if self._stop.count else "mpirun did not end by itself"
+            self._record("signal_sent", signal="SIGKILL", why=why)
+        kill_session(mpirun)
 
     def close(self) -> None:
         """Take over the last records; those of other hosts may take a moment to show on a shared file system."""
@@ -191,24 +208,48 @@ class _Watch:
         # Ranks leave together, by way of a barrier: one that has left with success is followed or something is wrong.
         return self.plan.stop_grace_s if codes <= {ExitCode.OK, ExitCode.PREEMPTED} else _FAILED_GRACE_S
 
-    def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]") -> None:
+    def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]", hang: Hang) -> None:
         """Have all ranks write their stacks to their logs, and name the suspect."""
-        assert self.hang is not None  # noqa: S101  for the type checker
         running = self._hosts.keys() - self.files.outcomes.keys()
-        self._note(f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for stacks")
+        self._record(
+            "hang_found",
+            rank=hang.rank,
+            host=self._hosts[hang.rank],
+            phase=hang.phase,
+            waited_s=hang.waited_s,
+            timeout=f"supervision.timeouts.{hang.key}",
+        )
+        self._note(f"rank {hang.rank} made no progress for {hang.waited_s:.0f} s; asking all for stacks")
         with suppress(OSError):  # on a full disk there is no room for stacks either
             write_atomic(self.attempt.dump_stacks, "")
         deadline_s = time.monotonic() + _STACKS_S
         while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
             time.sleep(_POLL_S)
             self._look(time.monotonic())
-        self.suspect = find_suspect(self.hang, self.files.beats, running, self.files.stacks)
+        suspect = self.suspect = find_suspect(hang, self.files.beats, running, self.files.stacks)
+        self._record(
+            "suspect_found",
+            rank=suspect.rank,
+            host=self._hosts[suspect.rank],
+            sign=suspect.sign,
+            last_step=suspect.last_step,
+        )
 
-    def _terminate(self, mpirun: "subprocess.Popen[bytes]") -> None:
+    def _terminate(self, mpirun: "subprocess.Popen[bytes]", why: str) -> None:
         """SIGTERM first: only a living mpirun can end the ranks of other hosts."""
-        mpirun.send_signal(signal.SIGTERM)
+        self._send(mpirun, signal.SIGTERM, why)
         with suppress(subprocess.TimeoutExpired):
             mpirun.wait(timeout=_TERM_GRACE_S)
+
+    def _send(self, mpirun: "subprocess.Popen[bytes]", number: signal.Signals, why: str) -> None:
+        mpirun.send_signal(number)
+        self._record("signal_sent", signal=number.name, why=why)
+
+    def _requests(self) -> str:
+        return f"{self._stop.count} request(s) to stop"
+
+    def _record(self, event: EventName, **fields: Plain) -> None:
+        self._events.write(event, self.plan.attempt, **fields)
 
     def _tell_stragglers(self) -> None:
         slow = tuple(self._stragglers.stragglers[rank] for rank in sorted(self._stragglers.stragglers))
@@ -222,7 +263,8 @@ class _Watch:
             self._note("no rank is slow any more")
 
     def _note(self, text: str) -> None:
-        self.progress.line(f"vpred-launch: {text}")
+        # With its name before it: these lines stand among those of ranks.
+        logger.info("vpred-launch: %s", text)
 
 
 def _end_orphans(plan: LaunchPlan) -> None:
