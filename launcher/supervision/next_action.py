@@ -36,7 +36,8 @@ def next_action(seen: Situation) -> Action:
         return "end_hang"
     if seen.is_late:
         return "end_late"
-    # Before its first status a rank's shim may have no handler for this signal, which would then end it.
-    if seen.wants_checkpoint and seen.all_have_begun:
+    # The signal for a checkpoint ends a process without a handler for it: a shim before its rank's first status, and a
+    # trainer that leaves. A stop saves one anyway.
+    if seen.due_signal is None and seen.wants_checkpoint and seen.all_have_begun:
         return "ask_checkpoint"
     return "wait"

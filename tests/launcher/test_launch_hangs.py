@@ -151,7 +151,7 @@ def test_a_slow_rank_is_reported_and_lives(bench):
 
 
 def test_a_wish_for_a_checkpoint_reaches_the_ranks_and_the_run_goes_on(bench):
-    launcher = bench.start_training()
+    launcher = bench.start_training("save_every=0")  # so that the only checkpoint is the one asked for
     launcher.send_signal(signal.SIGUSR2)
     paths = [bench.run.attempt(1).status(rank) for rank in (0, 1)]
     bench.wait_until(lambda: all(RankStatus.read(path).checkpoint_step is not None for path in paths))

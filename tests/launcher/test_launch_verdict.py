@@ -223,7 +223,7 @@ USR1, TERM, KILL = signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL
         (Situation(wants_checkpoint=True), "wait"),
         (Situation(wants_checkpoint=True, all_have_begun=True), "ask_checkpoint"),
         (Situation(wants_checkpoint=True, all_have_begun=True, due_signal=USR1), "send_signal"),
-        (Situation(wants_checkpoint=True, all_have_begun=True, due_signal=USR1, sent_signal=USR1), "ask_checkpoint"),
+        (Situation(wants_checkpoint=True, all_have_begun=True, due_signal=USR1, sent_signal=USR1), "wait"),
     ],
 )
 def test_what_is_done_next_follows_from_what_is_seen(seen, action):
