@@ -54,7 +54,7 @@ class EventLog:
 
     def write(self, event: EventName, attempt: int, **fields: Plain) -> None:
         """Append a line with the present time (time_unix_s), the event, its attempt and `fields`."""
-        line = Event(time_unix_s=time.time(), event=event, attempt=attempt, **fields).model_dump_json()
+        line = json.dumps({"time_unix_s": time.time(), "event": event, "attempt": attempt, **fields})
         try:
             self._append(f"{line}\n".encode())
         except OSError as error:
