@@ -3,6 +3,7 @@
 import argparse
 import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from launcher.cluster.config import ClusterConfig
 from launcher.commands import logs, ranktable, status
@@ -20,14 +22,29 @@ from launcher.planning.plan import describe
 from launcher.planning.trainer import TRAINER, RecipeError, Trainer
 from launcher.run.run import check_job, load_job, plan_job, run_job
 
+logger = logging.getLogger("launcher.cli")  # also where this module is __main__
+
 _HERE = Path(__file__).resolve().parent
 # In a checkout a link to the folder at its top; an installation has the files themselves.
 _DEFAULT_CLUSTER = (_HERE / "cluster_configs").resolve() / "local_cpu.yaml"
 _DEFAULT_RECIPE = _HERE.parent / "vpred_train" / "recipes" / "tiny_emoji.yaml"
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=", re.ASCII)
 _NO_FAULT_OF_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 # A shell's code for a command ended by Ctrl-C; no worker was running yet.
 _INTERRUPTED = 130
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at that moment: a run replaces it (supervision.progress.unheard)."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
@@ -37,12 +54,15 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
     strange = [word for word in rest if not _OVERRIDE.match(word)]
     if strange:
         parser.error(f"found {strange[0]!r}: neither an option nor an override section.key=value")
+    launcher = logging.getLogger("launcher")
+    launcher.handlers[:] = [_StderrHandler()]
+    launcher.setLevel(options.log_level.upper())
     try:
         code = int(options.command(options, rest, trainer))
         sys.stdout.flush()
         return code
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        logger.error("%s", error)
         return ExitCode.BAD_CONFIG
     except BrokenPipeError:
         # `| head` has seen enough; what is still unwritten must not fail again when Python ends.
@@ -51,7 +71,7 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
     except OSError as error:
         if error.errno not in _NO_FAULT_OF_OURS:
             raise
-        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        logger.error("%s: %s", error.filename or "a file", error.strerror)
         return ExitCode.BAD_CONFIG
     except RecipeError as error:
         return error.exit_code
@@ -90,6 +110,7 @@ def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-launch", description=__doc__, allow_abbrev=False)
+    parser.set_defaults(log_level="info")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
     run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
@@ -123,6 +144,8 @@ def _job_command(
     parser.add_argument("--cluster", type=Path, default=_DEFAULT_CLUSTER, metavar="FILE", help="where to run")
     parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="what to train")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/RECIPE in this directory")
+    text = "the least urgent of the launcher's messages to show on stderr; progress is shown anyway; default: info"
+    parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help=text)
     parser.set_defaults(command=command)
     return parser
 

@@ -31,7 +31,7 @@ _OF_THE_SYSTEM = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
 }
 # What a shell's `&`, cron or a supervisor may have ignored. SIGHUP stays ignored (nohup), and so do the two that a
-# shim ignores for a trainer that has no handler yet (launcher/rank/shim.py).
+# shim ignores for a trainer that has no handler yet (launcher/rank/run_trainer.py).
 _NOT_INHERITED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 

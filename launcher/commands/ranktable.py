@@ -2,8 +2,8 @@
 
 import argparse
 import json
+import logging
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +33,8 @@ from launcher.ranktable.generate import hosts_of, make_table, target_of
 from launcher.ranktable.rules_v1 import Target
 from launcher.ranktable.table_findings import Finding
 from launcher.ranktable.topology import check_topology
+
+logger = logging.getLogger(__name__)
 
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
 _SHOWN_OF_A_RULE = 10
@@ -158,10 +160,7 @@ def _wait(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     deadline_s = time.monotonic() + options.timeout_s
     while not _is_complete(options.table):
         if time.monotonic() >= deadline_s:
-            print(
-                f"{options.table}: not completed within {options.timeout_s:g} s; look at its controller",
-                file=sys.stderr,
-            )
+            logger.error("%s: not completed within %g s; look at its controller", options.table, options.timeout_s)
             return ExitCode.FAILED
         time.sleep(min(options.interval_s, max(0.0, deadline_s - time.monotonic())))
     path = find_file(options.table)

@@ -1,6 +1,8 @@
 """`vpred-launch status RUN`: where a run stands, from the files that its ranks and its launchers leave."""
 
 import argparse
+import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +15,12 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RankStatus, Record, RunDir, Summary
 from launcher.planning.trainer import Trainer
 from launcher.records.attempt_record import AttemptRecord, LostTime, lost_line, read_records
+from launcher.records.event_log import describe_event, read_events
 from launcher.records.rank_files import AttemptFiles
 from launcher.records.run_lock import is_locked
 from launcher.records.straggler_record import Straggler, Stragglers
+
+logger = logging.getLogger(__name__)
 
 _HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "told")
 
@@ -77,19 +82,35 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     text = "show where a run stands: step, rates, attempts, last checkpoint, every rank"
     parser = commands.add_parser("status", help=text, description=text, allow_abbrev=False)
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+    text = "instead, what the launcher saw and decided in all attempts: hangs, signals, restarts and why"
+    parser.add_argument("--events", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(command=_status)
 
 
 def _status(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    state = read_state(require_run(options.run_dir), time.time())
+    run = require_run(options.run_dir)
+    if options.events:
+        return _show_events(run, as_json=options.json)
+    state = read_state(run, time.time())
     if options.json:
         print(state.model_dump_json(indent=2))
         return ExitCode.OK
     print(describe_state(state))
-    records = read_records(RunDir(state.run_dir))
+    records = read_records(run)
     if len(records) > 1:
         print(lost_line(records))
+    return ExitCode.OK
+
+
+def _show_events(run: RunDir, *, as_json: bool) -> int:
+    events, damaged = read_events(run.events_jsonl)
+    for number in damaged:
+        logger.warning("%s: line %d is no event, perhaps half-written on a full disk", run.events_jsonl, number)
+    if as_json:
+        print(json.dumps([event.model_dump(mode="json") for event in events], indent=2))
+    else:
+        print(*(f"{describe_event(event)}\n" for event in events), sep="", end="")
     return ExitCode.OK
 
 

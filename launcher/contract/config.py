@@ -21,7 +21,11 @@ OF_THE_MACHINE = Field(json_schema_extra={"on_resume": "machine"})
 
 
 class ConfigError(Exception):
-    """A mistake of the user's; the message is ready to print, one line per mistake. Exit code 2."""
+    """A mistake of the user's; its text, "message; remedy", is ready to print, one line per mistake. Exit code 2."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.remedy = remedy
 
 
 class Section(BaseModel):

@@ -22,6 +22,21 @@ class Mistake:
     text: str
 
 
+@dataclass(frozen=True)
+class InvalidValue:
+    """`keys`: where the value stands, empty for a whole model; `found`: the value; `reason`: what is wrong with it."""
+
+    keys: tuple[str, ...]
+    found: Any
+    reason: str
+
+
+def first_mistake(error: ValidationError) -> InvalidValue:
+    """The first mistake of a model that was no document of the user's, so that its caller words the line."""
+    first = error.errors(include_url=False)[0]
+    return InvalidValue(tuple(map(str, first["loc"])), first["input"], _reason(first["msg"]))
+
+
 def mistakes(model: type[BaseModel], raw: Any, error: ValidationError) -> list[Mistake]:
     """The mistakes in `raw`, in pydantic's order; the alternatives of a union are told in one line."""
     by_place: dict[tuple[str | int, ...], list[str]] = {}
@@ -79,10 +94,15 @@ def _message(model: type[BaseModel], place: tuple[str | int, ...], detail: Any) 
         return f"{found} (not one of the choices){_known(detail['input'], _choices(detail['ctx']['expected']))}"
     if kind in {"model_type", "model_attributes_type", "dict_type"}:
         return f"{found} (must be a section of keys with values){_known(None, _keys(model, place))}"
-    reason = re.sub(r"^(Value error, |Assertion failed, |Input )", "", detail["msg"])
+    reason = _reason(detail["msg"]).removeprefix("Input ")
     # A whole section is not worth repeating: what is wrong lies between its keys.
     whole = kind in {"value_error", "assertion_error"} and isinstance(detail["input"], dict)
     return reason if whole else f"{found} ({reason})"
+
+
+def _reason(message: str) -> str:
+    """Pydantic's message without the kind of exception that a validator raised."""
+    return re.sub(r"^(Value error, |Assertion failed, )", "", message)
 
 
 def _known(found: object, known: Iterable[str]) -> str:

@@ -11,3 +11,7 @@ class ExitCode(IntEnum):
     BAD_CONFIG = 2
     PREEMPTED = 75
     DIVERGED = 76
+
+
+# As a shell's: of a program that could not be started.
+NOT_STARTED = 127

@@ -1,6 +1,6 @@
 """The run directory: the one place that names its files, and the small records ranks leave there.
 
-RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
+RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock events.jsonl
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from launcher.contract.config import ConfigError, Section
+from launcher.contract.config_errors import first_mistake
 from launcher.contract.files import write_atomic
 
 Phase = Literal["starting", "compiling", "training", "validating", "checkpointing", "sampling", "done"]
@@ -48,11 +49,10 @@ class Record(Section):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
+            first = first_mistake(error)
+            where = f"{'.'.join(first.keys)}: " if first.keys else ""
             raise DamagedRecordError(
-                f"{path}: not a {cls.__name__} record ({f'{where}: ' if where else ''}{first['msg']}); remove it if "
-                "nobody needs it"
+                f"{path}: not a {cls.__name__} record ({where}{first.reason})", "remove it if nobody needs it"
             ) from None
 
 
@@ -216,6 +216,11 @@ class RunDir:
         """Where the training samples lie in `data.cache`: found by rank 0, mapped by the others, made again at each
         start."""
         return self.root / "cache_entries.safetensors"
+
+    @property
+    def events_jsonl(self) -> Path:
+        """What the launcher saw and decided, in all attempts (launcher/records/event_log.py)."""
+        return self.root / "events.jsonl"
 
     @property
     def launcher_prom(self) -> Path:

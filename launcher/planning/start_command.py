@@ -4,9 +4,8 @@ from pathlib import Path
 
 from launcher.cluster.config import ClusterConfig
 from launcher.cluster.hosts import Host
-from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
-from launcher.planning.mpirun import Mpirun
+from launcher.planning.mpirun import Mpirun, MpirunError
 from launcher.processes.ssh import SSH_OPTIONS
 from launcher.processes.tied import own_program
 
@@ -16,7 +15,7 @@ HOSTFILE = "hostfile"
 def start_argv(
     cluster: ClusterConfig, mpirun: Mpirun | None, python: Path, run: RunDir, attempt: int, trainer: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """`mpirun` is None where the cluster needs none. Raises ConfigError where this mpirun cannot do it."""
+    """`mpirun` is None where the cluster needs none. Raises MpirunError where this mpirun cannot do it."""
     argv = (*_shim(cluster, mpirun, python, run, attempt), *trainer)
     processes = cluster.world_size
     if cluster.launcher.kind != "mpirun":
@@ -33,7 +32,7 @@ def slots(cluster: ClusterConfig, host: Host) -> int:
 def mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, processes: int, ranks_in: Path | None) -> tuple[str, ...]:
     """mpirun with its options, all but the program, to start in a folder with a HOSTFILE; ranks start in `ranks_in`.
 
-    Raises ConfigError where this mpirun cannot do it.
+    Raises MpirunError where this mpirun cannot do it.
     """
     if mpirun.is_mpich:
         return _mpich(cluster, mpirun, processes, ranks_in)
@@ -59,9 +58,9 @@ def mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, processes: int, ranks_in
 
 def _mpich(cluster: ClusterConfig, mpirun: Mpirun, processes: int, ranks_in: Path | None) -> tuple[str, ...]:
     if len(cluster.hosts) > 1:
-        raise ConfigError(
-            f"mpirun: {mpirun.path} is MPICH's, which hangs when a host is lost (several hosts need Open MPI); "
-            "name another one: launcher.mpirun"
+        raise MpirunError(
+            f"{mpirun.path} is MPICH's, which hangs when a host is lost (several hosts need Open MPI)",
+            "name another one: launcher.mpirun",
         )
     binding = () if cluster.launcher.binding == "none" else ("-bind-to", cluster.launcher.binding)
     folder = ("-wdir", str(ranks_in)) if ranks_in else ()

@@ -16,10 +16,10 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from launcher.contract.environment import environment, with_home
-from launcher.ranktable.npu_probe import capture
+from launcher.ranktable.npu_probe import Captured, capture
 
 _TOOL_TIMEOUT_S = 10.0
 _PACKAGES = ("launcher", "vpred_train", "data", "checkpoints_mgr", "monitoring")
@@ -39,6 +39,37 @@ class Request(TypedDict):
     place: str
 
 
+class NpuWords(TypedDict):
+    """What hccn_tool says of one NPU; empty where it cannot be asked."""
+
+    health: str
+    tls: str
+
+
+class HostFacts(TypedDict):
+    """What a host answers: all that the preflight compares. Sizes in bytes.
+
+    versions: of python, the packages asked for, our code (a digest) and mpirun; None where absent. open_files: the
+    limit, -1 for none. ports: [port, why it cannot be opened]. devices: ids of the NPUs that it has. visible_devices:
+    ASCEND_RT_VISIBLE_DEVICES. inventory: None unless asked for. npu: by the id of each device asked for.
+    """
+
+    hostname: str
+    time_unix_s: float
+    versions: dict[str, str | None]
+    free_bytes: int
+    shm_bytes: int
+    memory_bytes: int
+    open_files: int
+    missing_paths: list[str]
+    ports: list[tuple[int, str]]
+    devices: list[int]
+    visible_devices: str | None
+    inventory: Captured | None
+    npu: dict[str, NpuWords]
+    npu_smi: str
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the facts."""
     request: Request = json.loads((argv or sys.argv[1:])[0])
@@ -46,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def facts(request: Request) -> dict[str, Any]:
-    """All that the preflight compares; sizes in bytes, times in seconds since 1970."""
+def facts(request: Request) -> HostFacts:
+    """This host's answer."""
     place = next((path for path in (Path(request["place"]), *Path(request["place"]).parents) if path.exists()), None)
     return {
         "hostname": socket.gethostname(),
@@ -63,7 +94,7 @@ def facts(request: Request) -> dict[str, Any]:
         "memory_bytes": _available_memory_bytes(),
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "missing_paths": [path for path in request["paths"] if not os.access(path, os.R_OK)],
-        "ports": [[port, reason] for address, port in request["ports"] if (reason := why_closed(address, port))],
+        "ports": [(port, reason) for address, port in request["ports"] if (reason := why_closed(address, port))],
         "devices": sorted(int(path.name[7:]) for path in Path("/dev").glob("davinci[0-9]*")),
         "visible_devices": environment().get("ASCEND_RT_VISIBLE_DEVICES"),
         "inventory": capture() if request["inventory"] else None,
@@ -109,10 +140,9 @@ def _available_memory_bytes() -> int:
     return 0
 
 
-def _npu(device: int) -> dict[str, str]:
-    """hccn_tool's own words; empty where it cannot be asked."""
-    ask = {"health": ["-net_health", "-g"], "tls": ["-tls", "-g"]}
-    return {what: _output(["hccn_tool", "-i", str(device), *words]) for what, words in ask.items()}
+def _npu(device: int) -> NpuWords:
+    ask = ["hccn_tool", "-i", str(device)]
+    return {"health": _output([*ask, "-net_health", "-g"]), "tls": _output([*ask, "-tls", "-g"])}
 
 
 def _first_line(argv: Sequence[str | None]) -> str:

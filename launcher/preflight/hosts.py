@@ -14,18 +14,15 @@ from launcher.cluster.hosts import Host
 from launcher.contract import yaml_dialect
 from launcher.contract.run_dir import RunDir
 from launcher.planning.plan import ports
-from launcher.preflight.host_probe import Request
-from launcher.preflight.npus import Entries, Facts, npu_findings, table_entries, tls_switches
+from launcher.preflight.host_checks import HostView, host_findings
+from launcher.preflight.host_probe import HostFacts, Request
+from launcher.preflight.npus import table_entries, tls_switches
 from launcher.processes.ssh import Answer, Remote, is_here
 from launcher.processes.tied import own_program
 from launcher.records.finding import Finding
 
 _TIMEOUT_S = 60.0
 _TIMEOUT_WITH_TOOLS_S = 180.0  # 16 dies and a tool that does not answer
-_SKEW_S = 2.0
-_SHM_BYTES = 64 << 20
-_OPEN_FILES = 1024
-_MEMORY_PER_RANK_BYTES = 1 << 30
 
 
 def check_hosts(
@@ -43,7 +40,7 @@ def check_hosts(
     """
     place = nearest(run.root)
     timeout_s = _TIMEOUT_S if cluster.accelerator == "cpu" else _TIMEOUT_WITH_TOOLS_S
-    begin_s = time.time()
+    asked_unix_s = time.time()
     # A file that is here for a moment: a host that does not see it has another disk.
     with tempfile.NamedTemporaryFile(dir=place, prefix=".preflight-") as mark:
         commands = {}
@@ -57,7 +54,7 @@ def check_hosts(
             commands[host.address] = words
         answers = remote.run(commands, timeout_s)
         mark_name = mark.name
-    facts: dict[str, Facts] = {}
+    facts: dict[str, HostFacts] = {}
     findings: list[Finding] = []
     entries = table_entries(cluster)
     spare = {host.address for host in cluster.restart.spare_hosts}
@@ -67,9 +64,12 @@ def check_hosts(
             found = [heard]
         else:
             facts[host.address] = heard
-            own = entries.get(host.address, {})
-            found = [*_one_host(cluster, host, heard, mark_name, run, begin_s, time.time(), own)]
-        findings += map(as_of_spare, found) if host.address in spare else found
+            listed = entries.get(host.address, {})
+            view = HostView(cluster, host, heard, run.root, mark_name, listed, asked_unix_s, time.time())
+            found = list(host_findings(view))
+        if host.address in spare:
+            found = [as_of_spare(each) for each in found]
+        findings += found
     findings += _all_side_by_side(facts, spare)
     if not any(finding.severity == "error" for finding in findings):
         also = f", {len(facts.keys() & spare)} of {len(spare)} spare host(s) too" if spare else ""
@@ -94,7 +94,7 @@ def as_of_spare(finding: Finding) -> Finding:
     return replace(finding, severity=severity, check=f"spare host, {finding.check}")
 
 
-def _all_side_by_side(facts: Mapping[str, Facts], spare: Set[str]) -> list[Finding]:
+def _all_side_by_side(facts: Mapping[str, HostFacts], spare: Set[str]) -> list[Finding]:
     """Those of the hosts of the run among each other, then what each spare host adds to them."""
     own = {address: found for address, found in facts.items() if address not in spare}
     findings = list(_side_by_side(own))
@@ -141,11 +141,10 @@ def _request(
     }
 
 
-def _heard(answer: Answer, timeout_s: float) -> Facts | Finding:
+def _heard(answer: Answer, timeout_s: float) -> HostFacts | Finding:
     """What a host told, or why it did not."""
-    if answer.unreachable:
-        reason, _, remedy = answer.unreachable.partition("; ")
-        return Finding("error", "reachability", f"{answer.host}: {reason}", remedy)
+    if (problem := answer.unreachable) is not None:
+        return Finding("error", "reachability", f"{answer.host}: {problem.reason}", problem.remedy)
     if answer.returncode is None:
         remedy = "look at that host's load and file systems"
         return Finding("error", "reachability", f"{answer.host}: no answer in {timeout_s:.0f} s", remedy)
@@ -153,55 +152,11 @@ def _heard(answer: Answer, timeout_s: float) -> Facts | Finding:
         said = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
         remedy = "the same paths and packages on every host; PYTHONPATH and the like: launcher.forward_variables"
         return Finding("error", "probe", f"{answer.host}: {said}", remedy)
-    facts: Facts = json.loads(answer.stdout.splitlines()[-1])
+    facts: HostFacts = json.loads(answer.stdout.splitlines()[-1])
     return facts
 
 
-def _one_host(
-    cluster: ClusterConfig,
-    host: Host,
-    facts: Facts,
-    mark: str,
-    run: RunDir,
-    begin_s: float,
-    end_s: float,
-    entries: Entries,
-) -> Iterator[Finding]:
-    name = host.address
-    if host.devices and not facts["devices"]:
-        remedy = "correct the cluster file's hosts, or take one with accelerator: cpu"
-        yield Finding("error", "devices", f"{name} has no /dev/davinci*, so no Ascend NPU", remedy)
-        return  # nothing else about it matters
-    for path in facts["missing_paths"]:
-        if path == mark:
-            found, remedy = f"{name} does not see {run.root}", "give a --run-dir that all hosts share"
-            yield Finding("error", "run directory", found, remedy)
-        else:
-            yield Finding("error", "data", f"{name} cannot read {path}", "share it, or copy it to the same place there")
-    for port, reason in facts["ports"]:
-        found, remedy = (
-            f"{name} port {port} cannot be opened ({reason})",
-            "end what a former run left there, or move it",
-        )
-        yield Finding("error", "ports", found, f"{remedy}: cluster.metrics.base_port, cluster.network.scheduler_port")
-    skew_s = max(begin_s - facts["time_unix_s"], facts["time_unix_s"] - end_s, 0.0)
-    if skew_s > _SKEW_S:
-        yield Finding("warning", "clock", f"{name} is {skew_s:.0f} s off this host", "synchronise clocks (chrony, ntp)")
-    if facts["free_bytes"] < cluster.preflight.min_free_disk_bytes:
-        yield Finding("error", "disk", f"{name} has {_gib(facts['free_bytes'])} free for {run.root}", "free some space")
-    if facts["shm_bytes"] < _SHM_BYTES:
-        found = f"{name} has {facts['shm_bytes'] >> 20} MiB free in /dev/shm"
-        yield Finding("warning", "shared memory", found, "enlarge it (docker: --shm-size), or clear leftovers")
-    if 0 <= facts["open_files"] < _OPEN_FILES:
-        yield Finding("warning", "limits", f"{name} allows {facts['open_files']} open files", "ulimit -n 65536")
-    if facts["memory_bytes"] < _MEMORY_PER_RANK_BYTES * cluster.ranks_on(host):
-        found = f"{name} has {_gib(facts['memory_bytes'])} for {cluster.ranks_on(host)} ranks"
-        yield Finding("warning", "memory", found, "end other programs, or take fewer ranks")
-    if cluster.accelerator == "ascend":
-        yield from npu_findings(host, facts, entries)
-
-
-def _side_by_side(facts: Mapping[str, Facts]) -> Iterator[Finding]:
+def _side_by_side(facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
     """What must differ and what must not."""
     names: dict[str, list[str]] = {}
     for address, found in facts.items():
@@ -219,7 +174,3 @@ def _side_by_side(facts: Mapping[str, Facts]) -> Iterator[Finding]:
                 seen = f"{what} is {found['versions'][what]} on {address}, {here} on {first}"
                 yield Finding("error", "versions", seen, "install the same on every host")
     yield from tls_switches(facts)
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / (1 << 30):.1f} GiB"

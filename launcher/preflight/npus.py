@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from launcher.cluster.config import ClusterConfig
 from launcher.cluster.hosts import Host
+from launcher.preflight.host_probe import HostFacts, NpuWords
 from launcher.ranktable.controller_table import chosen_table
 from launcher.ranktable.editing import placements
 from launcher.ranktable.inventory import device_ip, super_devices
@@ -20,7 +20,6 @@ _PROCESS = re.compile(r"^\|\s*(\d+)\s+\d+\s*\|\s*(\d+)\s*\|\s*(\S+)\s*\|", re.MU
 _SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 _MAKE_ANEW = "take what `vpred-launch ranktable generate --discover --to hosts` says"
 
-Facts = dict[str, Any]
 # device id -> (its addresses in the table, separated by commas; its super_device_id); empty where the table has none
 Entries = dict[int, tuple[str, str]]
 
@@ -43,7 +42,7 @@ def table_entries(cluster: ClusterConfig) -> dict[str, Entries]:
     return entries
 
 
-def npu_findings(host: Host, facts: Facts, entries: Entries) -> Iterator[Finding]:
+def npu_findings(host: Host, facts: HostFacts, entries: Entries) -> Iterator[Finding]:
     """All about the devices that the run uses on `host`."""
     name = host.address
     absent = sorted({device.id for device in host.devices} - set(facts["devices"]))
@@ -67,7 +66,7 @@ def npu_findings(host: Host, facts: Facts, entries: Entries) -> Iterator[Finding
             yield Finding("error", "devices busy", found, "end it, or take the device off the list")
 
 
-def tls_switches(facts: Mapping[str, Facts]) -> Iterator[Finding]:
+def tls_switches(facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
     """Must be the same on all devices of all hosts."""
     switches = {(host, device): _switch(said) for host, each in facts.items() for device, said in each["npu"].items()}
     known = {switch for switch in switches.values() if switch is not None}
@@ -111,7 +110,7 @@ def _hidden(host: Host, visible: str | None) -> str | None:
     return f"device {moved[0]}" if moved else None
 
 
-def _switch(said: Mapping[str, str]) -> str | None:
+def _switch(said: NpuWords) -> str | None:
     match = _TLS.search(said["tls"])
     return match[1] if match else None
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from launcher.cluster.config import ClusterConfig
-from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
 from launcher.planning.job import Job
-from launcher.planning.mpirun import Mpirun, find_mpirun
+from launcher.planning.mpirun import Mpirun, MpirunError, find_mpirun
 from launcher.planning.trainer import Trainer
 from launcher.preflight.host_probe import why_closed
 from launcher.preflight.hosts import check_hosts, nearest
@@ -43,7 +42,7 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
     if cluster.needs_mpirun:
         try:
             mpirun = find_mpirun(cluster.launcher.mpirun, env)
-        except ConfigError as error:
+        except MpirunError as error:
             findings.append(_mpirun_refused(error))
     if not _failed(in_place):
         path = mpirun.path if mpirun else None
@@ -60,7 +59,7 @@ def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterato
     with ExitStack() as stack:
         trial = None
         if cluster.needs_mpirun and is_here(cluster.hosts[0].address) and len(cluster.known_hosts) == 1:
-            with suppress(ConfigError):  # the preflight will tell
+            with suppress(MpirunError):  # the preflight will tell
                 trial = stack.enter_context(mpi_trial(find_mpirun(cluster.launcher.mpirun, env), cluster, env))
         yield trial
 
@@ -73,13 +72,12 @@ def _trials(job: Job, env: Mapping[str, str], remote: Remote, mpirun: Mpirun | N
         with mpi_trial(mpirun, job.cluster, env) as trial:
             found = check_recipe(job, env, remote)
             return found if _failed(found) else [*found, trial.finding()]
-    except ConfigError as error:
+    except MpirunError as error:
         return [_mpirun_refused(error)]
 
 
-def _mpirun_refused(error: ConfigError) -> Finding:
-    found, _, remedy = str(error).removeprefix("mpirun: ").partition("; ")
-    return Finding("error", "mpirun", found, remedy)
+def _mpirun_refused(error: MpirunError) -> Finding:
+    return Finding("error", "mpirun", error.found, error.remedy)
 
 
 def _failed(findings: Sequence[Finding]) -> bool:

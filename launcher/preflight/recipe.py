@@ -41,9 +41,8 @@ def check_recipe(job: Job, env: Mapping[str, str], remote: Remote) -> list[Findi
 def _refused(answer: Answer, recipe: str) -> Finding | None:
     if answer.returncode == ExitCode.OK:
         return None
-    if answer.unreachable:
-        reason, _, remedy = answer.unreachable.partition("; ")
-        return Finding("error", "recipe", f"{answer.host}: {reason}", remedy)
+    if (problem := answer.unreachable) is not None:
+        return Finding("error", "recipe", f"{answer.host}: {problem.reason}", problem.remedy)
     if answer.returncode is None:
         found = f"{answer.host}: the trainer's check did not end in {_TIMEOUT_S:.0f} s"
         return Finding("error", "recipe", found, f"try it there: {sys.executable} -m vpred_train --check")

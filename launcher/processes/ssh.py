@@ -34,6 +34,18 @@ _REMEDIES = {
     "could not resolve": "write {host} into /etc/hosts or DNS, or correct the cluster file",
     "connection refused": "start sshd on {host}",
 }
+_TRY_IT = "try `ssh {host} true`"
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """Why a host could not be reached, in ssh's words, and what helps."""
+
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -47,13 +59,13 @@ class Answer:
     over_ssh: bool = False
 
     @property
-    def unreachable(self) -> str | None:
-        """Why the host could not be reached and what helps, "reason; remedy"; None when it was reached."""
+    def unreachable(self) -> Unreachable | None:
+        """None when the host was reached, however the command ended."""
         if not self.over_ssh or self.returncode != _SSH_FAILED:
             return None
         said = self.stderr.strip().splitlines() or ["ssh gave no reason"]
-        remedy = next((text for sign, text in _REMEDIES.items() if sign in self.stderr.lower()), None)
-        return f"{said[-1].strip()}; {(remedy or 'try `ssh {host} true`').format(host=self.host)}"
+        remedies = (text for sign, text in _REMEDIES.items() if sign in self.stderr.lower())
+        return Unreachable(said[-1].strip(), next(remedies, _TRY_IT).format(host=self.host))
 
 
 class Remote(Protocol):

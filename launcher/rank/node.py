@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from launcher.contract.environment import environment
+from launcher.contract.exit_codes import NOT_STARTED
 from launcher.contract.identity import without_identity
 from launcher.contract.process import die_with_parent, living_parent
 from launcher.contract.run_dir import RunDir
@@ -23,7 +24,6 @@ from launcher.processes.tied import as_child_of, workers_of
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _POLL_S = 0.1
 _TERM_GRACE_S = 5.0
-_NOT_STARTED = 127
 _OF_MPI = ("OMPI_", "PMIX_", "PRTE_")
 
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parent = living_parent() if under_mpirun else os.getppid()
     if parent is None:
         print("launcher.rank.node: mpirun is gone; not starting ranks nobody watches", file=sys.stderr)
-        return _NOT_STARTED
+        return NOT_STARTED
     die_with_parent(parent)
     node_rank = int(env["OMPI_COMM_WORLD_RANK"]) if under_mpirun else 0
     env = {name: value for name, value in without_identity(env).items() if not name.startswith(_OF_MPI)}

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from launcher.cluster.config import ClusterConfig
 from launcher.cluster.hosts import Device, Host
 from launcher.contract.config import ConfigError
+from launcher.contract.config_errors import first_mistake
 from launcher.ranktable.document import check_table, render
 from launcher.ranktable.editing import Placement, Table, placements
 from launcher.ranktable.rules_v1 import Target
@@ -66,7 +67,7 @@ def hosts_of(table: Table) -> list[Host]:
         try:
             hosts.append(_host(server, list(places)))
         except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            reason = first_mistake(error).reason
             raise ConfigError(f"server {server!r}: cannot stand in a cluster file ({reason})") from None
     return hosts
 

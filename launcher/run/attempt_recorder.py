@@ -1,6 +1,6 @@
 """What each attempt was and what it cost: attempts/0001/attempt.json, kept up to date while it runs."""
 
-import sys
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,20 +9,27 @@ from launcher.contract.run_dir import Outcome, Phase, RankStatus, RunDir
 from launcher.planning.plan import LaunchPlan
 from launcher.rank.lease import Lease
 from launcher.records.attempt_record import AttemptRecord, lost_time, read_records
+from launcher.records.event_log import EventLog
 from launcher.records.launcher_metrics import write_launcher_metrics
 from launcher.supervision.progress import Progress
 from launcher.supervision.verdict import Verdict
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
-class Account:
-    """The account of one attempt. It sees what `shown` is shown, renews the lease and notes the first step."""
+class AttemptRecorder:
+    """Records one attempt.
+
+    Forwards every status to `shown`, renews the lease, and saves the record after the first step.
+    """
 
     run: RunDir
     record: AttemptRecord
     before: AttemptRecord | None
     lease: Lease
     shown: Progress
+    events: EventLog
     statuses: Mapping[int, RankStatus] = field(default_factory=dict)
     progress_unix_s: float = 0.0
 
@@ -49,6 +56,8 @@ class Account:
         self.lease.renew()
         step = self.run.committed_step()
         self._keep(self.record.model_copy(update={"resumed_step": step, "checkpoint_step": step}))
+        hosts, ranks = self.record.hosts, self.record.world_size
+        self.events.write("attempt_begun", self.record.attempt, hosts=hosts, ranks=ranks, resumed_step=step)
 
     def end(self, plan: LaunchPlan, verdict: Verdict) -> None:
         """The attempt has ended with `verdict`."""
@@ -65,6 +74,15 @@ class Account:
             **self._steps(),
         }
         self._keep(self.record.model_copy(update=update))
+        self.events.write(
+            "attempt_ended",
+            self.record.attempt,
+            exit_code=int(verdict.exit_code),
+            text=verdict.text,
+            rank=failed,
+            host=host,
+            checkpoint_step=self.record.checkpoint_step,
+        )
 
     def _steps(self) -> dict[str, float]:
         if not self.statuses:
@@ -82,7 +100,7 @@ class Account:
         }
 
     def _failed_unix_s(self, rank: int | None, now: float) -> float:
-        """When the failed rank ended; without its account when any rank last entered a phase or made a step."""
+        """When the failed rank ended; without its outcome, when any rank last entered a phase or made a step."""
         outcome = None if rank is None else Outcome.read(self.run.attempt(self.record.attempt).outcome(rank))
         return outcome.ended_unix_s if outcome is not None else self.progress_unix_s or now
 
@@ -92,8 +110,8 @@ class Account:
             record.write(self.run.attempt(record.attempt).record)
             write_launcher_metrics(self.run, read_records(self.run))
         except OSError as error:  # a full disk is the attempt's trouble, and must not end the launcher's watch
-            text = f"{error.filename or self.run.root}: {error.strerror}; the account of the attempt is not kept"
-            print(text, file=sys.stderr)
+            place = error.filename or self.run.root
+            logger.warning("%s: %s; the record of the attempt is not kept", place, error.strerror)
 
 
 def first_record(plan: LaunchPlan) -> AttemptRecord:

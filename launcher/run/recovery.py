@@ -1,6 +1,6 @@
 """Attempt, verdict, decision, next attempt: until a run is done, cannot go on, or is asked to stop."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +10,12 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.planning.plan import LaunchPlan
 from launcher.rank.lease import fence_s
 from launcher.records.attempt_record import AttemptRecord
+from launcher.records.event_log import EventLog
 from launcher.run.restart_policy import FailedAttempt, GiveUp, Restart, decide
 from launcher.supervision.stop_requests import StopRequest
 from launcher.supervision.verdict import Verdict
+
+logger = logging.getLogger(__name__)
 
 _FINAL = (ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED)
 _POLL_S = 0.1
@@ -33,6 +36,7 @@ def recover(
     sweep: Callable[[Sequence[str]], Sequence[str]],
     rank_counts: Callable[[], Collection[int]],
     stop: StopRequest,
+    events: EventLog,
 ) -> Attempted:
     """Run `attempt` until it does not fail or `cluster.restart` allows no more; returns the last one.
 
@@ -49,7 +53,9 @@ def recover(
         unreachable = sweep(ended.plan.hosts)
         if unreachable:
             names, lease_s = ", ".join(unreachable), fence_s(cluster.launcher.lease_s)
-            _say(f"could not be cleared: {names}; ranks that still run there end themselves within {lease_s:g} s")
+            logger.warning(
+                "could not be cleared: %s; ranks that still run there end themselves within %g s", names, lease_s
+            )
         if ended.verdict.exit_code in _FINAL or stop.count or not cluster.restart.max_restarts:
             return ended
         record = ended.record
@@ -68,13 +74,29 @@ def recover(
             max(0.0, ended_s + fence_s(cluster.launcher.lease_s) - time.monotonic()),
         )
         if isinstance(decision, GiveUp):
-            _say(f"not started again: {decision.reason}")
+            events.write("restart_refused", ended.record.attempt, why=decision.reason)
+            logger.error("not started again: %s", decision.reason)
             return ended
-        _say(_announcement(ended, decision, len(history), cluster))
+        _record_restart(events, ended, decision, len(history), cluster)
+        logger.warning("%s", _announcement(ended, decision, len(history), cluster))
         if _asked_to_stop_within(decision.delay_s, stop):
             text = "stopped before the next attempt; the same command resumes from the last checkpoint"
             return replace(ended, verdict=Verdict(ExitCode.PREEMPTED, text))
         current = decision.cluster
+
+
+def _record_restart(events: EventLog, ended: Attempted, restart: Restart, number: int, cluster: ClusterConfig) -> None:
+    events.write(
+        "restart_decided",
+        ended.record.attempt,
+        number=number,
+        max_restarts=cluster.restart.max_restarts,
+        why=ended.verdict.text,
+        from_step=ended.record.checkpoint_step,
+        delay_s=restart.delay_s,
+        hosts=tuple(host.address for host in restart.cluster.ordered_hosts),
+        ranks=restart.cluster.world_size,
+    )
 
 
 def _announcement(ended: Attempted, restart: Restart, number: int, cluster: ClusterConfig) -> str:
@@ -95,7 +117,3 @@ def _asked_to_stop_within(delay_s: float, stop: StopRequest) -> bool:
     while not stop.count and (left_s := deadline_s - time.monotonic()) > 0:
         time.sleep(min(_POLL_S, left_s))
     return stop.count > 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

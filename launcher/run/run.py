@@ -1,5 +1,6 @@
 """One `vpred-launch run`: from two files to a verdict, in the order that lets a mistake cost nothing."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,16 +24,20 @@ from launcher.processes.sweep import sweep_hosts
 from launcher.rank.lease import Lease
 from launcher.ranktable.controller_table import chosen_table
 from launcher.records.attempt_record import lost_line, read_records
+from launcher.records.event_log import EventLog
 from launcher.records.finding import Finding
 from launcher.records.log_stream import parse_ranks
 from launcher.records.run_lock import locked
-from launcher.run.attempt_recorder import Account, first_record
+from launcher.run.attempt_recorder import AttemptRecorder, first_record
 from launcher.run.recovery import Attempted, recover
 from launcher.supervision.progress import make_progress, unheard
 from launcher.supervision.stop_requests import StopRequest, stop_requests
 from launcher.supervision.supervise import supervise
 from launcher.supervision.verdict import Verdict
 
+logger = logging.getLogger(__name__)
+
+_LEVELS = {"warning": logging.WARNING, "error": logging.ERROR}
 _CLUSTER_PREFIX = "cluster."
 
 
@@ -93,7 +98,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
     findings = check_job(job)
     for finding in findings:
         if finding.severity != "ok":
-            print(finding, file=sys.stderr)
+            logger.log(_LEVELS[finding.severity], "%s", finding)
     if any(finding.severity == "error" for finding in findings):
         return ExitCode.BAD_CONFIG
     with locked(job.run), unheard():
@@ -102,29 +107,33 @@ def run_job(job: Job, streamed: str | None = None) -> int:
         job.run.summary_json.unlink(missing_ok=True)  # of a run that was complete and gets longer
         sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
         if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
-            print(f"could not look for ranks of earlier attempts on {', '.join(left)}", file=sys.stderr)
+            logger.warning("could not look for ranks of earlier attempts on %s", ", ".join(left))
         counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)
+        events = EventLog(job.run.events_jsonl)
         with stop_requests() as stop:
-            ended = recover(job.cluster, partial(_attempt, job, stop, shown), sweep, counts, stop)
+            attempt = partial(_attempt, job, stop, events, shown)
+            ended = recover(job.cluster, attempt, sweep, counts, stop, events)
         _report(job.run, ended.verdict)
         records = read_records(job.run)
         if len(records) > 1:
-            print(lost_line(records), file=sys.stderr)
+            logger.info("%s", lost_line(records))
     return ended.verdict.exit_code
 
 
-def _attempt(job: Job, stop: StopRequest, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:
+def _attempt(job: Job, stop: StopRequest, events: EventLog, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:
     """Plan, write, start and watch one attempt on `cluster`, whose ranks may be fewer than those to be shown."""
     plan = plan_job(replace(job, cluster=cluster))
     _write_files(job.run, plan)
     print(describe(plan), flush=True)
     records = read_records(job.run)
     lease = Lease(job.run.attempt(plan.attempt).lease, cluster.launcher.lease_s)
-    account = Account(job.run, first_record(plan), records[-1] if records else None, lease, make_progress(sys.stderr))
-    account.begin()
-    verdict = supervise(plan, environment(), account, stop, [rank for rank in shown if rank < len(plan.ranks)])
-    account.end(plan, verdict)
-    return Attempted(plan, verdict, account.record)
+    before = records[-1] if records else None
+    recorder = AttemptRecorder(job.run, first_record(plan), before, lease, make_progress(sys.stderr), events)
+    recorder.begin()
+    streamed = [rank for rank in shown if rank < len(plan.ranks)]
+    verdict = supervise(plan, environment(), recorder, stop, events, streamed)
+    recorder.end(plan, verdict)
+    return Attempted(plan, verdict, recorder.record)
 
 
 def closing_line(run: RunDir, summary: Summary) -> str:
@@ -156,9 +165,9 @@ def _report(run: RunDir, verdict: Verdict) -> None:
     """At most five lines on how it ended."""
     if verdict.exit_code == ExitCode.OK:
         if verdict.text:
-            print(f"warning: {verdict.text}", file=sys.stderr)
+            logger.warning("warning: %s", verdict.text)
         summary = Summary.read(run.summary_json)
         if summary is not None:
             print(closing_line(run, summary), flush=True)
         return
-    print(verdict.failure or verdict.text, file=sys.stderr)
+    logger.log(logging.WARNING if verdict.failure is None else logging.ERROR, "%s", verdict.failure or verdict.text)

@@ -1,4 +1,4 @@
-"""Which rank has made no progress for too long, and which of all that stand still is to blame."""
+"""Which rank has made no progress for too long, and which of all that stand still seems to be the cause."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class Hang:
 
 
 @dataclass(frozen=True)
-class Blame:
-    """`rank` holds up the others since `last_step`; `sign`: why it is thought so."""
+class Suspect:
+    """`rank` seems to have held up the others since `last_step`; `sign`: the evidence for that."""
 
     rank: int
     sign: str
@@ -55,17 +55,17 @@ def find_hang(
     return None if worst is None else worst[1]
 
 
-def find_culprit(
+def find_suspect(
     hang: Hang, beats: Mapping[int, Beat], running: Collection[int], stacks: Mapping[int, StackDump]
-) -> Blame:
+) -> Suspect:
     """The rank that holds up the others.
 
-    In a collective all ranks stand still when one does. The clearest sign counts: a host that did not answer when asked
-    for stacks, a process that the kernel holds, one that no longer tells its status, one that is in no collective.
+    One stuck rank stalls all others in their next collective. The first of the signs below that some ranks show and
+    others do not decides.
     """
 
-    def blame(rank: int, sign: str) -> Blame:
-        return Blame(rank, sign, beats[rank].status.step if rank in beats else 0)
+    def suspect(rank: int, sign: str) -> Suspect:
+        return Suspect(rank, sign, beats[rank].status.step if rank in beats else 0)
 
     ranks = sorted(running)
     newest_s = max((beats[rank].beat_s for rank in ranks if rank in beats), default=0.0)
@@ -97,5 +97,5 @@ def find_culprit(
     ]
     for sign, found in signs:
         if found and len(found) < len(ranks):
-            return blame(hang.rank if hang.rank in found else found[0], sign)
-    return blame(hang.rank, "no rank stands out; compare the stacks in the logs")
+            return suspect(hang.rank if hang.rank in found else found[0], sign)
+    return suspect(hang.rank, "no rank stands out; compare the stacks in the logs")

@@ -1,13 +1,15 @@
 """One bar for all ranks on a terminal, one line now and then elsewhere. Fed from rank status records."""
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn, Protocol, TextIO, cast
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from launcher.contract.run_dir import Phase, RankStatus
 
@@ -42,6 +44,7 @@ class BarProgress:
         self._stream = stream
         self._bar: tqdm[NoReturn] | None = None
         self._phase: Phase | None = None
+        self._log_above_the_bar = ExitStack()
 
     def update(self, statuses: Mapping[int, RankStatus]) -> None:
         if not statuses:
@@ -56,6 +59,7 @@ class BarProgress:
                 dynamic_ncols=True,
                 bar_format=_BAR_FORMAT,
             )
+            self._log_above_the_bar.enter_context(logging_redirect_tqdm([logging.getLogger("launcher")]))
         if lead.phase != self._phase:
             self._phase = lead.phase
             if self._bar is None:
@@ -71,6 +75,7 @@ class BarProgress:
         tqdm.write(text, file=self._stream)
 
     def close(self) -> None:
+        self._log_above_the_bar.close()
         if self._bar is not None:
             self._bar.close()
 

@@ -1,4 +1,4 @@
-"""What people and schedulers ask of a run by signals: to stop, to stop now, or to take a checkpoint and go on."""
+"""Requests that people and schedulers send by signals: stop, stop now, or save a checkpoint and go on."""
 
 import signal
 import time
@@ -13,8 +13,11 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass
 class StopRequest:
-    """Set by signal handlers. `count`: wishes to stop; a second means "now", a third "at once". `checkpoints`: wishes
-    for one (SIGUSR2)."""
+    """Signals received so far.
+
+    count: 1 stops after a checkpoint, 2 sends SIGTERM now, 3 sends SIGKILL. first_s: when the first came, by
+    time.monotonic. checkpoints: SIGUSR2, each a request to save and go on.
+    """
 
     count: int = 0
     first_s: float = 0.0
@@ -44,8 +47,8 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def due_signal(waited_s: float, grace_s: float, requests: int) -> signal.Signals:
-    """What mpirun should have got `waited_s` after the first of `requests` wishes to stop.
+def signal_to_send(waited_s: float, grace_s: float, requests: int) -> signal.Signals:
+    """The signal that mpirun should have received `waited_s` after the first of `requests` requests to stop.
 
     USR1 makes trainers checkpoint and leave at the next step; TERM and KILL are for those that do not.
     """

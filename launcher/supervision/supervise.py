@@ -1,9 +1,9 @@
 """Watching one attempt: start mpirun, show progress, pass on wishes, end what hangs, leave nothing running."""
 
+import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -17,15 +17,19 @@ from launcher.planning.mpirun import lost_host, starting_place
 from launcher.planning.plan import LaunchPlan
 from launcher.planning.start_command import HOSTFILE
 from launcher.processes.tied import kill_session, start_tied, workers_of
+from launcher.records.event_log import EventLog, EventName, Plain
 from launcher.records.log_stream import LogStream
 from launcher.records.rank_files import AttemptFiles
 from launcher.records.straggler_record import Stragglers
 from launcher.supervision.failure import blames_peer, read_log, tail
-from launcher.supervision.hangs import Blame, Hang, find_culprit, find_hang
+from launcher.supervision.hangs import Hang, Suspect, find_hang, find_suspect
+from launcher.supervision.next_action import ENDING, Action, Situation, next_action
 from launcher.supervision.progress import Progress
-from launcher.supervision.stop_requests import StopRequest, due_signal
+from launcher.supervision.stop_requests import StopRequest, signal_to_send
 from launcher.supervision.stragglers import StragglerWatch
 from launcher.supervision.verdict import Evidence, Verdict, judge
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _LOOK_S = 0.5
@@ -39,7 +43,12 @@ _STACKS_S = 60.0
 
 
 def supervise(
-    plan: LaunchPlan, env: Mapping[str, str], progress: Progress, stop: StopRequest, streamed: Collection[int] = ()
+    plan: LaunchPlan,
+    env: Mapping[str, str],
+    progress: Progress,
+    stop: StopRequest,
+    events: EventLog,
+    streamed: Collection[int] = (),
 ) -> Verdict:
     """Run `plan` to its end in this process's main thread; a failure is kept in the attempt's directory.
 
@@ -49,14 +58,14 @@ def supervise(
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(plan, attempt, progress, streamed)
+    watch = _Watch(plan, attempt, progress, stop, events, streamed)
     with attempt.launcher_log.open("xb") as log, starting_place(env) as (folder, variables):
         (folder / HOSTFILE).symlink_to(run.hostfile)
         mpirun = start_tied(plan.argv, {**variables, **plan.environment}, folder, log, subprocess.STDOUT)
         try:
-            watch.until_it_ends(mpirun, stop)
+            watch.until_it_ends(mpirun)
         finally:
-            kill_session(mpirun)
+            watch.kill(mpirun)
             _end_orphans(plan)
             watch.close()
     verdict = judge(
@@ -68,10 +77,10 @@ def supervise(
             mpirun_returncode=mpirun.returncode,
             stopped=stop.count > 0,
             attempt=attempt,
-            suffering=_suffering(attempt, watch.files.outcomes),
+            blaming_a_peer=_blaming_a_peer(attempt, watch.files.outcomes),
             lost_host=lost_host(tail(attempt.launcher_log)),
             hang=watch.hang,
-            blame=watch.blame,
+            suspect=watch.suspect,
         )
     )
     if verdict.failure is not None:
@@ -86,11 +95,11 @@ def _keep(record: Record, path: Path) -> None:
     try:
         record.write(path)
     except OSError as error:
-        print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
+        logger.warning("%s: cannot be written (%s)", path, error.strerror)
 
 
-def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
-    """The ranks that ended by themselves and say that another one was at fault."""
+def _blaming_a_peer(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
+    """The ranks that ended by themselves and whose log says that another rank was at fault."""
     ended = (each for each in outcomes.values() if each.returncode > 0 and not each.told_to_stop)
     return frozenset(each.rank for each in ended if blames_peer(attempt.log(each.rank)))
 
@@ -98,11 +107,19 @@ def _suffering(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozense
 class _Watch:
     """What is seen of an attempt while it runs, and what follows from it."""
 
-    def __init__(self, plan: LaunchPlan, attempt: AttemptDir, progress: Progress, streamed: Collection[int]) -> None:
-        self.plan, self.attempt, self.progress = plan, attempt, progress
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        attempt: AttemptDir,
+        progress: Progress,
+        stop: StopRequest,
+        events: EventLog,
+        streamed: Collection[int],
+    ) -> None:
+        self.plan, self.attempt, self.progress, self._stop, self._events = plan, attempt, progress, stop, events
         self.files = AttemptFiles(attempt)
         self.hang: Hang | None = None
-        self.blame: Blame | None = None
+        self.suspect: Suspect | None = None
         self._hosts = {place.rank: place.host for place in plan.ranks}
         self._stream = LogStream(attempt, streamed)
         self._stragglers = StragglerWatch(plan.supervision.stragglers)
@@ -111,28 +128,50 @@ class _Watch:
         self._checkpoints_asked = 0
         self._deadline_s: float | None = None
 
-    def until_it_ends(self, mpirun: "subprocess.Popen[bytes]", stop: StopRequest) -> None:
-        """Return when mpirun has ended or must be killed."""
-        while mpirun.poll() is None:
+    def until_it_ends(self, mpirun: "subprocess.Popen[bytes]") -> None:
+        """Return when mpirun has ended or must be killed (by `kill`)."""
+        action: Action = "wait"
+        while action not in ENDING and mpirun.poll() is None:
             time.sleep(_POLL_S)
-            now_s = time.monotonic()
-            if now_s >= self._looked_s + _LOOK_S:
-                self._look(now_s)
-            if stop.count:
-                due = due_signal(now_s - stop.first_s, self.plan.stop_grace_s, stop.count)
-                if due is signal.SIGKILL:
-                    return
-                if due is not self._sent:
-                    mpirun.send_signal(due)
-                    self._sent = due
-            elif self.hang is not None:
-                self._dump_stacks(mpirun)
-                self._terminate(mpirun)
-                return
-            self._pass_on_checkpoints(mpirun, stop)
-            if self._deadline_s is not None and now_s >= self._deadline_s:
-                self._terminate(mpirun)
-                return
+            seen = self._situation(time.monotonic())
+            action = next_action(seen)
+            self._act(action, seen, mpirun)
+
+    def _situation(self, now_s: float) -> Situation:
+        if now_s >= self._looked_s + _LOOK_S:
+            self._look(now_s)
+        stop = self._stop
+        due = signal_to_send(now_s - stop.first_s, self.plan.stop_grace_s, stop.count) if stop.count else None
+        return Situation(
+            due_signal=due,
+            sent_signal=self._sent,
+            is_hung=self.hang is not None,
+            wants_checkpoint=stop.checkpoints > self._checkpoints_asked,
+            all_have_begun=len(self.files.beats) == len(self._hosts),
+            is_late=self._deadline_s is not None and now_s >= self._deadline_s,
+        )
+
+    def _act(self, action: Action, seen: Situation, mpirun: "subprocess.Popen[bytes]") -> None:
+        if action == "send_signal" and seen.due_signal is not None:
+            self._send(mpirun, seen.due_signal, self._requests())
+            self._sent = seen.due_signal
+        elif action == "ask_checkpoint":
+            self._checkpoints_asked = self._stop.checkpoints  # one checkpoint answers all requests so far
+            mpirun.send_signal(signal.SIGUSR2)
+            self._record("checkpoint_asked")
+            self._note("asked the ranks for a checkpoint")
+        elif action == "end_hang" and self.hang is not None:
+            self._dump_stacks(mpirun, self.hang)
+            self._terminate(mpirun, "a rank hangs")
+        elif action == "end_late":
+            self._terminate(mpirun, "a rank has ended, and mpirun did not end the others in time")
+
+    def kill(self, mpirun: "subprocess.Popen[bytes]") -> None:
+        """Send SIGKILL to mpirun and to what it started here, whether or not it still runs."""
+        if mpirun.poll() is None:
+            why = self._requests() if self._stop.count else "mpirun did not end by itself"
+            self._record("signal_sent", signal="SIGKILL", why=why)
+        kill_session(mpirun)
 
     def close(self) -> None:
         """Take over the last records; those of other hosts may take a moment to show on a shared file system."""
@@ -169,31 +208,48 @@ class _Watch:
         # Ranks leave together, by way of a barrier: one that has left with success is followed or something is wrong.
         return self.plan.stop_grace_s if codes <= {ExitCode.OK, ExitCode.PREEMPTED} else _FAILED_GRACE_S
 
-    def _pass_on_checkpoints(self, mpirun: "subprocess.Popen[bytes]", stop: StopRequest) -> None:
-        # Not before every rank tells its status: until then a shim might have no handler, and die of it.
-        if stop.checkpoints > self._checkpoints_asked and len(self.files.beats) == len(self._hosts):
-            self._checkpoints_asked = stop.checkpoints
-            mpirun.send_signal(signal.SIGUSR2)
-            self._note("asked the ranks for a checkpoint")
-
-    def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]") -> None:
-        """Have all ranks write their stacks to their logs, and see which of them is to blame."""
-        assert self.hang is not None  # noqa: S101  for the type checker
+    def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]", hang: Hang) -> None:
+        """Have all ranks write their stacks to their logs, and name the suspect."""
         running = self._hosts.keys() - self.files.outcomes.keys()
-        self._note(f"rank {self.hang.rank} made no progress for {self.hang.waited_s:.0f} s; asking all for stacks")
+        self._record(
+            "hang_found",
+            rank=hang.rank,
+            host=self._hosts[hang.rank],
+            phase=hang.phase,
+            waited_s=hang.waited_s,
+            timeout=f"supervision.timeouts.{hang.key}",
+        )
+        self._note(f"rank {hang.rank} made no progress for {hang.waited_s:.0f} s; asking all for stacks")
         with suppress(OSError):  # on a full disk there is no room for stacks either
             write_atomic(self.attempt.dump_stacks, "")
         deadline_s = time.monotonic() + _STACKS_S
         while time.monotonic() < deadline_s and mpirun.poll() is None and running - self.files.stacks.keys():
             time.sleep(_POLL_S)
             self._look(time.monotonic())
-        self.blame = find_culprit(self.hang, self.files.beats, running, self.files.stacks)
+        suspect = self.suspect = find_suspect(hang, self.files.beats, running, self.files.stacks)
+        self._record(
+            "suspect_found",
+            rank=suspect.rank,
+            host=self._hosts[suspect.rank],
+            sign=suspect.sign,
+            last_step=suspect.last_step,
+        )
 
-    def _terminate(self, mpirun: "subprocess.Popen[bytes]") -> None:
+    def _terminate(self, mpirun: "subprocess.Popen[bytes]", why: str) -> None:
         """SIGTERM first: only a living mpirun can end the ranks of other hosts."""
-        mpirun.send_signal(signal.SIGTERM)
+        self._send(mpirun, signal.SIGTERM, why)
         with suppress(subprocess.TimeoutExpired):
             mpirun.wait(timeout=_TERM_GRACE_S)
+
+    def _send(self, mpirun: "subprocess.Popen[bytes]", number: signal.Signals, why: str) -> None:
+        mpirun.send_signal(number)
+        self._record("signal_sent", signal=number.name, why=why)
+
+    def _requests(self) -> str:
+        return f"{self._stop.count} request(s) to stop"
+
+    def _record(self, event: EventName, **fields: Plain) -> None:
+        self._events.write(event, self.plan.attempt, **fields)
 
     def _tell_stragglers(self) -> None:
         slow = tuple(self._stragglers.stragglers[rank] for rank in sorted(self._stragglers.stragglers))
@@ -207,7 +263,8 @@ class _Watch:
             self._note("no rank is slow any more")
 
     def _note(self, text: str) -> None:
-        self.progress.line(f"vpred-launch: {text}")
+        # With its name before it: these lines stand among those of ranks.
+        logger.info("vpred-launch: %s", text)
 
 
 def _end_orphans(plan: LaunchPlan) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.supervision.failure import Failure, FailureKind
-from launcher.supervision.hangs import Blame, Hang
+from launcher.supervision.hangs import Hang, Suspect
 
 _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 # What a rank that was told to stop may end with: itself, killed by the signal, or a shell's code for that.
@@ -37,9 +37,9 @@ class Verdict:
 class Evidence:
     """What an attempt has left.
 
-    hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. suffering: ranks whose log says
-    that another is at fault. lost_host: to which mpirun lost the way, in its words. hang: why the launcher ended it;
-    blame: whom it blames for that.
+    hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. blaming_a_peer: ranks whose log
+    says that another rank is at fault. lost_host: the host that mpirun lost contact with, in its words. hang: why the
+    launcher ended the attempt; suspect: the rank that seems to have caused the hang.
     """
 
     hosts: Mapping[int, str]
@@ -49,10 +49,10 @@ class Evidence:
     mpirun_returncode: int
     stopped: bool
     attempt: AttemptDir
-    suffering: frozenset[int] = frozenset()
+    blaming_a_peer: frozenset[int] = frozenset()
     lost_host: str | None = None
     hang: Hang | None = None
-    blame: Blame | None = None
+    suspect: Suspect | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -60,13 +60,14 @@ def judge(evidence: Evidence) -> Verdict:
     failed, preempted = _first_failure(evidence)
     if evidence.summary is not None:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
-    # A host that was lost, and who left no account, process and shim killed alike, or left as if done, come before
-    # those that only followed.
+    # Suspect a lost host first, then ranks that left no outcome file or exited 0 too early. Ranks that only reacted to
+    # those come last.
     lost = _lost_rank(evidence)
     if evidence.hang is not None and lost is None:  # a lost host is why the others hang
         return _failed(_hung(evidence, evidence.hang), ExitCode.FAILED)
-    others = lost is not None or evidence.hosts.keys() - evidence.outcomes.keys() or _leavers(evidence)
-    if failed is not None and not (others and not preempted and _followed(evidence, failed)):
+    someone_vanished = lost is not None or bool(_silent_ranks(evidence)) or bool(_early_exits(evidence))
+    only_reacted = failed is not None and someone_vanished and not preempted and _only_reacted(evidence, failed)
+    if failed is not None and not only_reacted:
         return _failed(_ended_badly(evidence, failed), _exit_code(failed.returncode))
     if preempted:
         return Verdict(ExitCode.PREEMPTED, _stopped(evidence))
@@ -103,14 +104,14 @@ def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
     """
     bad = sorted(
         (each for each in evidence.outcomes.values() if each.returncode != 0),
-        key=lambda each: (each.told_to_stop, _followed(evidence, each), each.ended_unix_s),
+        key=lambda each: (each.told_to_stop, _only_reacted(evidence, each), each.ended_unix_s),
     )
     preempted = evidence.stopped or (bool(bad) and bad[0].returncode == ExitCode.PREEMPTED)
     failures = [each for each in bad if not (preempted and each.returncode in _STOPPED)]
     return (failures[0] if failures else None), preempted
 
 
-def _followed(evidence: Evidence, outcome: Outcome) -> bool:
+def _only_reacted(evidence: Evidence, outcome: Outcome) -> bool:
     """Whether the rank ended because of another.
 
     A trainer that was killed alone did not, though it waited: mpirun and msrun kill its shim too, and then it has no
@@ -119,7 +120,7 @@ def _followed(evidence: Evidence, outcome: Outcome) -> bool:
     if outcome.lease_is_over:
         return False
     waited = outcome.waiting and outcome.returncode != -signal.SIGKILL
-    return outcome.told_to_stop or waited or outcome.rank in evidence.suffering
+    return outcome.told_to_stop or waited or outcome.rank in evidence.blaming_a_peer
 
 
 def _lost_rank(evidence: Evidence) -> int | None:
@@ -146,7 +147,12 @@ def _cut_off(evidence: Evidence, rank: int) -> Failure:
     )
 
 
-def _leavers(evidence: Evidence) -> list[Outcome]:
+def _silent_ranks(evidence: Evidence) -> list[int]:
+    """Ranks without an outcome: they were killed together with their shims, or their host is gone."""
+    return [rank for rank in evidence.hosts if rank not in evidence.outcomes]
+
+
+def _early_exits(evidence: Evidence) -> list[Outcome]:
     """Ranks that ended with success by themselves, the first one first; of a run that is not complete."""
     left = (each for each in evidence.outcomes.values() if each.returncode == 0 and not each.told_to_stop)
     return sorted(left, key=lambda each: each.ended_unix_s)
@@ -179,25 +185,25 @@ def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
 
 
 def _hung(evidence: Evidence, hang: Hang) -> Failure:
-    blame = evidence.blame or Blame(hang.rank, "", 0)
+    suspect = evidence.suspect or Suspect(hang.rank, "", 0)
     return Failure(
         kind="hang",
-        rank=blame.rank,
-        host=evidence.hosts[blame.rank],
+        rank=suspect.rank,
+        host=evidence.hosts[suspect.rank],
         ended=f"made no progress for {hang.waited_s:.0f} s ({hang.phase})",
-        last_step=blame.last_step,
-        cause=blame.sign,
+        last_step=suspect.last_step,
+        cause=suspect.sign,
         hint=f"see the stacks at the end of each rank's log; if it only needs longer: supervision.timeouts.{hang.key}",
-        log=evidence.attempt.log(blame.rank),
+        log=evidence.attempt.log(suspect.rank),
     )
 
 
 def _unfinished(evidence: Evidence) -> Failure:
     """Nobody has failed first by its own account: some left none, or all left without having finished."""
-    silent = [rank for rank in evidence.hosts if rank not in evidence.outcomes]
+    silent = _silent_ranks(evidence)
     answered = {evidence.hosts[rank] for rank in evidence.outcomes}
     # A host of which nobody is left tells more than a rank that mpirun was quick to kill.
-    first = silent or [each.rank for each in _leavers(evidence)] or [0]
+    first = silent or [each.rank for each in _early_exits(evidence)] or [0]
     rank = next((each for each in silent if evidence.hosts[each] not in answered), first[0])
     status = evidence.statuses.get(rank)
     names = ", ".join(f"{each} on host {evidence.hosts[each]}" for each in silent[:4])

@@ -427,6 +427,7 @@ def loaded(modules: str, watched: tuple[str, ...]) -> list[str]:
     ("modules", "absent"),
     [
         ("launcher.cli, launcher.rank.shim", ("mindspore", "mpi4py", "numpy", *set(PACKAGES) - {"launcher"})),
+        ("launcher.rank.shim", ("pydantic",)),
         ("data.commands.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"data"})),
         ("checkpoints_mgr.cli", ("mindspore", "mpi4py", *set(PACKAGES) - {"checkpoints_mgr"})),
         ("monitoring", ("mindspore", "mpi4py", *set(PACKAGES) - {"monitoring"})),

@@ -21,6 +21,7 @@ from pathlib import Path
 from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.run_dir import RankStatus, RunDir
 from launcher.planning.plan import LaunchPlan, RankPlace
+from launcher.records.event_log import EventLog
 from launcher.supervision.progress import LineProgress
 from launcher.supervision.stop_requests import stop_requests
 from launcher.supervision.supervise import supervise
@@ -93,7 +94,8 @@ def watch(ranks: int, seconds: float, answer: "multiprocessing.Queue[dict[str, f
             supervision=SupervisionSettings(),
         )
         threading.Thread(target=measure, daemon=True).start()
-        supervise(plan, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}, LineProgress(nowhere), stop)
+        events = EventLog(RunDir(Path(folder)).events_jsonl)
+        supervise(plan, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}, LineProgress(nowhere), stop, events)
     answer.put(figures)
 
 

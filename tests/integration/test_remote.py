@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from hosts import Hosts, unavailable
 
-from launcher.processes.ssh import Answer, Ssh, is_here
+from launcher.processes.ssh import Answer, Ssh, Unreachable, is_here
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ASK = """
 import json, sys
 from launcher.processes.ssh import Ssh
 answers = Ssh().run({host: sys.argv[3:] for host in sys.argv[2].split(",")}, float(sys.argv[1]))
-print(json.dumps({host: [a.returncode, a.stdout, a.unreachable] for host, a in answers.items()}))
+print(json.dumps({host: [a.returncode, a.stdout, a.unreachable and str(a.unreachable)] for host, a in answers.items()}))
 """
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
@@ -90,7 +90,7 @@ def test_a_crashed_host_boots_again(hosts: Hosts) -> None:
 def test_a_command_that_ends_255_by_itself_is_not_taken_for_a_lost_host_here() -> None:
     answer = Ssh().run({"localhost": ["sh", "-c", "exit 255"]}, 5)["localhost"]
     assert (answer.returncode, answer.unreachable) == (255, None)
-    assert Answer("n", 255, "", "", over_ssh=True).unreachable == "ssh gave no reason; try `ssh n true`"
+    assert Answer("n", 255, "", "", over_ssh=True).unreachable == Unreachable("ssh gave no reason", "try `ssh n true`")
 
 
 def test_a_killed_process_takes_its_hosts_along() -> None:

@@ -59,7 +59,7 @@ def train(options: argparse.Namespace) -> int:
     comm = MPI.COMM_WORLD
     run = RunDir(options.run_dir)
     recipe = yaml.safe_load(run.train_yaml.read_text())
-    status_path = run.attempt(options.attempt).status(comm.rank)
+    statuses = [run.attempt(options.attempt).status(rank) for rank in range(comm.size)]
     stop: list[int] = []
     saves: list[int] = []
     now = {"phase": "compiling", "step": 0, "waiting": False, "own_seconds": 0.0, "checkpoint_step": None}
@@ -91,7 +91,7 @@ def train(options: argparse.Namespace) -> int:
                 phase_unix_s=phases,
                 updated_unix_s=time.time(),
                 **now,
-            ).write(status_path)
+            ).write(statuses[comm.rank])
 
     def beat() -> None:
         while True:
@@ -135,6 +135,9 @@ def train(options: argparse.Namespace) -> int:
             if recipe["fault"] == "frozen":
                 os.kill(os.getpid(), signal.SIGSTOP)
             if recipe["fault"] == "fill":
+                # Not before the others' last status, step 3, is on the disk.
+                while min(RankStatus.read(status).step for status in statuses) < step:
+                    time.sleep(0.01)
                 with (run.root / "filler").open("wb", buffering=0) as file:
                     while True:
                         file.write(bytes(4096))

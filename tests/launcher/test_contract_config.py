@@ -8,10 +8,11 @@ from typing import Literal
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from launcher.contract import yaml_dialect
 from launcher.contract.config import ConfigError, Section, dump_yaml, load_document, schema_json
+from launcher.contract.config_errors import InvalidValue, first_mistake
 
 
 class Device(BaseModel):
@@ -237,6 +238,20 @@ def test_documents_are_frozen_and_have_a_schema(load):
 def test_json_with_escapes_above_the_first_plane_is_read(load):
     assert load('{"seed": 1, "title": "\\ud83d\\ude00"}').title == "\U0001f600"
     assert load("\ufeffseed: 1\n").seed == 1
+
+
+def test_the_first_mistake_of_a_model_that_is_no_document():
+    def mistake(**values) -> InvalidValue:
+        with pytest.raises(ValidationError) as caught:
+            Document.model_validate({"seed": 1, **values})
+        return first_mistake(caught.value)
+
+    assert mistake(optimizer={"warmup": "ten"}) == InvalidValue(
+        ("optimizer", "warmup"), "ten", "Input should be a valid integer, unable to parse string as an integer"
+    )
+    whole = mistake(optimizer={"warmup": 2000}, title=3)
+    assert (whole.keys, whole.reason) == (("title",), "Input should be a valid string")
+    assert mistake(optimizer={"warmup": 2000}).reason == "warmup is longer than the run"
 
 
 PIECES = st.sampled_from(

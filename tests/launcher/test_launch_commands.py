@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -104,6 +105,38 @@ def test_the_bar_shows_steps_loss_and_the_rate_of_all_ranks():
     assert first == "compiling the step ..."
     assert any("| 10/20 [" in bar and "loss 0.5000, 8.5 img/s" in bar for bar in bars)
     assert any(bar.startswith("sampling") and "100%" in bar for bar in bars)
+
+
+def test_a_message_of_the_launcher_stands_above_the_bar_on_the_same_stream(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["status", "/nowhere"]) == ExitCode.BAD_CONFIG  # sets the log up
+    progress = BarProgress(stream)
+    progress.update(statuses("training", 5))
+    logging.getLogger("launcher.any").warning("a disk is %s", "full")
+    progress.close()
+    logging.getLogger("launcher.any").warning("all is well")
+    lines = re.split(r"[\r\n]+", stream.getvalue())
+    assert lines.count("a disk is full") == lines.count("all is well") == 1
+    assert lines.index("a disk is full") > next(n for n, line in enumerate(lines) if "| 5/20 [" in line)
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [("info", (True, True, True)), ("warning", (True, True, False)), ("error", (True, False, False))],
+)
+def test_the_log_level_decides_which_messages_are_shown(bench, level, shown):
+    options = ("cluster.restart.max_restarts=1", "cluster.restart.first_delay_s=0.1", "--log-level", level)
+    err = bench.launch("fault=raise", *options).stderr
+    words = ("ValueError: a tensor went missing", "restart 1 of 1 from step 2", "2 attempts; not trained in")
+    assert tuple(each in err for each in words) == shown
+
+
+def test_a_level_that_is_none_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--log-level", "loud"])
+    assert end.value.code == ExitCode.BAD_CONFIG
+    assert "--log-level: invalid choice: 'loud'" in capsys.readouterr().err
 
 
 TRAINER = """

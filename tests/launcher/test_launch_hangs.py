@@ -12,7 +12,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, Phase, RankStatus, StackDump
 from launcher.records.rank_files import AttemptFiles, Beat
 from launcher.supervision.failure import Failure
-from launcher.supervision.hangs import TIMEOUT_OF, Hang, find_culprit, find_hang
+from launcher.supervision.hangs import TIMEOUT_OF, Hang, find_hang, find_suspect
 from launcher.supervision.stragglers import StragglerWatch, slow_ranks
 
 TIMEOUTS = Timeouts(start_s=10, compile_s=100, step_s=5)
@@ -63,8 +63,8 @@ def test_a_hang_is_a_rank_over_the_time_of_its_phase():
 )
 def test_the_clearest_sign_names_the_culprit(seen, answers, rank, words):
     hang = Hang(0, "training", 10.0, "step_s")
-    blame = find_culprit(hang, seen, range(3), answers)
-    assert blame.rank == rank and words in blame.sign
+    suspect = find_suspect(hang, seen, range(3), answers)
+    assert suspect.rank == rank and words in suspect.sign
 
 
 def test_files_are_read_once_and_progress_is_a_new_phase_or_step(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_a_slow_rank_is_reported_and_lives(bench):
 
 
 def test_a_wish_for_a_checkpoint_reaches_the_ranks_and_the_run_goes_on(bench):
-    launcher = bench.start_training()
+    launcher = bench.start_training("save_every=0")  # so that the only checkpoint is the one asked for
     launcher.send_signal(signal.SIGUSR2)
     paths = [bench.run.attempt(1).status(rank) for rank in (0, 1)]
     bench.wait_until(lambda: all(RankStatus.read(path).checkpoint_step is not None for path in paths))

@@ -16,7 +16,7 @@ from launcher.contract.run_dir import RunDir
 from launcher.preflight.host_probe import facts as real_facts
 from launcher.preflight.hosts import check_hosts, data_paths
 from launcher.preflight.npus import npu_findings, table_entries
-from launcher.processes.ssh import Answer
+from launcher.processes.ssh import Answer, Unreachable
 from launcher.ranktable.document import write_table
 from launcher.ranktable.generate import make_table
 from launcher.records.finding import Finding
@@ -138,6 +138,7 @@ def test_each_fault_is_found_on_its_host_with_a_remedy(
     ("answer", "found"),
     [
         (Answer("10.0.0.3", 255, "", "Permission denied (publickey).\n", True), "Permission denied"),
+        (Answer("10.0.0.3", 255, "", "kex: closed; try later; bye\n", True), "kex: closed; try later; bye"),
         (Answer("10.0.0.3", None, "", "", True), "no answer in 180 s"),
         (Answer("10.0.0.3", 1, "", "No module named launcher\n", True), "No module named launcher"),
     ],
@@ -145,6 +146,14 @@ def test_each_fault_is_found_on_its_host_with_a_remedy(
 def test_a_host_that_cannot_answer_is_an_error(tmp_path: Path, answer: Answer, found: str) -> None:
     (finding,) = bad({}, tmp_path, answer)
     assert finding.severity == "error" and finding.found.startswith(f"10.0.0.3: {found}") and finding.remedy
+
+
+def test_why_a_host_is_out_of_reach_stays_apart_from_what_helps() -> None:
+    words = "Pseudo-terminal refused; Permission denied (publickey); bye\n"
+    problem = Answer("n1", 255, "", words, over_ssh=True).unreachable
+    assert problem == Unreachable(words.strip(), "let this user log in without a password: ssh-copy-id n1")
+    assert str(problem) == f"{words.strip()}; let this user log in without a password: ssh-copy-id n1"
+    assert Answer("n1", 255, "", words).unreachable is Answer("n1", 1, "", words, over_ssh=True).unreachable is None
 
 
 def test_what_a_spare_host_lacks_is_a_warning(tmp_path: Path) -> None:

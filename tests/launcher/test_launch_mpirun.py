@@ -34,7 +34,9 @@ def test_success_leaves_the_whole_run_directory_and_a_closing_line(bench):
     assert closing.startswith("done: 6 steps, 24 samples in 2 s, loss 0.1250, retrieval 0.75; ")
     assert str(bench.run.report_html) in closing
     assert outcomes(bench) == {0: 0, 1: 0}
-    names = "attempts checkpoints cluster.yaml hostfile launcher.prom lock plan.json summary.json targets.json"
+    names = (
+        "attempts checkpoints cluster.yaml events.jsonl hostfile launcher.prom lock plan.json summary.json targets.json"
+    )
     assert sorted(path.name for path in bench.run.root.iterdir()) == [*names.split(), "train.yaml"]
     assert yaml.safe_load(bench.run.train_yaml.read_text())["steps"] == 6
     plan = json.loads(bench.run.plan_json.read_text())

@@ -40,11 +40,21 @@ def why_no_mounts() -> str | None:
 NO_MOUNTS = why_no_mounts()
 
 
+class Noted:
+    """An event log that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.events = []
+
+    def write(self, event, attempt, **fields) -> None:
+        self.events.append((event, attempt, fields))
+
+
 class Made:
     """Attempts that end as told: (exit code, stopped) each; every one leaves a checkpoint."""
 
     def __init__(self, cluster, *ends: tuple[int, bool]) -> None:
-        self.cluster, self.stop = cluster, StopRequest()
+        self.cluster, self.stop, self.noted = cluster, StopRequest(), Noted()
         self.ends, self.clusters, self.swept = list(ends), [], []
 
     def attempt(self, config) -> Attempted:
@@ -64,7 +74,7 @@ class Made:
 
     def recover(self, **settings) -> Verdict:
         config = self.cluster(first_delay_s=0.0, **settings)
-        return recover(config, self.attempt, self.sweep, lambda: (), self.stop).verdict
+        return recover(config, self.attempt, self.sweep, lambda: (), self.stop, self.noted).verdict
 
 
 @pytest.mark.parametrize(
@@ -87,6 +97,22 @@ def test_what_is_started_again(cluster, ends, restarts, attempts, code):
     assert len(made.clusters) == attempts
 
 
+def test_each_decision_is_an_event_with_its_reason(cluster):
+    made = Made(cluster, *[(1, False)] * 3)
+    made.recover(max_restarts=2)
+    (_, _, first), _, (event, attempt, fields) = made.noted.events
+    assert [(event, attempt) for event, attempt, _ in made.noted.events] == [
+        ("restart_decided", 1),
+        ("restart_decided", 2),
+        ("restart_refused", 3),
+    ]
+    assert first == {
+        "number": 1, "max_restarts": 2, "why": "it broke", "from_step": 1, "delay_s": 0.0, "hosts": ("n1", "n2", "n3"),
+        "ranks": 6,
+    }  # fmt: skip
+    assert (event, attempt, fields) == ("restart_refused", 3, {"why": "all 2 restarts are used up"})
+
+
 def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out(cluster):
     made = Made(cluster, (1, False), (1, False), (0, False))
     made.recover(max_restarts=3, spare=1)
@@ -106,20 +132,20 @@ def test_the_wait_for_a_host_out_of_reach_begins_with_the_end_of_the_attempt(clu
         return ["n1"] if "n1" in hosts else []
 
     monkeypatch.setattr("launcher.run.recovery._asked_to_stop_within", lambda delay_s, stop: slept.append(delay_s))
-    recover(cluster(first_delay_s=0.0, spare=1), made.attempt, sweep, lambda: (), made.stop)
+    recover(cluster(first_delay_s=0.0, spare=1), made.attempt, sweep, lambda: (), made.stop, made.noted)
     whole_s = fence_s(cluster().launcher.lease_s)
     assert whole_s - 20 < slept[0] <= whole_s - 0.4  # both sweeps
 
 
-def test_a_wish_to_stop_ends_the_wait(cluster, capsys):
+def test_a_wish_to_stop_ends_the_wait(cluster, caplog):
     sender = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({os.getpid()}, 15)"])
     made, begun = Made(cluster, (1, False)), time.monotonic()
     with stop_requests() as stop:
-        ended = recover(cluster(first_delay_s=30.0), made.attempt, made.sweep, lambda: (), stop)
+        ended = recover(cluster(first_delay_s=30.0), made.attempt, made.sweep, lambda: (), stop, made.noted)
         sender.wait()
     assert time.monotonic() - begun < 20
     assert ended.verdict.exit_code == ExitCode.PREEMPTED
-    assert "it broke; restart 1 of 10 from step 1 in 30 s" in capsys.readouterr().err
+    assert "it broke; restart 1 of 10 from step 1 in 30 s" in caplog.messages
 
 
 def status(rank: int, **phases: float) -> RankStatus:

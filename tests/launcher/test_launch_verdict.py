@@ -1,6 +1,7 @@
 """Verdicts from the ranks' records, and when which signal is due: no process is started here."""
 
 import signal
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.planning.mpirun import lost_host
-from launcher.supervision.hangs import Blame, Hang
-from launcher.supervision.stop_requests import due_signal, stop_requests
+from launcher.supervision.hangs import Hang, Suspect
+from launcher.supervision.next_action import ENDING, Situation, next_action
+from launcher.supervision.stop_requests import signal_to_send, stop_requests
 from launcher.supervision.verdict import Evidence, ended, judge
 
 HOSTS = {0: "n1", 1: "n2"}
@@ -77,7 +79,7 @@ def test_who_was_told_waited_or_blames_another_is_not_first_whatever_the_clocks_
     for innocent in ({"told_to_stop": True}, {"waiting": True}):
         verdict = judge(evidence({**codes, 0: codes[0].model_copy(update=innocent)}))
         assert verdict.failure.rank == 1
-    assert judge(evidence(codes, suffering=frozenset({0}))).failure.rank == 1
+    assert judge(evidence(codes, blaming_a_peer=frozenset({0}))).failure.rank == 1
     assert judge(evidence(codes)).failure.rank == 0
 
 
@@ -177,7 +179,7 @@ def test_a_kill_that_was_not_ours_and_one_for_want_of_memory():
 
 def test_a_hang_is_the_blamed_ranks():
     hang = Hang(rank=0, phase="training", waited_s=901.0, key="step_s")
-    verdict = judge(evidence(records(None, -15), hang=hang, blame=Blame(1, "its process is stopped", 7)))
+    verdict = judge(evidence(records(None, -15), hang=hang, suspect=Suspect(1, "its process is stopped", 7)))
     assert (verdict.exit_code, verdict.failure.kind, verdict.failure.rank) == (ExitCode.FAILED, "hang", 1)
     assert "supervision.timeouts.step_s" in verdict.failure.hint
 
@@ -198,7 +200,41 @@ def test_ended_names_signals():
     ],
 )
 def test_force_grows_with_time_and_impatience(waited_s, requests, expected):
-    assert due_signal(waited_s, 60.0, requests) is expected
+    assert signal_to_send(waited_s, 60.0, requests) is expected
+
+
+USR1, TERM, KILL = signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("seen", "action"),
+    [
+        (Situation(), "wait"),
+        (Situation(due_signal=USR1), "send_signal"),
+        (Situation(due_signal=USR1, sent_signal=USR1), "wait"),
+        (Situation(due_signal=TERM, sent_signal=USR1), "send_signal"),
+        (Situation(due_signal=TERM, sent_signal=USR1, is_hung=True, is_late=True), "send_signal"),
+        (Situation(due_signal=KILL, sent_signal=TERM, is_hung=True), "kill"),
+        (Situation(is_hung=True), "end_hang"),
+        (Situation(is_hung=True, is_late=True, wants_checkpoint=True, all_have_begun=True), "end_hang"),
+        (Situation(due_signal=USR1, sent_signal=USR1, is_hung=True), "wait"),
+        (Situation(is_late=True), "end_late"),
+        (Situation(due_signal=USR1, sent_signal=USR1, is_late=True), "end_late"),
+        (Situation(wants_checkpoint=True), "wait"),
+        (Situation(wants_checkpoint=True, all_have_begun=True), "ask_checkpoint"),
+        (Situation(wants_checkpoint=True, all_have_begun=True, due_signal=USR1), "send_signal"),
+        (Situation(wants_checkpoint=True, all_have_begun=True, due_signal=USR1, sent_signal=USR1), "wait"),
+    ],
+)
+def test_what_is_done_next_follows_from_what_is_seen(seen, action):
+    assert next_action(seen) == action
+
+
+def test_nothing_that_ends_an_attempt_is_done_while_all_is_well():
+    """Whatever else is seen: without a hang, a late rank and a last signal the attempt goes on."""
+    for due, sent, wants, begun in product((None, USR1, TERM), (None, USR1, TERM), (False, True), (False, True)):
+        seen = Situation(due_signal=due, sent_signal=sent, wants_checkpoint=wants, all_have_begun=begun)
+        assert next_action(seen) not in ENDING
 
 
 def test_what_signals_ask_for_and_nohup_stays_nohup():

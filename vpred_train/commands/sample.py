@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
 from launcher.contract.config import ConfigError
+from launcher.contract.config_errors import first_mistake
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir
@@ -139,11 +140,11 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
             record=record,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # several settings that do not go together
-            raise ConfigError(f"command line: {first['msg'].removeprefix('Value error, ')}") from None
-        option = str(first["loc"][-1]).replace("_", "-")
-        raise ConfigError(f"--{option}: found {first['input']!r} ({first['msg']})") from None
+        first = first_mistake(error)
+        if not first.keys:  # several settings that do not go together
+            raise ConfigError(f"command line: {first.reason}") from None
+        option = first.keys[-1].replace("_", "-")
+        raise ConfigError(f"--{option}: found {first.found!r} ({first.reason})") from None
     if sampling.seed + len(prompts) > 1 << 63:
         raise ConfigError(f"--seed: found {sampling.seed}, from which {len(prompts)} images cannot count up; give less")
     require_whole_latents(common, "--")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from data import DataConfig, open_source
 from launcher.contract.config import ConfigError, build_document, load_document
+from launcher.contract.config_errors import first_mistake
 from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.config.model import ModelConfig
 from vpred_train.config.train import TrainConfig
@@ -104,8 +105,7 @@ def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConf
         resolved = config.model_dump() | {"pretrained": pretrained, "diffusion": diffusion, "model": model}
         config = TrainConfig.model_validate(resolved)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{pretrained.path}: with the recipe: {message}") from None
+        raise ConfigError(f"{pretrained.path}: with the recipe: {first_mistake(error).reason}") from None
     check_parameterization(config, pretrained, record)
     return config
 
