@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,18 @@ for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, si
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+# What a test needs, by where it lies or by the fixture that it asks for. `tests/run.sh quick` leaves these out.
+FOLDERS = {"integration": "slow", "examples": "slow", "docs": "slow", "vpred_train": "mindspore"}
+FIXTURES = {"bench": "mpi", "hosts": "hosts"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        marks = [FOLDERS.get(folder), *(mark for name, mark in FIXTURES.items() if name in item.fixturenames)]
+        for mark in filter(None, marks):
+            item.add_marker(mark)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All checks: format, lint, types, tests. Sets up what it needs in .venv. Arguments go to pytest.
+# All checks: format, lint, types, tests. Sets up what it needs in .venv. Arguments go to pytest; `quick` leaves out the
+# tests that need MindSpore, MPI, other hosts or whole jobs.
 set -euo pipefail
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -29,6 +30,9 @@ fi
 "$python" -m ruff format --check .
 "$python" -m ruff check .
 "$python" -m mypy
+if [[ "${1:-}" == quick ]]; then
+    exec "$python" -m pytest --numprocesses=2 -m "not slow and not mindspore and not mpi and not hosts" "${@:2}"
+fi
 if (($#)); then exec "$python" -m pytest "$@"; fi
 
 # Two files at a time: a job waits for imports, one core's compiler and its peers about as long as it computes.
