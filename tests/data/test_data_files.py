@@ -155,7 +155,8 @@ def test_names_under_a_gbk_locale(tmp_path: Path) -> None:
     (folder / os.fsdecode("狗.png".encode("gbk"))).write_bytes(IMAGE)
     (folder / "img_txt.csv").write_text("dir,text\n狗.png,a dog\n鿿.png,a name that GBK has not\n", encoding="utf-8")
     program = (
-        "import json, sys\nfrom pathlib import Path\nfrom data import open_source\nfrom data.sources import index_builder as indexing\n"
+        "import json, sys\nfrom pathlib import Path\n"
+        "from data import open_source\nfrom data.sources import index_builder as indexing\n"
         "source = open_source(Path(sys.argv[1]), 'skip')\n"
         "fresh = indexing.is_fresh(source.index, source.path, indexing.find_format(source.path)[1])\n"
         "print(json.dumps([source.bad, len(source.sample(0).read()), fresh]))"
