@@ -265,5 +265,5 @@ class ClusterConfig(Section):
 
 
 def load_cluster(path: Path, overrides: Sequence[str] = ()) -> ClusterConfig:
-    """The cluster file with `overrides` (without the prefix "cluster."); raises ConfigError."""
+    """Load the cluster file with `overrides` (without the prefix "cluster."). Raises ConfigError: on any mistake."""
     return load_document(ClusterConfig, path, overrides)
