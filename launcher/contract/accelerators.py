@@ -19,7 +19,7 @@ class Accelerator:
     collective: backend that reduces across ranks
     msrun_collective: the same when msrun started the ranks
     process_variables: fixed settings; they must be set before mindspore is imported
-    compiled_operations: the project's own operations are used where they have been built
+    compiled_operations: the project's compiled operations are used where they have been built
     plain_variables: settings for when the compiled operations are not used
     cached_graphs: a restart loads the compiled training graph from the run directory
     compute_dtypes: dtypes in which networks can compute; the first is the default of a recipe

@@ -56,10 +56,10 @@ _OPENMPI = _Row(
     ("OMPI_COMM_WORLD_LOCAL_RANK",),
     ("OMPI_COMM_WORLD_LOCAL_SIZE",),
 )
-# Order matters. The variables of the project's own launcher are set last, so they come first. msrun inside a Slurm job
-# is what started this process last. mpirun inside a Slurm job sets its variables beside Slurm's, and srun --mpi=pmix
-# sets PMIX_RANK beside SLURM_PROCID. Bare PMIx (prun) gives only the rank (open-mpi/ompi#9167): its caller must set the
-# VPRED_ variables. msrun gives no local size, AscendJob does; without it all ranks count as local.
+# Order matters. This project's launcher sets its variables last, so they come first. msrun inside a Slurm job started
+# this process last. mpirun inside a Slurm job sets its variables beside Slurm's, and srun --mpi=pmix sets PMIX_RANK
+# beside SLURM_PROCID. Bare PMIx (prun) gives only the rank (open-mpi/ompi#9167): its caller must set the VPRED_
+# variables. msrun gives no local size, AscendJob does; without it all ranks count as local.
 _ROWS = (
     _Row(
         "vpred",

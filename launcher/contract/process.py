@@ -34,9 +34,9 @@ def living_parent(name: str | None = None) -> int | None:
     """Return the pid of the parent that started this process, None when that parent is gone.
 
     After the parent's death init or a subreaper adopts this process. A child starts in its parent's session, and an
-    adopter lives in another one. mpirun has a session of its own. Open MPI gives ranks a process group, but no session.
+    adopter lives in another one. mpirun has a separate session. Open MPI gives ranks a process group, but no session.
 
-    name: a word in the parent's command line, for children that have a session of their own
+    name: a word in the parent's command line, for children that start in a separate session
     """
     parent_pid = os.getppid()
     try:

@@ -66,7 +66,7 @@ def workers_of(run_dir: Path, attempt: int | None = None) -> list[int]:
         try:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
         pairs = [words[index : index + 2] for index in range(len(words) - 1)]
         attempts = [value for option, value in pairs if option == "--attempt"]
         ours = ["--run-dir", str(run_dir)] in pairs and (str(attempt) in attempts if attempt else bool(attempts))

@@ -1,4 +1,4 @@
-"""Sets the variables with which a rank meets the others, one function per value of `launcher.init`.
+"""Sets the variables with which a rank meets the others, for each value of `launcher.init`.
 
 Sources: MindSpore 2.10's communication/management.py and msrun. The variables for Ascend never ran on an NPU.
 """

@@ -265,7 +265,7 @@ class _Watch:
             self._note("no rank is slow any more")
 
     def _note(self, text: str) -> None:
-        # The prefix tells these lines from those of the ranks around them.
+        # The prefix distinguishes these lines from the ranks' lines around them.
         logger.info("vpred-launch: %s", text)
 
 
