@@ -1,1 +1,1 @@
-"""Machines and commands: from a cluster file and a recipe to supervised ranks. No mindspore, no numpy."""
+"""Starts and supervises ranks from a cluster file and a recipe. It imports neither mindspore nor numpy."""

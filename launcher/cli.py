@@ -25,7 +25,7 @@ from launcher.run.run import check_job, load_job, plan_job, run_job
 logger = logging.getLogger("launcher.cli")  # also where this module is __main__
 
 _HERE = Path(__file__).resolve().parent
-# In a checkout a link to the folder at its top; an installation has the files themselves.
+# A checkout has a link here to the folder at its top. An installation has the files themselves.
 _DEFAULT_CLUSTER = (_HERE / "cluster_configs").resolve() / "local_cpu.yaml"
 _DEFAULT_RECIPE = _HERE.parent / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -36,7 +36,7 @@ _INTERRUPTED = 130
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what sys.stderr is at that moment: a run replaces it (supervision.progress.unheard)."""
+    """Writes to the present sys.stderr, since a run replaces it (supervision.progress.unheard)."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
         logger.error("%s", error)
         return ExitCode.BAD_CONFIG
     except BrokenPipeError:
-        # `| head` has seen enough; what is still unwritten must not fail again when Python ends.
+        # `| head` closed the pipe. Buffered output must not fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:

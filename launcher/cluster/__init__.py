@@ -1,1 +1,1 @@
-"""The cluster file: hosts, devices, and how ranks are started and watched."""
+"""Defines the cluster file: hosts, devices, and how ranks are started and watched."""

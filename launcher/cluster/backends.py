@@ -1,4 +1,4 @@
-"""Ways to start ranks (`launcher.kind`), ways in which they find each other (`launcher.init`), and valid pairs.
+"""Lists the ways to start ranks (`launcher.kind`), the ways they find each other (`launcher.init`), and valid pairs.
 
 kind   mpirun: mpirun starts every rank; MPICH's for one host only.
        msrun: MindSpore's msrun on every host; with several hosts mpirun starts it on each.
@@ -29,7 +29,10 @@ INITS: dict[tuple[str, Kind], tuple[Init, ...]] = {
 def faults(
     accelerator: str, kind: Kind, init: Init | None, binding: Binding, ranks_on_hosts: tuple[int, ...], arguments: bool
 ) -> Iterator[str]:
-    """Yields a line for each conflict of settings. arguments: the file has extra arguments for mpirun."""
+    """Yield a line for each conflict of settings.
+
+    arguments: the file has extra arguments for mpirun
+    """
     known = INITS[accelerator, kind]
     if init is not None and init not in known:
         yield f"launcher.init: found {init!r} (with kind {kind} on {accelerator}: {' or '.join(known)})"

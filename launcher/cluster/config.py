@@ -1,4 +1,4 @@
-"""ClusterConfig: hosts, devices and launcher settings. The training setup is in the recipe."""
+"""Defines ClusterConfig: hosts, devices and launcher settings. The training setup is in the recipe."""
 
 import ipaddress
 import re
@@ -94,7 +94,7 @@ class ClusterConfig(Section):
 
     @property
     def ordered_hosts(self) -> tuple[Host, ...]:
-        """Hosts in rank order, devices by id. MindSpore requires ranks in the string order of server_id."""
+        """Return hosts in rank order, devices by id. MindSpore requires ranks in the string order of server_id."""
         hosts = sorted(self.hosts, key=lambda host: host.address)
         return tuple(
             host.model_copy(update={"devices": tuple(sorted(host.devices, key=lambda device: device.id))})
@@ -103,7 +103,7 @@ class ClusterConfig(Section):
 
     @property
     def known_hosts(self) -> tuple[Host, ...]:
-        """Hosts that ranks start on, then spare hosts."""
+        """Return the hosts that ranks start on, then the spare hosts."""
         return (*self.hosts, *self.restart.spare_hosts)
 
     @property
@@ -112,7 +112,7 @@ class ClusterConfig(Section):
 
     @property
     def inter_hccs(self) -> bool:
-        """Whether the devices of a super-pod use HCCS between servers. If not, they need their own NICs."""
+        """Return whether the devices of a super-pod use HCCS between servers. If not, they need their own NICs."""
         return self.environment.get("HCCL_INTER_HCCS_DISABLE", "FALSE").upper() != "TRUE"
 
     @property
@@ -127,7 +127,7 @@ class ClusterConfig(Section):
 
     @property
     def init(self) -> Init:
-        """How ranks find each other."""
+        """Return the way in which ranks find each other."""
         return self.launcher.init or INITS[self.accelerator, self.launcher.kind][0]
 
     @property
@@ -136,7 +136,7 @@ class ClusterConfig(Section):
 
     @property
     def scheduler_host(self) -> str:
-        """The address of rank 0's host, as its peers know it."""
+        """Return the address of rank 0's host, as its peers know it."""
         first = self.ordered_hosts[0].address
         return "127.0.0.1" if first in LOCAL_ADDRESSES else first
 
@@ -144,7 +144,7 @@ class ClusterConfig(Section):
         return len(host.devices) or self.workers_per_host or 0
 
     def metrics_host(self, host: Host) -> str:
-        """The name under which Prometheus reaches the metrics of `host`."""
+        """Return the name under which Prometheus reaches the metrics of `host`."""
         return host.address if self.metrics.address in _ANY_ADDRESS else self.metrics.address
 
     @field_validator("environment")
@@ -265,5 +265,5 @@ class ClusterConfig(Section):
 
 
 def load_cluster(path: Path, overrides: Sequence[str] = ()) -> ClusterConfig:
-    """The cluster file with `overrides` (without the prefix "cluster."); raises ConfigError."""
+    """Load the cluster file with `overrides` (without the prefix "cluster."). Raises ConfigError: on any mistake."""
     return load_document(ClusterConfig, path, overrides)

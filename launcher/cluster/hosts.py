@@ -1,4 +1,4 @@
-"""Machines and their NPUs as a cluster file names them."""
+"""Defines machines and their NPUs as a cluster file names them."""
 
 import ipaddress
 import re

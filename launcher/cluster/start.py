@@ -1,4 +1,4 @@
-"""The cluster file's sections on how ranks are started, find each other and are reached."""
+"""Defines the cluster file's sections on how ranks are started, find each other and are reached."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The cluster file's section on hung and slow ranks."""
+"""Defines the cluster file's section on hung and slow ranks."""
 
 from typing import Annotated
 

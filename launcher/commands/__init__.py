@@ -1,1 +1,1 @@
-"""Commands that only look: status, logs, ranktable."""
+"""Implements the commands that start no ranks: status, logs, ranktable."""

@@ -1,4 +1,4 @@
-"""`vpred-launch logs RUN`: what ranks wrote, of any attempt, and on request as they write it."""
+"""Implements `vpred-launch logs RUN`: prints ranks' logs of any attempt, and on request follows them."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ _POLL_S = 0.5
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`logs` among the launcher's commands."""
+    """Add `logs` to the launcher's commands."""
     text = "print the logs of a run's ranks, each line with its rank if there are several"
     parser = commands.add_parser("logs", help=text, description=text, allow_abbrev=False)
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
@@ -48,13 +48,13 @@ def _logs(options: argparse.Namespace, overrides: Sequence[str], trainer: Traine
 
 
 def _world_size(run: RunDir, number: int) -> int:
-    """The number of ranks of an attempt, which may differ from the newest plan's."""
+    """Return the number of ranks of an attempt, which may differ from the newest plan's."""
     record = AttemptRecord.read(run.attempt(number).record)
     return len(planned_hosts(run)) if record is None else record.world_size
 
 
 def _is_followed(run: RunDir, number: int) -> bool:
-    """Whether another attempt has begun; waits for it while the run's launcher lives: it may come after a delay."""
+    """Return whether another attempt has begun. It may come after a delay: wait for it while the launcher lives."""
     while run.last_attempt() == number:
         if not is_locked(run.lock):
             return run.last_attempt() > number
@@ -63,11 +63,11 @@ def _is_followed(run: RunDir, number: int) -> bool:
 
 
 def _print_attempt(run: RunDir, number: int, ranks: Sequence[int], follow: bool) -> None:
-    """The logs of one attempt; with `follow` until it has ended."""
+    """Print the logs of one attempt, with `follow` until it has ended."""
     attempt = run.attempt(number)
     stream = LogStream(attempt, ranks, prefix=len(ranks) > 1)
     while True:
-        # Asked before the logs are read: nothing is written after it has ended.
+        # Check this before reading the logs: nothing is written after the attempt has ended.
         record = AttemptRecord.read(attempt.record)
         ended = (record is not None and record.exit_code is not None) or not is_locked(run.lock)
         for line in stream.lines(_log_bytes(attempt, ranks)):

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
 _SHOWN_OF_A_RULE = 10
 _HCCL_WAIT_S = 1800.0
-# Sorting, taking each device once and numbering anew leaves none of these.
+# Faults that a merge removes: it sorts, takes each device once and numbers the ranks again.
 _MERGE_MENDS = frozenset(
     {
         "device-unique", "rank-contiguous", "rank-count", "rank-interleaved", "rank-unique", "server-count",
@@ -170,7 +170,7 @@ def _wait(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _seconds(text: str) -> float:
-    """An option's argument."""
+    """Parse an option's argument: seconds, 0 or more. Raises ArgumentTypeError: on anything else."""
     with suppress(ValueError):
         if 0 <= (seconds := float(text)) < math.inf:
             return seconds
@@ -178,7 +178,7 @@ def _seconds(text: str) -> float:
 
 
 def _is_complete(path: Path) -> bool:
-    """Not yet there, half written or initializing is all the same: wait."""
+    """Return whether the table is complete. It is not while it is absent, half-written or initializing."""
     try:
         table, _ = read_table(find_file(path))
     except ConfigError:
@@ -199,7 +199,12 @@ def _checked(path: Path, target: Target) -> tuple[Table, list[Finding]]:
 
 
 def _sound(path: Path, passing: frozenset[str] = frozenset()) -> Table:
-    """A table without errors but those of the rules `passing`; raises ConfigError. It may still be initializing."""
+    """Read a sound table. It may still be initializing.
+
+    passing: rules whose errors do not count
+
+    Raises ConfigError: when the table has other errors.
+    """
     path = find_file(path)
     table, found = _checked(path, Target())
     if errors := [each for each in _errors(found) if each.rule not in {"completed", *passing}]:
@@ -212,7 +217,7 @@ def _errors(found: Sequence[Finding]) -> list[Finding]:
 
 
 def _lines(path: Path | str, found: Sequence[Finding]) -> list[str]:
-    """A line for each finding, but no more than a few of one rule."""
+    """Return a line for each finding, but only a few of the same rule."""
     lines, counts = [], Counter(each.rule for each in found)
     left = dict.fromkeys(counts, _SHOWN_OF_A_RULE)
     for each in found:
@@ -232,7 +237,7 @@ def _summary(table: Table) -> str:
 
 
 def _selected(options: argparse.Namespace, table: Table) -> Table:
-    """What --include and --exclude leave of `table`; raises ConfigError when one of them names nothing there."""
+    """Return what --include and --exclude leave of `table`. Raises ConfigError: when one names nothing in it."""
     included, excluded = ([parse_selector(text) for text in texts] for texts in (options.include, options.exclude))
     if not included and not excluded:
         return table
@@ -254,7 +259,7 @@ def _selected(options: argparse.Namespace, table: Table) -> Table:
 
 
 def _write_hosts(options: argparse.Namespace, table: Table) -> int:
-    """The `hosts:` section that a cluster file with the devices of `table` has."""
+    """Write the `hosts:` section of a cluster file with the devices of `table`."""
     text = yaml_dialect.render({"hosts": [each.model_dump(mode="json", exclude_none=True) for each in hosts_of(table)]})
     if options.output is None:
         print(text, end="")
@@ -267,7 +272,7 @@ def _write_hosts(options: argparse.Namespace, table: Table) -> int:
 
 
 def _write(options: argparse.Namespace, table: Table, inventory: str | None = None) -> int:
-    """Sound tables can make an unsound one: raises ConfigError instead of writing that."""
+    """Write `table`. Raises ConfigError: when it has errors; sound tables can make an unsound one."""
     if errors := [each for each in _errors(check_table(table)) if each.rule != "completed"]:
         raise ConfigError("\n".join(_lines("the table that would come out", errors)))
     if options.output is None:

@@ -1,4 +1,4 @@
-"""`vpred-launch status RUN`: where a run stands, from the files that its ranks and its launchers leave."""
+"""Implements `vpred-launch status RUN`: shows a run's state from the files that its ranks and launchers leave."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ _HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "told")
 
 
 class PlannedRank(Record):
-    """A rank of plan.json, as far as it is read again."""
+    """Is a rank in plan.json, with the keys that `status` reads."""
 
     model_config = ConfigDict(extra="ignore")
     rank: int
@@ -34,14 +34,18 @@ class PlannedRank(Record):
 
 
 class PlannedRanks(Record):
-    """plan.json, as far as it is read again."""
+    """Is plan.json with the keys that `status` reads."""
 
     model_config = ConfigDict(extra="ignore")
     ranks: tuple[PlannedRank, ...]
 
 
 class RankState(Section):
-    """A rank now, or when it was last heard of. `own_step_seconds`: mean without what collectives took."""
+    """Describes a rank by its last status.
+
+    own_step_seconds: mean time of a step without collectives, s
+    told_seconds_ago: age of the status, s
+    """
 
     rank: int
     host: str
@@ -54,7 +58,11 @@ class RankState(Section):
 
 
 class AttemptState(Section):
-    """One start of the ranks. `exit_code` None: it runs, or its launcher died. `lost`: seconds that did not train."""
+    """Describes one start of the ranks.
+
+    exit_code: None while it runs, or when its launcher died
+    lost: seconds that did not train
+    """
 
     attempt: int
     exit_code: int | None
@@ -63,7 +71,11 @@ class AttemptState(Section):
 
 
 class RunState(Record):
-    """A run. `images_per_second`: of all ranks together; `checkpoint_step`: of the newest they know to be committed."""
+    """Describes a run.
+
+    images_per_second: sum over all ranks
+    checkpoint_step: step of the newest checkpoint that the ranks know to be committed
+    """
 
     run_dir: Path
     state: Literal["running", "complete", "ended"]
@@ -78,7 +90,7 @@ class RunState(Record):
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`status` among the launcher's commands."""
+    """Add `status` to the launcher's commands."""
     text = "show where a run stands: step, rates, attempts, last checkpoint, every rank"
     parser = commands.add_parser("status", help=text, description=text, allow_abbrev=False)
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
@@ -115,7 +127,7 @@ def _show_events(run: RunDir, *, as_json: bool) -> int:
 
 
 def require_run(root: Path) -> RunDir:
-    """The run in `root`; raises ConfigError when none was started there."""
+    """Return the run in `root`. Raises ConfigError: when none was started there."""
     run = RunDir(root.absolute())
     if run.last_attempt() == 0 or not run.plan_json.exists():
         raise ConfigError(f"{root}: found no run that was started here; give the directory of one (--run-dir of run)")
@@ -123,13 +135,13 @@ def require_run(root: Path) -> RunDir:
 
 
 def planned_hosts(run: RunDir) -> dict[int, str]:
-    """Rank -> host, as the newest attempt was planned."""
+    """Return rank -> host, as the newest attempt was planned."""
     plan = PlannedRanks.read(run.plan_json)
     return {} if plan is None else {place.rank: place.host for place in plan.ranks}
 
 
 def read_state(run: RunDir, now_unix_s: float) -> RunState:
-    """The run's state at `now_unix_s`."""
+    """Read the run's state at `now_unix_s`."""
     last = run.last_attempt()
     files = AttemptFiles(run.attempt(last))
     files.look(0.0)
@@ -155,7 +167,7 @@ def read_state(run: RunDir, now_unix_s: float) -> RunState:
 
 
 def describe_state(state: RunState) -> str:
-    """The state for a reader: a few lines, and one for each rank."""
+    """Describe the state for a reader: a few lines, and one for each rank."""
     share = "" if not state.total_steps else f" of {state.total_steps} ({100 * state.step / state.total_steps:.0f} %)"
     figures = [f"{state.step}{share}"]
     figures += [] if state.loss is None else [f"loss {state.loss:.4f}"]

@@ -1,1 +1,1 @@
-"""What the launcher and the trainer must agree on: the only part of `launcher` that the trainer imports."""
+"""Holds what the launcher and the trainer must agree on. The trainer imports no other part of `launcher`."""

@@ -1,4 +1,4 @@
-"""What differs between kinds of devices: one value per kind. Nothing else branches on the device."""
+"""Describes each kind of device as one value. No other module branches on the device."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +13,16 @@ ComputeDtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One kind of device.
+    """Describes one kind of device.
 
-    device_target: MindSpore's name of it. collective: how ranks reduce, msrun_collective: how when msrun
-    started them. process_variables: fixed settings that must be in the environment before mindspore is
-    imported. compiled_operations: our own are used where they have been built; plain_variables: settings
-    for when they are not. cached_graphs: a restart takes the compiled training graph from the run directory.
-    compute_dtypes: those in which networks can compute, first the one that a recipe gets unless it asks for another.
+    device_target: MindSpore's name for it
+    collective: backend that reduces across ranks
+    msrun_collective: the same when msrun started the ranks
+    process_variables: fixed settings; they must be set before mindspore is imported
+    compiled_operations: the project's compiled operations are used where they have been built
+    plain_variables: settings for when the compiled operations are not used
+    cached_graphs: a restart loads the compiled training graph from the run directory
+    compute_dtypes: dtypes in which networks can compute; the first is the default of a recipe
     """
 
     name: str
@@ -34,11 +37,11 @@ class Accelerator:
     rank_variables: Callable[[Identity, int, Path | None], Mapping[str, str]]
 
     def collective_under(self, launcher: str) -> str:
-        """How ranks reduce that this row of the identity table started."""
+        """Return the backend of ranks that `launcher`, a row of the identity table, started."""
         return self.msrun_collective if launcher == "msrun" else self.collective
 
     def environment(self, identity: Identity, device_id: int, rank_table: Path | None) -> dict[str, str]:
-        """Variables to export before mindspore is imported; `device_id` is the physical id."""
+        """Return the variables to export before mindspore is imported. `device_id` is the physical id."""
         return {**self.process_variables, **self.rank_variables(identity, device_id, rank_table)}
 
 
@@ -68,7 +71,7 @@ ACCELERATORS: dict[str, Accelerator] = {
             {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         ),
         compiled_operations=True,
-        # With AVX-512 oneDNN takes a loop a hundred times slower for MindSpore's convolutions.
+        # With AVX-512, oneDNN runs MindSpore's convolutions in a loop that is a hundred times slower.
         plain_variables=MappingProxyType({"ONEDNN_MAX_CPU_ISA": "AVX2"}),
         compute_dtypes=("float32", "float16"),  # MindSpore has no bfloat16 matrix product for CPU
         cached_graphs=True,
@@ -82,8 +85,8 @@ ACCELERATORS: dict[str, Accelerator] = {
         process_variables=MappingProxyType({"GLOG_v": "3"}),
         compiled_operations=False,
         plain_variables=MappingProxyType({}),
-        compute_dtypes=("bfloat16", "float16", "float32"),  # bfloat16 has float32's range: no loss scale to find
-        cached_graphs=False,  # a wrong graph would train wrongly without a word, and there it was never tried
+        compute_dtypes=("bfloat16", "float16", "float32"),  # bfloat16 has float32's range: it needs no loss scale
+        cached_graphs=False,  # never tried on Ascend; a wrong graph would train wrongly and silently
         rank_variables=_hccl_variables,
     ),
 }

@@ -1,4 +1,4 @@
-"""Configuration documents: frozen pydantic models from YAML plus `section.key=value` overrides."""
+"""Builds configuration documents: frozen pydantic models from YAML plus `section.key=value` overrides."""
 
 import json
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from launcher.contract import config_errors, yaml_dialect
 
 _COMMAND_LINE = "command line"
-# Three years at most: timers of the system overflow far above that.
+# At most three years: system timers overflow far above that.
 Seconds = Annotated[float, Field(gt=0, le=1e8)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=1e8)]
 
-# What becomes of a key when a run goes on (vpred_train/prepare/recipe_changes.py); one that declares nothing is fixed.
+# May a key change when a run resumes (vpred_train/prepare/recipe_changes.py)? A key that declares nothing is fixed.
 FIXED = Field(json_schema_extra={"on_resume": "fixed"})
 MAY_CHANGE = Field(json_schema_extra={"on_resume": "logged"})
 OF_THE_MACHINE = Field(json_schema_extra={"on_resume": "machine"})
 
 
 class ConfigError(Exception):
-    """A mistake of the user's; its text, "message; remedy", is ready to print, one line per mistake. Exit code 2."""
+    """Reports a user's mistake. Its text "message; remedy" is ready to print, one line per mistake. Exit code 2."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}; {remedy}" if remedy else message)
@@ -29,9 +29,9 @@ class ConfigError(Exception):
 
 
 class Section(BaseModel):
-    """Base of configuration sections: immutable; unknown keys and numbers that are not finite are refused.
+    """Is the base of configuration sections: immutable, without unknown keys and without non-finite numbers.
 
-    The text below a field is the key's description in the JSON Schema.
+    The text below a field becomes the key's description in the JSON Schema.
     """
 
     model_config = ConfigDict(
@@ -47,15 +47,18 @@ Document = TypeVar("Document", bound=BaseModel)
 
 
 def load_document(model: type[Document], path: Path, overrides: Sequence[str] = ()) -> Document:
-    """Read `path` as YAML and build `model` of it; raises ConfigError."""
+    """Read `path` as YAML and build `model` from it. Raises ConfigError: on any mistake in it."""
     return build_document(model, _read(path), path, overrides)
 
 
 def build_document(model: type[Document], raw: dict[str, Any], path: Path, overrides: Sequence[str] = ()) -> Document:
-    """Apply `overrides` (`section.key=value`, value in YAML) to `raw`, which came from `path`, and validate as `model`.
+    """Apply `overrides` to `raw` and validate the result as `model`.
 
-    Strict: "2" is no int and true is no int, but 1 is a float. Raises ConfigError naming the file (or the
-    command line), key, what was found and the known choices.
+    raw: the content of `path`; it is changed in place
+    overrides: `section.key=value`, the value in YAML
+
+    Validation is strict: "2" is no int and true is no int, but 1 is a float.
+    Raises ConfigError: on a mistake; it names the file (or the command line), the key, the value and the known choices.
     """
     overridden = [_apply(raw, override) for override in overrides]
     try:
@@ -63,7 +66,7 @@ def build_document(model: type[Document], raw: dict[str, Any], path: Path, overr
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: holds a value that is no plain text, number, list or mapping ({error})") from None
     try:
-        # By way of JSON: in JSON mode strictness still lets a text be a Path and a list be a tuple.
+        # Validate JSON: strict JSON mode still accepts a text as a Path and a list as a tuple.
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         mistakes = config_errors.mistakes(model, raw, error)
@@ -72,12 +75,12 @@ def build_document(model: type[Document], raw: dict[str, Any], path: Path, overr
 
 
 def dump_yaml(document: BaseModel) -> str:
-    """`document` as YAML that `load_document` reads back to an equal object. Paths become text."""
+    """Render `document` as YAML that `load_document` reads back to an equal object. Paths become text."""
     return yaml_dialect.render(document.model_dump(mode="json"))
 
 
 def schema_json(model: type[BaseModel]) -> str:
-    """The JSON Schema of `model`, indented."""
+    """Return the JSON Schema of `model`, indented."""
     return json.dumps(model.model_json_schema(), indent=2)
 
 
@@ -98,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _apply(raw: dict[str, Any], override: str) -> tuple[str, ...]:
-    """Set one override in `raw`; returns its key path."""
+    """Set one override in `raw` and return its key path."""
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.split("."))
     if not equals or not all(keys):

@@ -1,4 +1,4 @@
-"""Pydantic's validation errors as one readable line per mistake."""
+"""Turns pydantic's validation errors into one readable line per mistake."""
 
 import ast
 import difflib
@@ -16,7 +16,11 @@ _SHOWN_LENGTH = 60
 
 @dataclass(frozen=True)
 class Mistake:
-    """`keys`: where in the document; `text`: the line without the file's name."""
+    """Describes one mistake in a document.
+
+    keys: its place in the document
+    text: the line to print, without the file's name
+    """
 
     keys: tuple[str, ...]
     text: str
@@ -24,7 +28,12 @@ class Mistake:
 
 @dataclass(frozen=True)
 class InvalidValue:
-    """`keys`: where the value stands, empty for a whole model; `found`: the value; `reason`: what is wrong with it."""
+    """Describes one value that validation refused.
+
+    keys: the value's place, empty for a full model
+    found: the value
+    reason: what is wrong with it
+    """
 
     keys: tuple[str, ...]
     found: Any
@@ -32,13 +41,13 @@ class InvalidValue:
 
 
 def first_mistake(error: ValidationError) -> InvalidValue:
-    """The first mistake of a model that was no document of the user's, so that its caller words the line."""
+    """Return the first mistake of a model that is no document of the user's. The caller words the line."""
     first = error.errors(include_url=False)[0]
     return InvalidValue(tuple(map(str, first["loc"])), first["input"], _reason(first["msg"]))
 
 
 def mistakes(model: type[BaseModel], raw: Any, error: ValidationError) -> list[Mistake]:
-    """The mistakes in `raw`, in pydantic's order; the alternatives of a union are told in one line."""
+    """List the mistakes in `raw`, in pydantic's order. One line covers all alternatives of a union."""
     by_place: dict[tuple[str | int, ...], list[str]] = {}
     details = error.errors(include_url=False)
     for detail in details:
@@ -55,7 +64,7 @@ def mistakes(model: type[BaseModel], raw: Any, error: ValidationError) -> list[M
 
 
 def shown(value: Any) -> str:
-    """`value` as a user would write it, shortened."""
+    """Render `value` as a user would write it, shortened."""
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
@@ -63,7 +72,7 @@ def shown(value: Any) -> str:
 
 
 def _place(raw: Any, loc: tuple[str | int, ...], *, missing: bool) -> tuple[str | int, ...]:
-    """`loc` without the union tags that pydantic appends below the value itself."""
+    """Return `loc` without the union tags that pydantic appends below the value itself."""
     value = raw
     for depth, part in enumerate(loc):
         in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
@@ -95,13 +104,13 @@ def _message(model: type[BaseModel], place: tuple[str | int, ...], detail: Any) 
     if kind in {"model_type", "model_attributes_type", "dict_type"}:
         return f"{found} (must be a section of keys with values){_known(None, _keys(model, place))}"
     reason = _reason(detail["msg"]).removeprefix("Input ")
-    # A whole section is not worth repeating: what is wrong lies between its keys.
+    # Do not repeat a full section: the fault lies between its keys.
     whole = kind in {"value_error", "assertion_error"} and isinstance(detail["input"], dict)
     return reason if whole else f"{found} ({reason})"
 
 
 def _reason(message: str) -> str:
-    """Pydantic's message without the kind of exception that a validator raised."""
+    """Return pydantic's message without the name of the exception that a validator raised."""
     return re.sub(r"^(Value error, |Assertion failed, )", "", message)
 
 
@@ -115,13 +124,13 @@ def _known(found: object, known: Iterable[str]) -> str:
 
 
 def _choices(expected: str) -> list[str]:
-    """The values in pydantic's list "'a', 'b' or 3"."""
+    """Return the values in pydantic's list "'a', 'b' or 3"."""
     quoted = re.findall(r"'(?:[^'\\]|\\.)*'|[^\s,']+", expected)
     return [str(ast.literal_eval(word)) if word.startswith("'") else word for word in quoted if word != "or"]
 
 
 def _keys(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
-    """The keys known at `place`, in order of definition; empty when no model describes it."""
+    """Return the keys known at `place`, in order of definition. The list is empty when no model describes it."""
     annotation: Any = model
     for part in place:
         annotation = _inner(annotation, part)
@@ -142,7 +151,7 @@ def _inner(annotation: Any, part: str | int) -> Any:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models in `annotation`: itself, or the alternatives of a union or Annotated."""
+    """Return the models in `annotation`: itself, or the alternatives of a union or Annotated."""
     return [
         candidate
         for candidate in (annotation, *typing.get_args(annotation))

@@ -1,4 +1,4 @@
-"""The only place that reads or writes the process environment."""
+"""Reads and writes the process environment. No other module does."""
 
 import os
 import pwd
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 
 def environment() -> dict[str, str]:
-    """A copy of the environment: changing it changes nothing outside."""
+    """Return a copy of the environment. A change to it has no effect outside."""
     return dict(os.environ)
 
 
 def with_home(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` with a HOME: without one (cron, systemd, `env -i`) not even `mpirun --version` runs.
+    """Return `env` with a HOME. Without one (cron, systemd, `env -i`) not even `mpirun --version` runs.
 
-    It is the one that the system has for this user, or "/" for a user whom it does not know, as in some containers.
+    HOME comes from the system's password database. A user without an entry there, as in some containers, gets "/".
     """
     if env.get("HOME"):
         return dict(env)
@@ -24,5 +24,5 @@ def with_home(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def export(variables: Mapping[str, str]) -> None:
-    """Set variables in this process; what it starts or loads afterwards sees them."""
+    """Set variables in this process. Programs that it starts and libraries that it loads afterwards see them."""
     os.environ.update(variables)

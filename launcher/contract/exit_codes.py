@@ -1,10 +1,10 @@
-"""Exit codes shared by the trainer, the shim and the launcher."""
+"""Defines the exit codes that the trainer, the shim and the launcher share."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """PREEMPTED is EX_TEMPFAIL of sysexits.h: the same command resumes the run."""
+    """Lists the exit codes. PREEMPTED is EX_TEMPFAIL of sysexits.h: the same command resumes the run."""
 
     OK = 0
     FAILED = 1
@@ -13,5 +13,5 @@ class ExitCode(IntEnum):
     DIVERGED = 76
 
 
-# As a shell's: of a program that could not be started.
+# The code of a program that could not be started, as shells use it.
 NOT_STARTED = 127

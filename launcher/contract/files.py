@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Writes files atomically: a file is either complete or absent."""
 
 import contextlib
 import os
@@ -9,12 +9,14 @@ from typing import BinaryIO
 
 
 def write_atomic(path: Path, content: str | bytes, *, fsync: bool = True) -> None:
-    """Write `content` aside in the same directory, then rename it to `path`.
+    """Write `content` to a temporary file in the same directory, then rename it to `path`.
 
-    Text becomes UTF-8. A byte of a file's name that has no place in it becomes \\udcXX, which JSON and YAML read alike.
+    Text becomes UTF-8. A byte of a file name that is not valid UTF-8 becomes \\udcXX, which JSON and YAML read alike.
 
-    A reader sees the old file or the whole new one. With `fsync` that also holds after a power cut; without
-    (files rewritten every second) only after a crash of the process. On OSError nothing is left behind.
+    fsync: a reader sees the old file or the complete new one even after a power cut. Without it (for files that are
+    rewritten every second) that holds only after a crash of the process.
+
+    Raises OSError: when `path` cannot be written; no temporary file is left behind.
     """
     with open_atomic(path, fsync=fsync) as file:
         file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
@@ -22,9 +24,9 @@ def write_atomic(path: Path, content: str | bytes, *, fsync: bool = True) -> Non
 
 @contextlib.contextmanager
 def open_atomic(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
-    """`write_atomic` for content too large to hold: a file to write to, which becomes `path` when the block ends.
+    """Open a file that becomes `path` when the block ends: `write_atomic` for content too large for memory.
 
-    When the block raises, nothing is left behind and `path` is as before.
+    When the block raises, no temporary file is left behind and `path` is unchanged.
     """
     aside = beside(path)
     try:
@@ -43,7 +45,7 @@ def open_atomic(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
 
 
 def beside(path: Path) -> Path:
-    """A hidden name in the directory of `path` that nobody else uses."""
+    """Return a hidden name in the directory of `path` that no other writer uses."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 

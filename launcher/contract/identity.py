@@ -1,7 +1,7 @@
-"""Who am I among the ranks: one table row per launch environment, read from environment variables only.
+"""Finds this process's rank: one table row per launch environment, read from environment variables only.
 
-A shell may have the variables of a launcher that did not start this process. They are believed where they are whole and
-agree; what contradicts itself is the user's mistake.
+A shell may have the variables of a launcher that did not start this process. They count where they are complete and
+agree. Variables that contradict each other are the user's mistake.
 """
 
 import re
@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 from launcher.contract.config import ConfigError
 
-# Slurm's pseudo steps (slurm.h: 0xfffffffa interactive .. 0xfffffffd pending): a shell in an allocation is
-# no task.
+# Slurm's pseudo steps (slurm.h: 0xfffffffa interactive .. 0xfffffffd pending): a shell in an allocation is no task.
 _FIRST_PSEUDO_STEP = 0xFFFFFFF0
 _MOST_DIGITS = 10
 
 
 @dataclass(frozen=True)
 class Identity:
-    """`rank` of `world_size`; `local_rank` of `local_size` on `hostname`; `launcher` names the table row."""
+    """Says which rank this process is.
+
+    rank: number among the `world_size` ranks
+    local_rank: number among the `local_size` ranks on `hostname`
+    launcher: name of the table row
+    """
 
     rank: int
     world_size: int
@@ -31,7 +35,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class _Row:
-    """One environment, recognised when all of `marks` are set; of each other tuple the first that is set."""
+    """Describes one launch environment: it is present when all of `marks` are set.
+
+    Each other tuple names alternatives: the first variable that is set counts.
+    """
 
     launcher: str
     marks: tuple[str, ...]
@@ -49,11 +56,10 @@ _OPENMPI = _Row(
     ("OMPI_COMM_WORLD_LOCAL_RANK",),
     ("OMPI_COMM_WORLD_LOCAL_SIZE",),
 )
-# Order matters: msrun inside a Slurm job is what started us last; mpirun inside one sets its own variables
-# beside Slurm's, and srun --mpi=pmix sets PMIX_RANK beside SLURM_PROCID. Bare PMIx (prun) tells only the rank
-# (open-mpi/ompi#9167): whoever starts us so must tell the rest. msrun tells no local size, AscendJob does;
-# without it all ranks count as local.
-# What our own launcher tells is told last of all.
+# Order matters. This project's launcher sets its variables last, so they come first. msrun inside a Slurm job started
+# this process last. mpirun inside a Slurm job sets its variables beside Slurm's, and srun --mpi=pmix sets PMIX_RANK
+# beside SLURM_PROCID. Bare PMIx (prun) gives only the rank (open-mpi/ompi#9167): its caller must set the VPRED_
+# variables. msrun gives no local size, AscendJob does; without it all ranks count as local.
 _ROWS = (
     _Row(
         "vpred",
@@ -99,7 +105,7 @@ _ROWS = (
 )
 
 
-# What each launcher tells its processes about themselves, and what we tell ours. Settings of users, such as
+# The variables by which each launcher, this one included, identifies its processes. Users' settings, such as
 # OMPI_MCA_btl, have other names.
 _TOLD_BY = {
     "vpred": r"VPRED_(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_SIZE)",
@@ -112,19 +118,19 @@ _TOLD_BY = {
 
 
 def tells_identity(name: str, but: str = "") -> bool:
-    """Whether the variable `name` is one by which launchers, but for `but`, tell processes who they are."""
+    """Return whether launchers other than `but` use the variable `name` to identify their processes."""
     return any(re.fullmatch(pattern, name) for launcher, pattern in _TOLD_BY.items() if launcher != but)
 
 
 def without_identity(env: Mapping[str, str], but: str = "") -> dict[str, str]:
-    """`env` without what launchers, other than the one called `but`, have told this process."""
+    """Return `env` without the variables by which launchers other than `but` identify this process."""
     return {name: value for name, value in env.items() if not tells_identity(name, but)}
 
 
 def is_scheduler(env: Mapping[str, str]) -> bool:
-    """Whether this is the process beside the ranks through which those that msrun started find each other.
+    """Return whether this process is msrun's scheduler, through which the ranks that msrun started find each other.
 
-    Raises ConfigError when it is, but cannot know for whom.
+    Raises ConfigError: when it is, but lacks the number of workers, the host or the port.
     """
     if env.get("MS_ROLE") != "MS_SCHED":
         return False
@@ -137,16 +143,16 @@ def is_scheduler(env: Mapping[str, str]) -> bool:
 
 
 def read_identity(env: Mapping[str, str]) -> Identity:
-    """The identity `env` gives this process; rank 0 of 1 with launcher "none" outside any launch environment.
+    """Read this process's identity from `env`. Outside any launch environment it is rank 0 of 1, launcher "none".
 
-    Not for msrun's scheduler (see is_scheduler), which is no rank, although its environment names one.
-    Raises ConfigError when a variable is missing, not a number or out of range, or when msrun and Open MPI disagree.
+    Do not call it in msrun's scheduler (see is_scheduler), which is no rank although its environment names one.
+    Raises ConfigError: when a variable is missing, not a number or out of range, or when msrun and Open MPI disagree.
     """
     row = next((row for row in _ROWS if all(mark in env for mark in row.marks) and _is_task(row, env)), None)
     if row is None:
         return Identity(0, 1, 0, 1, socket.gethostname(), "none")
     identity = _identity(row, env)
-    # Of these two neither starts the other, so that nobody can say which of them started this process.
+    # Neither of these two starts the other, so the variables cannot say which of them started this process.
     if row.launcher == "msrun" and _OPENMPI.marks[0] in env:
         other = _identity(_OPENMPI, env)
         if (other.rank, other.world_size) != (identity.rank, identity.world_size):
@@ -198,7 +204,7 @@ def _parsed(row: _Row, name: str, text: str) -> int:
 
 
 def _tasks_on_node(row: _Row, name: str, text: str, node: int) -> int:
-    """Entry `node` of Slurm's run-length list, e.g. "4(x2),1" for 4, 4 and 1 tasks (srun(1))."""
+    """Return entry `node` of Slurm's run-length list, e.g. "4(x2),1" for 4, 4 and 1 tasks (srun(1))."""
     first = 0
     for part in text.split(","):
         match = re.fullmatch(r"([0-9]{1,10})(?:\(x([0-9]{1,10})\))?", part)

@@ -1,4 +1,4 @@
-"""What a process of a run owes the others: it does not outlive its parent, and tells where it stands when asked."""
+"""Ties a process of a run to its parent and lets it dump its stacks on request."""
 
 import ctypes
 import faulthandler
@@ -10,14 +10,14 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-STACKS_SIGNAL = signal.SIGQUIT  # as with Java: tell your stacks and go on
+STACKS_SIGNAL = signal.SIGQUIT  # as with Java: dump the stacks and go on
 _STDERR = 2  # the descriptor: sys.stderr may be replaced
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def default_signals() -> None:
-    """Ignore and block no signal, whatever this process inherited. For a child before it becomes another program."""
+    """Ignore and block no signal, whatever this process inherited. A child calls it before exec."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -25,17 +25,18 @@ def default_signals() -> None:
 
 
 def tell_stacks() -> None:
-    """From now on write all threads' stacks to stderr at STACKS_SIGNAL, and when a fault in native code ends us."""
+    """Write all threads' stacks to stderr at each STACKS_SIGNAL, and when a fault in native code ends the process."""
     faulthandler.enable(_STDERR)
     faulthandler.register(STACKS_SIGNAL, _STDERR, all_threads=True)
 
 
 def living_parent(name: str | None = None) -> int | None:
-    """The pid of the parent that started us; None when it is gone and init, or a subreaper, has adopted us.
+    """Return the pid of the parent that started this process, None when that parent is gone.
 
-    Children start in their parent's session, adopters live in another: mpirun has a session of its own, and
-    Open MPI gives ranks a process group but no session. `name`: for children that have a session of their own, a
-    word in the parent's command line.
+    After the parent's death init or a subreaper adopts this process. A child starts in its parent's session, and an
+    adopter lives in another one. mpirun has a separate session. Open MPI gives ranks a process group, but no session.
+
+    name: a word in the parent's command line, for children that start in a separate session
     """
     parent_pid = os.getppid()
     try:
@@ -47,11 +48,13 @@ def living_parent(name: str | None = None) -> int | None:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Tie this process's life to that of `parent_pid`, its parent as read by the caller beforehand.
+    """End this process when its parent ends, by PR_SET_PDEATHSIG of prctl(2).
 
-    By prctl(2), PR_SET_PDEATHSIG. The signal follows the parent's *thread* that forked us, so parents start children
-    from their main thread. It survives exec, but not fork. Ends this process with SIGKILL if the parent is already
-    gone, since the kernel only tells of deaths after the call. Off Linux: a log line and nothing else.
+    parent_pid: the parent, as the caller read it beforehand
+
+    The kernel sends SIGKILL when the parent's *thread* that forked this process ends. So parents start children from
+    their main thread. The setting survives exec, but not fork. The kernel reports only deaths after the call: if the
+    parent is already gone, this process ends with SIGKILL at once. Off Linux it only logs a warning.
     """
     if _LIBC is None:
         logger.warning("no PR_SET_PDEATHSIG on %s: this process may outlive its parent", sys.platform)

@@ -1,11 +1,11 @@
-"""The run directory: the one place that names its files, and the small records ranks leave there.
+"""Names the files of the run directory and defines the small records that ranks leave there. No other module does.
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock events.jsonl
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom cache_entries.safetensors
-RUN/checkpoint_now is put there by a person.
+A person creates RUN/checkpoint_now.
 """
 
 import re
@@ -23,25 +23,25 @@ Phase = Literal["starting", "compiling", "training", "validating", "checkpointin
 
 _STEP = re.compile(r"step_(\d{10,})")
 
-BEAT_S = 5.0  # a rank that lives writes its status at least this often
+BEAT_S = 5.0  # a living rank writes its status at least this often
 
 
 class DamagedRecordError(ConfigError, ValueError):
-    """A record that somebody else has written, or half of one; the message is ready to print."""
+    """Reports a record that another program wrote, or an incomplete one. The message is ready to print."""
 
 
 class Record(Section):
-    """A small JSON file, written whole and read whole. A loss may be infinite or no number."""
+    """Is a small JSON file, read and written in one piece. A loss may be infinite or NaN."""
 
     model_config = ConfigDict(allow_inf_nan=True)
 
     def write(self, path: Path) -> None:
-        """Write atomically and durably; raises OSError."""
+        """Write atomically and durably. Raises OSError: when `path` cannot be written."""
         write_atomic(path, self.model_dump_json() + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The record in `path`, None when there is no such file; raises DamagedRecordError on any other content."""
+        """Read the record in `path`, None without such a file. Raises DamagedRecordError: on any other content."""
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -57,13 +57,16 @@ class Record(Section):
 
 
 class RankStatus(Record):
-    """What a rank does now: its heartbeat.
+    """Says what a rank does now: its heartbeat.
 
-    images_per_second: this rank's own images. loss: the global mean. waiting: it is in a collective, so it waits for
-    the others or exchanges with them. own_seconds: of `timed_steps` steps together, without what was spent in
-    collectives; all of this attempt but the first, which compiles. checkpoint_step: of the newest committed checkpoint.
-    resumed_step: of the one that this attempt went on from, 0 without one, None until that is known. phase_unix_s: when
-    each phase was first entered; training with the end of the first step.
+    images_per_second: images of this rank alone
+    loss: mean over all ranks
+    waiting: the rank is inside a collective: it waits for the others or exchanges data with them
+    timed_steps: steps that `own_seconds` covers: all of this attempt but the first, which compiles
+    own_seconds: sum over `timed_steps`, without the time spent in collectives, s
+    checkpoint_step: step of the newest committed checkpoint
+    resumed_step: step of the checkpoint from which this attempt resumed, 0 without one, None until that is known
+    phase_unix_s: time when each phase was first entered; training is entered at the end of the first step
     """
 
     rank: int
@@ -84,16 +87,18 @@ class RankStatus(Record):
     updated_unix_s: float
 
     def write(self, path: Path) -> None:
-        """Write atomically, not durably: this happens about once a second."""
+        """Write atomically, but not durably: this happens about once a second."""
         write_atomic(path, self.model_dump_json() + "\n", fsync=False)
 
 
 class Outcome(Record):
-    """How a rank's trainer ended; `returncode` as in Python's subprocess: negative is minus the signal.
+    """Records how a rank's trainer ended.
 
-    told_to_stop: it was sent a signal by way of mpirun before. lease_is_over: its shim ended it, which saw no sign of
-    life of the launcher. waiting: as it last told (RankStatus). out_of_memory: what speaks for the kernel's
-    out-of-memory killer.
+    returncode: as in Python's subprocess, where a negative value is minus the signal
+    told_to_stop: mpirun had passed a signal on to it before
+    lease_is_over: the shim ended it, because the shim saw no sign of life of the launcher
+    waiting: the value in its last status (RankStatus)
+    out_of_memory: evidence for the kernel's out-of-memory killer
     """
 
     rank: int
@@ -109,16 +114,20 @@ class Outcome(Record):
 
 
 class StackDump(Record):
-    """A rank's shim has asked its trainer for its stacks. `state`: the process's letter in /proc, such as T."""
+    """Records that a rank's shim has asked its trainer for its stacks.
+
+    state: the process's state letter in /proc, such as T
+    """
 
     rank: int
     state: str
 
 
 class Summary(Record):
-    """Written by rank 0 last of all: its presence means that the run is complete.
+    """Marks a complete run: rank 0 writes it last of all.
 
-    retrieval: share (0..1) of prompts whose image is nearest to their own. Paths are relative to the run.
+    retrieval: fraction (0..1) of prompts whose image is nearest to their own
+    report, samples, weights: paths relative to the run directory
     """
 
     steps: int
@@ -133,7 +142,7 @@ class Summary(Record):
 
 @dataclass(frozen=True)
 class AttemptDir:
-    """One start of the workers: attempts/0001/."""
+    """Names the files of one start of the workers: attempts/0001/."""
 
     root: Path
 
@@ -143,7 +152,7 @@ class AttemptDir:
 
     @property
     def lease(self) -> Path:
-        """A file that the launcher touches as long as it lives."""
+        """The launcher touches this file as long as it lives."""
         return self.root / "lease"
 
     @property
@@ -152,7 +161,7 @@ class AttemptDir:
 
     @property
     def scheduler_log(self) -> Path:
-        """Of the process through which ranks of a dynamic cluster find each other."""
+        """Holds the output of the scheduler, through which ranks of a dynamic cluster find each other."""
         return self.root / "scheduler.log"
 
     def log(self, rank: int) -> Path:
@@ -166,7 +175,7 @@ class AttemptDir:
 
     @property
     def dump_stacks(self) -> Path:
-        """A file that the launcher puts there: each rank's shim then has its trainer write its stacks to its log."""
+        """The launcher creates this file. Each rank's shim then has its trainer write its stacks to its log."""
         return self.root / "dump_stacks"
 
     def stacks(self, rank: int) -> Path:
@@ -183,7 +192,7 @@ class AttemptDir:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Names only: nothing is created or required to exist."""
+    """Names the files of a run. It creates nothing and requires nothing to exist."""
 
     root: Path
 
@@ -213,13 +222,15 @@ class RunDir:
 
     @property
     def cache_entries(self) -> Path:
-        """Where the training samples lie in `data.cache`: found by rank 0, mapped by the others, made again at each
-        start."""
+        """Says where the training samples lie in `data.cache`.
+
+        Rank 0 finds them, and the other ranks map this file. Each start writes it again.
+        """
         return self.root / "cache_entries.safetensors"
 
     @property
     def events_jsonl(self) -> Path:
-        """What the launcher saw and decided, in all attempts (launcher/records/event_log.py)."""
+        """Lists what the launcher saw and decided, in all attempts (launcher/records/event_log.py)."""
         return self.root / "events.jsonl"
 
     @property
@@ -239,7 +250,7 @@ class RunDir:
         return self.root / "checkpoints"
 
     def committed_step(self) -> int:
-        """The newest step in `checkpoints` that is whole, 0 without one: with its manifest it gets its name."""
+        """Return the newest complete step in `checkpoints`, 0 without one. A complete step has its manifest."""
         steps = (int(match[1]) for path in self.checkpoints.glob("step_*") if (match := _STEP.fullmatch(path.name)))
         for step in sorted(steps, reverse=True):
             if self.manifest(step).exists():
@@ -247,12 +258,15 @@ class RunDir:
         return 0
 
     def manifest(self, step: int) -> Path:
-        """Of the committed checkpoint of a step; on hosts' own disks (`checkpoint.node_folder`) it lies elsewhere."""
+        """Name the manifest of a step's committed checkpoint.
+
+        With checkpoints on the hosts' local disks (`checkpoint.node_folder`) it lies elsewhere.
+        """
         return self.checkpoints / f"step_{step:010d}" / "MANIFEST.json"
 
     @property
     def checkpoint_now(self) -> Path:
-        """A file that someone puts there for a checkpoint at once; the trainer removes it."""
+        """A person creates this file to request a checkpoint at once. The trainer removes it."""
         return self.root / "checkpoint_now"
 
     @property
@@ -265,12 +279,12 @@ class RunDir:
 
     @property
     def samples(self) -> Path:
-        """Images alone, one in each file."""
+        """Holds single images, one in each file."""
         return self.root / "samples"
 
     @property
     def grids(self) -> Path:
-        """Sheets of several images: previews, and the final samples beside their real images."""
+        """Holds sheets of several images: previews, and the final samples beside their real images."""
         return self.root / "grids"
 
     @property
@@ -278,7 +292,7 @@ class RunDir:
         return self.root / "weights"
 
     def graphs(self, rank: int) -> Path:
-        """A rank's compiled graph; ranks share no file."""
+        """Name the folder of a rank's compiled graph. Ranks share no file."""
         return self.root / "graphs" / f"rank_{rank}"
 
     @property
@@ -291,7 +305,7 @@ class RunDir:
 
     @property
     def bad_samples_jsonl(self) -> Path:
-        """Rows of the data that are not trained on, and why; absent when there are none."""
+        """Lists the rows of the data that are not trained on, and why. It is absent when there are none."""
         return self.root / "bad_samples.jsonl"
 
     @property
@@ -306,7 +320,7 @@ class RunDir:
         return AttemptDir(self.attempts / f"{number:04d}")
 
     def last_attempt(self) -> int:
-        """The number of the newest attempt, 0 when there was none."""
+        """Return the number of the newest attempt, 0 when there was none."""
         if not self.attempts.is_dir():
             return 0
         return max((int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdigit()), default=0)

@@ -1,9 +1,8 @@
-"""YAML as the configuration files use it: safe, without YAML 1.1's surprises, no duplicate keys.
+"""Reads and writes YAML as the configuration files use it: safe, without YAML 1.1's surprises or duplicate keys.
 
-Numbers follow YAML 1.2's core schema (1e-4 is a float; 1:30 and 010 are text), dates stay text. Loader and
-dumper share these rules, so a text that looks like a number is quoted when written. What a configuration file has no
-use for is refused: tags, keys that are no text, and nesting, aliases and numbers without end, which end in a crash or
-take all memory.
+Numbers follow YAML 1.2's core schema (1e-4 is a float; 1:30 and 010 are text). Dates stay text. Loader and dumper share
+these rules, so the dumper quotes a text that looks like a number. The loader refuses what no configuration file needs:
+tags, keys that are no text, and unbounded nesting, aliases and numbers. These end in a crash or take all memory.
 """
 
 import re
@@ -63,7 +62,7 @@ class _Rules(SafeConstructor):
     def construct_scalar(self, node: Any) -> Any:
         text = super().construct_scalar(node)
         try:
-            # JSON writes what lies above U+FFFF as two halves, which belong together; one alone is no character.
+            # JSON writes a character above U+FFFF as two surrogates. A lone surrogate is no character.
             whole = text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
             whole = "\0"
@@ -95,8 +94,8 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def parse(text: str) -> Any:
-    """The document in `text`; raises ValueError with one line that says where and what."""
-    # What the fast one refuses the other one tells better, or takes.
+    """Parse the document in `text`. Raises ValueError: when it is refused, with one line that says where and why."""
+    # The Python loader reports better what the fast one refuses, or accepts it.
     with suppress(yaml.YAMLError):
         _require_plain(yaml.parse(text, Loader=_FastLoader))
         return yaml.load(text, Loader=_FastLoader)  # noqa: S506  a SafeLoader subclass
@@ -112,14 +111,14 @@ def parse(text: str) -> Any:
 
 
 def render(document: Any) -> str:
-    """`document` (JSON-like values) as block YAML in the given key order; `parse` gives it back."""
+    """Render `document` (JSON-like values) as block YAML in the given key order. `parse` reads it back."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _require_plain(events: Iterable[Any]) -> None:
-    """Raise ConstructorError for what the loaders should not even be given."""
-    around: list[tuple[str | None, int]] = []  # of each collection that is open: its anchor, and the values before it
-    values_of: dict[str, int] = {}  # anchor -> values, with those of the aliases within
+    """Raise ConstructorError for a document that the loaders must not even receive."""
+    around: list[tuple[str | None, int]] = []  # (anchor, number of values before it) of each open collection
+    values_of: dict[str, int] = {}  # anchor -> number of values, with those of the aliases inside
     values = 0
     for event in events:
         fault = None

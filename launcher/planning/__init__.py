@@ -1,1 +1,1 @@
-"""What a launch is to do, as values: nothing is touched while a plan is made."""
+"""Plans what a launch will do, as values. Making a plan changes nothing."""

@@ -1,4 +1,4 @@
-"""The documents of one launch, read and checked: where it runs, what it trains, and into which directory."""
+"""Holds the checked documents of one launch: where it runs, what it trains, and its run directory."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,11 @@ from launcher.records.finding import Finding
 
 @dataclass(frozen=True)
 class Job:
-    """Both documents; nothing written yet.
+    """Holds both documents. Nothing is written yet.
 
-    `train_yaml`: the resolved recipe, with which `run` can go on. `found_recipe`: the run directory's own at that
-    moment, None without one. `mpi`: what came of a trial of MPI, if there was one.
+    train_yaml: the resolved recipe, with which `run` can go on
+    found_recipe: the recipe in the run directory at that moment, None without one
+    mpi: result of a trial of MPI, None without a trial
     """
 
     cluster: ClusterConfig

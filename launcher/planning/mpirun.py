@@ -1,4 +1,4 @@
-"""Finding mpirun and telling whose it is: Open MPI 4 (ORTE) and 5 (PRRTE) differ in a few options, MPICH in all."""
+"""Finds mpirun and its kind: Open MPI 4 (ORTE) and 5 (PRRTE) differ in a few options, MPICH differs in all."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from launcher.contract.identity import without_identity
 
 _VERSION_TIMEOUT_S = 20.0
 _OPEN_MPI = re.compile(r"\((?:Open MPI|OpenRTE)\) (\d+)\.(\d+)\.(\d+)")
-# Of Open MPI 4 and 5, whose daemon is gone, and of 5 where only the ssh that started it is.
+# Messages of Open MPI 4 and 5 when a daemon is gone, and of 5 when only the ssh that started the daemon is gone.
 _LOST_DAEMON = re.compile(
     r"(?:has lost communication with a remote daemon|A daemon failed to report back)"
     r".*?Remote (?:daemon *:[^\n]* on node|host:) *(\S+)",
@@ -32,8 +32,12 @@ ROOT_VARIABLES = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 
 @dataclass(frozen=True)
 class Dialect:
-    """What differs: how several ranks per core are allowed, the name of the transport over shared memory, and how ssh
-    gets options (as one word)."""
+    """Lists the options that differ between Open MPI 4 and 5.
+
+    oversubscribe: options that allow several ranks per core
+    shared_memory: name of the transport over shared memory
+    ssh_arguments: options that pass arguments to ssh (as one word)
+    """
 
     oversubscribe: tuple[str, ...]
     shared_memory: str
@@ -48,7 +52,7 @@ DIALECTS: dict[int, Dialect] = {
 
 @dataclass(frozen=True)
 class Mpirun:
-    """An mpirun: absolute path and version, e.g. (5, 0, 11)."""
+    """Describes an mpirun by its absolute path and its version, e.g. (5, 0, 11)."""
 
     path: Path
     version: tuple[int, int, int]
@@ -60,7 +64,7 @@ class Mpirun:
 
     @property
     def dialect(self) -> Dialect:
-        """Open MPI's."""
+        """Return the dialect of this Open MPI."""
         return DIALECTS[self.version[0]]
 
     def __str__(self) -> str:
@@ -68,7 +72,7 @@ class Mpirun:
 
 
 class MpirunError(ConfigError):
-    """There is no mpirun that can start this run; `found`: what there is instead."""
+    """Says that no mpirun can start this run. `found` says what there is instead."""
 
     def __init__(self, found: str, remedy: str) -> None:
         super().__init__(f"mpirun: {found}", remedy)
@@ -76,9 +80,9 @@ class MpirunError(ConfigError):
 
 
 def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
-    """The mpirun that the cluster file names, else the one beside python, else the first on PATH.
+    """Find the mpirun that the cluster file names, else the one beside python, else the first on PATH.
 
-    Raises MpirunError when there is none, it does not run, or it is neither Open MPI 4 or 5 nor MPICH.
+    Raises MpirunError: when there is none, it does not run, or it is neither Open MPI 4 or 5 nor MPICH.
     """
     path = named or _beside_python() or _on_path(env)
     if path is None:
@@ -113,19 +117,21 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
 
 
 def lost_host(said: str) -> str | None:
-    """The host to which mpirun, by its words, lost the way, as mpirun calls it; None if it says nothing of the kind."""
+    """Return the host that mpirun says it lost contact with, as mpirun calls it. None: it says no such thing."""
     match = _LOST_DAEMON.search(said)
     return match[1] if match else None
 
 
 @contextmanager
 def starting_place(env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder of its own for mpirun to start in, gone after the block, and `env` as it can start ranks with it.
+    """Make a temporary folder for mpirun to start in, and the variables with which mpirun can start ranks.
 
-    The folder is for the hostfile: Open MPI takes a comma anywhere in its path for the end of it. The variables lack
-    what another launcher has told this process (a shell inside an MPI job). They have a HOME, without which Open MPI
-    does not start, and a session directory of its own for Open MPI 5: in /tmp it is named after mpirun's pid alone, and
-    what a killed one has left ends the next of that pid, by "The PMIx server's listener thread failed to start".
+    The folder holds the hostfile, since a comma anywhere in its path ends the path for Open MPI. It is gone after the
+    block. The variables are `env` with these changes:
+    - They lack the variables of another launcher (in a shell inside an MPI job).
+    - They have a HOME, without which Open MPI does not start.
+    - They name a separate session directory for Open MPI 5. In /tmp its name has only mpirun's pid. The remains of a
+      killed mpirun end the next one with that pid: "The PMIx server's listener thread failed to start".
     """
     kept = with_home(without_identity(env))
     with tempfile.TemporaryDirectory(prefix="vpred-mpi-", dir=_plain_folder(), ignore_cleanup_errors=True) as folder:
@@ -133,7 +139,7 @@ def starting_place(env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str
 
 
 def _plain_folder() -> str:
-    """Where the session directory goes: Open MPI splits or cuts some paths, so not every TMPDIR will do."""
+    """Return the folder for the session directory. Open MPI splits or cuts some paths, so not every TMPDIR will do."""
     folder = tempfile.gettempdir()
     return folder if _PLAIN.fullmatch(folder) else "/tmp"  # noqa: S108  the folder below it is made by mkdtemp
 

@@ -1,4 +1,4 @@
-"""LaunchPlan: everything that a launch will do, as one frozen value. Making it touches nothing."""
+"""Makes the LaunchPlan: everything that a launch will do, as one frozen value. Making it changes nothing."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from launcher.planning.start_command import slots, start_argv
 from launcher.ranktable.controller_table import chosen_table
 
 _JOB = "vpred"
-# HCCL's, on each host: HCCL_IF_BASE_PORT and the 31 after it, and the NPUs' own.
+# Ports that HCCL takes on each host: HCCL_IF_BASE_PORT and the 31 after it, and the NPUs' port.
 _HCCL_BASE_PORT = 60000
 _HCCL_PORTS = 32
 _DEVICE_PORT = 16666
@@ -24,7 +24,11 @@ _SHOWN_LETTERS = 400
 
 
 class RankPlace(Section):
-    """Where a rank runs. `device_id`: the physical device, None on cpu. `metrics`: host:port to scrape."""
+    """Says where a rank runs.
+
+    device_id: the physical device, None on cpu
+    metrics: host:port to scrape
+    """
 
     rank: int
     host: str
@@ -34,10 +38,14 @@ class RankPlace(Section):
 
 
 class LaunchPlan(Section):
-    """One attempt: `argv`, run where its hostfile is, starts all ranks, with `environment` added to the launcher's own.
+    """Plans one attempt.
 
-    `starter`: what runs it; `ports`: those that must be free, first to last on every host, but "scheduler" on the first
-    alone. `forwarded`: variables that cross to other hosts. `files` maps paths to the text they get before the start.
+    starter: the program that starts the ranks
+    ports: ports that must be free, (first, last) on every host, but "scheduler" on the first host alone
+    forwarded: variables that cross to other hosts
+    argv: starts all ranks; it runs in the folder with the hostfile
+    environment: variables added to the launcher's environment
+    files: path -> text that it gets before the start
     """
 
     run_dir: Path
@@ -60,7 +68,7 @@ class LaunchPlan(Section):
         return tuple(dict.fromkeys(place.host for place in self.ranks))
 
     def to_json(self) -> str:
-        """Indented JSON; of the files only the paths, since they lie beside it."""
+        """Render indented JSON. It has only the paths of the files, since they lie beside it."""
         document = self.model_dump(mode="json") | {"files": [str(path) for path in self.files]}
         return json.dumps(document, indent=2) + "\n"
 
@@ -74,9 +82,12 @@ def make_plan(
     attempt: int,
     train_yaml: str,
 ) -> LaunchPlan:
-    """The plan to start `trainer` (an argv) on every rank of `cluster`. `run_dir` is absolute.
+    """Plan to start `trainer` (an argv) on every rank of `cluster`.
 
-    `mpirun` is None where the cluster needs none. Raises ConfigError where this mpirun cannot start it.
+    mpirun: None where the cluster needs none
+    run_dir: an absolute path
+
+    Raises ConfigError: when this mpirun cannot start the cluster, or the rank table is refused.
     """
     run = RunDir(run_dir)
     ranks = _places(cluster)
@@ -111,7 +122,7 @@ def make_plan(
 
 
 def describe(plan: LaunchPlan) -> str:
-    """The plan for a reader: a page at most for any number of hosts that are alike."""
+    """Describe the plan for a reader: at most a page for any number of hosts that are alike."""
     lines = [
         f"run directory  {plan.run_dir} (attempt {plan.attempt})",
         f"started by     {plan.starter}; ranks meet by {plan.init}, bound to {plan.binding}",
@@ -132,7 +143,7 @@ def describe(plan: LaunchPlan) -> str:
 
 
 def _runs_alike(plan: LaunchPlan) -> list[list[list[RankPlace]]]:
-    """The ranks of each host, and of these hosts in a row those with the same devices and ports together."""
+    """Group the ranks by host, and group consecutive hosts that have the same devices and ports."""
     hosts = [list(places) for _, places in groupby(plan.ranks, lambda place: place.host)]
     alike = groupby(hosts, lambda places: [(each.device_id, each.metrics.rpartition(":")[2]) for each in places])
     return [list(each) for _, each in alike]
@@ -147,7 +158,7 @@ def _host_line(places: list[RankPlace]) -> str:
 
 
 def _short(word: str) -> str:
-    """A word of a command for a reader: of a list with an entry for each rank the two ends."""
+    """Shorten a word of a command for a reader. A list with an entry for each rank keeps its two ends."""
     return word if len(word) <= _SHOWN_LETTERS else f"{word[: _SHOWN_LETTERS - 40]}...{word[-20:]}"
 
 
@@ -156,7 +167,7 @@ def _span(first: int, last: int) -> str:
 
 
 def ports(cluster: ClusterConfig) -> dict[str, tuple[int, int]]:
-    """What each use of ports takes on a host, first to last."""
+    """Return the ports that each use takes on a host: (first, last)."""
     spans = {"metrics": (cluster.metrics.base_port, cluster.highest_metrics_port)}
     if cluster.init == "dynamic_cluster":
         spans["scheduler"] = (cluster.network.scheduler_port,) * 2
@@ -204,10 +215,10 @@ def _trainer_options(
 
 
 def _targets(run_name: str, ranks: tuple[RankPlace, ...]) -> str:
-    """Prometheus file_sd: a list of target groups, all label values text.
+    """Render Prometheus file_sd: a list of target groups, where all label values are text.
 
-    rank, local_rank and hostname are on every metric already; as target labels they would win, and Prometheus would
-    rename the scraped ones to exported_*.
+    Every metric has rank, local_rank and hostname already. As target labels they would win, and Prometheus would rename
+    the scraped ones to exported_*.
     """
     group = {"targets": [place.metrics for place in ranks], "labels": {"job": _JOB, "run": run_name}}
     return json.dumps([group], indent=2) + "\n"

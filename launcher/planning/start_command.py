@@ -1,4 +1,4 @@
-"""The argv that starts all ranks, by kind of launcher: mpirun's, msrun's, or launcher.rank.node's on this host."""
+"""Builds the argv that starts all ranks, by kind of launcher: mpirun, msrun, or launcher.rank.node on this host."""
 
 from pathlib import Path
 
@@ -15,7 +15,12 @@ HOSTFILE = "hostfile"
 def start_argv(
     cluster: ClusterConfig, mpirun: Mpirun | None, python: Path, run: RunDir, attempt: int, trainer: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """`mpirun` is None where the cluster needs none. Raises MpirunError where this mpirun cannot do it."""
+    """Build the argv that starts all ranks.
+
+    mpirun: None where the cluster needs none
+
+    Raises MpirunError: when this mpirun cannot start the cluster.
+    """
     argv = (*_shim(cluster, mpirun, python, run, attempt), *trainer)
     processes = cluster.world_size
     if cluster.launcher.kind != "mpirun":
@@ -25,14 +30,16 @@ def start_argv(
 
 
 def slots(cluster: ClusterConfig, host: Host) -> int:
-    """How many processes mpirun starts on `host`: its ranks, or the one that runs msrun."""
+    """Return how many processes mpirun starts on `host`: its ranks, or the one that runs msrun."""
     return 1 if cluster.launcher.kind == "msrun" else cluster.ranks_on(host)
 
 
 def mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, processes: int, ranks_in: Path | None) -> tuple[str, ...]:
-    """mpirun with its options, all but the program, to start in a folder with a HOSTFILE; ranks start in `ranks_in`.
+    """Build mpirun and its options, all but the program. It must start in a folder with a HOSTFILE.
 
-    Raises MpirunError where this mpirun cannot do it.
+    ranks_in: folder in which ranks start, None for mpirun's
+
+    Raises MpirunError: when this mpirun cannot start the cluster.
     """
     if mpirun.is_mpich:
         return _mpich(cluster, mpirun, processes, ranks_in)
@@ -41,10 +48,10 @@ def mpirun_argv(cluster: ClusterConfig, mpirun: Mpirun, processes: int, ranks_in
     transports = f"self,{dialect.shared_memory}" if one_host else f"self,{dialect.shared_memory},tcp"
     argv = [str(mpirun.path), "--hostfile", HOSTFILE, "-np", str(processes)]
     argv += ["--wdir", str(ranks_in)] if ranks_in else []
-    # By slot: rank r is the r-th line-and-slot of the hostfile, whatever the default mapping of this version.
+    # Map by slot: rank r gets the r-th slot of the hostfile, whatever the default mapping of this version is.
     oversubscribe = cluster.accelerator == "cpu" if settings.oversubscribe is None else settings.oversubscribe
     argv += dialect.oversubscribe if oversubscribe else ("--map-by", "slot")
-    # Unbound unless told: with two ranks Open MPI may pin both to the same core. msrun binds its ranks itself.
+    # Unbound by default: with two ranks Open MPI may pin both to the same core. msrun binds its ranks itself.
     argv += ["--bind-to", settings.binding if settings.kind == "mpirun" else "none"]
     argv += ["--mca", "pml", "ob1", "--mca", "btl", transports]
     if not one_host:

@@ -1,4 +1,4 @@
-"""The recipe as seen from the launcher: text that the trainer itself resolves and checks."""
+"""Asks the trainer to resolve and check the recipe, which is only text to the launcher."""
 
 import os
 import subprocess
@@ -16,9 +16,11 @@ from launcher.processes.tied import as_child_of
 
 @dataclass(frozen=True)
 class Trainer:
-    """The command that trains (without its options), and the packages and system libraries it cannot do without.
+    """Describes the command that trains and what it needs.
 
-    Libraries: file name -> the Debian package that has it.
+    argv: the command without its options
+    packages: Python packages that it needs
+    libraries: system libraries that it needs, file name -> the Debian package that has it
     """
 
     argv: tuple[str, ...]
@@ -29,12 +31,15 @@ class Trainer:
 TRAINER = Trainer(
     (sys.executable, "-P", "-m", "vpred_train"),
     ("mindspore", "mpi4py", "numpy"),
-    {"libgomp.so.1": "libgomp1"},  # MindSpore's wheel links it and brings none
+    {"libgomp.so.1": "libgomp1"},  # MindSpore's wheel links it, but does not contain it
 )
 
 
 class RecipeError(Exception):
-    """The trainer's check failed and has said why on stderr; `exit_code` is what to end with."""
+    """Says that the trainer's check failed. The trainer has given the reason on stderr.
+
+    exit_code: the code with which the launcher must end
+    """
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__(f"the trainer's check ended with exit code {exit_code}")
@@ -44,9 +49,9 @@ class RecipeError(Exception):
 def resolve_recipe(
     trainer: Trainer, recipe: Path, accelerator: str, world_size: int, run: RunDir, overrides: Sequence[str]
 ) -> str:
-    """The resolved recipe as YAML text, from the trainer, with which `run` can go on; its stderr goes to ours.
+    """Have the trainer resolve the recipe to YAML text with which `run` can go on. Its stderr goes to this process's.
 
-    Raises RecipeError: BAD_CONFIG when the trainer calls it the user's mistake, FAILED for anything else.
+    Raises RecipeError: when the check fails; BAD_CONFIG when the trainer calls it the user's mistake, else FAILED.
     """
     argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
     argv += ["--accelerator", accelerator, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
@@ -59,7 +64,10 @@ def resolve_recipe(
 
 
 def rank_counts(trainer: Trainer, run: RunDir, most: int) -> list[int]:
-    """The numbers of ranks up to `most` with which the trainer can go on with `run`; raises RecipeError."""
+    """Return the numbers of ranks up to `most` with which the trainer can go on with `run`.
+
+    Raises RecipeError: when the trainer fails.
+    """
     argv = [*trainer.argv, "--print-rank-counts", "--run-dir", str(run.root), "--world-size", str(most)]
     answer = _ask(argv)
     if answer.returncode != 0:
@@ -68,7 +76,7 @@ def rank_counts(trainer: Trainer, run: RunDir, most: int) -> list[int]:
 
 
 def _ask(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-    """The trainer's answer on its stdout; it does not outlive us."""
+    """Run `argv` and capture its stdout. It does not outlive this process."""
     return subprocess.run(
         argv,
         stdin=subprocess.DEVNULL,
@@ -80,7 +88,7 @@ def _ask(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def is_complete(run: RunDir, resolved: str) -> Summary | None:
-    """How `run` ended, unless it did not or `resolved` makes it longer."""
+    """Return the summary of a complete `run`. None: it is not complete, or `resolved` makes it longer."""
     summary = Summary.read(run.summary_json)
     if summary is None or yaml_dialect.parse(resolved).get("total_samples", 0) > summary.samples_seen:
         return None
@@ -88,7 +96,7 @@ def is_complete(run: RunDir, resolved: str) -> Summary | None:
 
 
 def read_recipe(run: RunDir) -> bytes | None:
-    """The recipe with which `run` was started last, as it is written; None when it was not."""
+    """Read the recipe with which `run` was started last, unparsed. None: it was never started."""
     try:
         return run.train_yaml.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,1 +1,1 @@
-"""Looking for what would make a launch fail, on this host and all others."""
+"""Looks for what would make a launch fail, on this host and on all others."""

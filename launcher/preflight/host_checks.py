@@ -1,4 +1,4 @@
-"""The checks of one host's answer to the probe, each by itself: a table of small functions."""
+"""Checks one host's answer to the probe by a table of small, independent functions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ _MEMORY_PER_RANK_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class HostView:
-    """A host, its answer, and what the answer is compared with.
+    """Holds a host, its answer, and what the answer is compared with.
 
-    mark: a file in the run directory that this host must see. entries: what the rank table says of its devices.
-    asked_unix_s, answered_unix_s: this machine's clock before and after the probe.
+    mark: a file in the run directory that this host must see
+    entries: the rank table's entries for its devices
+    asked_unix_s, answered_unix_s: this machine's clock before and after the probe
     """
 
     cluster: ClusterConfig
@@ -39,7 +40,7 @@ class HostView:
 
 
 def check_paths(view: HostView) -> Iterator[Finding]:
-    """The run directory is shared, and the data can be read."""
+    """Check that the run directory is shared, and that the data can be read."""
     for path in view.facts["missing_paths"]:
         if path == view.mark:
             found = f"{view.name} does not see {view.run_root}"
@@ -50,14 +51,14 @@ def check_paths(view: HostView) -> Iterator[Finding]:
 
 
 def check_ports(view: HostView) -> Iterator[Finding]:
-    """The ports that the run listens on are free."""
+    """Check that the ports on which the run listens are free."""
     remedy = "end what a former run left there, or move it: cluster.metrics.base_port, cluster.network.scheduler_port"
     for port, reason in view.facts["ports"]:
         yield Finding("error", "ports", f"{view.name} port {port} cannot be opened ({reason})", remedy)
 
 
 def check_clock(view: HostView) -> Iterator[Finding]:
-    """The host's clock agrees with this machine's."""
+    """Check that the host's clock agrees with this machine's."""
     there_unix_s = view.facts["time_unix_s"]
     skew_s = max(view.asked_unix_s - there_unix_s, there_unix_s - view.answered_unix_s, 0.0)
     if skew_s > _SKEW_S:
@@ -66,28 +67,28 @@ def check_clock(view: HostView) -> Iterator[Finding]:
 
 
 def check_disk(view: HostView) -> Iterator[Finding]:
-    """The run directory's disk has room."""
+    """Check that the run directory's disk has room."""
     if view.facts["free_bytes"] < view.cluster.preflight.min_free_disk_bytes:
         found = f"{view.name} has {_gib(view.facts['free_bytes'])} free for {view.run_root}"
         yield Finding("error", "disk", found, "free some space")
 
 
 def check_shared_memory(view: HostView) -> Iterator[Finding]:
-    """MPI's transport between ranks of one host has room in /dev/shm."""
+    """Check that /dev/shm has room for MPI's transport between ranks of one host."""
     if view.facts["shm_bytes"] < _SHM_BYTES:
         found = f"{view.name} has {view.facts['shm_bytes'] >> 20} MiB free in /dev/shm"
         yield Finding("warning", "shared memory", found, "enlarge it (docker: --shm-size), or clear leftovers")
 
 
 def check_limits(view: HostView) -> Iterator[Finding]:
-    """Ranks may open enough files; -1 is no limit."""
+    """Check that ranks may open enough files. -1 is no limit."""
     if 0 <= view.facts["open_files"] < _OPEN_FILES:
         found = f"{view.name} allows {view.facts['open_files']} open files"
         yield Finding("warning", "limits", found, "ulimit -n 65536")
 
 
 def check_memory(view: HostView) -> Iterator[Finding]:
-    """The host's ranks have memory to begin with."""
+    """Check that the host's ranks have enough memory to start."""
     ranks = view.cluster.ranks_on(view.host)
     if view.facts["memory_bytes"] < _MEMORY_PER_RANK_BYTES * ranks:
         found = f"{view.name} has {_gib(view.facts['memory_bytes'])} for {ranks} ranks"
@@ -95,7 +96,7 @@ def check_memory(view: HostView) -> Iterator[Finding]:
 
 
 def check_npus(view: HostView) -> Iterator[Finding]:
-    """The NPUs are there, healthy, free, and as the rank table lists them."""
+    """Check that the NPUs are there, healthy, free, and as the rank table lists them."""
     if view.cluster.accelerator == "ascend":
         yield from npu_findings(view.host, view.facts, view.entries)
 
@@ -113,7 +114,7 @@ HOST_CHECKS: tuple[Callable[[HostView], Iterator[Finding]], ...] = (
 
 
 def host_findings(view: HostView) -> Iterator[Finding]:
-    """All findings about one host, in the table's order; of a host without the NPUs that it should have, that alone."""
+    """Yield all findings about one host, in the table's order. If it lacks all its NPUs, that is the only finding."""
     if view.host.devices and not view.facts["devices"]:
         remedy = "correct the cluster file's hosts, or take one with accelerator: cpu"
         yield Finding("error", "devices", f"{view.name} has no /dev/davinci*, so no Ascend NPU", remedy)

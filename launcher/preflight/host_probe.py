@@ -1,6 +1,6 @@
-"""What one host has to say before a launch: run there by the preflight, prints one JSON object. Standard library only.
+"""Prints one host's facts as a JSON object. The preflight runs it there. It uses the standard library only.
 
-`launcher.preflight.host_probe REQUEST`, REQUEST being JSON with the keys of Request.
+`launcher.preflight.host_probe REQUEST`, where REQUEST is JSON with the keys of Request.
 """
 
 import hashlib
@@ -26,9 +26,16 @@ _PACKAGES = ("launcher", "vpred_train", "data", "checkpoints_mgr", "monitoring")
 
 
 class Request(TypedDict):
-    """packages: names to tell the versions of; ports: [address, port] to try; paths: to look for; mpirun: path or
-    null; devices: physical ids of this host's NPUs; inventory: tell all that the tools say of NPUs' addresses; place: a
-    folder whose disk counts."""
+    """Lists what the preflight asks a host.
+
+    packages: names whose versions are wanted
+    ports: [address, port] to try
+    paths: paths that must be readable
+    mpirun: path or null
+    devices: physical ids of this host's NPUs
+    inventory: whether to report all that the tools say about the NPUs' addresses
+    place: a folder; the free space of its disk is wanted
+    """
 
     packages: list[str]
     ports: list[tuple[str, int]]
@@ -40,18 +47,22 @@ class Request(TypedDict):
 
 
 class NpuWords(TypedDict):
-    """What hccn_tool says of one NPU; empty where it cannot be asked."""
+    """Holds hccn_tool's output for one NPU. A text is empty where the tool cannot be run."""
 
     health: str
     tls: str
 
 
 class HostFacts(TypedDict):
-    """What a host answers: all that the preflight compares. Sizes in bytes.
+    """Holds a host's answer: all that the preflight compares. Sizes are in bytes.
 
-    versions: of python, the packages asked for, our code (a digest) and mpirun; None where absent. open_files: the
-    limit, -1 for none. ports: [port, why it cannot be opened]. devices: ids of the NPUs that it has. visible_devices:
-    ASCEND_RT_VISIBLE_DEVICES. inventory: None unless asked for. npu: by the id of each device asked for.
+    versions: versions of python, the packages asked for, the project's code (a digest) and mpirun; None where absent
+    open_files: the limit, -1 for none
+    ports: [port, why it cannot be opened]
+    devices: ids of the NPUs that the host has
+    visible_devices: value of ASCEND_RT_VISIBLE_DEVICES
+    inventory: None unless asked for
+    npu: id of each device asked for -> hccn_tool's output
     """
 
     hostname: str
@@ -78,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def facts(request: Request) -> HostFacts:
-    """This host's answer."""
+    """Collect this host's answer."""
     place = next((path for path in (Path(request["place"]), *Path(request["place"]).parents) if path.exists()), None)
     return {
         "hostname": socket.gethostname(),
@@ -104,11 +115,11 @@ def facts(request: Request) -> HostFacts:
 
 
 def why_closed(address: str, port: int) -> str | None:
-    """Why `address`:`port` cannot be listened on, None when it can."""
+    """Say why no program can listen on `address`:`port`, None when one can."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As http.server does, so that connections of an earlier run in TIME_WAIT are no obstacle.
+            # http.server sets it too, so that an earlier run's connections in TIME_WAIT do not matter.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
             probe.listen(1)
@@ -125,7 +136,7 @@ def _version(package: str) -> str | None:
 
 
 def _code_digest() -> str:
-    """Of all our source files: hosts that train together must run the same."""
+    """Digest all of the project's source files. Hosts that train together must run the same code."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
     for path in sorted(each for package in _PACKAGES for each in (root / package).rglob("*.py")):

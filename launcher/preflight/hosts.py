@@ -1,4 +1,4 @@
-"""The preflight of every host of a cluster at the same time: one probe on each, then the answers side by side."""
+"""Checks all hosts of a cluster at the same time: it probes each host and then compares the answers."""
 
 import json
 import sys
@@ -34,14 +34,14 @@ def check_hosts(
     env: Mapping[str, str],
     remote: Remote,
 ) -> list[Finding]:
-    """All findings about the cluster's hosts, this one and the spare ones among them. Writes nothing that stays.
+    """Return all findings about the cluster's hosts, with this one and the spare ones. It leaves no file behind.
 
-    What keeps a spare host from serving is a warning: the run can begin without it.
+    A fault of a spare host is only a warning: the run can begin without it.
     """
     place = nearest(run.root)
     timeout_s = _TIMEOUT_S if cluster.accelerator == "cpu" else _TIMEOUT_WITH_TOOLS_S
     asked_unix_s = time.time()
-    # A file that is here for a moment: a host that does not see it has another disk.
+    # A temporary file: a host that does not see it has another disk.
     with tempfile.NamedTemporaryFile(dir=place, prefix=".preflight-") as mark:
         commands = {}
         for host in cluster.known_hosts:
@@ -78,24 +78,24 @@ def check_hosts(
 
 
 def nearest(path: Path) -> Path:
-    """`path`, or the nearest of its parents that exists."""
+    """Return `path`, or the nearest of its parents that exists."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
 def crossing_words(cluster: ClusterConfig, env: Mapping[str, str]) -> list[str]:
-    """The beginning of an argv that has on another host the variables that cross to the ranks there."""
+    """Return the first words of an argv that sets on another host the variables that its ranks get."""
     forwarded = {name: env[name] for name in cluster.launcher.forward_variables if name in env}
     return ["env", *(f"{name}={value}" for name, value in {**forwarded, **cluster.environment}.items())]
 
 
 def as_of_spare(finding: Finding) -> Finding:
-    """The finding as it counts for a spare host."""
+    """Return the finding as it counts for a spare host: an error becomes a warning."""
     severity = "warning" if finding.severity == "error" else finding.severity
     return replace(finding, severity=severity, check=f"spare host, {finding.check}")
 
 
 def _all_side_by_side(facts: Mapping[str, HostFacts], spare: Set[str]) -> list[Finding]:
-    """Those of the hosts of the run among each other, then what each spare host adds to them."""
+    """Compare the hosts of the run with each other, then each spare host with them."""
     own = {address: found for address, found in facts.items() if address not in spare}
     findings = list(_side_by_side(own))
     for address in facts.keys() & spare if own else ():
@@ -105,7 +105,7 @@ def _all_side_by_side(facts: Mapping[str, HostFacts], spare: Set[str]) -> list[F
 
 
 def data_paths(train_yaml: str) -> list[str]:
-    """Absolute paths in the recipe's section `data` that are on this host, and so are wanted on the others."""
+    """Return the absolute paths in the recipe's section `data` that this host has, so that the others need them."""
     document = yaml_dialect.parse(train_yaml) if train_yaml else None
     section = document.get("data") if isinstance(document, dict) else None
     return [text for text in _texts(section) if text.startswith("/") and Path(text).exists()]
@@ -125,7 +125,7 @@ def _request(
     first = cluster.ordered_hosts[0].address
     wanted = []
     for name, (low, high) in ports(cluster).items():
-        # This host's own metrics ports are looked at without a probe.
+        # The preflight checks this host's metrics ports without a probe.
         if (name == "scheduler" and host.address != first) or (name == "metrics" and is_here(host.address)):
             continue
         address = cluster.metrics.address if name == "metrics" else "0.0.0.0"  # noqa: S104  tried, not served
@@ -142,7 +142,7 @@ def _request(
 
 
 def _heard(answer: Answer, timeout_s: float) -> HostFacts | Finding:
-    """What a host told, or why it did not."""
+    """Return a host's facts, or a finding that says why there are none."""
     if (problem := answer.unreachable) is not None:
         return Finding("error", "reachability", f"{answer.host}: {problem.reason}", problem.remedy)
     if answer.returncode is None:
@@ -157,7 +157,7 @@ def _heard(answer: Answer, timeout_s: float) -> HostFacts | Finding:
 
 
 def _side_by_side(facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
-    """What must differ and what must not."""
+    """Check that host names differ and that versions and TLS switches do not."""
     names: dict[str, list[str]] = {}
     for address, found in facts.items():
         names.setdefault(found["hostname"], []).append(address)

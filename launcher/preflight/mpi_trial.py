@@ -1,4 +1,4 @@
-"""A trial of MPI before a run: a rank on every host, started as the run's are, must find and reach all the others."""
+"""Tries MPI before a run: ranks on every host, started like the run's ranks, must find and reach all the others."""
 
 import re
 import subprocess
@@ -14,9 +14,9 @@ from launcher.processes.tied import kill_session, start_tied
 from launcher.records.finding import Finding
 
 _RANKS_ON_ONE_HOST = 2
-# A rank: it tells in marks, each one write so that they do not mix, that it runs, and then what the ranks are to each
-# other. As text, since the launcher itself must do without mpi4py. The alarm ends it whatever MPI blocks on; an
-# ordinary exit after an error would wait in MPI_Finalize for ranks that wait for this one.
+# The program of a rank, as text since the launcher itself must do without mpi4py. It prints marks, each in one write so
+# that they do not mix: first that it runs, then the world that it sees. The alarm ends it whatever MPI blocks on. After
+# an error it uses _exit: an ordinary exit would wait in MPI_Finalize for ranks that wait for this one.
 _RANK = """
 import os, signal, socket, sys
 timeout_s, exchange = sys.argv[1:]
@@ -34,7 +34,7 @@ except Exception as error:
     tell(f"error {type(error).__name__}: {error}")
     os._exit(1)
 """
-# Ranks that a lost mpirun leaves behind end themselves, but not before it has told what they said.
+# Ranks that a lost mpirun leaves behind end themselves this much later, so that mpirun can first pass on their output.
 _RANKS_LONGER_S = 10.0
 _TERM_GRACE_S = 5.0
 _ON = re.compile(r"<on (.*?)>")
@@ -46,7 +46,7 @@ _CONNECT = "let the hosts connect on any port, or name the network that all shar
 
 @dataclass(frozen=True)
 class MpiTrial:
-    """A trial that runs; `finding` waits for its end."""
+    """Is a trial that runs. `finding` waits for its end."""
 
     mpirun: Mpirun
     ranks: int
@@ -56,7 +56,7 @@ class MpiTrial:
     process: "subprocess.Popen[bytes]" = field(repr=False)
 
     def finding(self) -> Finding:
-        """What came out, in one line."""
+        """Wait for the end and return the result in one line."""
         try:
             output, late = self.process.communicate(timeout=self.timeout_s)[0], False
         except subprocess.TimeoutExpired:
@@ -64,7 +64,7 @@ class MpiTrial:
         return self._judge(output.decode(errors="replace"), late=late)
 
     def _end(self) -> bytes:
-        """End it and return what was said."""
+        """End the trial and return its output."""
         self.process.terminate()  # only a living mpirun can end the ranks of other hosts
         with suppress(subprocess.TimeoutExpired):
             return self.process.communicate(timeout=_TERM_GRACE_S)[0]
@@ -100,9 +100,10 @@ class MpiTrial:
 
 @contextmanager
 def mpi_trial(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) -> Iterator[MpiTrial]:
-    """A rank on each host, two if there is but one; they exchange a number if the run's meet by MPI.
+    """Start a rank on each host, or two ranks on a single host. They exchange a number if the run's ranks meet by MPI.
 
-    Nothing is left of it after the block. Call it before other threads exist; raises OSError.
+    Nothing of it remains after the block. Call it before other threads exist.
+    Raises OSError: when mpirun cannot be started.
     """
     hosts = cluster.ordered_hosts
     each = 1 if len(hosts) > 1 else min(_RANKS_ON_ONE_HOST, cluster.world_size)
@@ -123,6 +124,6 @@ def mpi_trial(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) ->
 
 
 def _said(output: str) -> str:
-    """What a rank told of its error, else mpirun's first words."""
+    """Return a rank's error, else the first line of mpirun's output."""
     lines = [line.strip() for line in _ON.sub("", output).splitlines() if line.strip(" -")]
     return (_ERROR.findall(output) or lines or ["it said nothing"])[0]

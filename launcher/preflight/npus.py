@@ -1,4 +1,7 @@
-"""What a host's tools say of its NPUs, against what the run is to use. By their documentation; never run on an NPU."""
+"""Compares what a host's tools report on its NPUs with what the run will use.
+
+The formats follow the tools' documentation. None of this has run on an NPU.
+"""
 
 import json
 import re
@@ -20,12 +23,15 @@ _PROCESS = re.compile(r"^\|\s*(\d+)\s+\d+\s*\|\s*(\d+)\s*\|\s*(\S+)\s*\|", re.MU
 _SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 _MAKE_ANEW = "take what `vpred-launch ranktable generate --discover --to hosts` says"
 
-# device id -> (its addresses in the table, separated by commas; its super_device_id); empty where the table has none
+# device id -> (its addresses in the table, separated by commas; its super_device_id); a text is empty where absent
 Entries = dict[int, tuple[str, str]]
 
 
 def table_entries(cluster: ClusterConfig) -> dict[str, Entries]:
-    """By host, what the run's rank table says of its devices; of a spare host, what it would say. Empty without one."""
+    """Return, by host, the rank table's entries for its devices. It is empty without a rank table.
+
+    A spare host has the entries that it would have in the table.
+    """
     if cluster.init != "rank_table":
         return {}
     entries: dict[str, Entries] = {
@@ -34,7 +40,7 @@ def table_entries(cluster: ClusterConfig) -> dict[str, Entries]:
     }
     if cluster.launcher.rank_table is not None:
         table = json.loads(chosen_table(cluster))
-        if table["version"] == "2.0":  # the tools that are asked do not tell what stands there
+        if table["version"] == "2.0":  # the probed tools do not report what 2.0 lists
             return {}
         ranks = [(host.address, device.id) for host in cluster.ordered_hosts for device in host.devices]
         for (address, device), place in zip(ranks, placements(table), strict=True):
@@ -43,7 +49,7 @@ def table_entries(cluster: ClusterConfig) -> dict[str, Entries]:
 
 
 def npu_findings(host: Host, facts: HostFacts, entries: Entries) -> Iterator[Finding]:
-    """All about the devices that the run uses on `host`."""
+    """Yield all findings about the devices that the run uses on `host`."""
     name = host.address
     absent = sorted({device.id for device in host.devices} - set(facts["devices"]))
     if absent:
@@ -67,7 +73,7 @@ def npu_findings(host: Host, facts: HostFacts, entries: Entries) -> Iterator[Fin
 
 
 def tls_switches(facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
-    """Must be the same on all devices of all hosts."""
+    """Check that the TLS switch is the same on all devices of all hosts."""
     switches = {(host, device): _switch(said) for host, each in facts.items() for device, said in each["npu"].items()}
     known = {switch for switch in switches.values() if switch is not None}
     if len(known) > 1:
@@ -77,7 +83,7 @@ def tls_switches(facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
 
 
 def _against_table(name: str, captured: Captured, entries: Entries) -> Iterator[Finding]:
-    """Do the tools tell the addresses and super-pod numbers that the rank table has?"""
+    """Check that the tools report the addresses and super-pod numbers that the rank table has."""
     numbers, silent = super_devices(captured), []
     for device, (listed, number) in sorted(entries.items()):
         there = device_ip(captured, device)
@@ -97,7 +103,7 @@ def _against_table(name: str, captured: Captured, entries: Entries) -> Iterator[
 
 
 def _hidden(host: Host, visible: str | None) -> str | None:
-    """The first device of `host` that ASCEND_RT_VISIBLE_DEVICES leaves out or gives another number, in words."""
+    """Name the first device of `host` that ASCEND_RT_VISIBLE_DEVICES hides or renumbers, None without one."""
     if not visible:
         return None
     seen: list[int] = []

@@ -1,4 +1,4 @@
-"""Looking before leaping: what would make this launch fail, here or on any host, each finding with its remedy."""
+"""Finds what would make this launch fail, here or on any host. Each finding has its remedy."""
 
 import ctypes
 import importlib.util
@@ -26,7 +26,7 @@ _GIB = 1 << 30
 
 
 def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]:
-    """All findings for a launch of `job` from this machine. Writes nothing that stays."""
+    """Return all findings for a launch of `job` from this machine. It leaves no file behind."""
     cluster = job.cluster
     in_place = _run_dir(job.run, cluster.preflight.min_free_disk_bytes)
     findings = [
@@ -47,7 +47,7 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
     if not _failed(in_place):
         path = mpirun.path if mpirun else None
         findings += check_hosts(cluster, job.run, job.trainer.packages, job.train_yaml, path, env, remote)
-    # What takes seconds is not worth it when something else must be put right first.
+    # Slow checks run only when the fast ones passed.
     if not _failed(findings):
         findings += [job.mpi] if job.mpi else _trials(job, env, remote, mpirun)
     return findings
@@ -55,17 +55,17 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
 
 @contextmanager
 def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterator[MpiTrial | None]:
-    """The trial of MPI, begun before anything else; None where it has to wait, or what it needs is missing."""
+    """Begin the trial of MPI before anything else. None: it has to wait, or mpirun is missing."""
     with ExitStack() as stack:
         trial = None
         if cluster.needs_mpirun and is_here(cluster.hosts[0].address) and len(cluster.known_hosts) == 1:
-            with suppress(MpirunError):  # the preflight will tell
+            with suppress(MpirunError):  # the preflight will report it
                 trial = stack.enter_context(mpi_trial(find_mpirun(cluster.launcher.mpirun, env), cluster, env))
         yield trial
 
 
 def _trials(job: Job, env: Mapping[str, str], remote: Remote, mpirun: Mpirun | None) -> list[Finding]:
-    """MPI on all hosts and, meanwhile, the trainer's own check on those that it has not run on yet."""
+    """Try MPI on all hosts. Meanwhile run the trainer's check on the hosts where it has not run yet."""
     if mpirun is None:
         return check_recipe(job, env, remote)
     try:
@@ -119,7 +119,7 @@ def _libraries(trainer: Trainer) -> list[Finding]:
 
 
 def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
-    """Looks at the run directory or, while it does not exist, at the nearest parent that does."""
+    """Check the run directory or, while it does not exist, the nearest parent that does."""
     place = nearest(run.root)
     remedy = "give another --run-dir"
     try:

@@ -1,4 +1,4 @@
-"""The trainer's own check of the recipe on every other host: what it reads must be readable there, and whole."""
+"""Runs the trainer's check of the recipe on every other host: what it reads must be readable and complete there."""
 
 import sys
 import tempfile
@@ -10,15 +10,15 @@ from launcher.preflight.hosts import as_of_spare, crossing_words, nearest
 from launcher.processes.ssh import Answer, Remote, is_here
 from launcher.records.finding import Finding
 
-# A host with a copy of the data of its own looks at each image the first time.
+# A host with a local copy of the data checks each image the first time.
 _TIMEOUT_S = 3600.0
 
 
 def check_recipe(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]:
-    """A finding for each host whose trainer refuses the resolved recipe, or one that all take it.
+    """Return a finding for each host whose trainer refuses the resolved recipe, or one finding that all accept it.
 
-    Nothing for a cluster of this host alone, where it has been checked. The hosts must see the run directory. Writes
-    nothing that stays.
+    There is none for a cluster of this host alone, where the recipe has been checked already. The hosts must see the
+    run directory. The check leaves no file behind.
     """
     cluster = job.cluster
     spare = {host.address for host in cluster.restart.spare_hosts}
@@ -32,7 +32,7 @@ def check_recipe(job: Job, env: Mapping[str, str], remote: Remote) -> list[Findi
         argv += ["--accelerator", cluster.accelerator, "--world-size", str(cluster.world_size)]
         answers = remote.run({host: argv for host in others}, _TIMEOUT_S)
         refused = {host: _refused(answers[host], recipe.name) for host in others}
-        # A spare host that is out of reach has been told of.
+        # An unreachable spare host has been reported already.
         refused = {host: each for host, each in refused.items() if not (host in spare and answers[host].unreachable)}
     findings = [as_of_spare(each) if host in spare else each for host, each in refused.items() if each is not None]
     return findings or [Finding("ok", "recipe", f"checked on {len(others)} other host(s)")]
@@ -47,6 +47,6 @@ def _refused(answer: Answer, recipe: str) -> Finding | None:
         found = f"{answer.host}: the trainer's check did not end in {_TIMEOUT_S:.0f} s"
         return Finding("error", "recipe", found, f"try it there: {sys.executable} -m vpred_train --check")
     lines = answer.stderr.strip().splitlines() or [f"the trainer's check ended with exit code {answer.returncode}"]
-    # Of a user's mistake the first line says all; of a fault of ours the last, the exception.
+    # For a user's mistake the first line says all. For an internal error the last line names the exception.
     said = lines[0 if answer.returncode == ExitCode.BAD_CONFIG else -1].replace(recipe, "train.yaml")
     return Finding("error", "recipe", f"{answer.host}: {said}", "make that host like this one, on which it passed")

@@ -1,1 +1,1 @@
-"""Starting programs here and on other hosts, and clearing what they leave."""
+"""Starts programs here and on other hosts, and clears what they leave."""

@@ -1,4 +1,4 @@
-"""Running a command on many hosts at once: over ssh, or without it where the host is this one."""
+"""Runs a command on many hosts at once: over ssh, or directly where the host is this one."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from typing import Protocol
 from launcher.cluster.hosts import LOCAL_ADDRESSES
 
 CONNECT_TIMEOUT_S = 5
-# A cut cable is noticed after three unanswered questions, two seconds apart.
+# ssh notices a cut cable after three unanswered probes, two seconds apart.
 SSH_OPTIONS = (
     *("-o", "BatchMode=yes"),
     *("-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"),
@@ -27,7 +27,7 @@ _AT_ONCE = 64
 _KILL_AFTER_S = 2
 _SSH_FAILED = 255
 _TIMED_OUT = (124, 137, -signal.SIGKILL)  # coreutils' timeout: ended by TERM, by KILL
-# What ssh says -> what helps. The first that fits.
+# Text in ssh's message -> remedy. The first match counts.
 _REMEDIES = {
     "host key verification failed": "compare and accept the host's key once: ssh {host}",
     "permission denied": "let this user log in without a password: ssh-copy-id {host}",
@@ -39,7 +39,7 @@ _TRY_IT = "try `ssh {host} true`"
 
 @dataclass(frozen=True)
 class Unreachable:
-    """Why a host could not be reached, in ssh's words, and what helps."""
+    """Says why a host could not be reached, in ssh's words, and what helps."""
 
     reason: str
     remedy: str
@@ -50,7 +50,10 @@ class Unreachable:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command ended on `host`: `returncode` as of a shell, None when it did not end in time."""
+    """Says how a command ended on `host`.
+
+    returncode: as a shell reports it, None when the command did not end in time
+    """
 
     host: str
     returncode: int | None
@@ -60,7 +63,7 @@ class Answer:
 
     @property
     def unreachable(self) -> Unreachable | None:
-        """None when the host was reached, however the command ended."""
+        """Say why the host could not be reached. It is None when it was reached, however the command ended."""
         if not self.over_ssh or self.returncode != _SSH_FAILED:
             return None
         said = self.stderr.strip().splitlines() or ["ssh gave no reason"]
@@ -69,20 +72,23 @@ class Answer:
 
 
 class Remote(Protocol):
-    """What reaches hosts."""
+    """Runs commands on hosts."""
 
     def run(self, commands: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, Answer]:
-        """Run an argv on each host (key: its address), all at the same time; every host has an answer."""
+        """Run an argv on each host (key: its address), all at the same time. Every host gets an answer."""
 
 
 class Ssh:
-    """Remote over OpenSSH's client; users, ports and keys are those of ~/.ssh/config."""
+    """Reaches hosts by OpenSSH's client. Users, ports and keys come from ~/.ssh/config."""
 
     def __init__(self, program: str = "ssh") -> None:
         self._program = program
 
     def run(self, commands: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, Answer]:
-        """A command that has not ended after `timeout_s` is killed, over there too. Raises OSError without ssh."""
+        """Run the commands and kill those that have not ended after `timeout_s`, on the other hosts too.
+
+        Raises OSError: when ssh cannot be started.
+        """
         if not commands:
             return {}
         calls = _Calls()
@@ -97,9 +103,9 @@ class Ssh:
 
     def _run_one(self, host: str, argv: Sequence[str], timeout_s: float, calls: "_Calls") -> Answer:
         here = is_here(host)
-        # `timeout` on the host itself: a cut connection must not leave the command there for ever.
+        # `timeout` runs on the host itself: a cut connection must not leave the command there for ever.
         bounded = ["timeout", "-k", str(_KILL_AFTER_S), f"{timeout_s:g}", *argv]
-        # The shell stays, so that a command ended by a signal is 128 + n and not taken for a failure of ssh.
+        # The shell stays, so a command ended by a signal returns 128 + n and does not look like a failure of ssh.
         line = shlex.join(["sh", "-c", f"{shlex.join(bounded)}; exit $?"])
         words = bounded if here else [self._program, *SSH_OPTIONS, "--", host, line]
         slack_s = _KILL_AFTER_S + (1 if here else 2 * CONNECT_TIMEOUT_S)
@@ -124,7 +130,7 @@ class Ssh:
 
 
 class _Calls:
-    """Processes that threads wait for, and with them whoever waits for these threads."""
+    """Holds the processes in flight, so that Ctrl-C can kill them and free the threads that wait for them."""
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
@@ -132,11 +138,11 @@ class _Calls:
 
     def add(self, process: "subprocess.Popen[bytes]") -> None:
         self._started.append(process)
-        if self._ended:  # set before `end` looks at the list: one of both sees this process
+        if self._ended:  # `end` sets it before it reads the list: one of the two sees this process
             _kill(process)
 
     def end(self) -> None:
-        """Kill all, those that are still to come too."""
+        """Kill all processes, also those that are added later."""
         self._ended = True
         for process in self._started:
             if process.returncode is None:
@@ -149,7 +155,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 
 def is_here(host: str) -> bool:
-    """Whether `host`, a name or an address, is this machine: one of its addresses can be bound."""
+    """Return whether `host`, a name or an address, is this machine: one of its addresses can be bound."""
     if host in LOCAL_ADDRESSES or host in {socket.gethostname(), socket.getfqdn()}:
         return True
     try:

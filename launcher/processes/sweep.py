@@ -1,6 +1,6 @@
-"""Clearing hosts of what earlier attempts of a run left there, each host by a small program of its own.
+"""Clears hosts of what earlier attempts of a run left there. Each host runs this small program.
 
-`launcher.processes.sweep --run-dir D`: kill every rank of the run on this host; exit code 1 if some stay.
+`launcher.processes.sweep --run-dir D` kills every rank of the run on this host. Its exit code is 1 if some stay.
 """
 
 import argparse
@@ -21,8 +21,8 @@ _TIMEOUT_S = 30.0
 
 
 def sweep_hosts(hosts: Sequence[str], run_dir: Path, remote: Remote) -> list[str]:
-    """Clear `hosts` of the run's ranks, all at once; returns those that could not be cleared, in their order."""
-    # The code of this launcher, not of whatever is installed there.
+    """Clear `hosts` of the run's ranks, all at once. Returns those that could not be cleared, in their order."""
+    # Run this launcher's code, not whatever is installed there.
     program = own_program(sys.executable, "launcher.processes.sweep")
     argv = ("env", f"PYTHONPATH={_CHECKOUT}", *program, "--run-dir", str(run_dir))
     answers = remote.run(dict.fromkeys(hosts, argv), _TIMEOUT_S)
@@ -30,7 +30,7 @@ def sweep_hosts(hosts: Sequence[str], run_dir: Path, remote: Remote) -> list[str
 
 
 def sweep_here(run_dir: Path) -> bool:
-    """Kill every rank of the run on this host; whether all are gone."""
+    """Kill every rank of the run on this host. Returns whether all are gone."""
     deadline_s = time.monotonic() + _GONE_S
     while pids := workers_of(run_dir):
         if time.monotonic() >= deadline_s:

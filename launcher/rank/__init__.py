@@ -1,1 +1,1 @@
-"""What runs beside each rank on its host: started by mpirun or msrun, one process per rank or node."""
+"""Runs beside each rank on its host: mpirun or msrun starts one process per rank or node."""

@@ -1,6 +1,6 @@
-"""The variables with which a rank meets the others: one table row per way of `launcher.init`.
+"""Sets the variables with which a rank meets the others, for each value of `launcher.init`.
 
-Sources: MindSpore 2.10's communication/management.py and msrun. Those for Ascend never ran on an NPU.
+Sources: MindSpore 2.10's communication/management.py and msrun. The variables for Ascend never ran on an NPU.
 """
 
 from collections.abc import Mapping
@@ -10,16 +10,17 @@ from pathlib import Path
 from launcher.cluster.backends import Init
 from launcher.contract.identity import Identity, without_identity
 
-# MindSpore's init() takes OMPI_COMMAND with PMIX_RANK for "use MPI" and then ignores what else it is told.
+# MindSpore's init() reads OMPI_COMMAND with PMIX_RANK as "use MPI" and then ignores all other variables.
 _OF_MPI = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "HYDI_", "MPI_LOCAL")
 _OF_IDENTITY = ("VPRED_RANK", "VPRED_WORLD_SIZE", "VPRED_LOCAL_RANK", "VPRED_LOCAL_SIZE")
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where ranks meet: `rank_table` for rank_table, scheduler `host`, `port` for dynamic_cluster.
+    """Says where ranks meet: at `rank_table` for rank_table, at scheduler `host`, `port` for dynamic_cluster.
 
-    `device_ids`: the physical device of every rank; empty on cpu. `timeout_s`: for all ranks to come.
+    timeout_s: time for all ranks to join, s
+    device_ids: the physical device of every rank, empty on cpu
     """
 
     init: Init
@@ -31,7 +32,7 @@ class Meeting:
 
 
 def rank_environment(env: Mapping[str, str], meeting: Meeting, identity: Identity) -> dict[str, str]:
-    """The trainer's environment: `env` without other launchers' variables, and with this rank's."""
+    """Return the trainer's environment: `env` without other launchers' variables, and with this rank's."""
     if meeting.init == "mpi" or identity.launcher == "msrun":
         return without_identity(env, but=identity.launcher)
     kept = {name: value for name, value in env.items() if not name.startswith((*_OF_MPI, *_OF_IDENTITY))}
@@ -41,7 +42,7 @@ def rank_environment(env: Mapping[str, str], meeting: Meeting, identity: Identit
 
 
 def scheduler_environment(env: Mapping[str, str], meeting: Meeting, identity: Identity) -> dict[str, str]:
-    """The environment of the process beside rank 0 through which ranks find each other."""
+    """Return the environment of the scheduler: the process beside rank 0 through which ranks find each other."""
     return rank_environment(env, meeting, identity) | {"MS_ROLE": "MS_SCHED"}
 
 

@@ -1,7 +1,7 @@
-"""The launcher's sign of life in an attempt, and what a cut-off host's ranks do without it.
+"""Keeps the launcher's sign of life in an attempt, and ends a cut-off host's ranks without it.
 
-The launcher touches a file on the shared file system; each shim compares what it sees with what it saw before, by its
-own clock, so that clocks of different hosts need not agree. A touch needs no space: a full disk ends no lease.
+The launcher touches a file on the shared file system. Each shim watches the file's time for changes and measures the
+lease by its local clock. So the hosts' clocks need not agree. A touch needs no space: a full disk ends no lease.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ from pathlib import Path
 
 TERM_GRACE_S = 5.0
 _RENEWALS_PER_LEASE = 8
-_OUTCOME_S = 1.0  # for the shim to write down how its trainer ended
+_OUTCOME_S = 1.0  # time for the shim to record how its trainer ended
 
 
 class Lease:
-    """The launcher's side: call `renew` as often as you like."""
+    """Is the launcher's side: call `renew` as often as you like."""
 
     def __init__(self, path: Path, lease_s: float) -> None:
         self._path, self._every_s = path, lease_s / _RENEWALS_PER_LEASE
         self._renewed_s = -self._every_s
 
     def renew(self) -> None:
-        """Touch the file if it is time. A file system that fails is not reported: the lease then runs out."""
+        """Touch the file if it is time. Errors of the file system are ignored: the lease then runs out."""
         now_s = time.monotonic()
         if now_s - self._renewed_s >= self._every_s:
             self._renewed_s = now_s
@@ -35,21 +35,24 @@ class Lease:
 
 
 class LeaseWatch:
-    """A shim's side. `now_s`: seconds on a clock that only goes forward."""
+    """Is a shim's side.
+
+    now_s: time on a clock that only goes forward, s
+    """
 
     def __init__(self, path: Path, lease_s: float, now_s: float) -> None:
         self._path, self._lease_s = path, lease_s
         self._seen_ns, self._changed_s = self._touched_ns(), now_s
 
     def has_run_out(self, now_s: float) -> bool:
-        """Whether nothing has changed for the time of the lease."""
+        """Return whether the file has not changed for `lease_s`."""
         touched_ns = self._touched_ns()
         if touched_ns is not None and touched_ns != self._seen_ns:
             self._seen_ns, self._changed_s = touched_ns, now_s
         return now_s - self._changed_s > self._lease_s
 
     def _touched_ns(self) -> int | None:
-        # Opened rather than looked at from outside: NFS asks its server at open, stat may answer from a cache.
+        # Open the file: NFS asks its server at open, while stat may answer from a cache.
         try:
             with self._path.open("rb") as file:
                 return os.fstat(file.fileno()).st_mtime_ns
@@ -58,17 +61,17 @@ class LeaseWatch:
 
 
 def fence_s(lease_s: float) -> float:
-    """By when the ranks of a host that cannot be reached have ended for certain, after the last renewal."""
+    """Return how long after the last renewal an unreachable host's ranks may still live, s."""
     return lease_s * (1 + 3 / _RENEWALS_PER_LEASE) + TERM_GRACE_S + _OUTCOME_S
 
 
 def end_without_lease(
     path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int
 ) -> threading.Event:
-    """Watch the lease in the background; when it runs out end `trainer`, and the MPI daemon that started us.
+    """Watch the lease in the background. When it runs out end `trainer` and the MPI daemon that started this process.
 
-    What touches files has threads of its own: on a cut-off host it may hang, which counts as no sign of life. The event
-    returned is set before the trainer is ended: who then leaves before us has to end the daemon.
+    File accesses run in separate threads: on a cut-off host they may hang, which counts as no sign of life.
+    The returned event is set before the trainer is ended. A caller that exits first must kill the daemon itself.
     """
     every_s = lease_s / _RENEWALS_PER_LEASE
     ran_out = threading.Event()

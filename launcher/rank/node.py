@@ -1,4 +1,4 @@
-"""One per host, where no mpirun starts the ranks themselves: runs msrun, or the ranks' shims without it.
+"""Runs msrun, or the ranks' shims, on a host where mpirun does not start the ranks itself. One runs per host.
 
 `launcher.rank.node --kind msrun|local --run-dir D --attempt N ... -- SHIM ...`
 """
@@ -28,7 +28,7 @@ _OF_MPI = ("OMPI_", "PMIX_", "PRTE_")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run this host's ranks to their end; the first bad exit code of a rank, else 0."""
+    """Run this host's ranks to their end. Returns the first bad exit code of a rank, else 0."""
     options = _parser().parse_args(argv)
     env = environment()
     under_mpirun = "OMPI_COMM_WORLD_RANK" in env
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     env = {name: value for name, value in without_identity(env).items() if not name.startswith(_OF_MPI)}
     os.chdir(options.run_dir)
     for number in _FORWARDED:
-        # Not to msrun, which would die of it: to the shims, which end in their own time.
+        # Send signals to the shims, which end in their own time. msrun would die of them.
         signal.signal(number, partial(_to_shims, options))
     if options.kind == "msrun":
         return _run_msrun(options, node_rank, env)
@@ -58,7 +58,7 @@ def _to_shims(options: argparse.Namespace, number: int, frame: FrameType | None)
 
 
 def _run_msrun(options: argparse.Namespace, node_rank: int, env: dict[str, str]) -> int:
-    """msrun names `python`, so the one that runs us must be the first on PATH."""
+    """Run msrun. It calls `python`, so the one that runs this process must be the first on PATH."""
     binaries = Path(sys.executable).parent
     logs = RunDir(options.run_dir).attempt(options.attempt).root / f"msrun_{node_rank}"
     logs.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def _run_shims(options: argparse.Namespace, env: dict[str, str]) -> int:
 
 
 def _end(shims: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """As mpirun does when a rank has ended badly: TERM to the others, KILL to those that stay."""
+    """End the other shims as mpirun does after a bad end: TERM to all, KILL to those that stay."""
     deadline_s = time.monotonic() + _TERM_GRACE_S
     for shim in shims:
         if shim.poll() is None:

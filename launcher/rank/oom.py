@@ -1,4 +1,4 @@
-"""Was a killed process killed for want of memory? The kernel's log and counts are the evidence."""
+"""Finds out whether the kernel's out-of-memory killer killed a process, from the kernel's log and counts."""
 
 import errno
 import os
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _KMSG = Path("/dev/kmsg")
-_RECORD_BYTES = 8192  # the kernel's longest record; a shorter read of one fails
-# The kernel's numbers are those of the first namespace, whose inode is fixed (PROC_PID_INIT_INO).
+_RECORD_BYTES = 8192  # the kernel's longest record; a read with a smaller buffer fails
+# The kernel logs pids of the first namespace, whose inode is fixed (PROC_PID_INIT_INO).
 _FIRST_NAMESPACE = "pid:[4026531836]"
 
 
 class KernelLog:
-    """What is logged from now on; nothing where it may not be read or numbers processes otherwise than we do."""
+    """Reads kernel messages from now on. It is empty without permission, or in a PID namespace, where pids differ."""
 
     def __init__(self) -> None:
         self._file: int | None = None
@@ -25,7 +25,7 @@ class KernelLog:
             return
 
     def killed_for_memory(self, pid: int) -> str | None:
-        """The kernel's words on the killing of `pid`, None without any; to be asked once."""
+        """Return the kernel's line on the killing of `pid`, None without one. Call it once."""
         return killed_for_memory(self._rest(), pid)
 
     def _rest(self) -> str:
@@ -45,8 +45,12 @@ class KernelLog:
 
 
 def killed_for_memory(log: str, pid: int) -> str | None:
-    """In the text of /dev/kmsg or dmesg, the last line that says that `pid` was killed for want of memory, as far as
-    its memory; of a control group's memory or the host's (mm/oom_kill.c)."""
+    """Find the last line in `log` that says that `pid` was killed because it ran out of memory.
+
+    log: the text of /dev/kmsg or dmesg
+
+    The memory may be a control group's or the host's (mm/oom_kill.c). The line is cut after the sizes of memory.
+    """
     words = rf"((?:Memory cgroup out of memory|Out of memory[^:\n]*): Kill(?:ed)? process {pid} [^\n]*)"
     found = re.findall(words, log)
     return re.sub(r",? (UID:|file-rss|score |or sacrifice).*", "", found[-1]) if found else None
@@ -56,15 +60,18 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def oom_kills() -> dict[str, int]:
-    """How many processes the kernel has killed for want of memory, by the file that says so: this process's control
-    group (cgroup v2 or v1) and the whole host, as far as they can be read. Nothing off Linux."""
+    """Count the processes that the kernel's out-of-memory killer has killed, by the file that says so.
+
+    The files are those of this process's control group (cgroup v2 or v1) and of the host, as far as they can be read.
+    Off Linux there are none.
+    """
     files = [*_group_files(), Path("/proc/vmstat")]
     counts = {str(path): _count(path) for path in files}
     return {path: count for path, count in counts.items() if count is not None}
 
 
 def evidence(before: Mapping[str, int]) -> str | None:
-    """The first count that has risen since `before`, in words. The group's own come first: they are about us."""
+    """Describe the first count that has risen since `before`. The control group's come first: they are closest."""
     for path, count in oom_kills().items():
         if count > before.get(path, count):
             return f"oom_kill in {path} rose from {before[path]} to {count}"
@@ -72,7 +79,7 @@ def evidence(before: Mapping[str, int]) -> str | None:
 
 
 def _group_files() -> list[Path]:
-    """The files that count for this process's control group; cgroups(7) tells the lines of /proc/self/cgroup."""
+    """Return the files with the counts of this process's control group. cgroups(7) defines /proc/self/cgroup."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Running a rank's trainer: its environment, log file, signals, stacks on request, and a true record of its end."""
+"""Runs a rank's trainer: sets its environment, keeps its log, passes signals on, dumps stacks and records its end."""
 
 import argparse
 import os
@@ -30,7 +30,8 @@ _DUMP_S = 0.5  # faulthandler needs milliseconds
 def run_trainer(options: argparse.Namespace, starter_pid: int) -> int:
     """Run the trainer to its end and return its exit code, 128 + signal when a signal ended it.
 
-    options: the shim's. starter_pid: the MPI daemon, or whatever else started the shim.
+    options: the shim's options
+    starter_pid: pid of the MPI daemon, or of whatever else started the shim
     """
     env = without_identity(environment(), but=options.by)
     attempt = RunDir(options.run_dir).attempt(options.attempt)
@@ -49,7 +50,7 @@ def run_trainer(options: argparse.Namespace, starter_pid: int) -> int:
         end = _follow(trainer, identity.rank, attempt, options.lease_s, starter_pid)
     out_of_memory = None
     if end.returncode == -signal.SIGKILL:
-        # Of both the log is the better witness: it names the process.
+        # The log is the better evidence, since it names the process.
         out_of_memory = kernel_log.killed_for_memory(end.pid) or evidence(killed_before)
     status = RankStatus.read(attempt.status(identity.rank))
     Outcome(
@@ -71,7 +72,11 @@ def run_trainer(options: argparse.Namespace, starter_pid: int) -> int:
 
 @dataclass(frozen=True)
 class _End:
-    """How the trainer ended; `pid` 0: it could not be started. lease_is_over: see lease.end_without_lease."""
+    """Says how the trainer ended.
+
+    pid: 0 when it could not be started
+    lease_is_over: the lease ran out, see lease.end_without_lease
+    """
 
     pid: int
     returncode: int
@@ -81,7 +86,7 @@ class _End:
 def _follow(
     trainer: "subprocess.Popen[bytes]", rank: int, attempt: AttemptDir, lease_s: float, starter_pid: int
 ) -> _End:
-    """Wait for the trainer's end; meanwhile dump its stacks on request, and end it when the lease runs out."""
+    """Wait for the trainer's end. Meanwhile dump its stacks on request, and end it when the lease runs out."""
     look = partial(_dump_on_request, attempt, rank, trainer)
     threading.Thread(target=look, daemon=True, name="stacks").start()
     ran_out = end_without_lease(attempt.lease, lease_s, trainer, attempt.log(rank), daemon_pid=starter_pid)
@@ -90,7 +95,7 @@ def _follow(
 
 
 class _Forwarder:
-    """Passes signals on to the trainer; those that come before it exists are kept for it."""
+    """Passes signals on to the trainer, and keeps those that come before it exists."""
 
     def __init__(self) -> None:
         self.told_to_stop = False
@@ -113,7 +118,7 @@ class _Forwarder:
 
 
 def _schedule(argv: Sequence[str], env: dict[str, str], log: Path) -> int:
-    """Be the process beside msrun's ranks. It ends when they have; what tells them to stop is not for it."""
+    """Run the scheduler beside msrun's ranks. It ends after them, so it ignores the signals that stop them."""
     for number in _FORWARDED:
         signal.signal(number, signal.SIG_IGN)
     scheduler = _start_trainer(argv, env, log)
@@ -123,7 +128,7 @@ def _schedule(argv: Sequence[str], env: dict[str, str], log: Path) -> int:
 def _trainer_environment(
     options: argparse.Namespace, env: dict[str, str], identity: Identity, attempt: AttemptDir
 ) -> dict[str, str]:
-    """What the rank's trainer sees; beside rank 0 of a dynamic cluster without msrun, start the scheduler."""
+    """Return the trainer's environment. Beside rank 0 of a dynamic cluster without msrun, also start the scheduler."""
     meeting = Meeting(
         init=options.init,
         rank_table=options.rank_table,
@@ -140,7 +145,7 @@ def _trainer_environment(
 
 
 def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes] | None":
-    """The trainer, its output going to `log`; None, and a line there, when it cannot be started."""
+    """Start the trainer with its output in `log`. When it cannot be started, write a line there and return None."""
     with log.open("ab") as output:
         try:
             return subprocess.Popen(
@@ -149,7 +154,7 @@ def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subp
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=env,
-                # The trainer's line to MPICH's daemon.
+                # The trainer's connection to MPICH's daemon.
                 pass_fds=(int(env["PMI_FD"]),) if "PMI_FD" in env else (),
                 # This process has one thread, so code between fork and exec is safe.
                 preexec_fn=partial(_prepare, os.getpid()),
@@ -161,14 +166,14 @@ def _start_trainer(argv: Sequence[str], env: dict[str, str], log: Path) -> "subp
 
 def _prepare(shim_pid: int) -> None:
     default_signals()
-    # What asks for something and ends nothing must not end a trainer that has no handler for it yet.
+    # Signals that request something other than a stop must not end a trainer that has no handler for them yet.
     for number in _NO_STOP:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(shim_pid)
 
 
 def _dump_on_request(attempt: AttemptDir, rank: int, trainer: subprocess.Popen[bytes]) -> None:
-    """Wait until the launcher asks (by a file: it crosses hosts without another connection) and grant it once."""
+    """Poll for the file `dump_stacks` (a file works across hosts without a connection) and answer it once."""
     while not attempt.dump_stacks.exists():
         time.sleep(_LOOK_S)
     state = _state(trainer.pid)
@@ -178,7 +183,7 @@ def _dump_on_request(attempt: AttemptDir, rank: int, trainer: subprocess.Popen[b
 
 
 def _state(pid: int) -> str:
-    """The process's state letter, proc(5); "?" when it cannot be read."""
+    """Return the process's state letter, proc(5), or "?" when it cannot be read."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

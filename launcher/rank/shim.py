@@ -1,4 +1,4 @@
-"""One per rank, around the trainer (run_trainer): ties itself to what started it before anything that takes time.
+"""Wraps a rank's trainer (run_trainer), one per rank. It ties itself to its starter before anything that takes time.
 
 `launcher.rank.shim --run-dir D --attempt N --lease-s S --by LAUNCHER --init WAY ... -- TRAINER ...`
 """
@@ -11,19 +11,20 @@ from pathlib import Path
 from launcher.contract.exit_codes import NOT_STARTED
 from launcher.contract.process import die_with_parent, living_parent
 
-# A launcher that gives each rank a session of its own -> a word in its command line. Open MPI and our node do not.
+# Launcher that starts each rank in a separate session -> a word in its command line. Open MPI and launcher.rank.node
+# do not.
 _OWN_SESSIONS = {"msrun": "msrun", "mpich": "hydra_pmi_proxy"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the trainer to its end; its exit code, or 128 + signal."""
+    """Run the trainer to its end. Returns its exit code, or 128 + signal."""
     options = _parser().parse_args(argv)
     starter_pid = living_parent(_OWN_SESSIONS.get(options.by))
     if starter_pid is None:
         print("launcher.rank.shim: what started it is gone; not starting a trainer nobody watches", file=sys.stderr)
         return NOT_STARTED
     die_with_parent(starter_pid)
-    from launcher.rank.run_trainer import run_trainer  # pydantic takes a moment, and the starter may die in it
+    from launcher.rank.run_trainer import run_trainer  # pydantic loads slowly, and the starter may die meanwhile
 
     return run_trainer(options, starter_pid)
 

@@ -1,1 +1,1 @@
-"""HCCL rank tables: which device is which rank, for Ascend's collectives."""
+"""Handles HCCL rank tables, which say for Ascend's collectives which device is which rank."""

@@ -1,6 +1,6 @@
-"""A table that somebody else wrote (a controller, an operator, a person), used instead of a generated one.
+"""Accepts a rank table that a controller, an operator or a person wrote, instead of a generated one.
 
-Ranks, devices and addresses must be those of the cluster file, since the rest of a launch follows that.
+Its ranks, devices and addresses must be those of the cluster file, which the rest of a launch follows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ from launcher.ranktable.table_findings import Finding
 
 
 def chosen_table(cluster: ClusterConfig) -> str:
-    """The text of the table that a run of `cluster` uses: `launcher.rank_table`, or else a generated one.
+    """Return the text of the table that a run of `cluster` uses: `launcher.rank_table`, or else a generated one.
 
-    Raises ConfigError when the given table has faults, is stale, or places ranks other than the cluster file.
+    Raises ConfigError: when the given table has faults, is stale, or places ranks differently from the cluster file.
     """
     if cluster.launcher.rank_table is None:
         return rank_table(cluster)
@@ -33,7 +33,7 @@ def chosen_table(cluster: ClusterConfig) -> str:
 
 
 def against_cluster(table: Table, cluster: ClusterConfig) -> list[Finding]:
-    """Where `table` puts a rank on another host or device than a launch of `cluster` does."""
+    """Find the ranks that `table` puts on another host or device than a launch of `cluster` does."""
     placed = placements(table)
     if len(placed) != cluster.world_size:
         problem = f"the cluster file has {cluster.world_size} devices"
@@ -43,7 +43,10 @@ def against_cluster(table: Table, cluster: ClusterConfig) -> list[Finding]:
 
 
 def _misplaced(placed: Sequence[Placement], cluster: ClusterConfig, *, named: bool) -> Iterator[Finding]:
-    """`named`: the table names servers. A label that is no address of the cluster may stand for any one host."""
+    """Yield a finding for each rank in another place.
+
+    named: the table names servers; a label that is no address of the cluster may stand for any one host
+    """
     addresses = {host.address for host in cluster.hosts}
     labels: dict[str, str] = {}
     remedy = "sort it with `vpred-launch ranktable merge`, or correct the cluster file"

@@ -1,4 +1,4 @@
-"""Asking every host of a cluster file what NPUs it has."""
+"""Asks every host of a cluster file which NPUs it has."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ TIMEOUT_S = 180.0  # on 16 dies with a tool that does not answer
 
 
 class _Asked(Section):
-    """A part of a cluster file, whose devices are yet to be found: of what it says of them only the ids count."""
+    """Is a part of a cluster file whose devices are yet to be found. Only the ids of its devices count."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -38,9 +38,10 @@ class _AskedCluster(_Asked):
 
 
 def discovered_cluster(path: Path, overrides: Sequence[str], remote: Remote) -> ClusterConfig:
-    """The cluster file with the addresses that its hosts' devices have now; raises ConfigError.
+    """Load the cluster file with the addresses that its hosts' devices have now.
 
-    A host listed without devices gets all that it has.
+    A host that is listed without devices gets all devices that it has.
+    Raises ConfigError: when the file has a mistake, or a host or a listed device is not found.
     """
     asked = load_document(_AskedCluster, path, overrides).hosts
     found = discover([host.address for host in asked], remote)
@@ -50,7 +51,10 @@ def discovered_cluster(path: Path, overrides: Sequence[str], remote: Remote) -> 
 
 
 def discover(addresses: Sequence[str], remote: Remote) -> list[Host]:
-    """The hosts with their devices, in the order given; raises ConfigError with a line for each that does not tell."""
+    """Ask the hosts for their devices, and return them in the given order.
+
+    Raises ConfigError: when hosts do not answer; it has a line for each of them.
+    """
     answers = remote.run(dict.fromkeys(addresses, PROBE), TIMEOUT_S)
     found, faults = [], []
     for address in addresses:

@@ -1,7 +1,7 @@
-"""Rank table files: reading with everything that HCCL would refuse, and writing whole with a note of their origin.
+"""Reads rank table files and checks them for all that HCCL would refuse; writes them atomically with their origin.
 
-Beside FILE.json lies FILE.json.origin: the digests of the inventory (hosts, devices, addresses) from which the table
-was made, and of the table itself. The table's own form is HCCL's and has no place for them.
+FILE.json.origin lies beside FILE.json. It has the digests of the table and of the inventory (hosts, devices, addresses)
+from which the table was made. HCCL's format of the table has no place for them.
 """
 
 import hashlib
@@ -27,24 +27,27 @@ _NAMES_IN_A_DIRECTORY = ("jobstart_hccl.json", "hccl.json")
 
 
 class Origin(Record):
-    """SHA-256 digests, as hexadecimal text."""
+    """Holds SHA-256 digests as hexadecimal text."""
 
     inventory: str
     table: str
 
 
 def fingerprint(table: Table) -> str:
-    """A digest of the servers, devices and addresses of a sound table, whatever their order and ranks."""
+    """Digest the servers, devices and addresses of a sound table, independently of their order and ranks."""
     return _digest("\n".join(sorted(str(replace(each, rank=0)) for each in placements(table))))
 
 
 def write_table(path: Path, table: Table, inventory: str | None = None) -> None:
-    """Write `table` whole or not at all, with its origin if `inventory` is known; raises ConfigError."""
+    """Write `table` atomically, with its origin if `inventory` is known.
+
+    Raises ConfigError: when `path` does not end in .json or cannot be written.
+    """
     if path.suffix != ".json":
         raise ConfigError(f"--output: found {str(path)!r} (HCCL wants a name that ends in .json)")
     text = render(table)
     try:
-        # In this order: between the two writes the pair is refused as stale, never taken for good.
+        # The origin comes first: between the two writes the pair counts as stale and is refused.
         if inventory is None:
             _origin(path).unlink(missing_ok=True)
         else:
@@ -55,12 +58,15 @@ def write_table(path: Path, table: Table, inventory: str | None = None) -> None:
 
 
 def render(table: Table) -> str:
-    """The table as JSON text."""
+    """Render the table as JSON text."""
     return json.dumps(table, indent=2) + "\n"
 
 
 def find_file(path: Path) -> Path:
-    """`path`, or the table in it if it is a directory; raises ConfigError."""
+    """Return `path`, or the table in it if it is a directory.
+
+    Raises ConfigError: when the directory has no table, or several without one of the usual names.
+    """
     if not path.is_dir():
         return path
     named = [path / name for name in _NAMES_IN_A_DIRECTORY if (path / name).exists()]
@@ -72,7 +78,10 @@ def find_file(path: Path) -> Path:
 
 
 def read_table(path: Path) -> tuple[Table, list[Finding]]:
-    """The JSON of `path`, and what HCCL would not take about the file; the table is empty if it cannot be read."""
+    """Read the JSON of `path`, and find what HCCL would refuse about the file.
+
+    The table is empty if it cannot be read.
+    """
     found = []
     if path.suffix != ".json":
         found.append(_file_finding(shown(path.name), "file-name", "must end in .json", "rename it"))
@@ -104,9 +113,10 @@ def read_table(path: Path) -> tuple[Table, list[Finding]]:
 
 
 def check_table(table: Table, target: Target = DEFAULT_TARGET) -> list[Finding]:
-    """What is wrong with a table of any version. What depends on several values is looked at once each is right.
+    """Find what is wrong with a table of any version.
 
-    Then findings about a template two have the paths of the 1.0 table that it becomes.
+    Rules on several values are checked only when each single value is right. For a template two, these findings have
+    the paths of the 1.0 table that it becomes.
     """
     version = table.get("version")
     if version == "2.0":
@@ -133,7 +143,10 @@ def check_table(table: Table, target: Target = DEFAULT_TARGET) -> list[Finding]:
 
 
 def check_origin(path: Path, inventory: str) -> list[Finding]:
-    """Is the table the one that was made, of this `inventory` (a fingerprint)? Nothing is found without an origin."""
+    """Check that the table is unchanged and was made from this `inventory` (a fingerprint).
+
+    Without an origin there are no findings.
+    """
     try:
         origin = Origin.read(_origin(path))
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tables from tables: merge, subset, convert, and what differs between two. Pure; input has been checked."""
+"""Makes tables from tables (merge, subset, convert) and compares two. It is pure. Its input has been checked."""
 
 import copy
 import re
@@ -18,9 +18,10 @@ _SELECTOR = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<devices>\d+(?:,\d
 
 @dataclass(frozen=True)
 class Placement:
-    """One rank. `server`: server_id, in 2.0 the net_instance_id of the lowest layer; texts are empty if not there.
+    """Describes where one rank is. Texts are empty if the table lacks them.
 
-    local_id: 2.0 alone; its network may span hosts, whose device ids repeat.
+    server: server_id, in 2.0 the net_instance_id of the lowest layer
+    local_id: in 2.0 only, where a network may span hosts whose device ids repeat
     """
 
     rank: int
@@ -33,14 +34,16 @@ class Placement:
 
     @property
     def number(self) -> int:
-        """Unique on its server: device_id, in 2.0 local_id."""
+        """Return the number that is unique on its server: device_id, in 2.0 local_id."""
         return self.device_id if self.local_id is None else self.local_id
 
 
 @dataclass(frozen=True)
 class Selector:
-    """HOST, or some of its devices: HOST:0,3; in 2.0 a net_instance_id and local_ids. An IPv6 address with devices
-    stands in brackets."""
+    """Selects a host (HOST) or some of its devices (HOST:0,3).
+
+    In 2.0 it selects a net_instance_id and local_ids. An IPv6 address with devices stands in brackets.
+    """
 
     host: str
     devices: frozenset[int] | None
@@ -53,7 +56,7 @@ class Selector:
 
 
 def parse_selector(text: str) -> Selector:
-    """Raises ConfigError."""
+    """Parse a selection. Raises ConfigError: when `text` is none."""
     if is_address(text):
         return Selector(text, None)
     match = _SELECTOR.fullmatch(text)
@@ -64,7 +67,7 @@ def parse_selector(text: str) -> Selector:
 
 
 def placements(table: Table) -> list[Placement]:
-    """All ranks, in their order."""
+    """List the places of all ranks, in rank order."""
     if "group_list" in table:
         table = convert(table, "1.0")
     if table["version"] == "2.0":
@@ -87,9 +90,9 @@ def placements(table: Table) -> list[Placement]:
 
 
 def merge(tables: Sequence[Table]) -> Table:
-    """One table of all: sorted as MindSpore wants it, the same device taken once, ranks numbered anew.
+    """Merge tables into one: sorted as MindSpore requires, each device once, ranks numbered again.
 
-    Raises ConfigError when versions differ, or two tables say different things of one device.
+    Raises ConfigError: when versions differ, or two tables disagree on a device.
     """
     versions = {table.get("version", "none") for table in tables}
     if len(versions) > 1:
@@ -121,9 +124,11 @@ def merge(tables: Sequence[Table]) -> Table:
 
 
 def subset(table: Table, keeps: Callable[[str, int], bool]) -> Table:
-    """The devices for which `keeps(server, number)`, of a Placement, ranks numbered anew.
+    """Keep the devices for which `keeps(server, number)` is true, and number the ranks again.
 
-    Raises ConfigError if none are left.
+    keeps: takes `server` and `number` of a Placement
+
+    Raises ConfigError: when no device is left.
     """
     if "group_list" in table:
         table = convert(table, "1.0")
@@ -145,7 +150,10 @@ def subset(table: Table, keeps: Callable[[str, int], bool]) -> Table:
 
 
 def convert(table: Table, version: str) -> Table:
-    """Template two to 1.0, or 1.2 to 1.0; raises ConfigError where the wanted version says what the table does not."""
+    """Convert template two to 1.0, or 1.2 to 1.0.
+
+    Raises ConfigError: when the requested version needs what the table does not have.
+    """
     own = "group_list" if "group_list" in table else table["version"]
     if own == version:
         return table
@@ -167,7 +175,7 @@ def convert(table: Table, version: str) -> Table:
 
 
 def diff(old: Table, new: Table) -> list[str]:
-    """One line for each difference: version, devices that came or went, and what changed about a device."""
+    """Return one line for each difference: version, status, devices added or removed, and changes of a device."""
     lines = []
     for name in ("version", "status"):
         if old.get(name) != new.get(name):
@@ -187,7 +195,7 @@ def diff(old: Table, new: Table) -> list[str]:
 
 
 def _renumbered(table: Table, pod_of: dict[str, str] | None = None) -> Table:
-    """Ranks 0, 1, 2 ... in the order of the lists, counts and super pods to match."""
+    """Number the ranks 0, 1, 2 ... in the order of the lists, and set counts and super pods to match."""
     if table["version"] == "2.0":
         ranks = [{**rank, "rank_id": number} for number, rank in enumerate(table["rank_list"])]
         return {**table, "rank_count": len(ranks), "rank_list": ranks}
@@ -208,7 +216,7 @@ def _renumbered(table: Table, pod_of: dict[str, str] | None = None) -> Table:
 
 
 def _merged(entries: Sequence[Table], identity: Callable[[Table], tuple[Any, ...]], numbering: str) -> list[Table]:
-    """Each entry once; raises ConfigError when two of one identity differ in more than `numbering`."""
+    """Keep each entry once. Raises ConfigError: when two with the same identity differ in more than `numbering`."""
     found: dict[tuple[Any, ...], Table] = {}
     for entry in entries:
         first = found.setdefault(identity(entry), entry)
@@ -229,7 +237,7 @@ def _identity_2(rank: Table) -> tuple[str, int]:
 
 
 def _require_own_addresses(ranks: Sequence[Table]) -> None:
-    """Raises ConfigError when one device stands under two local_ids."""
+    """Require that each device has one local_id. Raises ConfigError: when one has two."""
     found: dict[str, Table] = {}
     for rank in ranks:
         first = found.setdefault(_addresses(rank), rank)

@@ -1,7 +1,7 @@
-"""The rank table of a cluster file: 1.2 if its hosts lie in super-pods (A3), else 1.0.
+"""Generates the rank table of a cluster file: 1.2 if its hosts lie in super-pods (A3), else 1.0.
 
-Every scalar is a JSON string (HCCL answers EI0017 to a number). Ranks must not interleave across servers, and
-MindSpore wants them in the dictionary order of server_id.
+Every scalar is a JSON string (HCCL answers EI0017 to a number). Ranks must not interleave across servers. MindSpore
+requires them in the dictionary order of server_id.
 """
 
 from itertools import groupby
@@ -19,9 +19,10 @@ from launcher.ranktable.rules_v1 import Target
 
 
 def make_table(cluster: ClusterConfig) -> Table:
-    """The table for `cluster` (accelerator ascend), checked; raises ConfigError.
+    """Make and check the table for `cluster` (accelerator ascend).
 
-    `device_ip` is written where the cluster file gives it; it may be absent on a single server or super-pod.
+    It has `device_ip` where the cluster file gives it. On a single server or super-pod it may be absent.
+    Raises ConfigError: when the table has errors.
     """
     servers: list[dict[str, Any]] = []
     pods: dict[str, list[dict[str, str]]] = {}
@@ -54,12 +55,15 @@ def make_table(cluster: ClusterConfig) -> Table:
 
 
 def rank_table(cluster: ClusterConfig) -> str:
-    """`make_table` as the JSON text of a file ending in .json."""
+    """Render `make_table` as the JSON text of a file whose name ends in .json."""
     return render(make_table(cluster))
 
 
 def hosts_of(table: Table) -> list[Host]:
-    """The hosts of a cluster file with the devices of a sound table; raises ConfigError where it cannot say them."""
+    """Return the hosts of a cluster file with the devices of a sound table.
+
+    Raises ConfigError: when the table (2.0) names no hosts, or a host does not fit into a cluster file.
+    """
     if table.get("version") == "2.0":
         raise ConfigError("version: found '2.0' (it does not name hosts)")
     hosts = []
@@ -85,5 +89,5 @@ def _host(server: str, places: list[Placement]) -> Host:
 
 
 def target_of(cluster: ClusterConfig) -> Target:
-    """What the variables of `cluster` say about its table."""
+    """Return what the variables of `cluster` require of its table."""
     return Target(inter_hccs=cluster.inter_hccs)

@@ -1,4 +1,7 @@
-"""Tables without a version: "template two" of 910A and ModelArts (`group_list`). Without rank ids: order is rank."""
+"""Reads tables without a version: "template two" of 910A and ModelArts (`group_list`).
+
+They have no rank ids: a device's rank is its place in the list.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +36,7 @@ _DEVICE = {
 
 
 def check(table: dict[str, Any]) -> list[Finding]:
-    """What the form itself demands; the rest is found in the table that `servers` makes of it."""
+    """Check what the format requires. All other rules are checked on the table that `servers` makes of it."""
     found = list(check_object(table, "", _TOP, frozenset({"group_name"})))
     for i, group in enumerate(entries(table, "group_list")):
         found += check_object(group, f"group_list[{i}]", _GROUP, frozenset())
@@ -48,7 +51,10 @@ def check(table: dict[str, Any]) -> list[Finding]:
 
 
 def servers(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """The `server_list` of a 1.0 table with the same devices in the same order, instances of a server together."""
+    """Return the `server_list` of a 1.0 table with the same devices in the same order.
+
+    Instances of a server are joined.
+    """
     devices: dict[str, list[dict[str, Any]]] = {}
     for group in table["group_list"]:
         for instance in group["instance_list"]:

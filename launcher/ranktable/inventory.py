@@ -1,6 +1,6 @@
-"""From the texts of hccn_tool, /etc/hccn.conf and npu-smi to the devices of a host.
+"""Finds a host's devices in the texts of hccn_tool, /etc/hccn.conf and npu-smi.
 
-Formats follow the tools' documentation; none of this has been run beside an NPU.
+The formats follow the tools' documentation. None of this has run beside an NPU.
 """
 
 import re
@@ -11,15 +11,18 @@ from launcher.cluster.hosts import Device, Host
 from launcher.ranktable.npu_probe import Captured
 from launcher.ranktable.table_findings import is_address
 
-_NO_NUMBER = 0xFFFFFFFF  # what an unsigned field holds that was never set
+_NO_NUMBER = 0xFFFFFFFF  # value of an unsigned field that was never set
 
 
 class InventoryError(Exception):
-    """What the tools of a host do not tell; the message is ready to print."""
+    """Says what the tools of a host do not report. The message is ready to print."""
 
 
 def host_of(address: str, captured: Captured) -> Host:
-    """The host with all its devices; raises InventoryError when it has none, or an address is none."""
+    """Return the host with all its devices.
+
+    Raises InventoryError: when it has no devices, they name several super-pods, or only some of them have an SDID.
+    """
     if not captured["devices"]:
         raise InventoryError(f"{address}: no /dev/davinci* (no NPU, no driver, or a container without its devices)")
     pods = dict(_super_pods(captured))
@@ -41,14 +44,14 @@ def host_of(address: str, captured: Captured) -> Host:
 
 
 def device_ip(captured: Captured, device: int) -> str | None:
-    """From hccn_tool, IPv4 before IPv6; else from /etc/hccn.conf; None when neither has an address."""
+    """Return a device's address: from hccn_tool (IPv4, then IPv6), else from /etc/hccn.conf, else None."""
     configured = parse_hccn_conf(captured["hccn_conf"] or "")
     said = (captured["ip"].get(str(device), ""), captured["ip6"].get(str(device), ""))
     return parse_hccn_ip(said[0]) or parse_hccn_ip(said[1]) or configured.get(device)
 
 
 def parse_hccn_ip(text: str) -> str | None:
-    """The address in `hccn_tool -i N -ip [-inet6] -g`; None where it says -.-.-.- or complains."""
+    """Find the address in the output of `hccn_tool -i N -ip [-inet6] -g`, None for -.-.-.- or an error."""
     for line in text.splitlines():
         name, _, value = line.partition(":")
         address = value.strip().partition("/")[0]
@@ -58,7 +61,7 @@ def parse_hccn_ip(text: str) -> str | None:
 
 
 def parse_hccn_conf(text: str) -> dict[int, str]:
-    """Device number -> address: `address_0=...`, and `IPv6address_0=...` where that is missing."""
+    """Return device number -> address, from `address_0=...`, or from `IPv6address_0=...` where that is missing."""
     found: dict[int, str] = {}
     for prefix in ("IPv6address", "address"):
         for number, value in re.findall(rf"^\s*{prefix}_(\d+)\s*=\s*(\S+)", text, re.MULTILINE):
@@ -68,9 +71,9 @@ def parse_hccn_conf(text: str) -> dict[int, str]:
 
 
 def parse_mapping(text: str) -> dict[int, tuple[int, int]]:
-    """Physical device -> (NPU, chip) of `npu-smi info -m`; rows of the MCU have no number.
+    """Return physical device -> (NPU, chip), from `npu-smi info -m`. Rows of the MCU have no number.
 
-    The column "Chip Phy-ID" is missing in older versions, where the logical number is the physical one on the host.
+    Older versions lack the column "Chip Phy-ID". There the logical number is the physical one on the host.
     """
     found = {}
     physical_column = "Phy-ID" in text
@@ -82,14 +85,14 @@ def parse_mapping(text: str) -> dict[int, tuple[int, int]]:
 
 
 def parse_spod_info(text: str) -> tuple[str, int] | None:
-    """(Super Pod ID, SDID) of `npu-smi info -t spod-info`; None where the device has none."""
+    """Return (Super Pod ID, SDID) from `npu-smi info -t spod-info`, None where the device has none."""
     values = dict(re.findall(r"^\s*(.+?)\s*:\s*(\d+)\s*$", text, re.MULTILINE))
     pod, number = values.get("Super Pod ID"), int(values.get("SDID", _NO_NUMBER))
     return None if pod is None or number == _NO_NUMBER else (pod, number)
 
 
 def super_devices(captured: Captured) -> dict[int, int]:
-    """Device -> SDID, of those in a super-pod."""
+    """Return device -> SDID for the devices in a super-pod."""
     return {number: pod[1] for number, pod in _super_pods(captured)}
 
 

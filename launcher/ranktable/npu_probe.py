@@ -1,6 +1,6 @@
-"""What a host's own tools say about its NPUs, as JSON on stdout: `launcher.ranktable.npu_probe`.
+"""Prints as JSON what a host's tools report about its NPUs: `launcher.ranktable.npu_probe`.
 
-It only collects texts; `inventory` reads them where the table is made, so that its tests need no NPU.
+It only collects texts. `inventory` parses them where the table is made, so that its tests need no NPU.
 """
 
 import json
@@ -18,9 +18,13 @@ _HCCN_TOOL = Path("/usr/local/Ascend/driver/tools/hccn_tool")
 
 
 class Captured(TypedDict):
-    """`devices`: numbers of /dev/davinciN. `hccn_conf`: None if it cannot be read. The others are texts of tools.
+    """Holds a host's devices and the texts of its tools.
 
-    `ip` and `ip6`: by device. `mapping`: `npu-smi info -m`. `spod`: by "NPU CHIP".
+    devices: numbers N of /dev/davinciN
+    hccn_conf: text of /etc/hccn.conf, None if it cannot be read
+    ip, ip6: device -> output of hccn_tool
+    mapping: output of `npu-smi info -m`
+    spod: "NPU CHIP" -> output of `npu-smi info -t spod-info`
     """
 
     devices: list[int]
@@ -32,7 +36,7 @@ class Captured(TypedDict):
 
 
 def capture(dev: Path = Path("/dev"), conf: Path = Path("/etc/hccn.conf")) -> Captured:
-    """Ask the tools; one that is missing or fails leaves its words, which then hold no address."""
+    """Run the tools. For a tool that is missing or fails the text is its error, which holds no address."""
     devices = sorted(int(path.name.removeprefix("davinci")) for path in dev.glob("davinci[0-9]*"))
     hccn = str(_HCCN_TOOL) if _HCCN_TOOL.exists() else "hccn_tool"
     mapping = _said(["npu-smi", "info", "-m"])
@@ -74,7 +78,7 @@ def _text(path: Path) -> str | None:
 
 
 def main() -> int:
-    """Print it."""
+    """Print what `capture` returns."""
     json.dump(capture(), sys.stdout)
     return 0
 

@@ -1,4 +1,4 @@
-"""The rules that rank table 1.2 adds: A3 super-pods. A pod's devices reach each other over HCCS by super_device_id."""
+"""Checks what rank table 1.2 adds: A3 super-pods. A pod's devices reach each other over HCCS by super_device_id."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -12,7 +12,10 @@ _SDID = "take SDID of `npu-smi info -t spod-info -i NPU -c CHIP`"
 
 
 def pods_or_not(table: dict[str, Any], target: Target) -> Iterator[Finding]:
-    """Version, super_device_id and super_pod_list come together; without them HCCL takes the servers one by one."""
+    """Check that version, super_device_id and super_pod_list come together.
+
+    Without them HCCL treats the servers as separate (AI-server mode).
+    """
     found = places(table)
     without = [place for place in found if "super_device_id" not in place.device]
     has_pods = "super_pod_list" in table
@@ -44,7 +47,7 @@ def pod_ids(table: dict[str, Any], target: Target) -> Iterator[Finding]:
 
 
 def pod_servers(table: dict[str, Any], target: Target) -> Iterator[Finding]:
-    """Each server lies in one pod."""
+    """Check that each server lies in one pod."""
     if "super_pod_list" not in table:
         return
     known = {server["server_id"] for server in table["server_list"]}
@@ -77,7 +80,7 @@ def pod_order(table: dict[str, Any], target: Target) -> Iterator[Finding]:
 
 
 def super_device_ids(table: dict[str, Any], target: Target) -> Iterator[Finding]:
-    """Unique inside a pod, but for processes that share a device."""
+    """Check that super_device_ids are unique inside a pod, except for processes that share a device."""
     pod_of = pods_by_server(table)
     owners: dict[tuple[str, int], tuple[str, str]] = {}
     for place in places(table):
@@ -92,7 +95,7 @@ def super_device_ids(table: dict[str, Any], target: Target) -> Iterator[Finding]
 
 
 def pods_by_server(table: dict[str, Any]) -> dict[str, str]:
-    """server_id -> super_pod_id; empty when the table has no pods."""
+    """Return server_id -> super_pod_id. It is empty when the table has no pods."""
     return {
         member["server_id"]: pod["super_pod_id"]
         for pod in table.get("super_pod_list", ())

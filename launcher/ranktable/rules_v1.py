@@ -1,4 +1,4 @@
-"""The rules of rank tables 1.0 and 1.2, as HCCL's parser and the documentation of CANN and MindSpore have them.
+"""Checks rank tables 1.0 and 1.2 by the rules of HCCL's parser and of CANN's and MindSpore's documentation.
 
 1.0: Atlas training 910A, A2 (910B), 300I Duo, A3 (910C) in AI-server mode. 1.2: A3 super-pods. All scalars are text.
 """
@@ -63,7 +63,7 @@ POD_KEYS = {
 }  # fmt: skip
 MEMBER_KEYS = {"server_id": Key("super-pod-servers", str, "must not be empty", "name a server", bool, True)}
 
-# Written by other tools; HCCL passes over them.
+# Other tools write these keys; HCCL ignores them.
 _IGNORED = frozenset(
     {"host_nic_ip", "container_ip", "hardware_type", "server_ip", "dpu_ip", "numa_id", "pod_ip", "cluster_list"}
 )
@@ -71,7 +71,10 @@ _IGNORED = frozenset(
 
 @dataclass(frozen=True)
 class Target:
-    """What a table is for. `inter_hccs` False: HCCL_INTER_HCCS_DISABLE=TRUE, so super-pods need device ips."""
+    """Says what a table is for.
+
+    inter_hccs: False for HCCL_INTER_HCCS_DISABLE=TRUE, with which super-pods need device ips
+    """
 
     chip: Literal["910A"] | None = None
     inter_hccs: bool = True
@@ -81,7 +84,7 @@ DEFAULT_TARGET = Target()
 
 
 class Place(NamedTuple):
-    """One device of a table: where it stands in which lists, its server_id, itself."""
+    """Is one device of a table, with its server_id and its indices in the lists."""
 
     server_index: int
     device_index: int
@@ -94,7 +97,7 @@ class Place(NamedTuple):
 
 
 def structure(table: dict[str, Any]) -> Iterator[Finding]:
-    """Keys, types and single values; the other rules need these to hold."""
+    """Check keys, types and single values. The other rules need these to hold."""
     yield from check_object(table, "", TOP_KEYS, _IGNORED)
     for i, server in enumerate(entries(table, "server_list")):
         path = f"server_list[{i}]"
@@ -109,7 +112,7 @@ def structure(table: dict[str, Any]) -> Iterator[Finding]:
 
 
 def places(table: dict[str, Any]) -> list[Place]:
-    """All devices, in the order in which they stand."""
+    """List all devices in the order of the table."""
     return [
         Place(i, j, server["server_id"], device)
         for i, server in enumerate(table["server_list"])
@@ -136,7 +139,7 @@ def server_ids(table: dict[str, Any], target: Target) -> Iterator[Finding]:
 
 
 def server_order(table: dict[str, Any], target: Target) -> Iterator[Finding]:
-    """MindSpore wants ranks in the dictionary order of server_id: 10.0.0.10 comes before 10.0.0.9."""
+    """Check MindSpore's order of ranks, the dictionary order of server_id: 10.0.0.10 comes before 10.0.0.9."""
     first_ranks = {
         server["server_id"]: min(int(device["rank_id"]) for device in server["device"])
         for server in table["server_list"]
@@ -169,7 +172,7 @@ def ranks(table: dict[str, Any], target: Target) -> Iterator[Finding]:
 
 
 def device_ids(table: dict[str, Any], target: Target) -> Iterator[Finding]:
-    """One process takes a device; several need a port each."""
+    """Check that a device has one process, or that each of several processes has its own port."""
     found = places(table)
     keys = [
         (place.server, place.device["device_id"], place.device.get("device_port", DEFAULT_DEVICE_PORT))
@@ -238,7 +241,7 @@ def ports(table: dict[str, Any], target: Target) -> Iterator[Finding]:
 
 
 def backups(table: dict[str, Any], target: Target) -> Iterator[Finding]:
-    """A3: the backup of a die is the other die of its card, at a port that this die does not use itself."""
+    """Check A3's backups: a die's backup is the other die of its card, at a port that the other die does not use."""
     found = places(table)
     owners = {(place.server, ip): place for place in found for ip in _ips(place.device)}
     for place in found:
@@ -295,7 +298,7 @@ def _ips(device: dict[str, Any]) -> list[str]:
 
 
 def _repeated(values: list[Any]) -> list[int]:
-    """Where values stand that stood before."""
+    """Return the indices of values that came before."""
     seen: set[Any] = set()
     return [i for i, value in enumerate(values) if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
 

@@ -1,6 +1,6 @@
-"""The rules of rank table 2.0: Ascend 950. Numbers are numbers; addresses stand layer by layer.
+"""Checks rank table 2.0: Ascend 950. Its numbers are JSON numbers, and its addresses are listed layer by layer.
 
-HCCL also reads a topology file of the host: `topology`.
+HCCL also reads a topology file of the host, see `topology`.
 """
 
 import re
@@ -65,7 +65,7 @@ _IGNORED = frozenset({"control_plane"})
 
 
 def structure(table: dict[str, Any]) -> Iterator[Finding]:
-    """Keys, types and single values; the other rules need these to hold."""
+    """Check keys, types and single values. The other rules need these to hold."""
     yield from check_object(table, "", TOP_KEYS, _IGNORED)
     for path, rank in _items(table, "rank_list", ""):
         yield from check_object(rank, path, RANK_KEYS, _IGNORED)
@@ -135,6 +135,6 @@ def _ports(addr: Any, path: str) -> Iterator[Finding]:
 
 
 def _items(value: Any, name: str, path: str) -> list[tuple[str, Any]]:
-    """The entries of the list `value[name]` with their paths."""
+    """Return the entries of the list `value[name]` with their paths."""
     prefix = f"{path}.{name}" if path else name
     return [(f"{prefix}[{i}]", each) for i, each in enumerate(entries(value, name))]

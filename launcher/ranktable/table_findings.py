@@ -1,4 +1,4 @@
-"""What is wrong with a rank table, and the rows that say what a key may hold."""
+"""Defines findings about a rank table, and the rows that say what a key may hold."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from launcher.contract.config_errors import shown
 
-# HCCL's answers, as its documentation names them.
+# HCCL's error codes, as its documentation names them.
 BAD_FILE = "EI0004"
 BAD_VALUE = "EI0014"
 BAD_KEY_OR_TYPE = "EI0017"
@@ -27,7 +27,12 @@ _MOST_DIGITS = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """`path`: where in the table; `value`: what stands there; `code`: HCCL's answer, empty if it would not mind."""
+    """Describes a fault in a rank table.
+
+    path: place in the table
+    value: what stands there
+    code: HCCL's error code, empty if HCCL would accept it
+    """
 
     path: str
     value: str
@@ -45,7 +50,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Key:
-    """What a key must hold: `kind` of JSON value, `fits` for one of that kind, `must` in words."""
+    """Says what a key must hold.
+
+    kind: type of the JSON value
+    fits: whether a value of that type is valid
+    must: the requirement in words
+    """
 
     rule: str
     kind: type
@@ -56,7 +66,10 @@ class Key:
 
 
 def check_object(value: Any, path: str, keys: Mapping[str, Key], ignored: frozenset[str]) -> Iterator[Finding]:
-    """Is `value` a mapping with the required `keys`, each of its kind and fit? Those `ignored` may be there too."""
+    """Check that `value` is a mapping with the required `keys`, each of its kind and valid.
+
+    ignored: keys that may be there too
+    """
     if not isinstance(value, dict):
         yield Finding(path, shown(value), "type", "must be a mapping", "write { ... }", BAD_KEY_OR_TYPE)
         return
@@ -79,13 +92,13 @@ def check_object(value: Any, path: str, keys: Mapping[str, Key], ignored: frozen
 
 
 def entries(value: Any, name: str) -> list[Any]:
-    """`value[name]` if that is a list; else nothing, as a finding of its own tells."""
+    """Return `value[name]` if that is a list, else an empty list: another finding reports that."""
     inner = value.get(name) if isinstance(value, dict) else None
     return inner if isinstance(inner, list) else []
 
 
 def is_number(text: str, lowest: int = 0, highest: int = 0xFFFFFFFF) -> bool:
-    """Is `text` a plain decimal number within these bounds?"""
+    """Return whether `text` is a plain decimal number within these bounds."""
     return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and lowest <= int(text) <= highest
 
 
@@ -98,12 +111,12 @@ def is_address(text: str) -> bool:
 
 
 def are_addresses(text: str) -> bool:
-    """One address, or several with commas between."""
+    """Return whether `text` is one address, or several with commas between."""
     return all(is_address(each) for each in text.split(","))
 
 
 def family(text: str) -> int:
-    """4 or 6, and 0 when `text` is no address. By inet_pton, with which HCCL reads them too."""
+    """Return 4 or 6, or 0 when `text` is no address. It uses inet_pton, as HCCL does."""
     for number, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         with contextlib.suppress(OSError, ValueError):  # ValueError: not ASCII
             socket.inet_pton(kind, text)

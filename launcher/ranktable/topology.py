@@ -1,6 +1,6 @@
-"""The topology file beside a rank table 2.0: which ports of a host's NPUs are wired to what (Ascend 950).
+"""Checks the topology file beside a rank table 2.0, which says how the ports of a host's NPUs are wired (Ascend 950).
 
-It lies below /usr/local/Ascend/driver/topo. With which code HCCL answers to faults in it is not documented.
+It lies below /usr/local/Ascend/driver/topo. HCCL's error codes for faults in it are not documented.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ _NOT_LOOKED_AT = frozenset({"local_a_ports", "local_b_ports", "topo_instance_id"
 
 
 def check_topology(topology: dict[str, Any], table: dict[str, Any]) -> list[Finding]:
-    """What is wrong with `topology` itself, or with it as that of a sound rank table 2.0. Codes are empty."""
+    """Find what is wrong with `topology`, alone or together with a sound rank table 2.0. Codes are empty."""
     found = list(check_object(topology, "", _TOP, frozenset()))
     for i, peer in enumerate(entries(topology, "peer_list")):
         found += check_object(peer, f"peer_list[{i}]", _PEER, frozenset())

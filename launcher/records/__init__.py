@@ -1,1 +1,1 @@
-"""What ranks and launchers leave in the run directory, for whoever reads it."""
+"""Reads and writes what ranks and launchers leave in the run directory."""

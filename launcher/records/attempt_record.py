@@ -1,4 +1,4 @@
-"""attempts/0001/attempt.json: what an attempt was and what it cost."""
+"""Defines attempts/0001/attempt.json: what an attempt was and what it cost."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,10 +8,14 @@ from launcher.contract.run_dir import Phase, RankStatus, Record, RunDir
 
 
 class LostTime(Section):
-    """Seconds that did not train.
+    """Lists the seconds that did not train.
 
-    Of the failure before: until it was noticed, until the next start, and steps trained again times the time of a step.
-    Of this attempt: until all ranks are set up, until their state is loaded, the first step, which compiles.
+    detection_s: until the failure before was noticed
+    delay_s: from its end until this start
+    rollback_s: steps that are trained again, times the time of a step
+    start_s: until all ranks of this attempt are set up
+    load_s: until their state is loaded
+    compile_s: the first step, which compiles
     """
 
     detection_s: float = 0.0
@@ -23,10 +27,13 @@ class LostTime(Section):
 
 
 class AttemptRecord(Record):
-    """`host`: whose failure ended it. Steps and step_s (mean, without the first) as the ranks told them last.
+    """Records one attempt.
 
-    checkpoint_step: the newest that is committed, by what lies in the run directory too: ranks hear of a commit a step
-    late, and may die in that step.
+    host: the host whose failure ended it
+    resumed_step, last_step: as the ranks reported them last
+    step_s: mean time of a step without the first, as the ranks reported it last, s
+    checkpoint_step: the newest committed step, also by the files in the run directory: ranks learn of a commit one step
+    late, and may die in that step
     """
 
     attempt: int
@@ -46,20 +53,20 @@ class AttemptRecord(Record):
 
 
 def lost_line(records: Sequence[AttemptRecord]) -> str:
-    """Where the time of several attempts went, for the operator."""
+    """Say for the operator where the time of several attempts went."""
     totals = {cause: sum(getattr(each.lost, cause) for each in records) for cause in LostTime.model_fields}
     parts = ", ".join(f"{cause.removesuffix('_s')} {seconds:.1f} s" for cause, seconds in totals.items())
     return f"{len(records)} attempts; not trained in {sum(totals.values()):.1f} s: {parts}"
 
 
 def read_records(run: RunDir) -> list[AttemptRecord]:
-    """The records of all attempts that have one, in their order."""
+    """Read the records of all attempts that have one, in their order."""
     found = (AttemptRecord.read(run.attempt(number).record) for number in range(1, run.last_attempt() + 1))
     return [record for record in found if record is not None]
 
 
 def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Mapping[int, RankStatus]) -> LostTime:
-    """As far as the ranks have come: a part that has not ended yet is 0."""
+    """Compute the lost time as far as the ranks have come. A part that has not ended yet is 0."""
     starting = _latest(statuses, "starting")
     loaded = _latest(statuses, "validating") if _latest(statuses, "validating") else _latest(statuses, "compiling")
     compiling, trained = _latest(statuses, "compiling"), _latest(statuses, "training")
@@ -78,7 +85,7 @@ def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Map
 
 
 def _latest(statuses: Mapping[int, RankStatus], phase: Phase) -> float | None:
-    """When the last rank entered `phase`; None while some have not."""
+    """Return when the last rank entered `phase`, None while some have not."""
     times = [status.phase_unix_s.get(phase) for status in statuses.values()]
     known = [each for each in times if each is not None]
     return max(known) if known and len(known) == len(times) else None

@@ -1,4 +1,4 @@
-"""RUN/events.jsonl: what the launcher saw and decided, one JSON line each, over all attempts and launches of a run."""
+"""Keeps RUN/events.jsonl: one JSON line for each thing the launcher saw or decided, in all attempts of a run."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ Plain = str | int | float | tuple[str, ...] | None
 
 
 class Event(Record):
-    """One line of the file; its other fields depend on the event and are plain values."""
+    """Is one line of the file. Its other fields depend on the event and are plain values."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Plain] = Field(init=False)
@@ -46,7 +46,7 @@ class Event(Record):
 
 
 class EventLog:
-    """Appends to the file; a disk that fails costs lines and one warning, never the run."""
+    """Appends to the file. A failing disk costs lines and gives one warning, but never ends the run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,16 +66,19 @@ class EventLog:
         with self._path.open("ab+", buffering=0) as file:
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a full disk took half of the line before
+                if file.read(1) != b"\n":  # a full disk cut the line before
                     line = b"\n" + line
             file.write(line)
 
 
 def read_events(path: Path) -> tuple[list[Event], list[int]]:
-    """The events in order of writing, and the numbers of the lines that are none (half-written). Raises OSError."""
+    """Read the events in order of writing, and the numbers of the damaged (half-written) lines.
+
+    Raises OSError: when the file exists but cannot be read.
+    """
     try:
         lines = path.read_bytes().splitlines()
-    except FileNotFoundError:  # a run of a version that wrote none
+    except FileNotFoundError:  # an older version's run has no such file
         return [], []
     events, damaged = [], []
     for number, line in enumerate(lines, start=1):
@@ -87,7 +90,7 @@ def read_events(path: Path) -> tuple[list[Event], list[int]]:
 
 
 def describe_event(event: Event) -> str:
-    """One line: UTC time, attempt, event, and its fields as NAME=VALUE."""
+    """Render the event as one line: UTC time, attempt, event, and its fields as NAME=VALUE."""
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(event.time_unix_s))
     fields = (event.model_extra or {}).items()
     shown = [f"{name}={_shown(value)}" for name, value in fields if value is not None]

@@ -1,4 +1,4 @@
-"""One thing that a preflight saw."""
+"""Defines what a preflight reports."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """`check`: what was looked at; `found`: what was seen; `remedy`: what to do about it, empty when ok."""
+    """Is one result of the preflight.
+
+    check: name of the check
+    found: what the check saw
+    remedy: what to do about it, empty when ok
+    """
 
     severity: Literal["ok", "warning", "error"]
     check: str

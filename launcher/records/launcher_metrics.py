@@ -1,6 +1,6 @@
-"""RUN/launcher.prom: the launcher's own numbers, for the textfile collector of Prometheus' node exporter.
+"""Writes RUN/launcher.prom: the launcher's metrics, for the textfile collector of Prometheus' node exporter.
 
-A file and no port: it is there while nothing runs between two attempts, and after the end.
+It is a file and no port, so that it exists between two attempts, when nothing runs, and after the end.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from launcher.contract.run_dir import RunDir
 
 
 class Accounted(Protocol):
-    """What is told of an attempt."""
+    """Lists what the metrics need of an attempt's record."""
 
     @property
     def attempt(self) -> int: ...
@@ -38,7 +38,7 @@ class _Attempts(Collector):
         self._run, self._attempts = run, attempts
 
     def collect(self) -> Iterator[Metric]:
-        """All families of one run, from the records of its attempts."""
+        """Yield all metric families of one run, from the records of its attempts."""
         last = self._attempts[-1]
         for name, text, value in (
             ("vpred_launcher_attempt", "Number of the newest start of the ranks.", last.attempt),
@@ -70,7 +70,12 @@ class _Attempts(Collector):
 
 
 def write_launcher_metrics(run: RunDir, attempts: Sequence[Accounted]) -> None:
-    """Write RUN/launcher.prom, whole or not at all; raises OSError. `attempts`: at least one."""
+    """Write RUN/launcher.prom atomically.
+
+    attempts: at least one
+
+    Raises OSError: when the file cannot be written.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Attempts(run.root.name, attempts))
     write_atomic(run.launcher_prom, generate_latest(registry), fsync=False)

@@ -1,4 +1,4 @@
-"""Ranks' logs as they grow, line by line, each with its rank before it."""
+"""Reads ranks' logs as they grow, line by line, and puts the rank before each line."""
 
 from collections.abc import Collection, Mapping
 
@@ -10,7 +10,7 @@ _ALL = "all"
 
 
 class LogStream:
-    """The logs of `ranks` of one attempt from their beginning; only what has grown is read."""
+    """Reads the logs of `ranks` of one attempt from their beginning. Each call reads only the new part."""
 
     def __init__(self, attempt: AttemptDir, ranks: Collection[int], *, prefix: bool = True) -> None:
         self._attempt = attempt
@@ -21,7 +21,10 @@ class LogStream:
         self._rest = dict.fromkeys(ranks, b"")
 
     def lines(self, log_bytes: Mapping[int, int]) -> list[str]:
-        """The lines that were completed since the last call; `log_bytes`: the logs' sizes now, as far as they exist."""
+        """Return the lines that were completed since the last call.
+
+        log_bytes: the present sizes of the logs that exist, bytes
+        """
         found = []
         for rank in self._ranks:
             while self._read[rank] < log_bytes.get(rank, 0):
@@ -36,7 +39,7 @@ class LogStream:
         return found
 
     def rest(self) -> list[str]:
-        """Last lines without an end."""
+        """Return the last lines that have no line end."""
         unfinished, self._rest = self._rest, dict.fromkeys(self._rest, b"")
         return [self._line(rank, line) for rank, line in unfinished.items() if line]
 
@@ -45,7 +48,7 @@ class LogStream:
 
 
 def parse_ranks(text: str, world_size: int, option: str) -> list[int]:
-    """ "0,4-7" or "all" as ranks; raises ConfigError that names `option`."""
+    """Parse "0,4-7" or "all" as ranks. Raises ConfigError: on other text or an unknown rank; it names `option`."""
     if text == _ALL:
         return list(range(world_size))
     ranks: set[int] = set()

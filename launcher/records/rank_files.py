@@ -1,4 +1,4 @@
-"""What the ranks of an attempt have left in its directory, read again only where it has changed."""
+"""Reads the files that the ranks of an attempt leave in its directory, again only where they have changed."""
 
 import os
 import re
@@ -12,9 +12,10 @@ _FILE = re.compile(r"rank_(\d+)\.(status\.json|outcome\.json|stacks\.json|log)")
 
 @dataclass(frozen=True)
 class Beat:
-    """A rank's newest status; `beat_s`: when it was found new, `progress_s`: when its phase or step was last new.
+    """Holds a rank's newest status. Its times are by the reader's time.monotonic, so hosts' clocks need not agree.
 
-    By the reader's clock (time.monotonic), so that the hosts' clocks need not agree.
+    beat_s: when the status was found to be new
+    progress_s: when its phase or step was last found to be new
     """
 
     status: RankStatus
@@ -24,7 +25,10 @@ class Beat:
 
 @dataclass
 class AttemptFiles:
-    """One scan of the directory a look; `log_bytes`: the size of each rank's log."""
+    """Holds the ranks' files of one attempt. Each `look` scans the directory once.
+
+    log_bytes: size of each rank's log, bytes
+    """
 
     attempt: AttemptDir
     beats: dict[int, Beat] = field(default_factory=dict)
@@ -34,10 +38,12 @@ class AttemptFiles:
     _stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def look(self, now_s: float) -> None:
-        """Take over what is new; `now_s`: the time of this look.
+        """Read what is new.
 
-        A shared file system that tells late or fails for a moment is no news: the next look has it. If it fails for
-        good no rank has a sign of life of the launcher, and ends.
+        now_s: time of this look
+
+        A shared file system may lag or fail briefly. Errors are ignored: the next look finds the change. If it fails
+        for good, no rank sees a sign of life of the launcher, and all ranks end.
         """
         with suppress(OSError), os.scandir(self.attempt.root) as entries:
             for entry in entries:
@@ -65,7 +71,7 @@ class AttemptFiles:
         stamp = (stat.st_ino, stat.st_mtime_ns)
         if self._stamps.get(entry.name) == stamp:
             return
-        # Statuses are not written durably: a host that lost its power may leave an empty one, which is no beat.
+        # Statuses are not written durably: a host that lost power may leave an empty one, which is no beat.
         with suppress(ValueError):
             status = RankStatus.read(self.attempt.status(rank))
             if status is None:

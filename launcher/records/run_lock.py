@@ -1,4 +1,4 @@
-"""RUN/lock: one launcher at a time holds a run directory."""
+"""Holds RUN/lock, so that one launcher at a time uses a run directory."""
 
 import fcntl
 import os
@@ -11,13 +11,13 @@ from typing import TextIO
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
 
-# Who only looks whether a run is locked (`status`, `logs`) holds the lock too, for a moment.
+# `status` and `logs` check whether a run is locked and so hold the lock too, for a moment.
 _LOOKS_S = 2.0
 
 
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
-    """Hold the run directory (made if need be) against other launchers; the kernel lets go when we die."""
+    """Lock the run directory (made if need be) against other launchers. The kernel unlocks it when the process dies."""
     try:
         run.root.mkdir(parents=True, exist_ok=True)
         file = run.lock.open("a+")
@@ -44,7 +44,7 @@ def _takes(file: TextIO) -> bool:
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether a launcher holds this lock file now."""
+    """Return whether a launcher holds this lock file now."""
     if not lock.exists():
         return False
     with lock.open("rb") as file:

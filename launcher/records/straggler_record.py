@@ -1,11 +1,15 @@
-"""stragglers.json: the ranks that are slow now."""
+"""Defines stragglers.json, which lists the ranks that are slow now."""
 
 from launcher.contract.config import Section
 from launcher.contract.run_dir import Record
 
 
 class Straggler(Section):
-    """Seconds per step not spent in collectives: this rank's and the median of the others."""
+    """Compares a slow rank with the others.
+
+    own_step_seconds: time per step that the rank does not spend in collectives, s
+    others_step_seconds: median of the same time of the other ranks, s
+    """
 
     rank: int
     own_step_seconds: float
@@ -13,6 +17,6 @@ class Straggler(Section):
 
 
 class Stragglers(Record):
-    """The stragglers of an attempt now."""
+    """Lists the stragglers that an attempt has now."""
 
     ranks: tuple[Straggler, ...]

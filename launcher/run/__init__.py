@@ -1,1 +1,1 @@
-"""Attempt after attempt, until the run is done or gives up."""
+"""Runs attempt after attempt, until the run is done or gives up."""

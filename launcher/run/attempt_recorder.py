@@ -1,4 +1,4 @@
-"""What each attempt was and what it cost: attempts/0001/attempt.json, kept up to date while it runs."""
+"""Keeps attempts/0001/attempt.json up to date while an attempt runs: what it was and what it cost."""
 
 import logging
 import time
@@ -51,7 +51,7 @@ class AttemptRecorder:
         self.shown.close()
 
     def begin(self) -> None:
-        """The attempt is about to start. Raises OSError when there is no place for it."""
+        """Record the attempt's start. Raises OSError: when its directory cannot be made."""
         self.run.attempt(self.record.attempt).root.mkdir(parents=True)
         self.lease.renew()
         step = self.run.committed_step()
@@ -60,7 +60,7 @@ class AttemptRecorder:
         self.events.write("attempt_begun", self.record.attempt, hosts=hosts, ranks=ranks, resumed_step=step)
 
     def end(self, plan: LaunchPlan, verdict: Verdict) -> None:
-        """The attempt has ended with `verdict`."""
+        """Record that the attempt has ended with `verdict`."""
         now = time.time()
         failed = None if verdict.failure is None else verdict.failure.rank
         host = next((place.host for place in plan.ranks if place.rank == failed), None)
@@ -100,7 +100,7 @@ class AttemptRecorder:
         }
 
     def _failed_unix_s(self, rank: int | None, now: float) -> float:
-        """When the failed rank ended; without its outcome, when any rank last entered a phase or made a step."""
+        """Return when the failed rank ended. Without its outcome: when any rank last entered a phase or made a step."""
         outcome = None if rank is None else Outcome.read(self.run.attempt(self.record.attempt).outcome(rank))
         return outcome.ended_unix_s if outcome is not None else self.progress_unix_s or now
 
@@ -109,13 +109,13 @@ class AttemptRecorder:
         try:
             record.write(self.run.attempt(record.attempt).record)
             write_launcher_metrics(self.run, read_records(self.run))
-        except OSError as error:  # a full disk is the attempt's trouble, and must not end the launcher's watch
+        except OSError as error:  # a full disk may fail the attempt, but must not end the launcher's watch
             place = error.filename or self.run.root
             logger.warning("%s: %s; the record of the attempt is not kept", place, error.strerror)
 
 
 def first_record(plan: LaunchPlan) -> AttemptRecord:
-    """The record of an attempt that starts now."""
+    """Make the record of an attempt that starts now."""
     ranks = len(plan.ranks)
     return AttemptRecord(attempt=plan.attempt, hosts=plan.hosts, world_size=ranks, started_unix_s=time.time())
 

@@ -1,4 +1,4 @@
-"""Attempt, verdict, decision, next attempt: until a run is done, cannot go on, or is asked to stop."""
+"""Repeats attempt, verdict and decision until a run is done, cannot go on, or is asked to stop."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Attempted:
-    """An attempt that has ended."""
+    """Holds an attempt that has ended."""
 
     plan: LaunchPlan
     verdict: Verdict
@@ -38,10 +38,12 @@ def recover(
     stop: StopRequest,
     events: EventLog,
 ) -> Attempted:
-    """Run `attempt` until it does not fail or `cluster.restart` allows no more; returns the last one.
+    """Run `attempt` until it does not fail or `cluster.restart` allows no more. Returns the last one.
 
-    sweep: clears the hosts given of the run's ranks and returns those that it could not. rank_counts: see `decide`;
-    asked for only if ranks may become fewer. BAD_CONFIG, DIVERGED and a wish to stop are followed by no other attempt.
+    sweep: clears the given hosts of the run's ranks and returns the hosts that it could not clear
+    rank_counts: see `decide`; called only if the number of ranks may shrink
+
+    No attempt follows BAD_CONFIG, DIVERGED, PREEMPTED or a request to stop.
     """
     history: list[FailedAttempt] = []
     current = cluster
@@ -59,10 +61,10 @@ def recover(
         if ended.verdict.exit_code in _FINAL or stop.count or not cluster.restart.max_restarts:
             return ended
         record = ended.record
-        # When a host is cut off, ranks elsewhere may be the first to be seen waiting.
+        # When a host is cut off, ranks on other hosts may be the first to be seen waiting. So blame that host.
         host = unreachable[0] if unreachable else record.host
         history.append(FailedAttempt(host, record.resumed_step, record.checkpoint_step))
-        # Hosts that were left out may be back, and their ranks must not be.
+        # Hosts that this attempt left out may be back. Their old ranks must not run.
         others = [host.address for host in cluster.known_hosts if host.address not in ended.plan.hosts]
         absent = {*unreachable, *sweep(others)}
         decision = decide(
@@ -70,7 +72,7 @@ def recover(
             history,
             absent,
             rank_counts() if cluster.restart.shrink else (),
-            # The lease was not renewed after the attempt, so what came since is part of the wait.
+            # The lease was not renewed after the attempt, so the time since then is part of the wait.
             max(0.0, ended_s + fence_s(cluster.launcher.lease_s) - time.monotonic()),
         )
         if isinstance(decision, GiveUp):
@@ -112,7 +114,7 @@ def _announcement(ended: Attempted, restart: Restart, number: int, cluster: Clus
 
 
 def _asked_to_stop_within(delay_s: float, stop: StopRequest) -> bool:
-    """Wait; True as soon as there is a wish to stop."""
+    """Wait for `delay_s`. Returns True as soon as there is a request to stop."""
     deadline_s = time.monotonic() + delay_s
     while not stop.count and (left_s := deadline_s - time.monotonic()) > 0:
         time.sleep(min(_POLL_S, left_s))

@@ -1,4 +1,4 @@
-"""Whether, where and when to start again after a failed attempt: values in, a value out; no clock, no disk."""
+"""Decides whether, where and when to start again after a failed attempt. It is pure: no clock, no disk."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,12 @@ from launcher.cluster.hosts import Host
 
 @dataclass(frozen=True)
 class FailedAttempt:
-    """`host`: whose failure ended it, None when nobody knows. `resumed_step`, `checkpoint_step`: of the newest verified
-    checkpoint when it began and when it ended; 0 without any."""
+    """Describes an attempt that failed.
+
+    host: the host whose failure ended it, None when unknown
+    resumed_step: step of the newest verified checkpoint when it began, 0 without one
+    checkpoint_step: step of the newest verified checkpoint when it ended, 0 without one
+    """
 
     host: str | None
     resumed_step: int
@@ -19,7 +23,7 @@ class FailedAttempt:
 
 @dataclass(frozen=True)
 class Restart:
-    """Start again on `cluster`, whose hosts and ranks may be fewer or others, in `delay_s`."""
+    """Starts the run again on `cluster` after `delay_s`. Its hosts and ranks may be fewer or different."""
 
     cluster: ClusterConfig
     delay_s: float
@@ -27,7 +31,10 @@ class Restart:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """`reason`: for the operator, a part of a sentence."""
+    """Ends the run.
+
+    reason: part of a sentence for the operator
+    """
 
     reason: str
 
@@ -39,10 +46,13 @@ def decide(
     rank_counts: Collection[int] = (),
     fence_s: float = 0.0,
 ) -> Restart | GiveUp:
-    """What follows `history`, the failed attempts of this launch from the first to the last.
+    """Decide what follows the failed attempts in `history`.
 
-    cluster: as the operator wrote it. unreachable: addresses that do not answer now; their ranks may live for `fence_s`
-    more, and before that no others may start. rank_counts: the numbers of ranks that divide the global batch.
+    cluster: as the operator wrote it
+    history: the failed attempts of this launch, oldest first
+    unreachable: addresses that do not answer now
+    fence_s: how long their ranks may still live, s; no others may start before that
+    rank_counts: the numbers of ranks that divide the global batch
     """
     policy = cluster.restart
     if len(history) > policy.max_restarts:
@@ -57,7 +67,7 @@ def decide(
 
 
 def attempts_without_progress(history: Sequence[FailedAttempt]) -> int:
-    """How many attempts at the end of `history` left no checkpoint newer than all before."""
+    """Count the attempts at the end of `history` that left no checkpoint newer than all before."""
     newest, in_vain = -1, 0
     for attempt in history:
         newest = max(newest, attempt.resumed_step)
@@ -67,7 +77,7 @@ def attempts_without_progress(history: Sequence[FailedAttempt]) -> int:
 
 
 def _delay_s(policy: RestartSettings, in_vain: int) -> float:
-    # The exponent is bounded only so that no power overflows.
+    # The exponent is bounded so that the power cannot overflow.
     grown = policy.first_delay_s * policy.delay_factor ** min(max(in_vain - 1, 0), 100)
     return min(grown, policy.max_delay_s)
 
@@ -80,7 +90,7 @@ def _bad_hosts(policy: RestartSettings, history: Sequence[FailedAttempt]) -> set
 
 
 def _next_cluster(cluster: ClusterConfig, bad: set[str], rank_counts: Collection[int]) -> ClusterConfig:
-    """As many hosts as ever, good ones first; or, where shrinking is allowed, fewer ranks on good ones alone."""
+    """Keep the number of hosts, good ones first. Where shrinking is allowed, take fewer ranks on good hosts alone."""
     good = [host for host in cluster.known_hosts if host.address not in bad]
     if len(good) < len(cluster.hosts) and cluster.restart.shrink:
         smaller = _shrunk(cluster, good, rank_counts)
@@ -91,7 +101,10 @@ def _next_cluster(cluster: ClusterConfig, bad: set[str], rank_counts: Collection
 
 
 def _shrunk(cluster: ClusterConfig, good: Sequence[Host], rank_counts: Collection[int]) -> ClusterConfig | None:
-    """The most ranks that `good` can take, equally many on each host; on fewer hosts when that is the same number."""
+    """Return the cluster with the most ranks that `good` can take, the same number on each host.
+
+    Of two clusters with that many ranks, the one with more ranks per host, so with fewer hosts, is taken.
+    """
     most = min((cluster.ranks_on(host) for host in good), default=0)
     shapes = [(hosts * each, each, hosts) for hosts in range(1, len(good) + 1) for each in range(1, most + 1)]
     fitting = [shape for shape in shapes if shape[0] in rank_counts and shape[0] >= cluster.restart.min_ranks]

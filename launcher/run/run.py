@@ -1,4 +1,4 @@
-"""One `vpred-launch run`: from two files to a verdict, in the order that lets a mistake cost nothing."""
+"""Performs one `vpred-launch run`, from two files to a verdict. Its order finds mistakes before they cost time."""
 
 import logging
 import sys
@@ -50,16 +50,20 @@ def load_job(
     *,
     try_mpi: bool = False,
 ) -> Job:
-    """Overrides that start with "cluster." go to the cluster file, the others to the trainer.
+    """Load and check both documents of a launch.
 
-    `run_dir` None: runs/RECIPE in the current directory. `try_mpi`: on one host, while the trainer checks the recipe;
-    several hosts must be looked at before. Raises ConfigError or recipe.RecipeError.
+    run_dir: None means runs/RECIPE in the current directory
+    overrides: those that start with "cluster." go to the cluster file, the others to the trainer
+    try_mpi: on one host, try MPI while the trainer checks the recipe; several hosts must be checked before that
+
+    Raises ConfigError: on a mistake in the cluster file or the rank table. Raises RecipeError: when the trainer's check
+    of the recipe fails.
     """
     ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
     theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
     cluster = load_cluster(cluster_file, ours)
     if cluster.launcher.rank_table is not None:
-        chosen_table(cluster)  # its faults, before anything else costs time
+        chosen_table(cluster)  # report its faults before anything else costs time
     with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
         run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
         found_recipe = read_recipe(run)
@@ -68,7 +72,7 @@ def load_job(
 
 
 def plan_job(job: Job) -> LaunchPlan:
-    """What `run` would do now; raises ConfigError when there is no usable mpirun."""
+    """Plan what `run` would do now. Raises ConfigError: when there is no usable mpirun."""
     return make_plan(
         cluster=job.cluster,
         mpirun=find_mpirun(job.cluster.launcher.mpirun, environment()) if job.cluster.needs_mpirun else None,
@@ -81,14 +85,16 @@ def plan_job(job: Job) -> LaunchPlan:
 
 
 def check_job(job: Job) -> list[Finding]:
-    """What the preflight finds for this job on this machine, now."""
+    """Run the preflight for this job on this machine, now."""
     return preflight(job, environment(), Ssh())
 
 
 def run_job(job: Job, streamed: str | None = None) -> int:
-    """Check, plan, write, start, watch; tells the outcome on stdout or stderr and returns the exit code.
+    """Check, plan, write, start and watch. Prints the outcome on stdout or stderr and returns the exit code.
 
-    `streamed`: ranks whose logs are shown, as parse_ranks reads them. Raises ConfigError.
+    streamed: ranks whose logs are shown, as parse_ranks reads them
+
+    Raises ConfigError: on a mistake that stops the launch.
     """
     if (summary := is_complete(job.run, job.train_yaml)) is not None:
         print(f"{job.run.root} is already complete; give another --run-dir to train anew")
@@ -104,7 +110,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
     with locked(job.run), unheard():
         if read_recipe(job.run) != job.found_recipe:
             raise ConfigError(f"{job.run.root}: another launcher has used it in the meantime; start again")
-        job.run.summary_json.unlink(missing_ok=True)  # of a run that was complete and gets longer
+        job.run.summary_json.unlink(missing_ok=True)  # it marks the end of a complete run, which now gets longer
         sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
         if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
             logger.warning("could not look for ranks of earlier attempts on %s", ", ".join(left))
@@ -121,7 +127,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
 
 
 def _attempt(job: Job, stop: StopRequest, events: EventLog, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:
-    """Plan, write, start and watch one attempt on `cluster`, whose ranks may be fewer than those to be shown."""
+    """Plan, write, start and watch one attempt on `cluster`. It may have fewer ranks than `shown` names."""
     plan = plan_job(replace(job, cluster=cluster))
     _write_files(job.run, plan)
     print(describe(plan), flush=True)
@@ -137,7 +143,7 @@ def _attempt(job: Job, stop: StopRequest, events: EventLog, shown: Sequence[int]
 
 
 def closing_line(run: RunDir, summary: Summary) -> str:
-    """What came out, and where it lies."""
+    """Summarise the results and say where they lie."""
     retrieval = "" if summary.retrieval is None else f", retrieval {summary.retrieval:.2f}"
     return (
         f"done: {summary.steps} steps, {summary.samples_seen} samples in {summary.seconds:.0f} s, "
@@ -147,7 +153,7 @@ def closing_line(run: RunDir, summary: Summary) -> str:
 
 
 def _write_files(run: RunDir, plan: LaunchPlan) -> None:
-    """The plan and its files; on an error none that were new are left, so nothing looks half set up."""
+    """Write the plan and its files. On an error remove the new ones, so that nothing looks half set up."""
     contents = {**plan.files, run.plan_json: plan.to_json()}
     new = [path for path in contents if not path.exists()]
     try:
@@ -162,7 +168,7 @@ def _write_files(run: RunDir, plan: LaunchPlan) -> None:
 
 
 def _report(run: RunDir, verdict: Verdict) -> None:
-    """At most five lines on how it ended."""
+    """Print at most five lines on how the run ended."""
     if verdict.exit_code == ExitCode.OK:
         if verdict.text:
             logger.warning("warning: %s", verdict.text)

@@ -1,1 +1,1 @@
-"""One attempt: watched while it runs, judged when it has ended."""
+"""Watches one attempt while it runs and judges it when it has ended."""

@@ -1,4 +1,4 @@
-"""Why an attempt failed: which rank first, where, how it ended, and what its log and its kernel say about it."""
+"""Says why an attempt failed: which rank first, where, how it ended, and what its log and its kernel report."""
 
 import re
 from itertools import takewhile
@@ -18,11 +18,12 @@ FailureKind = Literal["exit", "signal", "out_of_memory", "hang", "lost", "incomp
 
 
 class Failure(Record):
-    """The first failure of an attempt.
+    """Records the first failure of an attempt.
 
-    exit: the trainer ended by itself; signal: a signal ended it; hang: no progress; lost: it left no account (its host
-    or mpirun died); incomplete: nobody failed, but the run is not done. `returncode`: negative is minus the signal.
-    `traceback`: the last in the log of `rank`; of a hang, where its main thread stood. Most recent call last.
+    kind: exit: the trainer ended by itself; signal: a signal ended it; out_of_memory: the kernel killed it; hang: no
+    progress; lost: it left no outcome (its host or mpirun died); incomplete: no rank failed, but the run is not done
+    returncode: a negative value is minus the signal
+    traceback: the last in the log of `rank`; for a hang, the stack of its main thread; most recent call last
     """
 
     kind: FailureKind
@@ -38,7 +39,7 @@ class Failure(Record):
     log: Path
 
     def __str__(self) -> str:
-        """Five lines."""
+        """Render the failure in five lines."""
         lines = (
             f"rank {self.rank} on host {self.host} {self.ended} after step {self.last_step}",
             f"cause:  {self.cause or 'not known'}",
@@ -60,7 +61,7 @@ class Failure(Record):
 
 
 def read_log(failure: Failure) -> Failure:
-    """The failure with what the log of its rank says."""
+    """Return the failure with the cause, hint and traceback that its rank's log gives."""
     text = tail(failure.log)
     lines = text.splitlines()
     code = find_code(text)
@@ -75,13 +76,13 @@ def read_log(failure: Failure) -> Failure:
 
 
 def blames_peer(log: Path) -> bool:
-    """Whether HCCL says in this log that another rank is at fault."""
+    """Return whether HCCL says in this log that another rank is at fault."""
     code = find_code(tail(log))
     return code is not None and HCCL_CODES[code].blames_peer
 
 
 def tail(log: Path) -> str:
-    """The end of a log, empty when there is none."""
+    """Read the end of a log. It is empty when there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
@@ -91,14 +92,14 @@ def tail(log: Path) -> str:
 
 
 def last_stack(lines: list[str]) -> tuple[str, ...]:
-    """What faulthandler last wrote of the main thread, turned so that the most recent call is the last."""
+    """Return the main thread's last stack from faulthandler, reversed so that the most recent call is last."""
     starts = [number for number, line in enumerate(lines) if line.startswith("Current thread ")]
     calls = takewhile(lambda line: line.startswith("  File "), lines[starts[-1] + 1 :] if starts else ())
     return tuple(reversed(list(calls)))
 
 
 def last_traceback(lines: list[str]) -> tuple[str, ...]:
-    """The last Python traceback among `lines`, to the line that names the exception."""
+    """Return the last Python traceback among `lines`, up to the line that names the exception."""
     starts = [number for number, line in enumerate(lines) if line.endswith(_TRACEBACK)]
     if not starts:
         return ()

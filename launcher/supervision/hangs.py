@@ -1,4 +1,4 @@
-"""Which rank has made no progress for too long, and which of all that stand still seems to be the cause."""
+"""Finds the rank that has made no progress for too long, and the stalled rank that seems to be the cause."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ TIMEOUT_OF: dict[Phase, str] = {
 
 @dataclass(frozen=True)
 class Hang:
-    """`rank` made no progress in `phase` for longer than supervision.timeouts.`key`."""
+    """Says that `rank` made no progress in `phase` for longer than supervision.timeouts.`key`."""
 
     rank: int
     phase: Phase
@@ -31,7 +31,7 @@ class Hang:
 
 @dataclass(frozen=True)
 class Suspect:
-    """`rank` seems to have held up the others since `last_step`; `sign`: the evidence for that."""
+    """Names the `rank` that seems to have held up the others since `last_step`. `sign` is the evidence."""
 
     rank: int
     sign: str
@@ -41,8 +41,10 @@ class Suspect:
 def find_hang(
     timeouts: Timeouts, beats: Mapping[int, Beat], running: Collection[int], started_s: float, now_s: float
 ) -> Hang | None:
-    """The rank of `running` that is furthest over its time. Times as in Beat; `started_s`: the attempt's start, from
-    which a rank's first status is waited for."""
+    """Find the rank of `running` that is furthest over its timeout.
+
+    started_s: the attempt's start, from which the wait for a rank's first status counts; all times are as in Beat
+    """
     worst: tuple[float, Hang] | None = None
     for rank in running:
         beat = beats.get(rank)
@@ -58,7 +60,7 @@ def find_hang(
 def find_suspect(
     hang: Hang, beats: Mapping[int, Beat], running: Collection[int], stacks: Mapping[int, StackDump]
 ) -> Suspect:
-    """The rank that holds up the others.
+    """Find the rank that holds up the others.
 
     One stuck rank stalls all others in their next collective. The first of the signs below that some ranks show and
     others do not decides.

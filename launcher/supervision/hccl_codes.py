@@ -1,6 +1,6 @@
-"""HCCL's error codes as they stand in a rank's log: what each means and where to look.
+"""Explains HCCL's error codes as a rank's log shows them: the meaning of each, and where to look.
 
-Meanings follow the fault codes of Huawei's CANN documentation; no NPU was there to raise them.
+Meanings follow the fault codes of Huawei's CANN documentation. They were never seen on an NPU.
 """
 
 import re
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HcclCode:
-    """`blames_peer`: the rank that reports it suffers from another one's fault."""
+    """Explains one code.
+
+    blames_peer: the rank that reports it suffers from another rank's fault
+    """
 
     meaning: str
     hint: str
@@ -42,6 +45,6 @@ _CODE = re.compile(r"\b(?:EI\d{4}|EJ0003)\b")
 
 
 def find_code(text: str) -> str | None:
-    """The first code of the table in a log, by its present name."""
+    """Return the first code in `text` that the table has, by its present name."""
     codes = (_FORMER.get(found, found) for found in _CODE.findall(text))
     return next((code for code in codes if code in HCCL_CODES), None)

@@ -1,21 +1,24 @@
-"""What the launcher does next with a running attempt: values in, a value out; no clock, no process."""
+"""Decides what the launcher does next with a running attempt. It is pure: no clock, no process."""
 
 import signal
 from dataclasses import dataclass
 from typing import Literal
 
 Action = Literal["wait", "send_signal", "ask_checkpoint", "end_hang", "end_late", "kill"]
-# After these nothing more is watched.
+# These actions end the watch.
 ENDING: frozenset[Action] = frozenset({"end_hang", "end_late", "kill"})
 
 
 @dataclass(frozen=True)
 class Situation:
-    """A running attempt as the launcher sees it.
+    """Describes a running attempt as the launcher sees it.
 
-    due_signal: what mpirun should have received by now, None while nobody asks to stop; sent_signal: the last one sent.
-    is_hung: a rank exceeded its timeout. wants_checkpoint: somebody asked for one and the ranks do not know yet.
-    all_have_begun: every rank has written a status. is_late: some rank ended, and the others outlived the grace time.
+    due_signal: the signal that mpirun should have received by now, None without a request to stop
+    sent_signal: the last signal sent to mpirun
+    is_hung: a rank exceeded its timeout
+    wants_checkpoint: a checkpoint was requested and the ranks do not know yet
+    all_have_begun: every rank has written a status
+    is_late: some rank ended, and the others outlived the grace time
     """
 
     due_signal: signal.Signals | None = None
@@ -27,7 +30,7 @@ class Situation:
 
 
 def next_action(seen: Situation) -> Action:
-    """A request to stop counts before a hang: its signals escalate by themselves."""
+    """Choose the next action. A request to stop comes before a hang, because its signals escalate by themselves."""
     if seen.due_signal is signal.SIGKILL:
         return "kill"
     if seen.due_signal is not None and seen.due_signal is not seen.sent_signal:
@@ -36,8 +39,8 @@ def next_action(seen: Situation) -> Action:
         return "end_hang"
     if seen.is_late:
         return "end_late"
-    # The signal for a checkpoint ends a process without a handler for it: a shim before its rank's first status, and a
-    # trainer that leaves. A stop saves one anyway.
+    # The signal for a checkpoint ends a process that has no handler for it: a shim before its rank's first status, or a
+    # trainer that leaves. A stop saves a checkpoint anyway.
     if seen.due_signal is None and seen.wants_checkpoint and seen.all_have_begun:
         return "ask_checkpoint"
     return "wait"

@@ -1,4 +1,4 @@
-"""One bar for all ranks on a terminal, one line now and then elsewhere. Fed from rank status records."""
+"""Shows progress from rank status records: one bar for all ranks on a terminal, else a line every 10 s."""
 
 import logging
 import os
@@ -32,13 +32,13 @@ class Progress(Protocol):
     def update(self, statuses: Mapping[int, RankStatus]) -> None: ...
 
     def line(self, text: str) -> None:
-        """A line of its own, above the bar if there is one."""
+        """Print `text` on a separate line, above the bar if there is one."""
 
     def close(self) -> None: ...
 
 
 class BarProgress:
-    """A tqdm bar; it appears with the first training step, the phases before are lines."""
+    """Shows a tqdm bar. It appears with the first training step; earlier phases are lines."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -81,7 +81,7 @@ class BarProgress:
 
 
 class LineProgress:
-    """A line at each new phase and every 10 s: for logs and pipes."""
+    """Prints a line at each new phase and every 10 s: for logs and pipes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -119,7 +119,7 @@ class LineProgress:
 
 
 class Unheard:
-    """A stream whose reader may go (`| tee`, a closed terminal): what cannot be written is lost; the run goes on."""
+    """Wraps a stream whose reader may go (`| tee`, a closed terminal). Output is then lost, and the run goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -141,7 +141,7 @@ class Unheard:
         return getattr(self._stream, name)
 
     def _give_up(self) -> None:
-        # From now on to nobody, with what is still in the buffer.
+        # Send all further output, and what is still in the buffer, to /dev/null.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
@@ -149,13 +149,13 @@ class Unheard:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Standard output and error may break in the block without ending it."""
+    """Let standard output and error break in the block without ending it."""
     with redirect_stdout(cast(TextIO, Unheard(sys.stdout))), redirect_stderr(cast(TextIO, Unheard(sys.stderr))):
         yield
 
 
 def make_progress(stream: TextIO) -> Progress:
-    """A bar when `stream` is a terminal with room for one, else lines."""
+    """Make a bar when `stream` is a terminal with room for one, else lines."""
     # Pseudo-terminals of containers may have 0 columns or rows, where tqdm would show nothing at all.
     if stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0:
         return BarProgress(stream)

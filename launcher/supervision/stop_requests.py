@@ -1,4 +1,4 @@
-"""Requests that people and schedulers send by signals: stop, stop now, or save a checkpoint and go on."""
+"""Receives the signals of people and schedulers: stop, stop now, or save a checkpoint and go on."""
 
 import signal
 import time
@@ -13,10 +13,11 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass
 class StopRequest:
-    """Signals received so far.
+    """Counts the signals received so far.
 
-    count: 1 stops after a checkpoint, 2 sends SIGTERM now, 3 sends SIGKILL. first_s: when the first came, by
-    time.monotonic. checkpoints: SIGUSR2, each a request to save and go on.
+    count: 1 stops after a checkpoint, 2 sends SIGTERM now, 3 sends SIGKILL
+    first_s: when the first stop signal came, by time.monotonic
+    checkpoints: number of SIGUSR2, each a request to save and go on
     """
 
     count: int = 0
@@ -34,7 +35,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Receive them in the block, in the main thread. SIGHUP stays ignored if it is (nohup)."""
+    """Receive stop signals in the block, in the main thread. An ignored SIGHUP stays ignored (nohup)."""
     stop = StopRequest()
     handlers = dict.fromkeys(_STOP_SIGNALS, stop.receive) | {signal.SIGUSR2: stop.receive_checkpoint}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -48,9 +49,9 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 def signal_to_send(waited_s: float, grace_s: float, requests: int) -> signal.Signals:
-    """The signal that mpirun should have received `waited_s` after the first of `requests` requests to stop.
+    """Return the signal that mpirun should have received `waited_s` after the first of `requests` requests to stop.
 
-    USR1 makes trainers checkpoint and leave at the next step; TERM and KILL are for those that do not.
+    USR1 makes trainers checkpoint and leave at the next step. TERM and KILL are for trainers that do not.
     """
     if waited_s >= grace_s + _TERM_GRACE_S or requests >= 3:
         return signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Ranks that are slower than the others at their own work. The step's time tells nothing: all wait for the slowest."""
+"""Finds ranks whose local work is slower than the others'. Step times do not show it: all wait for the slowest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +13,11 @@ _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
 def slow_ranks(own_step_seconds: Mapping[int, float], settings: StragglerSettings) -> list[Straggler]:
-    """Those that stand out in one window. Sigma is that of the others, by their median absolute deviation: a few slow
-    ranks do not hide each other. With two ranks it is 0 and the ratio alone decides."""
+    """Return the ranks that stand out in one window.
+
+    A rank is compared with the others. Their sigma is estimated from their median absolute deviation, so a few slow
+    ranks do not hide each other. With two ranks it is 0, and the ratio alone decides.
+    """
     found = []
     for rank, own in own_step_seconds.items():
         others = [seconds for other, seconds in own_step_seconds.items() if other != rank]
@@ -29,7 +32,7 @@ def slow_ranks(own_step_seconds: Mapping[int, float], settings: StragglerSetting
 
 @dataclass
 class StragglerWatch:
-    """Goes from statuses to windows, and counts the windows in a row in which a rank stood out."""
+    """Groups statuses into windows and counts the windows in a row in which a rank stood out."""
 
     settings: StragglerSettings
     stragglers: dict[int, Straggler] = field(default_factory=dict)
@@ -38,7 +41,10 @@ class StragglerWatch:
     _in_a_row: dict[int, int] = field(default_factory=dict)
 
     def update(self, statuses: Mapping[int, RankStatus], world_size: int, now_s: float) -> bool:
-        """Whether `stragglers` has changed. A window is closed when it is over and every rank has made a step in it."""
+        """Take in statuses and return whether `stragglers` has changed.
+
+        A window closes when its time is over and every rank has made a step in it.
+        """
         if len(statuses) < world_size or now_s < self._opened_s + self.settings.window_s:
             return False
         before, now = self._before, {rank: (each.timed_steps, each.own_seconds) for rank, each in statuses.items()}

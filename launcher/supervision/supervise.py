@@ -1,4 +1,4 @@
-"""Watching one attempt: start mpirun, show progress, pass on wishes, end what hangs, leave nothing running."""
+"""Watches one attempt: starts mpirun, shows progress, passes requests on, ends what hangs, leaves nothing running."""
 
 import logging
 import os
@@ -50,10 +50,12 @@ def supervise(
     events: EventLog,
     streamed: Collection[int] = (),
 ) -> Verdict:
-    """Run `plan` to its end in this process's main thread; a failure is kept in the attempt's directory.
+    """Run `plan` to its end in this process's main thread. A failure is saved in the attempt's directory.
 
-    `stop`: from stop_requests(), around this and other attempts; `streamed`: ranks whose logs are shown as they grow.
-    Raises OSError when mpirun cannot be started.
+    stop: from stop_requests(), whose block surrounds this and other attempts
+    streamed: ranks whose logs are shown as they grow
+
+    Raises OSError: when mpirun cannot be started.
     """
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
@@ -91,7 +93,7 @@ def supervise(
 
 
 def _keep(record: Record, path: Path) -> None:
-    """A full disk may be what it is about, and is no reason to leave the ranks unwatched."""
+    """Write `record`. A full disk may be the failure it records, and must not leave the ranks unwatched."""
     try:
         record.write(path)
     except OSError as error:
@@ -99,13 +101,13 @@ def _keep(record: Record, path: Path) -> None:
 
 
 def _blaming_a_peer(attempt: AttemptDir, outcomes: Mapping[int, Outcome]) -> frozenset[int]:
-    """The ranks that ended by themselves and whose log says that another rank was at fault."""
+    """Return the ranks that ended by themselves and whose log says that another rank was at fault."""
     ended = (each for each in outcomes.values() if each.returncode > 0 and not each.told_to_stop)
     return frozenset(each.rank for each in ended if blames_peer(attempt.log(each.rank)))
 
 
 class _Watch:
-    """What is seen of an attempt while it runs, and what follows from it."""
+    """Observes an attempt while it runs and acts on it."""
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class _Watch:
         kill_session(mpirun)
 
     def close(self) -> None:
-        """Take over the last records; those of other hosts may take a moment to show on a shared file system."""
+        """Read the last records. Those of other hosts may appear late on a shared file system."""
         deadline_s = time.monotonic() + (_LATE_RECORDS_S if len(self.plan.hosts) > 1 else 0.0)
         while True:
             self._look(time.monotonic())
@@ -201,11 +203,11 @@ class _Watch:
             self._deadline_s = now_s + grace_s
 
     def _end_grace_s(self) -> float | None:
-        """How long the job may go on, now that some rank has ended."""
+        """Return how long the job may go on, now that some rank has ended. None: no rank has ended."""
         codes = {outcome.returncode for outcome in self.files.outcomes.values()}
         if not codes:
             return None
-        # Ranks leave together, by way of a barrier: one that has left with success is followed or something is wrong.
+        # Ranks leave together, after a barrier. When one left with success, the others follow or something is wrong.
         return self.plan.stop_grace_s if codes <= {ExitCode.OK, ExitCode.PREEMPTED} else _FAILED_GRACE_S
 
     def _dump_stacks(self, mpirun: "subprocess.Popen[bytes]", hang: Hang) -> None:
@@ -236,7 +238,7 @@ class _Watch:
         )
 
     def _terminate(self, mpirun: "subprocess.Popen[bytes]", why: str) -> None:
-        """SIGTERM first: only a living mpirun can end the ranks of other hosts."""
+        """Send SIGTERM and wait: only a living mpirun can end the ranks of other hosts."""
         self._send(mpirun, signal.SIGTERM, why)
         with suppress(subprocess.TimeoutExpired):
             mpirun.wait(timeout=_TERM_GRACE_S)
@@ -263,7 +265,7 @@ class _Watch:
             self._note("no rank is slow any more")
 
     def _note(self, text: str) -> None:
-        # With its name before it: these lines stand among those of ranks.
+        # The prefix distinguishes these lines from the ranks' lines around them.
         logger.info("vpred-launch: %s", text)
 
 

@@ -1,4 +1,4 @@
-"""How an attempt ended, judged from the ranks' own records: mpirun may say 0 after a host crash."""
+"""Judges from the ranks' records how an attempt ended. mpirun's exit code may be 0 even after a host crash."""
 
 import signal
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from launcher.supervision.failure import Failure, FailureKind
 from launcher.supervision.hangs import Hang, Suspect
 
 _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
-# What a rank that was told to stop may end with: itself, killed by the signal, or a shell's code for that.
+# Return codes of a rank after a stop signal: it ended by itself, by the signal, or with a shell's code for the signal.
 _STOPPED = {0, int(ExitCode.PREEMPTED), *(-n for n in _STOP_SIGNALS), *(128 + n for n in _STOP_SIGNALS)}
 _PASSED_ON = {ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED}
 _SIGNAL_HINTS: dict[int, str] = {
@@ -22,10 +22,11 @@ _SIGNAL_HINTS: dict[int, str] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an attempt ended.
+    """Says how an attempt ended.
 
-    exit_code: an ExitCode, or 128 + n when signal n ended the rank that failed first. text: one line, empty when all is
-    well. failure: the first, None unless the attempt failed.
+    exit_code: an ExitCode, or 128 + n when signal n ended the rank that failed first
+    text: one line, empty when nothing failed
+    failure: the first failure, None unless the attempt failed
     """
 
     exit_code: int
@@ -35,11 +36,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an attempt has left.
+    """Holds what an attempt left behind.
 
-    hosts: of every rank of the plan. stopped: the launcher was asked to stop the job. blaming_a_peer: ranks whose log
-    says that another rank is at fault. lost_host: the host that mpirun lost contact with, in its words. hang: why the
-    launcher ended the attempt; suspect: the rank that seems to have caused the hang.
+    hosts: the host of every rank of the plan
+    stopped: the launcher was asked to stop the job
+    blaming_a_peer: ranks whose log says that another rank is at fault
+    lost_host: the host that mpirun lost contact with, as mpirun calls it
+    hang: the hang for which the launcher ended the attempt
+    suspect: the rank that seems to have caused the hang
     """
 
     hosts: Mapping[int, str]
@@ -56,7 +60,7 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict; pure, so that the failure lacks what only logs can tell (failure.read_log)."""
+    """Judge the evidence. This function is pure, so failure.read_log adds what only the logs say."""
     failed, preempted = _first_failure(evidence)
     if evidence.summary is not None:
         return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
@@ -75,7 +79,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def ended(returncode: int) -> str:
-    """A return code in words: "exit code 3" or "SIGKILL"."""
+    """Return a return code in words: "exit code 3" or "SIGKILL"."""
     if returncode >= 0:
         return f"exit code {returncode}"
     try:
@@ -96,11 +100,11 @@ def _exit_code(returncode: int) -> int:
 
 
 def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
-    """The failure that came first, and whether the job was stopped rather than failed.
+    """Return the failure that came first, and whether the job was stopped rather than failed.
 
-    mpirun ends the other ranks soon after the first that ends badly, so their ends are no news; nor is the end of one
-    that gave up waiting for another. Clocks of hosts differ, so what a rank knows counts before when it ended. A first
-    rank that ends with PREEMPTED means that somebody else (a scheduler) told the ranks to stop.
+    mpirun ends the other ranks soon after the first that ends badly, so their ends explain nothing. Nor does the end of
+    a rank that gave up waiting for another. Hosts' clocks differ, so a rank's knowledge counts before its time of end.
+    If the first rank ended with PREEMPTED, somebody else (a scheduler) sent the ranks a stop signal.
     """
     bad = sorted(
         (each for each in evidence.outcomes.values() if each.returncode != 0),
@@ -112,10 +116,10 @@ def _first_failure(evidence: Evidence) -> tuple[Outcome | None, bool]:
 
 
 def _only_reacted(evidence: Evidence, outcome: Outcome) -> bool:
-    """Whether the rank ended because of another.
+    """Return whether the rank ended because of another.
 
-    A trainer that was killed alone did not, though it waited: mpirun and msrun kill its shim too, and then it has no
-    outcome. Nor did one whose lease was over: its shim then ends mpirun's daemon, and with it ranks beside it.
+    A trainer that was killed alone did not, even if it waited: mpirun and msrun kill its shim too, and then it has no
+    outcome. Nor did a rank whose lease ran out: its shim then ends mpirun's daemon, and with it the ranks beside it.
     """
     if outcome.lease_is_over:
         return False
@@ -124,7 +128,7 @@ def _only_reacted(evidence: Evidence, outcome: Outcome) -> bool:
 
 
 def _lost_rank(evidence: Evidence) -> int | None:
-    """The first rank of the host that mpirun lost, which it calls as the plan does or by the host's own name."""
+    """Return the first rank of the host that mpirun lost. mpirun uses the plan's name for it or the host's hostname."""
     for rank, host in evidence.hosts.items():
         status = evidence.statuses.get(rank)
         if evidence.lost_host in (host, host if status is None else status.hostname):
@@ -133,7 +137,7 @@ def _lost_rank(evidence: Evidence) -> int | None:
 
 
 def _cut_off(evidence: Evidence, rank: int) -> Failure:
-    """mpirun kills the ranks of the other hosts at once, so that theirs may be the accounts that are missing."""
+    """Describe a lost host. mpirun kills the other hosts' ranks at once, so their outcomes may be missing as well."""
     status = evidence.statuses.get(rank)
     return Failure(
         kind="lost",
@@ -148,12 +152,12 @@ def _cut_off(evidence: Evidence, rank: int) -> Failure:
 
 
 def _silent_ranks(evidence: Evidence) -> list[int]:
-    """Ranks without an outcome: they were killed together with their shims, or their host is gone."""
+    """Return the ranks without an outcome: they were killed together with their shims, or their host is gone."""
     return [rank for rank in evidence.hosts if rank not in evidence.outcomes]
 
 
 def _early_exits(evidence: Evidence) -> list[Outcome]:
-    """Ranks that ended with success by themselves, the first one first; of a run that is not complete."""
+    """Return the ranks of an incomplete run that ended with success by themselves, the earliest first."""
     left = (each for each in evidence.outcomes.values() if each.returncode == 0 and not each.told_to_stop)
     return sorted(left, key=lambda each: each.ended_unix_s)
 
@@ -199,10 +203,10 @@ def _hung(evidence: Evidence, hang: Hang) -> Failure:
 
 
 def _unfinished(evidence: Evidence) -> Failure:
-    """Nobody has failed first by its own account: some left none, or all left without having finished."""
+    """Describe an end without a recorded failure: some ranks left no outcome, or all left before the run's end."""
     silent = _silent_ranks(evidence)
     answered = {evidence.hosts[rank] for rank in evidence.outcomes}
-    # A host of which nobody is left tells more than a rank that mpirun was quick to kill.
+    # A host without any outcome is a better suspect than a rank that mpirun was quick to kill.
     first = silent or [each.rank for each in _early_exits(evidence)] or [0]
     rank = next((each for each in silent if evidence.hosts[each] not in answered), first[0])
     status = evidence.statuses.get(rank)
@@ -230,7 +234,7 @@ def _told(failed: Outcome) -> str:
 
 def _stopped(evidence: Evidence) -> str:
     outcomes = evidence.outcomes.values()
-    # Ranks that were killed with their shims have told of no end, but of steps.
+    # Ranks that were killed with their shims left no outcome, but a status with their step.
     steps = [*(each.last_step for each in outcomes), *(each.step for each in evidence.statuses.values())]
     step = max(steps, default=0)
     if any(outcome.returncode == ExitCode.PREEMPTED for outcome in outcomes):
