@@ -1,4 +1,4 @@
-"""vpred-ema makes the moving average of any width sigma_rel after training, from the snapshots that training kept."""
+"""vpred-ema: the moving average of any width sigma_rel, made after the training of the snapshots that it kept."""
 
 import argparse
 import json

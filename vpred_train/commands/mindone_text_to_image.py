@@ -1,4 +1,4 @@
-"""`vpred-text-to-image` accepts MindONE's text_to_image command line, and runs `vpred-sample`."""
+"""`vpred-text-to-image`: MindONE's text_to_image command line, answered by `vpred-sample`."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""`vpred-sample` makes images from trained weights. Under mpirun or msrun the ranks share the work."""
+"""`vpred-sample`: images from trained weights; under mpirun or msrun the ranks share them out."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""`vpred-train` checks a recipe, or trains as one rank of a run. It imports MindSpore only to train."""
+"""`vpred-train`: checks a recipe, or trains as one rank of a run. Imports MindSpore only to train."""
 
 import argparse
 import json

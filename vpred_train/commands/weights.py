@@ -1,4 +1,4 @@
-"""vpred-weights handles SD 2.x weights of MindONE, Stability and diffusers. Only `probe` needs MindSpore."""
+"""vpred-weights: SD 2.x weights of MindONE, Stability and diffusers. Only `probe` needs MindSpore."""
 
 import argparse
 import json

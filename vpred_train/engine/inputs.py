@@ -20,12 +20,12 @@ class Inputs(Protocol):
     """Makes latents (B, C, h, w) float32 and their text. Each image has its own generator for a posterior's draw."""
 
     def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
-        """Make those of a training batch. Latents are drawn by (seed, epoch, sample id)."""
+        """Make latents and text of a training batch. Latents are drawn by (seed, epoch, sample id)."""
 
     def of_samples(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[FloatArray, Text]:
-        """Make those of samples, centre-cropped to squares and not flipped.
+        """Make latents and text of samples, centre-cropped to squares and not flipped.
 
         generators: draw the latents, one for each image; without them the latents are the posterior's mode
         """

@@ -35,7 +35,7 @@ class Objective:
     """Holds what is fixed before the first step, and draws timesteps and noise.
 
     schedule: the noise schedule
-    cdf: the distribution that timesteps are drawn from
+    cdf: cumulative distribution of the drawn timesteps
     weights: loss weight of each timestep, (T,) float32
     weight_mass: distribution of the weight over log SNR
     """

@@ -22,7 +22,7 @@ from vpred_train.weights.lora.factors import factors_of
 from vpred_train.weights.lora.files import write_lora
 from vpred_train.weights.pretrained import open_pretrained
 
-MINDONE_KEPT = 10  # as MindONE's own training keeps
+MINDONE_KEPT = 10  # as many as MindONE's training keeps
 
 
 def export(config: TrainConfig, networks: Networks, state: TrainState, folder: Path, writes: bool) -> Path:

@@ -106,7 +106,7 @@ class MetricsHook(Hook):
 class HistoryHook(Hook):
     """Appends every step to metrics.jsonl and every held-out loss to validation.jsonl. Used on one rank.
 
-    The report draws its curves from these files.
+    The report draws its curves from both files.
     """
 
     def __init__(self, history: History, validations: History, speed: Speed) -> None:

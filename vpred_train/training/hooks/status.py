@@ -71,7 +71,7 @@ class StatusHook(Hook):
     def _beat(self) -> None:
         while not self.closed.wait(BEAT_S / 2):
             if time.monotonic() - self.written_s >= BEAT_S / 2:
-                # The training thread's own writes report a full disk.
+                # A full disk is reported by the training thread, whose writes raise the error.
                 with suppress(OSError):
                     self._write()
 
