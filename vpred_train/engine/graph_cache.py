@@ -32,7 +32,7 @@ class CachedGraph:
 
     Graphs of other shapes, such as those of aspect buckets, are compiled again in each process.
 
-    cell: its parameters must be its members; otherwise MindSpore gives a graph that is read fresh memory for them
+    cell: its parameters must be its members; otherwise MindSpore allocates fresh memory for them in a cached graph
     folder: belongs to this rank alone; it holds one entry, whose name is the key
     """
 
