@@ -1,4 +1,4 @@
-"""MindSpore's process-wide settings: the only caller of set_context, set_device and init."""
+"""Sets MindSpore's process-wide settings. Only this module calls set_context, set_device and init."""
 
 import ctypes
 import logging
@@ -23,23 +23,23 @@ logger = logging.getLogger(__name__)
 
 
 def identify() -> Identity:
-    """Who this process is among the ranks. Raises ConfigError.
+    """Return this process's identity among the ranks. Raises ConfigError: when the environment's variables are bad.
 
-    msrun runs the ranks' command once more for a process that is no rank: that one schedules here until the last rank
-    has left, and ends.
+    msrun also runs the ranks' command for one process that is no rank: the scheduler. That process stays here until the
+    last rank has left, and ends.
     """
     env = environment()
     if is_scheduler(env):
         die_with_parent(os.getppid())
-        init_communication()  # MindSpore ends the process in it, with its own exit code
+        init_communication()  # MindSpore ends the process inside this call, with its own exit code
         sys.exit(ExitCode.OK)
     return read_identity(env)
 
 
 def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_table: Path | None) -> None:
-    """Export the accelerator's variables, then import and set up MindSpore. Call before any MindSpore import.
+    """Export the accelerator's variables, then import and set up MindSpore.
 
-    The order is forced: MindSpore reads the environment while it is imported.
+    Call it before any MindSpore import, since MindSpore reads the environment while it is imported.
     """
     export(accelerator.environment(identity, device_id, rank_table))
     if not (accelerator.compiled_operations and library.load(_threads(identity))):
@@ -56,9 +56,10 @@ def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_tab
 
 
 def start_single(accelerator: str = "cpu") -> None:
-    """`start` for a program that is no rank of a run: one process on device 0, whatever the environment says.
+    """Call `start` for a program that is no rank of a run: one process on device 0, whatever the environment says.
 
-    Again for the same accelerator it does nothing. KeyError: no accelerator has that name.
+    A second call for the same accelerator does nothing.
+    Raises KeyError: when no accelerator has that name.
     """
     _start_once(accelerator)
 
@@ -72,8 +73,10 @@ def _start_once(accelerator: str) -> None:
 
 @contextmanager
 def compile_cache(folder: Path) -> Iterator[None]:
-    """Within, MindSpore reads the graph that is compiled from `folder`, or if there is none leaves it there. For one
-    graph each: its cache tells graphs apart by their order alone."""
+    """Let MindSpore read the graph that is compiled inside the `with` block from `folder`, or store it there.
+
+    Compile only one graph in each block: the cache distinguishes graphs by their order alone.
+    """
     import mindspore
 
     mindspore.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
@@ -84,22 +87,24 @@ def compile_cache(folder: Path) -> Iterator[None]:
 
 
 def give_back_memory() -> None:
-    """Return freed heap to the system: compiling a graph leaves hundreds of MiB. Without glibc: nothing."""
+    """Return freed heap to the system: compiling a graph leaves hundreds of MiB. Without glibc it does nothing."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def init_communication() -> None:
-    """Meet the other ranks by way of MindSpore: HCCL on Ascend, MCCL on CPU, which needs msrun's environment."""
+    """Connect to the other ranks through MindSpore: HCCL on Ascend, MCCL on CPU. MCCL needs msrun's environment."""
     from mindspore.communication import init
 
     init()
 
 
 def require_overflow(precision: PrecisionConfig) -> None:
-    """Raise ConfigError where float16 should find its loss scale by overflows and the device has none: NPUs before
-    Atlas A2 saturate instead, which nobody would notice."""
+    """Raise ConfigError when dynamic loss scaling needs float16 overflows and the device never overflows.
+
+    NPUs before Atlas A2 saturate instead, which nobody would notice.
+    """
     if precision.dtype == "float16" and precision.loss_scaling == "dynamic" and float16_saturates():
         raise ConfigError(
             "precision.compute_dtype: found 'float16', which on this device saturates where it should overflow, so "
@@ -108,7 +113,7 @@ def require_overflow(precision: PrecisionConfig) -> None:
 
 
 def float16_saturates() -> bool:
-    """Whether the device's float16 stops at its largest number instead of becoming infinite."""
+    """Return whether the device's float16 stops at its largest number instead of becoming infinite."""
     from mindspore import Tensor, float16
 
     largest = Tensor([65504.0], float16)
@@ -116,5 +121,5 @@ def float16_saturates() -> bool:
 
 
 def _threads(identity: Identity) -> int:
-    """This rank's share of the cores that this process may use."""
+    """Return this rank's share of the cores that the process may use."""
     return max(1, len(os.sched_getaffinity(0)) // identity.local_size)

@@ -1,1 +1,1 @@
-"""The command lines of vpred-train, -sample, -weights, -ema, -ckpt and -data."""
+"""Implements the command lines of vpred-train, -sample, -weights, -ema, -ckpt and -data."""

@@ -1,4 +1,4 @@
-"""vpred-ckpt: the command of checkpoints_mgr, with whole models in the layouts of vpred_train.weights to write."""
+"""vpred-ckpt runs the command of checkpoints_mgr, and writes full models in the layouts of vpred_train.weights."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,13 +23,13 @@ from vpred_train.weights.whole_model import write_whole
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """As checkpoints_mgr.cli.main."""
+    """Run checkpoints_mgr.cli.main with this package's layouts."""
     formats = {layout: partial(write_step, layout) for layout in LAYOUTS}
     checkpoint_commands.main(argv, formats, read_plain)
 
 
 def write_step(layout: str, step: Path, weights: str, base: Path | None, output: Path) -> str:
-    """Write the raw weights of a step of ours, or one of its averages, as `layout`; see checkpoints_mgr.cli.Format."""
+    """Write a step's raw weights, or one of its averages, in `layout`. Implements checkpoints_mgr.cli.Format."""
     checkpoint = Checkpoint.open(step)
     try:
         config = recipe_of(checkpoint)
@@ -46,8 +46,10 @@ def write_step(layout: str, step: Path, weights: str, base: Path | None, output:
 
 
 def read_plain(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a file in any container, of all files of a folder, or of a mindformers checkpoint; see
-    checkpoints_mgr.cli.Reader."""
+    """Read the tensors of a file in any container, of all files of a folder, or of a mindformers checkpoint.
+
+    Implements checkpoints_mgr.cli.Reader.
+    """
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     tensors: dict[str, NDArray[Any]] = {}
     try:
@@ -66,7 +68,7 @@ def read_plain(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def recipe_of(checkpoint: Checkpoint) -> TrainConfig:
-    """The recipe that a training has written into its checkpoint. Raises ConfigError."""
+    """Read the recipe that training has written into its checkpoint. Raises ConfigError: when there is no valid one."""
     text = checkpoint.manifest.record.get("train")
     if text is None:
         raise ConfigError(
@@ -80,7 +82,7 @@ def recipe_of(checkpoint: Checkpoint) -> TrainConfig:
 
 
 def average_of(config: TrainConfig, weights: str) -> str | None:
-    """The average that --weights means, None for the raw weights. Raises ConfigError."""
+    """Return the average that --weights means, None for the raw weights. Raises ConfigError: for an unknown one."""
     if weights in ("raw", "ema"):
         return None if weights == "raw" else config.ema.used
     if weights not in config.ema.names:

@@ -1,4 +1,4 @@
-"""`vpred-data`: the commands of the data room, told what a token is, and `encode`, which needs networks."""
+"""`vpred-data` runs the commands of the `data` package with SD2's tokenizer, and `encode`, which needs networks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,8 @@ from vpred_train.config.model import TextEncoderConfig
 from vpred_train.latent_cache import encode
 from vpred_train.text.tokenizer import Tokenizer
 
-# A factory, so that worker processes make their own. SD2's context: the demonstration's is shorter.
+# A factory, so that each worker process makes its own tokenizer. The context length is SD2's: the demonstration's is
+# shorter.
 CHECK = replace(
     COMMANDS["check"],
     run=partial(check_command.run, make_tokenizer=partial(Tokenizer, TextEncoderConfig().context_length)),
@@ -20,7 +21,7 @@ ENCODE = Command("make a cache of moments and text features to train from", enco
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; never returns."""
+    """Run the command line. Never returns."""
     run_command(argv, {**COMMANDS, "check": CHECK, "encode": ENCODE})
 
 

@@ -20,7 +20,7 @@ from vpred_train.weights.whole_model import write_whole
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ends with sys.exit: 0 done, 2 cannot be done."""
+    """Run the command line, and end with sys.exit: 0 done, 2 cannot be done."""
     arguments = _parser().parse_args(argv)
     try:
         run, wanted = RunDir(arguments.run_dir), (arguments.sigma_rel, arguments.at_samples)
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 def reconstruct(
     run: RunDir, sigma_rel: float, at_samples: int | None, output: Path, base: Path | None = None
 ) -> dict[str, Any]:
-    """Write the average as `output`; what was done. Raises ConfigError."""
+    """Write the average as `output`, and return a report of it as JSON. Raises ConfigError: when it cannot be made."""
     if not 0 < sigma_rel <= SIGMA_REL_MAX:
         raise ConfigError(f"--sigma-rel: found {sigma_rel:g}; give a width above 0 and up to {SIGMA_REL_MAX}")
     if output.exists():
@@ -81,7 +81,7 @@ def reconstruct(
 
 
 def usable_snapshots(run: RunDir, at_samples: int | None) -> list[Snapshot]:
-    """The run's snapshots up to `at_samples`, the last of them at that time. Raises ConfigError."""
+    """Return the run's snapshots up to `at_samples`; the last are of that time. Raises ConfigError: for too few."""
     snapshots = find_snapshots(run.snapshots)
     times = sorted({each.samples_seen for each in snapshots})
     if at_samples is not None and at_samples not in times:

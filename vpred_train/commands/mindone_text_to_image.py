@@ -14,13 +14,14 @@ from vpred_train.weights.lora.files import open_base, open_lora
 from vpred_train.weights.record_lookup import record_with
 
 GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
-# Version -> what the network predicts and the side of its images; and the configurations of inference for each kind.
+# VERSIONS: version -> what the network predicts, and the side of its images in pixels. CONFIGS: MindONE's inference
+# configuration -> version.
 VERSIONS = {"2.0": ("eps", 512), "2.1": ("eps", 512), "2.0-v": ("v", 768), "2.1-v": ("v", 768)}
 DEFAULT_VERSION = "2.1"
 CONFIGS = {"v2-inference.yaml": "2.1", "v2-vpred-inference.yaml": "2.1-v"}
 SAMPLERS = {"ddim": "ddim", "dpm_solver": "dpm_solver_2", "plms": "plms", "uni_pc": "unipc"}
 
-# Flags that recipes and READMEs of MindONE carry and that decide nothing here.
+# Flags from MindONE's recipes and READMEs that have no effect here.
 WITHOUT_EFFECT = {
     "ms_mode": "the networks always run in graph mode",
     "jit_level": "the accelerator decides how graphs are compiled",
@@ -33,7 +34,7 @@ WITHOUT_EFFECT = {
     "lora_ft_unet": "the LoRA file tells which networks it adapts",
     "lora_ft_text_encoder": "the LoRA file tells which networks it adapts",
 }
-# Flags that would change the picture: going on without them would be a lie.
+# Flags that would change the image: ignoring them would give another image than was requested.
 REFUSED = {
     "ti_ckpt_path": "textual inversion",
     "support_long_prompts": "prompts in several pieces",
@@ -43,7 +44,7 @@ REFUSED = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """MindONE's flags with MindONE's defaults, except that the size defaults to the weights' own."""
+    """Build a parser of MindONE's flags with MindONE's defaults. Only the size defaults to that of the weights."""
     parser = argparse.ArgumentParser(prog="vpred-text-to-image", description=__doc__)
     parser.add_argument("--prompt", default="A cute wolf in winter forest")
     parser.add_argument("--data_path", type=Path, help="a text file with one prompt on each line, instead of --prompt")
@@ -84,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; never returns."""
+    """Run the command line. Never returns."""
     arguments = build_parser().parse_args(argv)
     for flag, what in REFUSED.items():
         if is_given(getattr(arguments, flag)):
@@ -103,12 +104,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def is_given(value: str | None) -> bool:
-    """Is a flag that MindONE reads as a boolean or a path set?"""
+    """Return whether a flag is set that MindONE reads as a boolean or a path."""
     return value not in (None, "", "False", "false")
 
 
 def lora(arguments: argparse.Namespace) -> list[str]:
-    """The LoRA weights to add; MindONE reads --lora_ckpt_path only with --use_lora True. Raises ConfigError."""
+    """Return the options of the LoRA weights to add. MindONE reads --lora_ckpt_path only with --use_lora True.
+
+    Raises ConfigError: when --use_lora comes without a file.
+    """
     if not is_given(arguments.use_lora):
         return []
     if arguments.lora_ckpt_path is None:
@@ -117,7 +121,12 @@ def lora(arguments: argparse.Namespace) -> list[str]:
 
 
 def told(arguments: argparse.Namespace) -> list[str]:
-    """What --version or --config tell of the weights; else MindONE's default, unless they tell. Raises ConfigError."""
+    """Return the options that say what the weights predict.
+
+    They come from --version or --config. Without these, none are needed when the weights have a record; otherwise
+    MindONE's default is used.
+    Raises ConfigError: for an unknown --config, or weights that cannot be read.
+    """
     version = arguments.version
     if version is None and arguments.config is not None:
         version = CONFIGS.get(arguments.config.name)
@@ -136,7 +145,7 @@ def told(arguments: argparse.Namespace) -> list[str]:
 
 
 def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
-    """The same request in the words of `vpred-sample`."""
+    """Return the same request as arguments of `vpred-sample`."""
     words = ["--ckpt", str(arguments.ckpt_path), "--output", str(arguments.output_path / "samples")]
     if not is_given(arguments.skip_grid):
         words += ["--grid", str(next_grid(arguments.output_path / "grids"))]
@@ -165,12 +174,12 @@ def translate(arguments: argparse.Namespace, sampler: str) -> list[str]:
 
 
 def next_grid(folder: Path) -> Path:
-    """grid_00000.png ... after the highest number already there."""
+    """Return the path of the next grid, such as grid_00000.png, after the highest number in the folder."""
     numbers = (path.stem.removeprefix("grid_") for path in folder.glob("grid_*.png"))
     return folder / f"grid_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1:05d}.png"
 
 
 def end(message: str) -> NoReturn:
-    """Say what the user must change, and stop."""
+    """Print what the user must change, and exit."""
     print(message, file=sys.stderr)
     sys.exit(ExitCode.BAD_CONFIG)

@@ -26,7 +26,7 @@ from vpred_train.weights.lora.files import open_lora
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; what is not given is None and comes from the recipe, or from --like's image."""
+    """Build the parser. Options that are not given are None, and come from the recipe or from --like's image."""
     parser = argparse.ArgumentParser(prog="vpred-sample", description=__doc__)
     add_weights_options(parser)
     what = parser.add_argument_group("images")
@@ -78,7 +78,7 @@ SETTINGS = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; never returns."""
+    """Run the command line. Never returns."""
     arguments = build_parser().parse_args(argv)
     accelerator = ACCELERATORS[arguments.accelerator]
     tells = True
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = output_folder(arguments)
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
-    except ConfigError as error:  # every rank finds the same
+    except ConfigError as error:  # every rank finds the same error
         if tells:
             print(error, file=sys.stderr)
         sys.exit(ExitCode.BAD_CONFIG)
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
-    """All images that are asked for, in order. Raises ConfigError for what the user got wrong."""
+    """List all requested images, in order. Raises ConfigError: for the user's mistakes."""
     if arguments.like is not None:
         return [like(arguments)]
     found = named(arguments)
@@ -141,7 +141,7 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
         )
     except ValidationError as error:
         first = first_mistake(error)
-        if not first.keys:  # several settings that do not go together
+        if not first.keys:  # several settings contradict each other
             raise ConfigError(f"command line: {first.reason}") from None
         option = first.keys[-1].replace("_", "-")
         raise ConfigError(f"--{option}: found {first.found!r} ({first.reason})") from None
@@ -152,7 +152,7 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
 
 
 def require_whole_latents(request: ImageRequest, prefix: str) -> None:
-    """Raise ConfigError for a size that the model's latents do not divide."""
+    """Raise ConfigError when a size is no multiple of the pixels of one latent."""
     unit = request.record.model.pixels_per_latent
     for name, pixels in (("height", request.height), ("width", request.width)):
         if pixels % unit:
@@ -160,7 +160,7 @@ def require_whole_latents(request: ImageRequest, prefix: str) -> None:
 
 
 def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str) -> ImageRequest:
-    """The request of image `index`: its own prompts and seed."""
+    """Return the request of image `index`, with its prompts, seed and row."""
     sampling = common.sampling.model_copy(update={"seed": common.sampling.seed + index})
     return common.model_copy(
         update={
@@ -173,7 +173,10 @@ def numbered(common: ImageRequest, index: int, prompt: str, negative_prompt: str
 
 
 def like(arguments: argparse.Namespace) -> ImageRequest:
-    """The request inside --like's image, with the weights that made it. Raises ConfigError."""
+    """Return the request inside --like's image, with the weights that made it.
+
+    Raises ConfigError: when other settings or weights are given, or the image holds no request.
+    """
     taken = (*REQUESTED, *SETTINGS, "lora_scale")
     extra = [f"--{name.replace('_', '-')}" for name in taken if getattr(arguments, name) is not None]
     if extra:
@@ -184,7 +187,7 @@ def like(arguments: argparse.Namespace) -> ImageRequest:
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
-    """Where the images go. Raises ConfigError when it cannot be written."""
+    """Return the folder of the images. Raises ConfigError: when it cannot be written."""
     folder: Path = arguments.output or (Path("samples") if arguments.run is None else RunDir(arguments.run).samples)
     require_writable(folder, "--output")
     return folder
@@ -198,7 +201,7 @@ def require_grid(path: Path) -> None:
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Make the folder, and raise ConfigError when nothing can be written there."""
+    """Make the folder. Raises ConfigError: when nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".vpred-sample-probe"
@@ -215,17 +218,20 @@ def make_images(
     collective: Collective,
     grid: Path | None = None,
 ) -> list[Path]:
-    """Make this rank's share of the images as 00000.png ... after the highest number already there.
+    """Make this rank's share of the images, and return the paths that it wrote.
 
-    The requests differ in prompts and seed only. With `grid` rank 0 also puts all on one sheet, that file. Returns the
-    images' paths that this rank wrote. Raises ConfigError, before it writes any, when one is not finite.
+    The files are 00000.png and so on, after the highest number in the folder.
+
+    requests: differ only in prompts, seed and row
+    grid: file of a sheet with all images, which rank 0 also writes
+    Raises ConfigError: before any image is written, when one is not finite.
     """
     from vpred_train.sampling.images import contact_sheet, png_of
     from vpred_train.sampling.pipeline import require_finite_images
 
-    # Rank 0 looks once for all, so that numbers never collide.
+    # Only rank 0 looks for the first free number, so that numbers never collide.
     first = collective.broadcast_object(first_free_number(folder) if collective.rank == 0 else None)
-    # Whole batches are shared out, so that an image has the same row in its batch on any number of ranks.
+    # Batches are never split among ranks, so that an image has the same row in its batch on any number of ranks.
     batch = requests[0].sampling.batch_size
     shares = [
         [index for index in range(len(requests)) if index // batch % collective.world_size == rank]
@@ -235,7 +241,7 @@ def make_images(
     common = requests[0]
     images = np.empty((0, 3, common.height, common.width), np.float32)
     if mine:
-        # An image to be made again stands alone: copies of it fill the rows before its own.
+        # An image of --like is made alone: copies of it fill the rows before its row.
         filled = [requests[mine[0]]] * common.row + [requests[index] for index in mine]
         images = load_pipeline(common, accelerator).generate(
             [request.prompt for request in filled],
@@ -246,7 +252,7 @@ def make_images(
     paths = [folder / f"{first + index:05d}.png" for index in mine]
     for path, image, index in zip(paths, images, mine, strict=True):
         write_atomic(path, png_of(image, requests[index].png_text()))
-    parts = collective.allgather_object(images if grid else None)  # and no rank leaves before all are done
+    parts = collective.allgather_object(images if grid else None)  # also keeps all ranks here until all are done
     if grid and collective.rank == 0:
         everything = np.empty((len(requests), *images.shape[1:]), np.float32)
         for share, part in zip(shares, parts, strict=True):
@@ -256,12 +262,12 @@ def make_images(
 
 
 def first_free_number(folder: Path) -> int:
-    """One more than the highest numbered image in the folder."""
+    """Return one more than the highest number of an image in the folder."""
     return max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=-1) + 1
 
 
 def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
-    """The text-to-image pipeline of the request's weights. Raises ConfigError."""
+    """Load the text-to-image pipeline of the request's weights. Raises ConfigError: when they cannot be used."""
     from vpred_train.sampling.pipeline import TextToImage
 
     record = request.record

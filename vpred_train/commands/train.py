@@ -31,7 +31,7 @@ from vpred_train.weights.pretrained import open_pretrained
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; `vpred-launch` writes the options of a rank."""
+    """Build the parser. `vpred-launch` writes the options of a rank."""
     parser = argparse.ArgumentParser(prog="vpred-train", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe")
     parser.add_argument("--recipe", type=Path, help="YAML file of the training setup")
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     mindone = parser.add_argument_group("MindONE's train_text_to_image (instead of --recipe)")
     mindone.add_argument("--train_config", type=Path, metavar="FILE", help="MindONE's YAML; the flags are its keys")
     for key, rule in TABLE.items():
-        # As pairs in one list, so that no key of MindONE's can meet an option of ours.
+        # Stored as pairs in one list, so that no key of MindONE's can collide with an option of ours.
         pair = partial(lambda name, text: (name, text), key)
         mindone.add_argument(
             f"--{key}", type=pair, action="append", dest="flags", default=[], metavar="VALUE", help=str(rule)
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def world_sizes(text: str) -> tuple[int, ...]:
-    """8,64,512 as numbers above 0; raises ValueError."""
+    """Parse numbers such as 8,64,512. Raises ValueError: for anything but whole numbers above 0."""
     sizes = tuple(int(part) for part in text.split(","))
     if min(sizes) < 1:
         raise ValueError(text)
@@ -84,7 +84,7 @@ def world_sizes(text: str) -> tuple[int, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; never returns."""
+    """Run the command line. Never returns."""
     arguments = build_parser().parse_args(argv)
     try:
         sys.exit(run(arguments))
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:
-    """Do what the arguments ask for; user errors are raised."""
+    """Do what the arguments request. User errors are raised."""
     if arguments.print_schema:
         print(schema_json(TrainConfig))
         return ExitCode.OK
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 
 def resolve(arguments: argparse.Namespace) -> TrainConfig:
-    """The recipe named on the command line, else the one in the run directory."""
+    """Return the recipe named on the command line, else the one in the run directory."""
     if arguments.recipe is not None:
         return load_recipe(arguments.recipe, arguments.overrides, without_weights=arguments.memory_plan)
     if arguments.run_dir is None:
@@ -147,7 +147,7 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def resolve_mindone(arguments: argparse.Namespace) -> TrainConfig:
-    """MindONE's recipe in our words, for the ranks that there are; its output_path becomes the run directory."""
+    """Translate MindONE's recipe for this number of ranks. Its output_path becomes the default run directory."""
     if arguments.recipe is not None:
         raise ConfigError("--recipe: does not go with MindONE's flags; give section.key=value, or leave it out")
     recipe = read_mindone(arguments.train_config, arguments.flags)

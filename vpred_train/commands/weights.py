@@ -38,7 +38,10 @@ SHOWN = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ends with sys.exit: 0 done, 1 `compare` found a difference or `probe` nothing clear, 2 cannot be done."""
+    """Run the command line, and end with sys.exit.
+
+    Exit codes: 0 done, 1 `compare` found a difference or `probe` nothing clear, 2 cannot be done.
+    """
     arguments = _parser().parse_args(argv)
     try:
         code = COMMANDS[arguments.command](arguments)
@@ -169,7 +172,12 @@ def _require_new(target: Path) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    """0 when the network predicts what its record or the command line tells, or when nobody tells; else 1 or 2."""
+    """Probe what a network predicts, and print it.
+
+    Returns 0 when the verdict is that of the record or the command line, or neither declares a type; 1 when nothing is
+    clear.
+    Raises ConfigError (exit code 2): when the verdict is another type, or the predictions are not finite.
+    """
     source = open_source(arguments.path)
     told = told_by(arguments)
     record = record_for(source, arguments.weights, told)

@@ -1,1 +1,1 @@
-"""How ranks talk, and who owns which range of the flat parameter space."""
+"""Collectives between ranks, and the division of the flat parameter space among them."""

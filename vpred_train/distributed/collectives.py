@@ -1,4 +1,4 @@
-"""How ranks talk: one protocol, one implementation for each world."""
+"""Defines how ranks communicate: one protocol, with one implementation for each kind of world."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,16 +16,17 @@ from vpred_train.distributed.watchdog import Waits, Watchdog
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 1800.0  # for jobs that no launcher tells another
-MAX_BYTES = 1 << 30  # of one message: MPI counts in C ints
+TIMEOUT_S = 1800.0  # for jobs whose launcher gives no timeout
+MAX_BYTES = 1 << 30  # largest message: MPI counts in C ints
 PIECE_ELEMENTS = 1 << 19  # 2 MiB of float32: pieces that fit the cache are reduced several times faster
 
 
 class Collective(Protocol):
-    """Every method but `abort` and `close` is called by all ranks in the same order.
+    """Exchanges values between ranks. All ranks call every method but `abort` and `close`, in the same order.
 
-    Objects are small: what JSON holds, and numpy arrays at any depth. Tuples arrive as lists.
-    `bounds`: the ranks' ranges of a flat space, rank r's being [bounds[r], bounds[r + 1]).
+    Objects are small: JSON values, and numpy arrays at any depth. Tuples arrive as lists.
+
+    bounds (argument): bounds of the ranks' ranges of a flat space; rank r's range is [bounds[r], bounds[r + 1])
     """
 
     rank: int
@@ -33,36 +34,38 @@ class Collective(Protocol):
     waits: Waits
 
     def sum_(self, values: FloatArray) -> None:
-        """Replace a contiguous 1-D float32 array by its sum over the ranks, in its own memory."""
+        """Replace a contiguous 1-D float32 array by its sum over the ranks, in place."""
 
     def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
-        """Replace this rank's range by its sum over the ranks, in its own memory, and return it: a view. The others'
-        ranges keep what this rank had there."""
+        """Replace this rank's range by its sum over the ranks, in place, and return a view of it.
+
+        The other ranks' ranges keep this rank's values.
+        """
 
     def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
-        """Fill the others' ranges of a contiguous 1-D float32 array, of which each rank has its own."""
+        """Fill the other ranks' ranges of a contiguous 1-D float32 array. Each rank provides its local range."""
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says yes; the same answer everywhere."""
+        """Return whether the flag is true on any rank. All ranks get the same answer."""
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        """The root's value on every rank; that of the others is ignored."""
+        """Return the root's value on every rank. The others' values are ignored."""
 
     def allgather_object(self, value: Any) -> list[Any]:
-        """Every rank's value, in rank order, on every rank."""
+        """Return every rank's value, in rank order, on every rank."""
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all ranks."""
 
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank at once."""
 
     def close(self) -> None:
-        """No call follows."""
+        """Release the collective. No call may follow."""
 
 
 class SingleProcess:
-    """A world of one rank."""
+    """Implements `Collective` for a world of one rank."""
 
     rank = 0
     world_size = 1
@@ -99,9 +102,10 @@ class SingleProcess:
 
 
 class Mpi:
-    """mpi4py over host memory; importing mpi4py.MPI initialises MPI, so it happens here and not at import.
+    """Implements `Collective` with mpi4py over host memory.
 
-    Objects cross as JSON in buffers: mpi4py's own, the methods in lower case, would unpickle what the others send.
+    Importing mpi4py.MPI initialises MPI, so it is imported here and not with this module.
+    Objects are sent as JSON in buffers: mpi4py's lower-case methods would unpickle what the other ranks send.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -121,7 +125,7 @@ class Mpi:
                 self._comm.Allreduce(self._mpi.IN_PLACE, values[block], op=self._mpi.SUM)
 
     def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
-        # By pairwise exchange: MPI's own operation wants the ranks' ranges packed together, and Open MPI's is slower.
+        # Uses pairwise exchange: MPI's operation needs the ranks' ranges packed together, and Open MPI's is slower.
         own = values.view(bounds[self.rank], bounds[self.rank + 1])
         with self._watchdog.watching():
             for block in blocks(0, longest_range(bounds), PIECE_ELEMENTS):
@@ -181,9 +185,9 @@ class Mpi:
 
 
 def make_collective(kind: str, world_size: int, timeout_s: float = TIMEOUT_S) -> Collective:
-    """The collective of an accelerator's `kind`. One process needs none of them.
+    """Make the collective of an accelerator's `kind`. A single process needs none of these.
 
-    Raises ConfigError when fewer ranks meet than the environment tells of.
+    Raises ConfigError: when another number of ranks has met than the environment declares.
     """
     if world_size == 1:
         return SingleProcess()
@@ -198,7 +202,7 @@ def make_collective(kind: str, world_size: int, timeout_s: float = TIMEOUT_S) ->
 
 
 def _device(backend: str, timeout_s: float) -> Collective:
-    """MindSpore's communication; how long it may take to come up is MindSpore's (MS_TOPO_TIMEOUT) or HCCL's to say."""
+    """Start MindSpore's communication. MindSpore (MS_TOPO_TIMEOUT) or HCCL limits how long the start may take."""
     runtime.init_communication()
     from vpred_train.distributed.device_collective import Device
 

@@ -1,4 +1,4 @@
-"""Ranks that talk through MindSpore's own communication: HCCL between NPUs, MCCL between processes on CPU."""
+"""Implements collectives with MindSpore's communication: HCCL between NPUs, MCCL between processes on CPU."""
 
 import os
 import sys
@@ -16,12 +16,12 @@ from vpred_train.distributed.flat_arrays import FlatArrays, blocks, longest_rang
 from vpred_train.distributed.object_codec import pack, unpack
 from vpred_train.distributed.watchdog import Watchdog
 
-# Elements that one operation handles. Each length is a graph to compile, so there are few; the rest is zeros.
+# Elements that one operation handles. Each length is a graph to compile, so there are few; zeros fill the rest.
 PIECES = (1 << 10, 1 << 14, 1 << 18)
 
 
 class AllReduce(nn.Cell):
-    """(n,) float32 -> its sum over the ranks, (n,)."""
+    """Sums values (n,) float32 over the ranks, to (n,)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class AllReduce(nn.Cell):
 
 
 class AllGather(nn.Cell):
-    """(n,) -> all ranks' values in rank order, (world_size * n,)."""
+    """Gathers all ranks' values (n,) in rank order, to (world_size * n,)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class AllGather(nn.Cell):
 
 
 class ReduceScatter(nn.Cell):
-    """(world_size * n,) float32 -> this rank's n elements of the sum over the ranks."""
+    """Sums values (world_size * n,) float32 over the ranks, and returns this rank's n elements of the sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ReduceScatter(nn.Cell):
 
 
 class ReduceThenSlice(nn.Cell):
-    """The same where the backend lacks the operation: more is sent than needed."""
+    """Replaces ReduceScatter where the backend lacks that operation. It sends more than needed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class ReduceThenSlice(nn.Cell):
         return self.all_reduce(values).reshape((self.world_size, -1))[self.rank]
 
 
-# Backend -> how it reduces and scatters; in all else the backends are alike.
+# Backend -> how it reduces and scatters. The backends differ in nothing else.
 REDUCE_SCATTER = {"hccl": ReduceScatter, "mccl": ReduceThenSlice}
 
 
 class Device:
-    """Collectives as small graphs; the values go from host memory to the device and back."""
+    """Implements `Collective` with small graphs. The values go from host memory to the device and back."""
 
     def __init__(self, backend: str, timeout_s: float) -> None:
         self.rank, self.world_size = get_rank(), get_group_size()
@@ -115,7 +115,7 @@ class Device:
     def allgather_object(self, value: Any) -> list[Any]:
         packed = pack(value)
         with self._watchdog.watching():
-            # As int32, which every backend gathers.
+            # Sent as int32, which every backend can gather.
             sizes = self._gather(np.array([len(packed)], np.int64).view(np.int32), 2).view(np.int64)[:, 0].tolist()
             words = padded(np.frombuffer(packed, np.uint8), -(-max(sizes) // 4) * 4).view(np.int32)
             received = np.empty((self.world_size, words.size), np.int32)
@@ -129,7 +129,7 @@ class Device:
         self.any(False)
 
     def abort(self, exit_code: int) -> NoReturn:
-        # At once: MindSpore's own end waits for the other ranks, which the launcher ends when this one has failed.
+        # Exit at once: MindSpore's shutdown waits for the other ranks, which the launcher ends when this one fails.
         with suppress(OSError):  # a full disk
             sys.stdout.flush()
             sys.stderr.flush()
@@ -139,24 +139,24 @@ class Device:
         self._watchdog.close()
 
     def _gather(self, values: NDArray[Any], length: int) -> NDArray[Any]:
-        """Every rank's values followed by zeros, (world_size, length)."""
+        """Return every rank's values followed by zeros, (world_size, length)."""
         return run(self._all_gather, padded(values, length)).reshape(self.world_size, length)
 
     def _share_elements(self, size: int) -> int:
-        """The length of a rank's pieces when the ranks' pieces together are one operation's."""
+        """Return the length of a rank's pieces, so that the ranks' pieces together fit one operation."""
         return piece_elements(size * self.world_size) // self.world_size
 
 
 def run(operation: nn.Cell, values: NDArray[Any]) -> NDArray[Any]:
-    """A graph's answer, in memory that its next run may use again."""
+    """Run a graph and return its result, in memory that its next run may reuse."""
     return operation(Tensor.from_numpy(values)).asnumpy()
 
 
 def piece_elements(size: int) -> int:
-    """The length of the pieces in which `size` elements go."""
+    """Return the length of the pieces in which `size` elements are sent."""
     return next((piece for piece in PIECES if piece >= size), PIECES[-1])
 
 
 def padded(values: NDArray[Any], length: int) -> NDArray[Any]:
-    """`values` (1-D), followed by zeros up to `length`."""
+    """Return `values` (1-D), followed by zeros up to `length`."""
     return values if values.size == length else np.pad(values, (0, length - values.size))

@@ -1,4 +1,4 @@
-"""Several 1-D arrays as one flat space, without copying them together; its division among ranks."""
+"""Treats several 1-D arrays as one flat space, without copying them together, and divides it among ranks."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,10 @@ ZEROS = np.zeros(BLOCK_ELEMENTS, np.float32)
 
 
 class FlatArrays:
-    """The concatenation of `arrays` (1-D, float32) as one space of `size` elements. Slices with bounds can be read."""
+    """Represents the concatenation of `arrays` (1-D, float32) as one space of `size` elements.
+
+    Slices can be read; they need both bounds.
+    """
 
     def __init__(self, arrays: Sequence[FloatArray]) -> None:
         self.arrays = arrays
@@ -20,12 +23,12 @@ class FlatArrays:
         self.size = self.starts[-1]
 
     def __getitem__(self, wanted: slice) -> FloatArray:
-        """Elements [start, stop): a view where they lie in one array, otherwise a copy."""
+        """Return the elements [start, stop): a view when they lie in one array, otherwise a copy."""
         parts = list(self._parts(wanted.start, wanted.stop))
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
     def view(self, start: int, stop: int) -> "FlatArrays":
-        """Elements [start, stop) as a space of its own in the same memory."""
+        """Return the elements [start, stop) as a separate space in the same memory."""
         return FlatArrays(list(self._parts(start, stop)))
 
     def add_(self, values: "FloatArray | FlatArrays") -> None:
@@ -34,13 +37,13 @@ class FlatArrays:
             own += values[start : start + own.size]
 
     def set_(self, values: FloatArray) -> None:
-        """Become `values` (size,) in place."""
+        """Copy `values` (size,) into the arrays."""
         for own, start in zip(self.arrays, self.starts, strict=False):
             own[:] = values[start : start + own.size]
 
     def is_finite(self) -> bool:
-        """Whether no element is infinite or NaN."""
-        # Times zero only what is finite adds up to a number; twice as fast as numpy's isfinite.
+        """Return whether no element is infinite or NaN."""
+        # 0 * inf and 0 * NaN are NaN, so the dot product with zeros shows them; twice as fast as numpy's isfinite.
         parts = (own[block] for own in self.arrays for block in blocks(0, own.size))
         with np.errstate(invalid="ignore"):
             return not any(np.isnan(part @ ZEROS[: part.size]) for part in parts)
@@ -55,8 +58,10 @@ class FlatArrays:
 
 
 def apart(arrays: Iterable[FloatArray]) -> list[FloatArray]:
-    """The arrays, with a copy in the place of each that begins where an earlier one does: MindSpore gives equal results
-    of a graph, such as the gradients of two biases that are added up, the memory of one."""
+    """Return the arrays, replacing each that begins where an earlier one does by a copy.
+
+    MindSpore lets equal results of a graph share memory, such as the gradients of two biases that are added up.
+    """
     seen: set[int] = set()
     found = []
     for array in arrays:
@@ -66,9 +71,9 @@ def apart(arrays: Iterable[FloatArray]) -> list[FloatArray]:
 
 
 def rank_pieces(values: FlatArrays, bounds: Sequence[int], length: int) -> Iterator[tuple[slice, FloatArray]]:
-    """All ranks' ranges of `values`, piece by piece: the place in the longest range, and (ranks, length) elements.
+    """Yield all ranks' ranges of `values` piece by piece: the place in the longest range, and (ranks, length) elements.
 
-    The array is the same each time; what it holds behind the end of a rank's range means nothing.
+    The array is reused for each piece. Its elements after the end of a rank's range mean nothing.
     """
     pieces = np.zeros((len(bounds) - 1, length), np.float32)
     for block in blocks(0, longest_range(bounds), length):
@@ -79,22 +84,25 @@ def rank_pieces(values: FlatArrays, bounds: Sequence[int], length: int) -> Itera
 
 
 def range_in(bounds: Sequence[int], rank: int, block: slice) -> slice:
-    """The part of a rank's range that `block`, counted from the range's start, covers; it may be empty."""
+    """Return the part of a rank's range that `block` covers, which counts from the range's start. It may be empty."""
     start, stop = bounds[rank : rank + 2]
     return slice(min(start + block.start, stop), min(start + block.stop, stop))
 
 
 def bounds_of(size: int, world_size: int) -> list[int]:
-    """Where each rank's range of `size` elements begins, and the end: contiguous, as equal as may be."""
+    """Return the start of each rank's range of `size` elements, and the end.
+
+    The ranges are contiguous and as equal as possible.
+    """
     return [size * rank // world_size for rank in range(world_size + 1)]
 
 
 def longest_range(bounds: Sequence[int]) -> int:
-    """The elements of the rank that has most."""
+    """Return the number of elements of the longest range."""
     return int(np.diff(bounds).max())
 
 
 def blocks(start: int, stop: int, length: int = BLOCK_ELEMENTS) -> Iterator[slice]:
-    """[start, stop) in slices of at most `length` elements."""
+    """Divide [start, stop) into slices of at most `length` elements."""
     for first in range(start, stop, length):
         yield slice(first, min(first + length, stop))

@@ -1,4 +1,4 @@
-"""A network's trainable parameters as one flat float32 space."""
+"""Treats a network's trainable parameters as one flat float32 space."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from vpred_train.distributed.spans import Span
 
 
 class FlatSpace:
-    """The trainable parameters of a network, in a fixed order, as one 1-D float32 space.
+    """Represents the trainable parameters of a network, in a fixed order, as one 1-D float32 space.
 
-    `parts`: take only those below these members of the network, e.g. ("unet",); all when empty.
+    parts: members of the network whose parameters are taken, e.g. ("unet",); empty means all
     """
 
     def __init__(self, network: nn.Cell, parts: Sequence[str] = ()) -> None:
@@ -33,12 +33,14 @@ class FlatSpace:
         self.size = stops[-1]
 
     def read(self) -> FloatArray:
-        """A copy of the parameters' values, (size,) float32."""
+        """Return a copy of the parameters' values, (size,) float32."""
         return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.parameters])
 
     def flatten(self) -> FloatArray:
-        """The parameters' values, (size,) float32, moved one by one into one array: where the device computes in host
-        memory the parameters share it from now on, so that it is the only copy."""
+        """Move the parameters' values one by one into one array, (size,) float32, and return it.
+
+        On a device that computes in host memory the parameters then share this array, so that it is the only copy.
+        """
         values = np.empty(self.size, np.float32)
         for parameter, view in zip(self.parameters, self.views(values).values(), strict=True):
             np.copyto(view, parameter.asnumpy())
@@ -51,5 +53,5 @@ class FlatSpace:
             parameter.set_data(Tensor.from_numpy(values[span.start : span.stop].reshape(span.shape)))
 
     def views(self, values: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
-        """`values` (size,) as named tensors that share its memory."""
+        """Return `values` (size,) as named tensors that share its memory."""
         return {span.name: values[span.start : span.stop].reshape(span.shape) for span in self.spans}

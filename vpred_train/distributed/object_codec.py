@@ -1,4 +1,4 @@
-"""Small values as bytes, so that ranks can exchange them without unpickling anything."""
+"""Encodes small values as bytes, so that ranks can exchange them without unpickling anything."""
 
 import json
 import math
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ARRAY = "__ndarray__"  # {_ARRAY: [dtype, shape]} stands for an array, whose bytes follow the text in order
-_LENGTH_BYTES = 8  # of the text, little-endian, before it
+_LENGTH_BYTES = 8  # the text's length comes before it, little-endian
 
 
 def pack(value: Any) -> bytes:
-    """What JSON holds, and numpy arrays of numbers or booleans at any depth. TypeError for anything else."""
+    """Encode JSON values, and numpy arrays of numbers or booleans at any depth. Raises TypeError: for anything else."""
     contents: list[bytes] = []
 
     def described(found: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(packed: bytes) -> Any:
-    """The inverse of `pack`, but that tuples have become lists. The arrays are new and writable."""
+    """Decode what `pack` encoded. Tuples have become lists. The arrays are new and writable."""
     end = _LENGTH_BYTES + int.from_bytes(packed[:_LENGTH_BYTES], "little")
 
     def restored(found: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A parameter's place in the flat space. No MindSpore."""
+"""Describes a parameter's place in the flat space. Needs no MindSpore."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ NO_DECAY_NAMES = ("embedding",)
 
 @dataclass(frozen=True)
 class Span:
-    """One parameter's place in the flat space: elements [start, stop)."""
+    """Holds one parameter's place in the flat space: elements [start, stop)."""
 
     name: str
     shape: tuple[int, ...]
@@ -16,5 +16,5 @@ class Span:
 
     @property
     def decays(self) -> bool:
-        """Weight decay is for matrices and kernels: not for norms, biases and embeddings."""
+        """Return whether weight decay applies: to matrices and kernels, not to norms, biases and embeddings."""
         return len(self.shape) > 1 and not any(word in self.name for word in NO_DECAY_NAMES)

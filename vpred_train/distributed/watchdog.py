@@ -1,4 +1,4 @@
-"""An end to waits for ranks that never answer, and how long this rank has waited."""
+"""Ends waits for ranks that never answer, and measures how long this rank has waited."""
 
 import faulthandler
 import logging
@@ -14,7 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class Waits:
-    """How long this rank has been in collectives, waiting for others or exchanging with them; `now`: it is in one."""
+    """Measures how long this rank has been inside collectives, waiting for other ranks or exchanging with them.
+
+    now: the rank is inside a collective
+    seconds: total time inside collectives, seconds
+    """
 
     def __init__(self) -> None:
         self.now = False
@@ -22,7 +26,7 @@ class Waits:
 
 
 class Watchdog:
-    """Ends this process when a wait for the others outlasts `timeout_s`: a peer that hangs never answers."""
+    """Ends this process when a wait for the other ranks outlasts `timeout_s`: a rank that hangs never answers."""
 
     def __init__(self, rank: int, timeout_s: float) -> None:
         self.rank, self.timeout_s = rank, timeout_s
@@ -33,7 +37,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """The body must end in time."""
+        """Watch the body of the `with` block, which must end within `timeout_s`."""
         started_s = time.monotonic()
         self._deadline_s = started_s + self.timeout_s
         self.waits.now = True

@@ -1,4 +1,4 @@
-"""Who owns what of the flat parameter space, and how gradients and weights cross between the owners."""
+"""Divides the flat parameter space among ranks, and exchanges gradients and weights between the owners."""
 
 from typing import Protocol
 
@@ -11,9 +11,11 @@ from vpred_train.distributed.flat_arrays import FlatArrays, blocks, bounds_of
 
 
 class Sharding(Protocol):
-    """This rank owns elements [start, stop): it alone keeps their moments and averages, and updates their weights.
+    """Gives this rank the elements [start, stop): only it keeps their moments and averages, and updates their weights.
 
-    `replicated`: every rank owns all, and all are equal. All methods are called by all ranks in the same order.
+    All ranks call all methods in the same order.
+
+    replicated: every rank owns all elements, with equal values
     """
 
     replicated: bool
@@ -21,20 +23,20 @@ class Sharding(Protocol):
     stop: int
 
     def reduce_(self, gradient: FlatArrays) -> FlatArrays:
-        """The sum of the ranks' gradients on the own range, in the memory of `gradient`."""
+        """Return the sum of the ranks' gradients on the local range, in the memory of `gradient`."""
 
     def square_sum(self, reduced: FlatArrays) -> float:
-        """The sum of squares over the whole space of what `reduce_` returned on each rank."""
+        """Return the sum of squares, over the full space, of the gradients that `reduce_` returned on each rank."""
 
     def gather_(self, weights: FloatArray) -> None:
-        """Complete `weights` (size,), of which each rank has renewed its own range."""
+        """Complete `weights` (size,), of which each rank has updated its local range."""
 
     def whole(self, own: FloatArray) -> FloatArray:
-        """(stop - start,) of each rank -> (size,) on every rank; not to be written to."""
+        """Gather the local ranges (stop - start,) into (size,) on every rank, not to be written to."""
 
 
 class Replicated:
-    """Every rank owns everything and does the same update."""
+    """Lets every rank own all elements and make the same update."""
 
     replicated = True
 
@@ -47,7 +49,7 @@ class Replicated:
         return gradient
 
     def square_sum(self, reduced: FlatArrays) -> float:
-        # The first rank's: other processors add up in another order, and all must clip by the same factor.
+        # Uses rank 0's sum: other processors sum in another order, and all ranks must clip by the same factor.
         return float(self.collective.broadcast_object(_square_sum(reduced)))
 
     def gather_(self, weights: FloatArray) -> None:
@@ -58,8 +60,10 @@ class Replicated:
 
 
 class Zero1:
-    """ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1) by ranges of equal length: each rank keeps
-    a share of the moments and the averages, but all weights and its own gradients."""
+    """Implements ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1) with ranges of equal length.
+
+    Each rank keeps a share of the moments and the averages, but all weights and its full local gradients.
+    """
 
     replicated = False
 
@@ -84,11 +88,11 @@ class Zero1:
 
 
 def make_sharding(config: TrainConfig, size: int, collective: Collective) -> Sharding:
-    """As `zero_stage` says; with one rank there is nothing to share."""
+    """Make the sharding that `zero_stage` declares. A single rank has nothing to share."""
     sharded = config.zero_stage == 1 and collective.world_size > 1
     return Zero1(size, collective) if sharded else Replicated(size, collective)
 
 
 def _square_sum(values: FlatArrays) -> float:
-    """In float64 over blocks: one float32 sum of so many would lose digits."""
+    """Sum the squares in float64 over blocks: one float32 sum of that many elements would lose digits."""
     return sum(float(np.dot(array[block], array[block])) for array in values.arrays for block in blocks(0, array.size))

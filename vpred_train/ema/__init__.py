@@ -1,1 +1,1 @@
-"""Moving averages of the weights: their profiles, snapshots of them, and other profiles made of snapshots."""
+"""Provides moving averages of the weights: their profiles, snapshots, and other profiles made of snapshots."""

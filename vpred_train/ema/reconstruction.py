@@ -1,8 +1,8 @@
-"""An average of any width, made of snapshots of a few widths (Karras et al. 2024, arXiv 2312.02696, section 3.2).
+"""Makes an average of any width from snapshots of a few widths (Karras et al. 2024, arXiv 2312.02696, section 3.2).
 
 A power average at T samples is the integral of profile(t) weights(t), where profile(t) is (gamma + 1) / T (t / T)^gamma
-up to T and 0 after. It is linear in the profile: of all combinations of snapshots, the one whose profile is nearest to
-the wanted profile, by least squares, stands in for the wanted average.
+up to T and 0 after. The average is linear in the profile. So the combination of snapshots whose profile is nearest to
+the wanted one, by least squares, approximates the wanted average.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ Float64 = NDArray[np.float64]
 
 
 class Profile(NamedTuple):
-    """A power average of width `sigma_rel` at `samples_seen`."""
+    """Describes a power average of width `sigma_rel` at `samples_seen`."""
 
     sigma_rel: float
     samples_seen: int
 
 
 def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> Float64:
-    """Integrals of the products of the profiles, (len(left), len(right)), in closed form.
+    """Return the integrals of the products of the profiles, (len(left), len(right)), in closed form.
 
-    For a up to S and b up to T, S <= T: (a + 1) (b + 1) / (a + b + 1) (S / T)^b / T, where a and b are the exponents.
+    For exponents a up to S and b up to T, S <= T: (a + 1) (b + 1) / (a + b + 1) (S / T)^b / T.
     """
     (a, s), (b, t) = (
         np.array([(gamma_of(each.sigma_rel), each.samples_seen) for each in side]).T for side in (left, right)
@@ -41,12 +41,13 @@ def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> Float64
 
 
 def solve(tracked: Sequence[Profile], wanted: Profile) -> tuple[Float64, float]:
-    """The coefficients of the tracked averages, which sum to 1, and the relative error of the combined profile.
+    """Return the coefficients of the tracked averages, which sum to 1, and the relative error of the combined profile.
 
-    The error is the L2 norm of combined minus wanted profile over that of the wanted one (ibid., appendix C).
+    The error is the L2 norm of the combined minus the wanted profile, divided by that of the wanted one (ibid.,
+    appendix C).
     """
     gram, target = inner_products(tracked, tracked), inner_products(tracked, [wanted])[:, 0]
-    norms = np.sqrt(np.diag(gram))  # profiles of unit norm: late ones are much lower and wider than early ones
+    norms = np.sqrt(np.diag(gram))  # scales profiles to unit norm: late ones are much lower and wider than early ones
     coefficients = np.linalg.solve(gram / np.outer(norms, norms), target / norms) / norms
     coefficients /= coefficients.sum()
     energy = inner_products([wanted], [wanted])[0, 0]
@@ -55,7 +56,7 @@ def solve(tracked: Sequence[Profile], wanted: Profile) -> tuple[Float64, float]:
 
 
 def combine(snapshots: Sequence[Snapshot], coefficients: Float64) -> LazyTensors:
-    """The combination of the snapshots' tensors, made one at a time and summed in float64."""
+    """Combine the snapshots' tensors, one at a time, summed in float64."""
     stored = [snapshot.stored for snapshot in snapshots]
     return LazyTensors({name: partial(_combined, stored, name, coefficients) for name in stored[0]})
 

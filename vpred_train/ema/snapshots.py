@@ -1,7 +1,7 @@
-"""Power-function averages kept on disk while training goes on, one file for each width and time.
+"""Keeps power-function averages on disk during training, one file for each width and time.
 
-RUN/snapshots/power_0.05-0000013600.safetensors holds the trained networks' tensors under Stability's names; its texts
-are the parameterization record, and width and digest of the values.
+RUN/snapshots/power_0.05-0000013600.safetensors holds the trained networks' tensors under Stability's names. Its texts
+are the parameterization record, and the width and digest of the values.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,10 @@ HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class SnapshotText(Section):
-    """`xxh3`: xxh3-128 of the values in the file's order, as float32."""
+    """Holds a snapshot's width and digest.
+
+    xxh3: xxh3-128 of the values in the file's order, as float32
+    """
 
     sigma_rel: float
     xxh3: str
@@ -35,7 +38,7 @@ class SnapshotText(Section):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One average at one time; the tensors are read when asked for."""
+    """Describes one average at one time. Its tensors are read on demand."""
 
     path: Path
     sigma_rel: float
@@ -45,16 +48,16 @@ class Snapshot:
 
     @property
     def samples_seen(self) -> int:
-        """The time of the snapshot."""
+        """Return the time of the snapshot, in samples seen."""
         return self.record.samples_seen
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape."""
+        """Map each tensor's name to its shape."""
         return {name: tensor.shape for name, tensor in self.stored.items()}
 
     def verify(self) -> None:
-        """Raise ConfigError when the values are not those that were written."""
+        """Raise ConfigError when the values differ from those that were written."""
         found = digest_of(tensor.float32() for tensor in self.stored.values())
         if found != self.xxh3:
             raise ConfigError(
@@ -70,9 +73,9 @@ def write_snapshot(
     dtype: Literal["float16", "float32"],
     record: ParameterizationRecord,
 ) -> Path:
-    """Write one average atomically, over the same one of an earlier attempt; returns its path.
+    """Write one average atomically, and return its path. It replaces the same average of an earlier attempt.
 
-    Raises ValueError for values that float16 cannot hold.
+    Raises ValueError: for values that float16 cannot hold.
     """
     folder.mkdir(exist_ok=True)
     path = folder / f"{power_name(sigma_rel)}-{record.samples_seen:010d}.safetensors"
@@ -85,7 +88,10 @@ def write_snapshot(
 
 
 def find_snapshots(folder: Path) -> list[Snapshot]:
-    """All snapshots, by time and width. Raises ConfigError for none, and for a damaged, foreign or doubled one."""
+    """Return all snapshots, ordered by time and width.
+
+    Raises ConfigError: when there is none, or one is damaged, of another training, or there twice.
+    """
     snapshots = [_read(path) for path in sorted(folder.glob("*.safetensors"))]
     if not snapshots:
         raise ConfigError(
@@ -104,7 +110,7 @@ def find_snapshots(folder: Path) -> list[Snapshot]:
 
 
 def digest_of(arrays: Iterable[Float32]) -> str:
-    """xxh3-128, hexadecimal, of float32 arrays one after the other."""
+    """Return the xxh3-128 digest, hexadecimal, of the concatenated float32 arrays."""
     digest = xxhash.xxh3_128()
     for array in arrays:
         digest.update(np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data)
@@ -112,7 +118,7 @@ def digest_of(arrays: Iterable[Float32]) -> str:
 
 
 def _rounded(tensors: Mapping[str, Float32], name: str, dtype: str) -> Float32:
-    """The tensor as the file will give it back."""
+    """Return the tensor as it will be read back from the file."""
     tensor: NDArray[Any] = tensors[name]
     if dtype == "float16" and np.abs(tensor).max(initial=0) > HALF_MAX:
         raise ValueError(f"{name} is too large for float16; set ema.snapshot_dtype to float32")

@@ -1,1 +1,1 @@
-"""One training step and the state that it changes, on the host with mpi4py."""
+"""Runs one training step on the state that it changes, on the host with mpi4py."""

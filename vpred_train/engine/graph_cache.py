@@ -1,8 +1,8 @@
-"""The compiled training graph, kept in the run directory, so that a restart need not compile it again.
+"""Keeps the compiled training graph in the run directory, so that a restart need not compile it again.
 
-MindSpore numbers a process's graphs in the order of their compilation and takes the cached one of that number, whatever
-it computes; of the sources it looks only at some, and the folder it asks for once in a process. So one graph alone is
-cached, under a key of all that it depends on: others would have to be compiled in the same order at each start.
+MindSpore numbers a process's graphs in the order of their compilation. It takes the cached graph of that number,
+whatever it computes. It checks only some of the sources, and reads the folder's setting once in a process. So only one
+graph is cached, under a key of all that it depends on. More graphs would need the same compilation order at each start.
 """
 
 import hashlib
@@ -24,15 +24,16 @@ from vpred_train.kernels import library
 logger = logging.getLogger(__name__)
 
 DIGEST = "xxh3"
-PACKAGE = Path(__file__).parents[1]  # every room: the graph depends on the networks' code too
+PACKAGE = Path(__file__).parents[1]  # the full package: the graph depends on the networks' code too
 
 
 class CachedGraph:
-    """`cell`, whose graph for the first inputs is read from `folder` or left there; those of other shapes, such as
-    aspect buckets give, are compiled anew in each process.
+    """Calls `cell`, whose graph for the first inputs is read from `folder` or stored there.
 
-    `folder` is this rank's own; it holds one entry, whose name is the key. The cell's parameters must lie in it as
-    members, or MindSpore gives a graph that it reads fresh memory for them.
+    Graphs of other shapes, such as those of aspect buckets, are compiled again in each process.
+
+    cell: its parameters must be its members; otherwise MindSpore allocates fresh memory for them in a cached graph
+    folder: belongs to this rank alone; it holds one entry, whose name is the key
     """
 
     def __init__(self, cell: nn.Cell, config: TrainConfig, folder: Path) -> None:
@@ -43,7 +44,7 @@ class CachedGraph:
         if self.ready:
             return self.cell(*inputs)
         for name, parameter in self.cell.parameters_and_names():
-            parameter.name = name  # a read graph finds its parameters by it; unlike MindSpore's it has no history
+            parameter.name = name  # a cached graph finds its parameters by name; MindSpore's names depend on history
         entry = self.folder / graph_key(self.config, self.cell, inputs)
         if is_sound(entry):
             logger.info("compiled graph taken from %s", entry)
@@ -56,7 +57,7 @@ class CachedGraph:
         return self.cell(*inputs)
 
     def _compile_into(self, entry: Path, *inputs: Any) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)  # of other code, other ranks or damaged
+        shutil.rmtree(self.folder, ignore_errors=True)  # an entry there is of other code or other ranks, or damaged
         aside = beside(entry)
         aside.mkdir(parents=True)
         with runtime.compile_cache(aside):
@@ -66,8 +67,11 @@ class CachedGraph:
 
 
 def graph_key(config: TrainConfig, cell: nn.Cell, inputs: Iterable[Any]) -> str:
-    """What a graph depends on, as 32 hexadecimal digits: this package's code, MindSpore, the compiled operations, the
-    recipe, and names, shapes and types of parameters and inputs."""
+    """Return a digest, 32 hexadecimal digits, of all that a graph depends on.
+
+    This is the package's code, MindSpore's version, the compiled operations, the recipe, and the names, shapes and
+    types of parameters and inputs.
+    """
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(PACKAGE)} {digest_of([path])}\n".encode())
@@ -79,18 +83,18 @@ def graph_key(config: TrainConfig, cell: nn.Cell, inputs: Iterable[Any]) -> str:
 
 
 def is_sound(entry: Path) -> bool:
-    """Whether `entry` holds what was written."""
+    """Return whether the files of `entry` still match the digest written with them."""
     recorded = entry / DIGEST
     return recorded.is_file() and recorded.read_text() == digest_of(files_in(entry))
 
 
 def files_in(entry: Path) -> list[Path]:
-    """MindSpore's files, in a fixed order."""
+    """List MindSpore's files in a fixed order."""
     return [path for path in sorted(entry.rglob("*")) if path.is_file() and path != entry / DIGEST]
 
 
 def digest_of(paths: Iterable[Path]) -> str:
-    """xxh3-128, hexadecimal, of the files one after the other."""
+    """Return the xxh3-128 digest, hexadecimal, of the concatenated files."""
     digest = xxhash.xxh3_128()
     for path in paths:
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""What the UNet is trained and judged on: latents and text, made from images and captions or read from a cache."""
+"""Makes the UNet's inputs, latents and text, from images and captions, or reads them from a cache."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,19 +17,22 @@ Text = NDArray[Any]  # tokens (B, context_length) int32, or features of them (B,
 
 
 class Inputs(Protocol):
-    """Latents (B, C, h, w) float32 with their text; for a posterior's draw each image has its own generator."""
+    """Makes latents (B, C, h, w) float32 and their text. Each image has its own generator for a posterior's draw."""
 
     def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
-        """Of a training batch, drawn by (seed, epoch, sample id)."""
+        """Make latents and text of a training batch. Latents are drawn by (seed, epoch, sample id)."""
 
     def of_samples(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[FloatArray, Text]:
-        """Of samples as they are, centre-cropped to squares and unflipped; without generators the mode."""
+        """Make latents and text of samples, centre-cropped to squares and not flipped.
+
+        generators: draw the latents, one for each image; without them the latents are the posterior's mode
+        """
 
 
 class Online:
-    """Made by the networks at each step."""
+    """Makes the inputs with the networks at each step."""
 
     def __init__(self, model: ModelConfig, data: DataConfig, seed: int, networks: Networks) -> None:
         self.data, self.seed = data, seed
@@ -48,7 +51,10 @@ class Online:
 
 
 class Cached:
-    """Read from a cache, in which all that is asked for was found before training began: `entries.squares`."""
+    """Reads the inputs from a cache. Every entry was found before training began.
+
+    entries: places of the entries; `of_samples` needs `entries.squares`
+    """
 
     def __init__(self, vae: VaeConfig, resolution: int, seed: int, entries: Entries, specs: CacheSpecs) -> None:
         self.vae, self.size, self.seed, self.entries, self.specs = vae, (resolution, resolution), seed, entries, specs
@@ -74,7 +80,7 @@ class Cached:
 
 
 def posterior_generators(seed: int, batch: Batch) -> list[np.random.Generator]:
-    """Each image's own for its draw from the autoencoder's posterior, so that it is the same on any rank."""
+    """Make a generator for each image's draw from the autoencoder's posterior. The draw is the same on any rank."""
     return [
         sample_generator(seed, "posterior", int(epoch), int(sample_id))
         for epoch, sample_id in zip(batch.epochs, batch.sample_ids, strict=True)

@@ -1,4 +1,4 @@
-"""One way of updating on all ranks: compiled operations of another processor round otherwise, and so does numpy."""
+"""Makes all ranks update alike: compiled operations of different processors round differently, and so does numpy."""
 
 import logging
 
@@ -9,8 +9,11 @@ logger = logging.getLogger(__name__)
 
 
 def agree_on_updates(collective: Collective, hostname: str) -> None:
-    """Called by all ranks before the first update: the optimiser and the averages use the compiled operations where
-    every rank has the same, and numpy on all ranks otherwise. The networks' own may differ: gradients are summed."""
+    """Choose how the optimiser and the averages compute. Called by all ranks before the first update.
+
+    They use the compiled operations when every rank has the same ones, and numpy on all ranks otherwise.
+    The networks' operations may differ between ranks, since gradients are summed.
+    """
     own = library.loaded()
     found = collective.allgather_object([own.name if own else None, hostname])
     library.use_for_updates(alike := len({name for name, _ in found}) == 1)

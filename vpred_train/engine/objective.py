@@ -1,4 +1,4 @@
-"""The objective, and the random draws that belong to a sample rather than to a rank."""
+"""Defines the objective, and the random draws, which depend on the sample and not on the rank."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,12 @@ from vpred_train.models.networks import Networks
 
 @dataclass(frozen=True)
 class Draws:
-    """Per-sample randomness of one batch: timesteps (B,) int64; noise (B, C, H, W) float32 of the target, and
-    input_noise alike, which the network's input is mixed with."""
+    """Holds the per-sample randomness of one batch.
+
+    timesteps: (B,) int64
+    noise: (B, C, H, W) float32, the noise of the target
+    input_noise: (B, C, H, W) float32, the noise that is mixed into the network's input
+    """
 
     timesteps: NDArray[np.int64]
     noise: FloatArray
@@ -28,9 +32,12 @@ class Draws:
 
 
 class Objective:
-    """What is fixed before the first step: the schedule, how timesteps are drawn, and their weights (T,) float32.
+    """Holds what is fixed before the first step, and draws timesteps and noise.
 
-    `weight_mass`: how the weight lies over log SNR.
+    schedule: the noise schedule
+    cdf: cumulative distribution of the drawn timesteps
+    weights: loss weight of each timestep, (T,) float32
+    weight_mass: distribution of the weight over log SNR
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -42,11 +49,12 @@ class Objective:
         self.weight_mass = weight_mass(image_weights(config.objective, prediction_type, snr), np.diff(self.cdf), snr)
 
     def draw(self, batch: Batch, shape: tuple[int, ...]) -> Draws:
-        """Draw timesteps and noise for latents (C, H, W), keyed by (seed, epoch, sample id): the same on any number of
-        ranks. Strata are those of the global batch.
+        """Draw timesteps and noise for latents of `shape` (C, H, W).
 
-        offset noise: noise + s n_c, n_c ~ N(0, 1) for each channel (Guttenberg 2023), in target and input;
-        input perturbation: noise + s n in the input alone (Ning et al. 2023, arXiv 2301.11706).
+        Draws are keyed by (seed, epoch, sample id), so they are the same on any number of ranks.
+        Strata are those of the global batch.
+        Offset noise: noise + s n_c, n_c ~ N(0, 1) for each channel (Guttenberg 2023), in target and input.
+        Input perturbation: noise + s n in the input alone (Ning et al. 2023, arXiv 2301.11706).
         """
         objective, size = self.config.objective, len(batch.sample_ids)
         timesteps, uniform = np.empty(size, np.int64), np.empty(size)
@@ -54,7 +62,7 @@ class Objective:
         offset = np.empty((size, shape[0], 1, 1), np.float32)
         for row, (epoch, sample_id) in enumerate(zip(batch.epochs, batch.sample_ids, strict=True)):
             generator = sample_generator(self.config.seed, "diffusion", int(epoch), int(sample_id))
-            # Each is drawn whether used or not, in an order that stays: turning one on changes no other.
+            # All are drawn in a fixed order, used or not, so that turning one on changes no other.
             timesteps[row] = generator.integers(self.config.diffusion.timesteps)
             noise[row] = generator.standard_normal(shape, np.float32)
             uniform[row] = generator.random()
@@ -73,9 +81,9 @@ class Objective:
     def network_inputs(
         self, z_0: FloatArray, draws: Draws, text: NDArray[Any], loss_scale: float = 1.0
     ) -> tuple[Tensor, ...]:
-        """The arguments of `DiffusionLoss` for one batch; z_t and target are made here, in float32 on the host.
+        """Make the arguments of `DiffusionLoss` for one batch. z_t and target are computed in float32 on the host.
 
-        `loss_scale` goes into the weights, and with them into loss and gradient.
+        loss_scale: multiplies the weights, and so loss and gradient
         """
         alpha = self.schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
         sigma = self.schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)
@@ -87,7 +95,7 @@ class Objective:
 
 
 class DiffusionLoss(nn.Cell):
-    """mean over the batch of weight |net(z_t, t, text) - target|^2, averaged over channels and pixels.
+    """Computes the mean over the batch of weight |net(z_t, t, text) - target|^2, averaged over channels and pixels.
 
     Inputs: z_t and target (B, C, H, W) float32, weight and timesteps (B,) float32, text as `Networks` takes it.
     Returns a float32 scalar.

@@ -1,4 +1,4 @@
-"""Everything that a run is, between two steps; what a checkpoint holds."""
+"""Holds the full state of a run between two steps. A checkpoint holds the same."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +21,14 @@ from vpred_train.optim.optimizers import OPTIMIZERS
 
 
 class TrainState:
-    """Weights, optimiser moments and moving averages as flat float32 arrays, and the clock `samples_seen`.
+    """Holds weights, optimiser moments and moving averages as flat float32 arrays, and the clock `samples_seen`.
 
-    `weights` is whole on each rank. `averages`, by name, and the moments are the range that this rank owns, as
-    `sharding` says. `updated_at_samples`: the clock at the last real update, from which the averages go on.
-    `data_digest`: of the source that is trained on; `held_out_digest`: of what is held out of it, "" without
-    validation. `recipe_changes`: the keys that changed when the run went on, each with the clock of then.
+    weights: the full weights, on each rank
+    averages, optimizer: the local range of each average, by name, and of the moments, as `sharding` says
+    updated_at_samples: the clock at the last real update, from which the averages continue
+    data_digest: digest of the source that is trained on
+    held_out_digest: digest of the held-out images, "" without validation
+    recipe_changes: the keys that changed when the run was resumed, each with the clock at that time
     """
 
     def __init__(
@@ -52,17 +54,18 @@ class TrainState:
 
     @property
     def own_weights(self) -> FloatArray:
-        """The range of the weights that this rank updates, a view."""
+        """Return the range of the weights that this rank updates, as a view."""
         return self.weights[self.sharding.start : self.sharding.stop]
 
     def whole_average(self, name: str) -> FloatArray:
-        """A moving average, (size,) float32, not to be written to; called by all ranks."""
+        """Return a full moving average, (size,) float32, not to be written to. Called by all ranks."""
         return self.sharding.whole(self.averages[name])
 
     def update_(self, gradient: FlatArrays, learning_rate: float, scale: float) -> None:
-        """One real step of the optimiser and of every average, at `samples_seen`; called by all ranks.
+        """Make one real step of the optimiser and of every average, at `samples_seen`. Called by all ranks.
 
-        `gradient` is that of the own range and is multiplied by `scale`.
+        gradient: gradient of the local range
+        scale: factor that the gradient is multiplied by
         """
         self.optimizer_steps += 1
         self.optimizer.update_(self.own_weights, gradient, self.optimizer_steps, learning_rate, scale)
@@ -74,7 +77,10 @@ class TrainState:
         self.space.write(self.weights)
 
     def to_checkpoint(self) -> State:
-        """The weights whole, the rest as the range that this rank owns, in this state's own memory; the progress."""
+        """Return the full weights, the local ranges of all other arrays, and the progress.
+
+        The arrays share this state's memory.
+        """
         whole = self._named("model", self.weights)
         shards = {}
         for component, own in self._shards().items():
@@ -96,7 +102,7 @@ class TrainState:
         return State(whole=whole, progress=progress, shards=shards)
 
     def from_checkpoint(self, state: State) -> None:
-        """Take over a state of the same tensors and ranges, such as `to_checkpoint`'s, filled by a restore."""
+        """Copy a state of the same tensors and ranges into this one, such as `to_checkpoint`'s, filled by a restore."""
         own = self.to_checkpoint()
         for name, values in own.whole.items():
             np.copyto(values, state.whole[name])
@@ -116,7 +122,7 @@ class TrainState:
         return {f"{component}/{name}": tensor for name, tensor in self.space.views(values).items()}
 
     def _segments(self) -> list[Segment]:
-        """The parts of the tensors that this rank owns."""
+        """List the parts of the tensors that this rank owns."""
         start, stop = self.sharding.start, self.sharding.stop
         parts = [(span, max(span.start, start), min(span.stop, stop)) for span in self.space.spans]
         return [
@@ -128,7 +134,7 @@ class TrainState:
 
 @contextmanager
 def average_in_use(state: TrainState, name: str) -> Iterator[None]:
-    """Within, the networks hold this average instead of the raw weights. Called by all ranks."""
+    """Let the networks hold this average instead of the raw weights inside the `with` block. Called by all ranks."""
     state.space.write(state.whole_average(name))
     try:
         yield

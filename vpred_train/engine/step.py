@@ -1,4 +1,4 @@
-"""One optimiser step: batch in, plain numbers out."""
+"""Runs one optimiser step: batch in, plain numbers out."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from vpred_train.optim.optimizers import clip_factor
 
 
 class LossAndGradients(nn.Cell):
-    """The arguments of DiffusionLoss -> the loss and the gradient of each of `parameters`."""
+    """Maps the arguments of DiffusionLoss to the loss and the gradient of each of `parameters`."""
 
     def __init__(self, loss: DiffusionLoss, parameters: list[Parameter]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class LossAndGradients(nn.Cell):
 
 
 class TrainStep:
-    """Forward, backward, one collective, clip, optimiser, moving averages."""
+    """Runs forward, backward, one collective, clipping, the optimiser and the moving averages."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class TrainStep:
         started, waited_s = time.perf_counter(), self.collective.waits.seconds
         state = self.state
         local_loss, local_gradient = self._accumulate(batch)
-        # Looked at before `reduce_`, after which the ranks' gradients are one.
+        # Checked before `reduce_`, which mixes the ranks' gradients.
         blamed = [] if math.isfinite(local_loss) and local_gradient.is_finite() else batch.sample_ids.tolist()
         gradient = state.sharding.reduce_(local_gradient)
         votes = self.collective.allgather_object([local_loss, blamed])
         loss = sum(rank_loss for rank_loss, _ in votes) / self.collective.world_size
         loss_scale = state.loss_scale.value
-        # The gradient is a sum over ranks and micro-batches, of the scaled loss.
+        # The gradient is that of the scaled loss, summed over ranks and micro-batches.
         divisor = loss_scale * self.collective.world_size * self.config.gradient_accumulation_steps
         grad_norm = math.sqrt(state.sharding.square_sum(gradient)) / divisor
         finite = not self.collective.any(not (math.isfinite(grad_norm) and math.isfinite(loss)))
@@ -68,7 +68,7 @@ class TrainStep:
         state.samples_seen = batch.samples_seen
         rate = learning_rate(self.config, state.samples_seen)
         if finite:
-            # Clipping, un-scaling and the mean are one factor, so that the gradient is gone through once.
+            # Clipping, unscaling and the mean are one factor, so that one pass over the gradient suffices.
             state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / divisor)
             state.loss_scale = state.loss_scale.after_update()
         elif overflow:
@@ -89,8 +89,10 @@ class TrainStep:
         )
 
     def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:
-        """Of this rank's share: the loss, the mean over its micro-batches, and the sum of the gradients of their scaled
-        losses."""
+        """Compute this rank's loss and gradient over its micro-batches.
+
+        The loss is their mean. The gradient is the sum of the gradients of their scaled losses.
+        """
         parts = self.config.gradient_accumulation_steps
         loss, gradient = self._differentiate(batch.part(0, parts))
         for index in range(1, parts):
@@ -105,6 +107,6 @@ class TrainStep:
         loss_scale = self.state.loss_scale.value
         inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
         loss, gradients = self.loss_and_gradients(*inputs)
-        # asnumpy shares the tensor's memory: what the graph left there is added up and reduced in place.
+        # asnumpy shares the tensor's memory: the graph's gradients are summed and reduced in place.
         arrays = apart(tensor.asnumpy().reshape(-1) for tensor in gradients)
         return float(loss.asnumpy()) / loss_scale, FlatArrays(arrays)

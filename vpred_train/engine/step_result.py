@@ -1,15 +1,18 @@
-"""What one training step reports: plain numbers."""
+"""Declares the plain numbers that one training step reports."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What hooks see of a step. Loss and norm are of the global batch; the seconds are this rank's, those of data and
-    collectives parts of the step's.
+    """Holds what hooks see of a step.
 
-    finite: an update was made. overflow: none was, because the gradient overflowed at `loss_scale`, which has fallen.
-    `nonfinite_samples`: rank -> its sample ids, of the ranks whose own loss or gradient was not finite.
+    loss, grad_norm: of the global batch
+    finite: an update was made
+    overflow: no update was made, because the gradient overflowed at `loss_scale`; the scale has been lowered
+    nonfinite_samples: rank -> its sample ids, for the ranks whose local loss or gradient was not finite
+    step_seconds: this rank's time for the step, seconds
+    data_wait_seconds, collective_seconds: this rank's waits for data and in collectives; parts of `step_seconds`
     """
 
     step: int

@@ -1,1 +1,1 @@
-"""Memory and operations of a recipe, from shapes alone. No MindSpore."""
+"""Estimates memory and operations of a recipe from shapes alone. Needs no MindSpore."""

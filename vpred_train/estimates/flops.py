@@ -1,8 +1,10 @@
-"""Floating-point operations of training, counted from the recipe: two for each multiply-add of convolutions, linear
-maps and attention products; nothing else, as is usual (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+"""Counts the floating-point operations of training from the recipe.
 
-Backward: a product that must tell the gradient of its input and of its weight costs its forward twice, of one of them
-once. What lies before everything that learns costs nothing. Recomputed blocks are not counted again.
+Each multiply-add of convolutions, linear maps and attention products counts as two. Nothing else is counted, as is
+usual (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+
+Backward: a product costs its forward twice when the gradients of both its input and its weight are needed, and once
+when one of them is. Layers before everything that learns cost nothing. Recomputed blocks are not counted again.
 """
 
 import math
@@ -17,21 +19,22 @@ from vpred_train.weights.lora.factors import attention_targets
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of one image by one network."""
+    """Holds the floating-point operations of one network for one image."""
 
     forward: int
     backward: int
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Return the sum of forward and backward."""
         return self.forward + self.backward
 
 
 class Tally:
-    """Adds up one network's products. A tensor stands here for whether its gradient is asked for.
+    """Adds up one network's products. A tensor is represented by a bool: whether its gradient is needed.
 
-    `learns`: whether the network's own weights do; `adapted`: the weights that have LoRA factors of `rank`.
+    learns: the network's base weights learn
+    adapted: the weights that have LoRA factors of `rank`
     """
 
     def __init__(
@@ -41,11 +44,15 @@ class Tally:
         self.forward = self.backward = 0  # multiply-adds
 
     def has(self, name: str) -> bool:
-        """Whether the network has such a layer."""
+        """Return whether the network has this layer."""
         return f"{self.prefix}{name}.weight" in self.shapes
 
     def layer(self, name: str, places: int, x: bool, suffix: str = ".weight") -> bool:
-        """A linear map or convolution at so many `places` of an image; returns whether its output has a gradient."""
+        """Count a linear map or convolution. Return whether its output has a gradient.
+
+        places: number of places of the image at which it is applied
+        x: whether the input needs a gradient
+        """
         weight = f"{self.prefix}{name}{suffix}"
         shape = self.shapes[weight]
         self._product(places * math.prod(shape), x, self.learns)
@@ -56,7 +63,7 @@ class Tally:
         return True
 
     def attention(self, queries: int, keys: int, channels: int, q: bool, k: bool, v: bool) -> bool:
-        """softmax(q k^T) v; a causal mask saves nothing here."""
+        """Count softmax(q k^T) v. A causal mask saves nothing here."""
         products = queries * keys * channels
         self._product(products, q, k)
         self._product(products, q or k, v)
@@ -64,18 +71,20 @@ class Tally:
 
     @property
     def flops(self) -> Flops:
-        """What was added up."""
+        """Return the counted operations."""
         return Flops(2 * self.forward, 2 * self.backward)
 
     def _product(self, multiply_adds: int, left: bool, right: bool) -> None:
-        """A product of two factors, each of which may need its gradient."""
+        """Count a product of two factors, each of which may need its gradient."""
         self.forward += multiply_adds
         self.backward += multiply_adds * (left + right)
 
 
 def flops_per_image(config: TrainConfig) -> dict[Network, Flops]:
-    """What each network does for one training image: the autoencoder's encoder, the text encoder, the UNet; the UNet
-    alone where what the others make is cached."""
+    """Count each network's operations for one training image: the autoencoder's encoder, the text encoder, the UNet.
+
+    Only the UNet is counted when the others' outputs are cached.
+    """
     shapes = stability_shapes(config.model)
     adapted = {target.weight for target in attention_targets(config.model, config.trainable)} if config.lora else set()
     rank = config.lora.rank if config.lora else 0
@@ -99,7 +108,7 @@ def flops_per_image(config: TrainConfig) -> dict[Network, Flops]:
 
 
 def add_text_encoder(tally: Tally, layers: int, tokens: int) -> bool:
-    """All blocks of the text tower; the embedding is a table, no product."""
+    """Count all blocks of the text tower. The embedding is a table, not a product."""
     x = tally.learns
     for number in range(layers):
         block = f"transformer.resblocks.{number}"
@@ -112,7 +121,7 @@ def add_text_encoder(tally: Tally, layers: int, tokens: int) -> bool:
 
 
 def add_vae_encoder(tally: Tally, config: VaeConfig, side: int) -> None:
-    """The encoder up to the moments of the latents, of an image of `side` pixels. It never learns."""
+    """Count the encoder up to the moments of the latents, for an image of `side` pixels. It never learns."""
     tally.layer("encoder.conv_in", side**2, False)
     for level in range(len(config.channel_multipliers)):
         for place in range(config.res_blocks):
@@ -137,7 +146,10 @@ def _vae_block(tally: Tally, name: str, places: int) -> None:
 
 
 def add_unet(tally: Tally, config: UNetConfig, side: int, tokens: int, context: bool) -> None:
-    """The UNet on latents of `side` pixels and `tokens` of text; `context`: whether the text needs a gradient."""
+    """Count the UNet on latents of `side` pixels and `tokens` of text.
+
+    context: whether the text needs a gradient
+    """
     embedding = tally.layer("time_embed.2", 1, tally.layer("time_embed.0", 1, False))
     sides = [side]
     for _ in config.channel_multipliers[1:]:
@@ -165,7 +177,7 @@ def add_unet(tally: Tally, config: UNetConfig, side: int, tokens: int, context: 
 
 
 def _unet_block(tally: Tally, name: str, places: int, tokens: int, x: bool, embedding: bool, context: bool) -> bool:
-    """A residual block, the transformer behind it, and in the middle another residual block."""
+    """Count a residual block, the transformer after it, and in the middle block a second residual block."""
     for part in (f"{name}.0", f"{name}.1", f"{name}.2"):
         if tally.has(f"{part}.in_layers.2"):
             h = tally.layer(f"{part}.in_layers.2", places, x)
@@ -178,7 +190,7 @@ def _unet_block(tally: Tally, name: str, places: int, tokens: int, x: bool, embe
 
 
 def _transformer(tally: Tally, name: str, places: int, tokens: int, x: bool, context: bool) -> bool:
-    """Self-attention of the pixels, their attention to the text, the feed-forward layer."""
+    """Count the pixels' self-attention, their attention to the text, and the feed-forward layer."""
     block = f"{name}.transformer_blocks.0"
     h = tally.layer(f"{name}.proj_in", places, x)
     for attention, length, own in (("attn1", places, True), ("attn2", tokens, False)):

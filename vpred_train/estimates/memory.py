@@ -1,7 +1,8 @@
-"""What training keeps in memory on each rank, by kind, from shapes alone: no network is built, no MindSpore imported.
+"""Estimates the memory of training on each rank, by kind, from shapes alone.
 
-Sharding: ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1), as
-`vpred_train.distributed.zero` does it.
+It builds no network and imports no MindSpore.
+Sharding: ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1), as implemented by
+`vpred_train.distributed.zero`.
 """
 
 import math
@@ -28,7 +29,7 @@ NOT_COUNTED = (
 
 @dataclass(frozen=True)
 class Item:
-    """One kind of array and its bytes on the rank that has most of it."""
+    """Holds one kind of array and its bytes on the rank that has most of it."""
 
     kind: str
     place: Place
@@ -37,7 +38,10 @@ class Item:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The arrays of one rank among `world_size`. `learning` and `frozen` count parameters, float32 each."""
+    """Holds the arrays of one rank among `world_size`.
+
+    learning, frozen: number of parameters, float32 each
+    """
 
     world_size: int
     zero_stage: int
@@ -47,24 +51,24 @@ class MemoryPlan:
     not_counted: tuple[str, ...] = NOT_COUNTED
 
     def total_bytes(self, place: Place = "host") -> int:
-        """Bytes of all kinds in one place."""
+        """Return the bytes of all kinds in one place."""
         return sum(item.nbytes for item in self.items if item.place == place)
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the plan as printed by `--json`."""
         totals = {place: self.total_bytes(place) for place in self.places}
         return {**asdict(self), "total_bytes": totals}
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Where there are arrays; the host first."""
+        """Return the places that hold arrays, the host first."""
         return tuple(dict.fromkeys(item.place for item in self.items))
 
 
 def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") -> MemoryPlan:
-    """The plan of a recipe on `world_size` ranks of an accelerator of `ACCELERATORS`.
+    """Plan a recipe's memory on `world_size` ranks of an accelerator of `ACCELERATORS`.
 
-    On CPU the networks share the memory of the flat weights and of their gradients; elsewhere they have their own.
+    On CPU the networks share the memory of the flat weights and gradients. Other devices hold separate copies.
     """
     learning, frozen = parameter_counts(config)
     sharded = config.zero_stage == 1 and world_size > 1
@@ -86,7 +90,7 @@ def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") 
 
 
 def parameter_counts(config: TrainConfig) -> tuple[int, int]:
-    """The parameters that learn, and those that do not; both at once are all that the networks in training hold."""
+    """Count the parameters that learn, and those that do not. Their sum is all that the networks in training hold."""
     there = tuple(COMPONENTS[network] for network in config.networks_in_training)
     shapes = stability_shapes(config.model)
     sizes = {name: math.prod(shape) for name, shape in shapes.items() if name.startswith(there)}
@@ -99,7 +103,7 @@ def parameter_counts(config: TrainConfig) -> tuple[int, int]:
 
 
 def memory_plans(config: TrainConfig, world_sizes: Sequence[int], accelerator: str) -> list[MemoryPlan]:
-    """With ZeRO stage 1 on each number of ranks, then without, where the number does not matter."""
+    """Plan with ZeRO stage 1 on each number of ranks, then without, where the number does not matter."""
     stages = [(1, world_size) for world_size in world_sizes] + [(0, world_sizes[-1])]
     return [
         memory_plan(config.model_copy(update={"zero_stage": stage}), world_size, accelerator)
@@ -108,7 +112,7 @@ def memory_plans(config: TrainConfig, world_sizes: Sequence[int], accelerator: s
 
 
 def table(plans: Sequence[MemoryPlan]) -> str:
-    """The plans of `memory_plans` side by side, in MB."""
+    """Format the plans of `memory_plans` side by side, in MB."""
     columns = [{(item.place, item.kind): item.nbytes for item in plan.items} for plan in plans]
     headings = [f"{plan.world_size} ranks" if plan.zero_stage else "zero_stage 0" for plan in plans]
     rows = [("zero_stage 1 on", headings)]

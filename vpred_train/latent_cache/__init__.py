@@ -1,1 +1,1 @@
-"""Latents and text features computed once: what a recipe needs, and making it."""
+"""Computes latents and text features once, and finds which of them a recipe needs."""

@@ -1,4 +1,4 @@
-"""`vpred-data encode`: fill a cache with what training needs of images and captions; under mpirun ranks share it."""
+"""`vpred-data encode` fills a cache with all that training needs of images and captions. Ranks share the work."""
 
 import argparse
 import shutil
@@ -26,7 +26,7 @@ from vpred_train.prepare.recipe import load_recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `vpred-data encode`."""
+    """Add the options of `vpred-data encode`."""
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe")
     parser.add_argument("--recipe", type=Path, required=True, help="YAML file of the training setup")
     parser.add_argument("--data_path", type=Path, help="folder of the images (default: the recipe's data.path)")
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Encode as the rank that this process is; what is in the cache already stays."""
+    """Encode as this process's rank. Entries that the cache holds already stay."""
     accelerator = ACCELERATORS[arguments.accelerator]
     tells = True
     try:
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"precision": config.precision.on(accelerator)})
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
-    except USER_ERRORS as error:  # every rank finds the same
+    except USER_ERRORS as error:  # every rank finds the same error
         if tells:
             print(error, file=sys.stderr)
         return ExitCode.BAD_CONFIG
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def resolve(arguments: argparse.Namespace) -> TrainConfig:
-    """The recipe with the command line's paths. Raises ConfigError."""
+    """Return the recipe with the command line's paths. Raises ConfigError: for a bad option or recipe."""
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size: found {arguments.batch_size} (must be at least 1)")
     paths = {"data.path": arguments.data_path, "data.cache": arguments.output}
@@ -75,13 +75,16 @@ def resolve(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def encode(config: TrainConfig, batch_size: int, collective: Collective) -> None:
-    """Make every entry of the recipe that its cache lacks. Called by all ranks. Raises ConfigError and DataError."""
+    """Make every entry that the recipe needs and its cache lacks. Called by all ranks.
+
+    Raises ConfigError and DataError: for a bad recipe, weights or data, or a full disk.
+    """
     started = time.perf_counter()
     folder, tells = config.data.cache or Path(), collective.rank == 0
     data = open_data(config, collective)
     specs = CacheSpecs(**collective.broadcast_object(vars(cache_specs(config)) if tells else None))
     work = plan(config, specs, data)
-    collective.barrier()  # all have looked before anyone writes
+    collective.barrier()  # all ranks have looked before any rank writes
     require_space(folder, work, work.nbytes(config), tells)
     mine = work.share(collective.rank, collective.world_size)
     if mine.count:
@@ -95,7 +98,12 @@ def encode(config: TrainConfig, batch_size: int, collective: Collective) -> None
 
 
 def require_space(folder: Path, work: Work, nbytes: int, tells: bool) -> None:
-    """Make the folder, and say what will be written. Raises ConfigError when there is no room for it."""
+    """Make the folder, and print what will be written.
+
+    nbytes: size of the entries to write, bytes
+    tells: this rank prints
+    Raises ConfigError: when the folder cannot be made, or its disk has too little room.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -110,7 +118,7 @@ def require_space(folder: Path, work: Work, nbytes: int, tells: bool) -> None:
 
 
 def write_share(config: TrainConfig, folder: Path, specs: CacheSpecs, work: Work, batch_size: int, bar: Any) -> None:
-    """Make one rank's part, in shards of its own."""
+    """Make one rank's part, in separate shards."""
     from vpred_train.latent_cache.encoders import Encoders
 
     encoders = Encoders(config, batch_size)

@@ -1,4 +1,4 @@
-"""The entries of a cache, made by the autoencoder's encoder and the text encoder."""
+"""Makes the entries of a cache with the autoencoder's encoder and the text encoder."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 
 class Encoders:
-    """Autoencoder and text encoder with the recipe's weights, compiled for batches of `batch_size`."""
+    """Holds the autoencoder and the text encoder with the recipe's weights, compiled for batches of `batch_size`."""
 
     def __init__(self, config: TrainConfig, batch_size: int) -> None:
         if config.model.vae is None:
@@ -33,7 +33,10 @@ class Encoders:
         self.tokenizer = Tokenizer(text.context_length, text.padding)
 
     def moments(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, FloatArray]]:
-        """Mean above log-variance, (2 C, h, w), of images of one size; the next batch is loaded meanwhile."""
+        """Yield the mean above the log-variance, (2 C, h, w), of images of one size.
+
+        The next batch is loaded meanwhile.
+        """
         with ThreadPoolExecutor(1) as pool:
             parts = batches(tasks, self.batch_size)
             ahead = [pool.submit(self._load, part) for part in parts[:1]]
@@ -44,7 +47,7 @@ class Encoders:
                 yield from zip(part, moments, strict=False)
 
     def features(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, FloatArray]]:
-        """What the text encoder makes, (context_length, width), of each caption."""
+        """Yield the text encoder's features of each caption, (context_length, width)."""
         for part in batches(tasks, self.batch_size):
             tokens = filled(self.tokenizer([task.text for task in part]), self.batch_size)
             yield from zip(part, self.text_encoder(Tensor(tokens)).asnumpy(), strict=False)
@@ -61,10 +64,10 @@ class Encoders:
 
 
 def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """The items in order, `size` at a time."""
+    """Divide the items, in order, into batches of `size`."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def filled(rows: NDArray[Any], size: int) -> NDArray[Any]:
-    """A short batch filled up with its first row: one shape, one compilation."""
+    """Fill up a short batch with its first row, so that only one shape is compiled."""
     return np.concatenate([rows, rows[:1].repeat(size - len(rows), 0)])

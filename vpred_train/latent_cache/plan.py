@@ -1,4 +1,4 @@
-"""What a cache lacks of a recipe, and what that takes on disk. No MindSpore."""
+"""Plans the entries that a cache lacks of a recipe, and their size on disk. Needs no MindSpore."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from vpred_train.latent_cache.requirements import Needed, needed
 from vpred_train.prepare.data import OpenedData
 
 FLOAT32_BYTES = 4
-NO_SOURCE = -1  # of the empty caption
-# One entry to make: of sample `id` of source `of`, mirrored or the how manieth caption. A million of them are 40 MB.
+NO_SOURCE = -1  # the empty caption's source
+# One entry to make, of sample `id` of source `of`. `number` says whether the image is mirrored, or which of the
+# sample's captions it is. A million of them take 40 MB.
 JOB = np.dtype([("high", "u8"), ("low", "u8"), ("of", "i2"), ("id", "i8"), ("number", "i4"), ("size", "i4")])
 
 Jobs = NDArray[Any]
@@ -24,8 +25,12 @@ Jobs = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One entry to make under `key`: of a caption, or of a source's image, `flipped` or not, cropped to `size`, height
-    and width in pixels."""
+    """Describes one entry to make under `key`: of a caption, or of a source's image.
+
+    text: the caption
+    flipped: the image is mirrored
+    size: height and width that the image is cropped to, pixels
+    """
 
     key: np.void
     text: str = ""
@@ -36,13 +41,16 @@ class Task:
 
     @property
     def sample(self) -> Sample | None:
-        """The image's; None of a caption."""
+        """Return the image's sample, or None for a caption."""
         return self.source.sample(self.sample_id) if self.source else None
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a cache lacks, of `wanted` entries in all; jobs refer to `sources` and `sizes` by number."""
+    """Holds the entries that a cache lacks. Jobs refer to `sources` and `sizes` by number.
+
+    wanted: number of all entries that the recipe needs
+    """
 
     sources: Sequence[Source]
     sizes: Sequence[tuple[int, int]]
@@ -52,12 +60,12 @@ class Work:
 
     @property
     def count(self) -> int:
-        """Entries to make."""
+        """Return the number of entries to make."""
         return len(self.image_jobs) + len(self.caption_jobs)
 
     @property
     def images(self) -> list[Task]:
-        """The images to encode; those of one size come one behind the other."""
+        """List the images to encode. Images of one size are adjacent."""
         return [
             Task(key, "", self.sources[of], sample_id, bool(flipped), self.sizes[size])
             for key, (_, _, of, sample_id, flipped, size) in zip(
@@ -67,7 +75,7 @@ class Work:
 
     @property
     def captions(self) -> list[Task]:
-        """The captions to encode."""
+        """List the captions to encode."""
         jobs = zip(_keys(self.caption_jobs), self.caption_jobs.tolist(), strict=True)
         return [
             Task(key, "" if of == NO_SOURCE else self.sources[of].captions(sample_id)[number])
@@ -75,7 +83,7 @@ class Work:
         ]
 
     def share(self, rank: int, world_size: int) -> "Work":
-        """One rank's part."""
+        """Return one rank's part."""
         return replace(
             self,
             image_jobs=self.image_jobs[rank::world_size],
@@ -83,7 +91,7 @@ class Work:
         )
 
     def nbytes(self, config: TrainConfig) -> int:
-        """What the entries take on disk."""
+        """Return the size of the entries on disk, bytes."""
         model, vae = config.model, config.model.vae
         pixels = np.array([math.prod(size) for size in self.sizes], np.int64)[self.image_jobs["size"]].sum()
         moments = 2 * (vae.latent_channels if vae else 0) * int(pixels) // model.pixels_per_latent**2
@@ -92,7 +100,7 @@ class Work:
 
 
 def plan(config: TrainConfig, specs: CacheSpecs, data: OpenedData) -> Work:
-    """What is not yet in the recipe's cache; equal images and equal captions count once."""
+    """Find the entries that the recipe's cache lacks. Equal images and equal captions count once."""
     cache = Cache(config.data.cache or Path())
     wanted = list(needed(config, data.training, data.held_out))
     sizes = sorted({size for each in wanted for size in each.buckets.sizes})
@@ -144,7 +152,7 @@ def _keys(jobs: Jobs) -> NDArray[Any]:
 
 
 def _once(jobs: Jobs) -> Jobs:
-    """The first job of each key, in the order of the jobs."""
+    """Keep the first job of each key, in the order of the jobs."""
     order = np.lexsort((jobs["low"], jobs["high"]))
     keys = jobs[["high", "low"]][order]
     return jobs[np.sort(order[np.concatenate([[True], keys[1:] != keys[:-1]])])]

@@ -1,4 +1,4 @@
-"""Which cache entries a recipe needs, and whether they are there. No MindSpore: checked before a run begins."""
+"""Finds the cache entries that a recipe needs, and checks that they exist before a run begins. Needs no MindSpore."""
 
 import logging
 from collections.abc import Iterator
@@ -39,15 +39,16 @@ ENCODER = (f"{VAE}encoder.", f"{VAE}quant_conv.")  # moments do not depend on th
 
 
 def cache_specs(config: TrainConfig) -> CacheSpecs:
-    """What decides the entries of a recipe with a resolved `precision`, the encoders' weights by their digest.
+    """Return all that decides the entries of a recipe whose `precision` is resolved.
 
-    Reads these weights. Raises ConfigError.
+    The encoders' weights are represented by their digest, so they are read here.
+    Raises ConfigError: when the recipe has no autoencoder, or its weights cannot be read.
     """
     tensors = open_pretrained(config)
     model, data, dtype = config.model, config.data, config.precision.dtype
     if model.vae is None:
         raise ConfigError("model.vae: found null, but data.cache holds what an autoencoder makes; leave out data.cache")
-    vae = model.vae.model_dump(mode="json", exclude={"scale"})  # which is applied to what is read
+    vae = model.vae.model_dump(mode="json", exclude={"scale"})  # the scale is applied when an entry is read
     return CacheSpecs(
         moments={
             "kind": "moments",
@@ -66,7 +67,10 @@ def cache_specs(config: TrainConfig) -> CacheSpecs:
 
 
 def weights_digest(tensors: LazyTensors, prefixes: tuple[str, ...]) -> str:
-    """xxh3-128, hexadecimal, of the names and float32 values below `prefixes`: the same in every layout of weights."""
+    """Return the xxh3-128 digest, hexadecimal, of the names and float32 values below `prefixes`.
+
+    It is the same in every layout of weights.
+    """
     digest = xxhash.xxh3_128()
     for name in sorted(tensors):
         if name.startswith(prefixes):
@@ -76,7 +80,7 @@ def weights_digest(tensors: LazyTensors, prefixes: tuple[str, ...]) -> str:
 
 
 def open_cache(config: TrainConfig, recipe: Path) -> Cache:
-    """The recipe's cache. Raises ConfigError when it is empty, and DataError."""
+    """Open the recipe's cache. Raises ConfigError: when it is empty; DataError: when it cannot be read."""
     cache = Cache(cache_folder(config, recipe))
     if not cache.shards:
         raise ConfigError(f"{cache.folder}: holds no cache; {remedy(config, recipe)}")
@@ -84,7 +88,7 @@ def open_cache(config: TrainConfig, recipe: Path) -> Cache:
 
 
 def cache_folder(config: TrainConfig, recipe: Path) -> Path:
-    """The recipe's `data.cache`. Raises ConfigError when it has none."""
+    """Return the recipe's `data.cache`. Raises ConfigError: when it has none."""
     if config.data.cache is None:
         raise ConfigError(f"{recipe}: has no data.cache; give the folder")
     return config.data.cache
@@ -92,7 +96,11 @@ def cache_folder(config: TrainConfig, recipe: Path) -> Path:
 
 @dataclass(frozen=True)
 class Needed:
-    """Samples that a run reads from a cache, at the sizes of `buckets`, with `mirrored` also as mirror images."""
+    """Describes samples that a run reads from a cache.
+
+    buckets: sizes at which the samples are read
+    mirrored: mirror images are read too
+    """
 
     source: Source
     buckets: Buckets
@@ -100,7 +108,10 @@ class Needed:
 
 
 def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iterator[Needed]:
-    """What a run trains on, then what it looks at as squares: held-out images, and those that weights are probed by."""
+    """Yield the samples that a run trains on, then those that it reads as squares.
+
+    The squares are the held-out images, and the images by which pretrained weights are probed.
+    """
     yield Needed(source, buckets_of(source, config.data, config.global_batch), config.data.horizontal_flip)
     square = (config.data.resolution, config.data.resolution)
     if held_out is not None:
@@ -113,8 +124,10 @@ def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iter
 def check_cache(
     config: TrainConfig, specs: CacheSpecs, source: Source, held_out: Source | None, recipe: Path
 ) -> Entries:
-    """Where the training samples lie, with a table of what is looked at as squares; raises DataError when any of them
-    has no entry."""
+    """Find the places of the training samples in the cache, and a table of the samples that are read as squares.
+
+    Raises DataError: when one of them has no entry.
+    """
     cache, todo = open_cache(config, recipe), remedy(config, recipe)
     training, *squares = [
         (each.source, find_entries(cache, each.source, specs, each.buckets, mirrored=each.mirrored, remedy=todo))
@@ -133,8 +146,10 @@ def share_entries(
     collective: Collective,
     file: Path,
 ) -> Entries:
-    """`check_cache` by the first rank, which writes what it found to `file`, and mapped by the others. Called by all
-    ranks; where a rank cannot map it, it looks for itself."""
+    """Run `check_cache` on rank 0, which writes the result to `file`, and map that file on the others.
+
+    Called by all ranks. A rank that cannot map the file runs `check_cache` itself.
+    """
     entries = None
     if collective.rank == 0:
         entries = check_cache(config, specs, source, held_out, recipe)
@@ -152,5 +167,5 @@ def share_entries(
 
 
 def remedy(config: TrainConfig, recipe: Path) -> str:
-    """The command that makes what a recipe needs."""
+    """Return a remedy: the command that makes the entries of a recipe."""
     return f"make them with vpred-data encode --recipe {recipe} --output {config.data.cache}"

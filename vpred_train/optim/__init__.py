@@ -1,1 +1,1 @@
-"""Optimisers, learning rate and loss scale."""
+"""Provides optimisers, learning rate and loss scale."""

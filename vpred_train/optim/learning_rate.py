@@ -1,4 +1,4 @@
-"""The learning rate, a pure function of the samples seen."""
+"""Computes the learning rate, a pure function of the samples seen."""
 
 import math
 
@@ -6,9 +6,9 @@ from vpred_train.config.train import TrainConfig
 
 
 def learning_rate(config: TrainConfig, samples_seen: int) -> float:
-    """Of the step that ends at `samples_seen` (0 to total_samples): warm-up from 0, then the schedule.
+    """Return the rate of the step that ends at `samples_seen` (0 to total_samples): warm-up from 0, then the schedule.
 
-    Both rates of the recipe are multiplied by global_batch / reference_batch where that is given.
+    Both rates of the recipe are multiplied by global_batch / reference_batch when `reference_batch` is given.
     """
     optimizer, schedule = config.optimizer, config.schedule
     scale = config.global_batch / (optimizer.reference_batch or config.global_batch)
@@ -25,17 +25,17 @@ def learning_rate(config: TrainConfig, samples_seen: int) -> float:
 
 
 def constant(_progress: float, _power: float) -> float:
-    """Always 1."""
+    """Return 1."""
     return 1.0
 
 
 def cosine(progress: float, _power: float) -> float:
-    """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5)."""
+    """Return half a cosine, from 1 to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5)."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def polynomial(progress: float, power: float) -> float:
-    """(1 - progress)^power."""
+    """Return (1 - progress)^power."""
     return (1 - progress) ** power
 
 

@@ -1,4 +1,4 @@
-"""The loss scale that keeps small gradients of float16."""
+"""Controls the loss scale, which keeps small gradients from underflowing in float16."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +9,11 @@ from vpred_train.config.precision import MAX_LOSS_SCALE, PrecisionConfig
 
 @dataclass(frozen=True)
 class LossScale:
-    """What the loss is multiplied by in the next step (1: nothing), and the updates since it last changed."""
+    """Holds the loss scale of the next step.
+
+    value: factor of the loss; 1 means no scaling
+    updates: updates since the scale last changed
+    """
 
     policy: PrecisionConfig
     value: float
@@ -17,7 +21,7 @@ class LossScale:
 
     @classmethod
     def fresh(cls, policy: PrecisionConfig) -> "LossScale":
-        """Of a run's first step: 1 unless `policy`, as `on` returned it, asks for a scale."""
+        """Make the scale of a run's first step: 1 unless `policy`, as returned by `on`, asks for a scale."""
         return cls(policy, policy.init_loss_scale if policy.loss_scaling in ("static", "dynamic") else 1.0)
 
     @property
@@ -26,15 +30,15 @@ class LossScale:
 
     @property
     def can_fall(self) -> bool:
-        """Whether a gradient that is not finite may be an overflow, which a smaller scale would cure."""
+        """Return whether a gradient that is not finite may be an overflow, which a smaller scale would fix."""
         return self.is_dynamic and self.value > self.policy.min_loss_scale
 
     def lowered(self) -> "LossScale":
-        """After an overflow."""
+        """Return the scale after an overflow."""
         return LossScale(self.policy, max(self.policy.min_loss_scale, self.value / self.policy.loss_scale_factor))
 
     def after_update(self) -> "LossScale":
-        """After a step whose gradient was finite."""
+        """Return the scale after a step whose gradient was finite."""
         if not self.is_dynamic:
             return self
         if self.updates + 1 < self.policy.loss_scale_window_steps:
@@ -42,9 +46,12 @@ class LossScale:
         return LossScale(self.policy, min(MAX_LOSS_SCALE, self.value * self.policy.loss_scale_factor))
 
     def to_progress(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps of a dynamic scale; of others there is nothing to keep."""
+        """Return what a checkpoint keeps of a dynamic scale, or None for others, which keep nothing."""
         return {"value": self.value, "updates": self.updates} if self.is_dynamic else None
 
     def restored(self, kept: Mapping[str, Any] | None) -> "LossScale":
-        """The scale that a checkpoint kept. This one stays where either has none: the run has changed accelerators."""
+        """Return the scale that a checkpoint kept.
+
+        This scale stays when either has no dynamic scale: the run has changed accelerators.
+        """
         return self if kept is None or not self.is_dynamic else LossScale(self.policy, kept["value"], kept["updates"])

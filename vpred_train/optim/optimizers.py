@@ -1,4 +1,4 @@
-"""Optimisers on a range of the flat parameter space, in host memory."""
+"""Implements optimisers on a range of the flat parameter space, in host memory."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,25 +14,32 @@ from vpred_train.kernels import library, update
 
 
 def clip_factor(grad_norm: float, max_grad_norm: float) -> float:
-    """The factor that brings the global norm down to `max_grad_norm` (Pascanu et al. 2013, alg. 1); 1 if below."""
+    """Return the factor that reduces the global norm to `max_grad_norm` (Pascanu et al. 2013, alg. 1); 1 if below."""
     return min(1.0, max_grad_norm / (grad_norm + 1e-6))
 
 
 class Optimizer(Protocol):
-    """Built as `(config, spans, start, stop)` for elements [start, stop) of the flat space of `spans`.
+    """Updates the elements [start, stop) of the flat space of `spans`. Built as `(config, spans, start, stop)`.
 
-    `moments`: name -> (stop - start,) float32, all that must be kept from step to step.
+    moments: name -> (stop - start,) float32; all that must be kept from step to step
     """
 
     moments: dict[str, FloatArray]
 
     def update_(self, weights: FloatArray, gradient: FlatArrays, step: int, learning_rate: float, scale: float) -> None:
-        """One step in place on `weights`. Both are the range's own (stop - start,) float32; the gradient is multiplied
-        by `scale` (clipping); `step` counts from 1."""
+        """Make one step in place on `weights`.
+
+        weights, gradient: those of the range, (stop - start,) float32
+        step: counts from 1
+        scale: factor of the gradient (clipping)
+        """
 
 
 class AdamW:
-    """Adam with bias correction and decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101, alg. 2)."""
+    """Implements Adam with bias correction and decoupled weight decay.
+
+    Source: Loshchilov & Hutter 2019, arXiv 1711.05101, alg. 2.
+    """
 
     bias_correction = True
 
@@ -83,14 +90,19 @@ class AdamW:
 
 
 class AdamWeightDecay(AdamW):
-    """MindSpore's nn.AdamWeightDecay, MindONE's "adamw": w <- w - lr (m / (sqrt(v) + epsilon) + weight_decay w), which
-    is AdamW without bias correction."""
+    """Implements MindSpore's nn.AdamWeightDecay, MindONE's "adamw". It is AdamW without bias correction.
+
+    w <- w - lr (m / (sqrt(v) + epsilon) + weight_decay w)
+    """
 
     bias_correction = False
 
 
 class Sgd:
-    """SGD with momentum, u <- momentum u + g and w <- w - lr u, where g includes weight_decay w (torch.optim.SGD)."""
+    """Implements SGD with momentum (torch.optim.SGD).
+
+    u <- momentum u + g, w <- w - lr u, where g includes weight_decay w
+    """
 
     def __init__(self, config: OptimizerConfig, spans: Sequence[Span], start: int, stop: int) -> None:
         self.config = config
@@ -110,18 +122,18 @@ class Sgd:
 
 
 def fresh_moments(config: OptimizerConfig, start: int, stop: int) -> dict[str, FloatArray]:
-    """Zeros for elements [start, stop)."""
+    """Make moments of zeros for the elements [start, stop)."""
     return {name: np.zeros(stop - start, np.float32) for name in config.moment_names}
 
 
 def stretches(spans: Sequence[Span], start: int, stop: int) -> list[tuple[int, int, bool]]:
-    """(first, end, decays) of each span's part in [start, stop), counted from `start`."""
+    """List (first, end, decays) of each span's part in [start, stop), counted from `start`."""
     parts = [(max(span.start, start) - start, min(span.stop, stop) - start, span.decays) for span in spans]
     return [part for part in parts if part[0] < part[1]]
 
 
 def decaying_blocks(parts: Sequence[tuple[int, int, bool]]) -> Iterator[tuple[slice, bool]]:
-    """The stretches in blocks that fit the cache."""
+    """Divide the stretches into blocks that fit the cache."""
     for first, end, decays in parts:
         for block in blocks(first, end):
             yield block, decays

@@ -1,1 +1,1 @@
-"""From a recipe file to a resolved configuration and opened data. No MindSpore."""
+"""Turns a recipe file into a resolved configuration and opened data. Needs no MindSpore."""

@@ -1,4 +1,4 @@
-"""The data of a recipe, opened, with what is held out."""
+"""Opens the data of a recipe, and separates the held-out images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,17 @@ from data import DataConfig, DataError, Folder, Source, hold_out, image_count, j
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
 
-PROBED_IMAGES = 4  # the first ones, by which is measured what pretrained weights predict
+PROBED_IMAGES = 4  # the first images, on which the probe measures what pretrained weights predict
 
 
 @dataclass(frozen=True)
 class OpenedData:
-    """Samples to train on, those held out with `validation`, and (origin, reason) of the rows left out."""
+    """Holds the opened samples.
+
+    training: samples to train on
+    held_out: samples held out by `validation`
+    left_out: (origin, reason) of each row that is left out
+    """
 
     training: Source
     held_out: Source | None
@@ -20,14 +25,14 @@ class OpenedData:
 
     @property
     def held_out_digest(self) -> str:
-        """That of the held-out samples; "" when there are none."""
+        """Return the digest of the held-out samples, or "" when there are none."""
         return "" if self.held_out is None else self.held_out.digest
 
 
 def open_data(config: TrainConfig, collective: Collective | None = None) -> OpenedData:
-    """The data, all bad rows found. Of several ranks the first looks at what is new, the others wait for its index.
+    """Open the data, and find all bad rows. Rank 0 looks at new files, and the other ranks wait for its index.
 
-    Raises DataError.
+    Raises DataError: when the data cannot be read, or the held-out images are too few or are trained on.
     """
     source = join([open_checked(config.data, each.path, collective) for each in config.data.folders])
     validation = config.validation
@@ -49,8 +54,10 @@ def open_data(config: TrainConfig, collective: Collective | None = None) -> Open
 
 
 def open_checked(config: DataConfig, path: Path, collective: Collective | None) -> Folder:
-    """A folder by its index, which the first rank brings up to date. Raises DataError, on another host also when its
-    folder is not the first rank's."""
+    """Open a folder by its index, which rank 0 brings up to date.
+
+    Raises DataError: when the folder cannot be read, or on another rank differs from rank 0's.
+    """
     if collective is None:
         return open_source(path, config.bad_samples)
     folder = open_source(path, config.bad_samples) if collective.rank == 0 else None

@@ -1,4 +1,4 @@
-"""The keys of MindONE's recipes for train_text_to_image, as YAML and as flags."""
+"""Declares the keys of MindONE's recipes for train_text_to_image, and reads them from YAML and flags."""
 
 import json
 from collections.abc import Sequence
@@ -14,10 +14,13 @@ Flag = tuple[str, str]  # key, and its value as text
 
 
 class MindoneRecipe(Section):
-    """The keys of MindONE's train_text_to_image with its defaults, but for `model_config`, whose default there is SD 1.
+    """Declares the keys of MindONE's train_text_to_image with its defaults.
 
-    Quantities are MindONE's: `train_batch_size` samples per card, `epochs` of whole global batches,
-    `ckpt_save_interval` in epochs, or in steps with `step_mode`.
+    Only `model_config` has another default: MindONE's is SD 1. Quantities are MindONE's.
+
+    train_batch_size: samples per card
+    epochs: an epoch counts only full global batches
+    ckpt_save_interval: epochs, or steps with `step_mode`
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -76,13 +79,13 @@ class MindoneRecipe(Section):
 
     @property
     def smallest_side(self) -> int:
-        """Pixels below which MindONE drops an image."""
+        """Return the side in pixels below which MindONE drops an image."""
         return self.image_filter_size if self.filter_small_size else 0
 
 
 def read_mindone(path: Path | None, flags: Sequence[Flag]) -> MindoneRecipe:
-    """The recipe in `path` with flags on top. Raises ConfigError, one line per mistake."""
-    # A text is not looked at as YAML: a folder may be called 1.
+    """Read the recipe in `path`, and apply the flags. Raises ConfigError: one line per mistake."""
+    # Texts are not parsed as YAML: a folder may be called 1.
     texts = {info.alias or name for name, info in MindoneRecipe.model_fields.items() if info.annotation is str}
     overrides = [f"{key}={json.dumps(text, ensure_ascii=False) if key in texts else text}" for key, text in flags]
     if path is None:

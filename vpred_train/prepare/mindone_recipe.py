@@ -1,8 +1,8 @@
-"""MindONE's recipes for train_text_to_image: one table of what each key becomes in a document of ours, or why not.
+"""Translates MindONE's recipes for train_text_to_image. One table says what each key becomes here, or why it does not.
 
-What stays different whatever the recipe says: norms and biases do not decay, there is no dropout, captions are padded
-as SD2 was trained (model.text_encoder.padding), noise and timesteps differ between ranks, and networks compute in the
-accelerator's dtype (precision.compute_dtype), where MindONE's take float16.
+Some differences remain for every recipe. Norms and biases do not decay, and there is no dropout. Captions are padded as
+SD2 was trained (model.text_encoder.padding). Noise and timesteps differ between ranks. Networks compute in the
+accelerator's dtype (precision.compute_dtype), where MindONE's use float16.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import Any
 from launcher.contract.config import ConfigError
 from vpred_train.prepare.mindone_keys import MindoneRecipe
 
-ADAM_EPSILON = 1e-6  # hard-coded there, as are the next three
+ADAM_EPSILON = 1e-6  # hard-coded in MindONE, as are the next three
 EMA_DECAY = 0.9999
 MOMENTUM = 0.9
 GUIDANCE_SCALE = 9.0
@@ -23,7 +23,12 @@ SCHEDULES = {"constant": "constant", "cosine_decay": "cosine"}
 
 @dataclass(frozen=True)
 class Setting:
-    """What a recipe does not know: samples of the data set, those with a side below `smallest_side`, ranks."""
+    """Holds what a recipe does not declare.
+
+    samples: samples of the data set
+    small: samples with a side below `smallest_side`
+    world_size: number of ranks
+    """
 
     samples: int
     small: int
@@ -35,7 +40,11 @@ Settings = dict[str, Any]  # section.key -> value
 
 @dataclass(frozen=True)
 class Becomes:
-    """The key is honoured: `keys` of our document, as the help tells it, made by `settings`."""
+    """The key is honoured.
+
+    keys: the keys of our document that it becomes, as shown in the help
+    settings: makes the values of these keys
+    """
 
     keys: str
     settings: Callable[[MindoneRecipe, Setting], Settings]
@@ -46,7 +55,7 @@ class Becomes:
 
 @dataclass(frozen=True)
 class Within:
-    """The key is honoured where another one, or the command, reads it."""
+    """The key is honoured, because another key or the command reads it."""
 
     reader: str
 
@@ -56,7 +65,7 @@ class Within:
 
 @dataclass(frozen=True)
 class WithoutEffect:
-    """The key decides nothing here."""
+    """The key has no effect here."""
 
     reason: str
 
@@ -66,7 +75,7 @@ class WithoutEffect:
 
 @dataclass(frozen=True)
 class Refused:
-    """Going on with another value than `allowed` would train something else than was asked for."""
+    """Values outside `allowed` are refused: they would train something else than was requested."""
 
     allowed: tuple[Any, ...]
     reason: str
@@ -76,12 +85,12 @@ class Refused:
 
 
 def samples_per_step(recipe: MindoneRecipe, setting: Setting) -> int:
-    """The global batch: MindONE's is per card."""
+    """Return the global batch. MindONE's `train_batch_size` is per card."""
     return recipe.train_batch_size * setting.world_size
 
 
 def steps_per_epoch(recipe: MindoneRecipe, setting: Setting) -> int:
-    """Whole global batches alone count, as in MindONE. Raises ConfigError where there is none."""
+    """Count the full global batches of an epoch, as MindONE does. Raises ConfigError: when there is none."""
     batch = samples_per_step(recipe, setting)
     if setting.samples < batch:
         raise ConfigError(
@@ -92,13 +101,16 @@ def steps_per_epoch(recipe: MindoneRecipe, setting: Setting) -> int:
 
 
 def unit_samples(recipe: MindoneRecipe, setting: Setting) -> int:
-    """The samples of what `ckpt_save_interval` and the names of files count."""
+    """Return the samples of one unit, an epoch or a step, in which `ckpt_save_interval` and file names count."""
     steps = 1 if recipe.step_mode else steps_per_epoch(recipe, setting)
     return steps * samples_per_step(recipe, setting)
 
 
 def total(recipe: MindoneRecipe, setting: Setting) -> Settings:
-    """MindONE drops the rest of an epoch, this project begins the next batch with it: the steps are the same."""
+    """Return the samples of all steps, as many steps as MindONE makes.
+
+    MindONE drops the rest of an epoch. Here the next batch begins with it.
+    """
     return {"total_samples": recipe.epochs * steps_per_epoch(recipe, setting) * samples_per_step(recipe, setting)}
 
 
@@ -108,7 +120,7 @@ def checkpoints(recipe: MindoneRecipe, setting: Setting) -> Settings:
 
 
 def model(recipe: MindoneRecipe, _: Setting) -> Settings:
-    """MindONE's model file is known by its name: it only tells what the network predicts."""
+    """Recognize MindONE's model file by its name. It decides only what the network predicts."""
     name = Path(recipe.model_file).name
     if name not in MODEL_CONFIGS:
         raise ConfigError(
@@ -179,7 +191,7 @@ def loss_scale(recipe: MindoneRecipe, _: Setting) -> Settings:
 
 
 def all_images(recipe: MindoneRecipe, setting: Setting) -> Settings:
-    """Images that MindONE would drop are for the user to remove: here every row of the table is trained on."""
+    """Raise ConfigError when MindONE would drop images: every row is trained on here, so the user must remove them."""
     if setting.small:
         raise ConfigError(
             f"image_filter_size: {setting.small} of {setting.samples} images have a side below "
@@ -250,7 +262,7 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "image_size": Becomes("data.resolution", lambda r, _: {"data.resolution": r.image_size}),
     "log_level": WithoutEffect("there is one level"),
 }
-# What MindONE's training does without a key for it.
+# Settings that MindONE's training fixes without a key.
 ALWAYS: Settings = {
     "data.caption_drop": 0.0,
     "ema.profiles": ["mindone"],
@@ -260,20 +272,20 @@ ALWAYS: Settings = {
 
 
 def notes(recipe: MindoneRecipe) -> list[str]:
-    """One line for each key that was given and decides nothing."""
+    """Return one line for each given key that has no effect."""
     rules = {key: TABLE[key] for key in given(recipe)}
     return [f"{key} has no effect: {rule.reason}" for key, rule in rules.items() if isinstance(rule, WithoutEffect)]
 
 
 def given(recipe: MindoneRecipe) -> list[str]:
-    """The keys that the recipe tells, in the order of the table."""
+    """Return the keys that the recipe declares, in the order of the table."""
     fields = MindoneRecipe.model_fields
     told = {fields[name].alias or name for name in recipe.model_fields_set}
     return [key for key in TABLE if key in told]
 
 
 def translate(recipe: MindoneRecipe, setting: Setting) -> dict[str, Any]:
-    """The same training as the raw document of a `TrainConfig`. Raises ConfigError for what there is not."""
+    """Return the same training as the raw document of a `TrainConfig`. Raises ConfigError: for unsupported values."""
     values = recipe.model_dump(by_alias=True)
     settings = dict(ALWAYS)
     for key, rule in TABLE.items():
@@ -285,7 +297,7 @@ def translate(recipe: MindoneRecipe, setting: Setting) -> dict[str, Any]:
 
 
 def nested(settings: Settings) -> dict[str, Any]:
-    """section.key -> value as a mapping of sections."""
+    """Turn section.key -> value into a mapping of sections."""
     document: dict[str, Any] = {}
     for dotted, value in settings.items():
         *sections, key = dotted.split(".")

@@ -1,4 +1,4 @@
-"""A recipe file plus overrides, resolved and checked against its data and weights; without MindSpore."""
+"""Resolves a recipe file with overrides, and checks it against its data and weights. Needs no MindSpore."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +24,13 @@ from vpred_train.weights.record_lookup import record_for
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), without_weights: bool = False) -> TrainConfig:
-    """Read and resolve: relative paths count from the recipe's folder, overriding ones from here; what the recipe
-    leaves open about its model is taken from the pretrained weights, which `without_weights` may be absent."""
+    """Read and resolve a recipe.
+
+    Relative paths start at the recipe's folder, and those of overrides at the current folder.
+    Model keys that the recipe leaves open are taken from the pretrained weights.
+
+    without_weights: the pretrained weights may be absent
+    """
     config = load_document(TrainConfig, path, overrides)
     overridden = tuple(f"{override.split('=')[0]}." for override in overrides)
 
@@ -36,8 +41,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), without_weights: bool
 
 
 def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[str], world_size: int) -> TrainConfig:
-    """MindONE's `recipe`, read from `path` and flags, on its data and `world_size` ranks, with overrides of ours on
-    top; relative paths count from here. Raises ConfigError and DataError."""
+    """Translate and resolve MindONE's `recipe` for its data and `world_size` ranks.
+
+    Relative paths start at the current folder.
+
+    path: the file of the recipe, for messages; None when it was read from flags alone
+    overrides: section.key=value of our document, applied last
+    Raises ConfigError and DataError: for a bad recipe, weights or data.
+    """
     origin = path or COMMAND_LINE
     source = open_source(Path(recipe.data_path), "skip")  # `open_data` follows the policy
     small = int((source.sizes(np.arange(len(source))).min(1) < recipe.smallest_side).sum())
@@ -51,8 +62,11 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
 
 
 def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_weights: bool = False) -> TrainConfig:
-    """The recipe with `absolute` (key, path) paths, its weights pinned and the model that they tell of. Raises
-    ConfigError."""
+    """Return the recipe with absolute paths, the digest of its weights, and the model that they declare.
+
+    absolute: function (key, path) -> absolute path
+    Raises ConfigError: when recipe and weights contradict each other, or the weights cannot be read.
+    """
     config = config.model_copy(update={"data": placed_data(config.data, absolute)})
     if config.validation is not None and config.validation.path is not None:
         path_given = absolute("validation.path", config.validation.path)
@@ -68,7 +82,7 @@ def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_w
 
 
 def placed_data(data: DataConfig, absolute: Callable[[str, Path], Path]) -> DataConfig:
-    """The section with `absolute` paths."""
+    """Return the section with absolute paths."""
     given = {"path": data.path, "cache": data.cache}
     found = {key: absolute(f"data.{key}", path) for key, path in given.items() if path is not None}
     sources = [each.model_copy(update={"path": absolute("data.sources", each.path)}) for each in data.sources]
@@ -76,10 +90,11 @@ def placed_data(data: DataConfig, absolute: Callable[[str, Path], Path]) -> Data
 
 
 def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConfig:
-    """The recipe with what the record of its pretrained weights tells where the recipe is silent.
+    """Fill the keys that the recipe leaves open with those that the record of its pretrained weights declares.
 
-    The schedule may differ from that of the weights, the networks may not, and the prediction type only where
-    `prediction_type_was` says so. Raises ConfigError.
+    The schedule may differ from that of the weights. The networks may not. The prediction type may differ only when
+    `prediction_type_was` says so.
+    Raises ConfigError: when recipe and record contradict each other, or neither says what the network predicts.
     """
     source = open_weights(pretrained.path)
     record = record_for(source, pretrained.weights, None, None if source.record else config.model)
@@ -135,7 +150,7 @@ def check_parameterization(config: TrainConfig, pretrained: PretrainedConfig, re
 
 
 def merged(recorded: Any, given: Any) -> dict[str, Any]:
-    """The recorded section with what was written in the recipe on top."""
+    """Overlay the recorded section with the keys that the recipe sets."""
 
     def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         nested = {
@@ -149,7 +164,7 @@ def merged(recorded: Any, given: Any) -> dict[str, Any]:
 
 
 def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str) -> list[str]:
-    """Where two models differ; how captions are padded may be chosen anew."""
+    """List the differences of two models. The padding of captions may differ."""
     found = []
     for key, value in recorded.items():
         if isinstance(value, dict) and isinstance(given[key], dict):
@@ -160,7 +175,7 @@ def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str) ->
 
 
 def check_world_size(config: TrainConfig, world_size: int) -> None:
-    """Raise ConfigError when the global batch cannot be shared out evenly."""
+    """Raise ConfigError when the global batch cannot be divided evenly among ranks and micro-batches."""
     micro = config.gradient_accumulation_steps
     parts = world_size * micro
     if config.global_batch % parts:
@@ -174,6 +189,6 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
 
 
 def rank_counts(config: TrainConfig, most: int) -> list[int]:
-    """The numbers of ranks up to `most` that share the global batch out evenly."""
+    """Return the numbers of ranks up to `most` that divide the global batch evenly."""
     parts = config.gradient_accumulation_steps
     return [count for count in range(1, most + 1) if config.global_batch % (count * parts) == 0]

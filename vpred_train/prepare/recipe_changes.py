@@ -1,8 +1,10 @@
-"""What of its recipe a run may change when it goes on, and what it did change.
+"""Compares recipes, and decides which keys may change when a run is resumed.
 
-A key's `on_resume`, declared beside the key, is one of three kinds: fixed (the default; another value is another run),
-logged (it may change, and the report lists when it did) and machine (where data lie and how many processes read them:
-what is identical is told by digests). A section's kind holds for its keys that declare none.
+A key's `on_resume`, declared beside the key, is one of three kinds:
+fixed: the default; another value is another run
+logged: the key may change, and the report lists when it did
+machine: where data lie and how many processes read them; digests prove that the data are the same
+A section's kind holds for its keys that declare none.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +27,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Change:
-    """A key with another value, both as JSON. `refusal`: why the run cannot go on with it, "" when it can."""
+    """Holds a key whose value has changed.
+
+    before, after: the values as JSON
+    refusal: why the run cannot continue with it, "" when it can
+    """
 
     key: str
     before: Any
@@ -35,7 +41,7 @@ class Change:
 
 
 def changes(before: TrainConfig, after: TrainConfig) -> list[Change]:
-    """The keys whose values differ, in the order of the document."""
+    """List the keys whose values differ, in the order of the document."""
     found = []
     for key, old, new, on_resume in _differing(before, after, "fixed", ""):
         refusal = "it never changes within a run" if on_resume == "fixed" else ""
@@ -46,13 +52,13 @@ def changes(before: TrainConfig, after: TrainConfig) -> list[Change]:
 
 
 def check_run_dir(run: RunDir, config: TrainConfig) -> None:
-    """Raise ConfigError when `run` was begun with a recipe that is not `config`'s."""
+    """Raise ConfigError when `run` was started with another recipe than `config`."""
     if run.train_yaml.exists():
         refuse(run.root, changes(load_document(TrainConfig, run.train_yaml), config))
 
 
 def refuse(where: object, found: Iterable[Change]) -> None:
-    """Raise ConfigError for those of the changes that a run cannot go on with."""
+    """Raise ConfigError when a run cannot continue with some of the changes. The message names them."""
     refused = [each for each in found if each.refusal]
     if not refused:
         return
@@ -67,7 +73,7 @@ def refuse(where: object, found: Iterable[Change]) -> None:
 
 
 def recorded_recipe(text: str) -> TrainConfig:
-    """The recipe that a checkpoint records as YAML. Raises ConfigError."""
+    """Parse the recipe that a checkpoint records as YAML. Raises ConfigError: when it is not valid."""
     return build_document(TrainConfig, yaml_dialect.parse(text), Path("the checkpoint's recipe"))
 
 
@@ -85,7 +91,7 @@ def _differing(
 
 
 def _paired(key: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:
-    """Lists of as many sections one by one, all else as it is."""
+    """Pair two lists of equally many sections element by element. Pair all other values as they are."""
     lists = isinstance(before, tuple) and isinstance(after, tuple) and len(before) == len(after)
     if lists and all(isinstance(each, BaseModel) for each in (*before, *after)):
         return [(f"{key}.{number}", *pair) for number, pair in enumerate(zip(before, after, strict=True))]

@@ -1,1 +1,1 @@
-"""From prompts to images."""
+"""Turns prompts into images."""

@@ -1,4 +1,4 @@
-"""How well the run learnt its images: nearest real image of each sample, and labelled grids to look at."""
+"""Shows how well the run learnt its images: the nearest real image of each sample, and labelled grids."""
 
 import textwrap
 from pathlib import Path
@@ -21,13 +21,13 @@ ROWS_PER_GRID = 8
 
 
 def evenly_spread(source: Source, count: int) -> list[Sample]:
-    """At most `count` samples, evenly spread over the source."""
+    """Return at most `count` samples, evenly spread over the source."""
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     return [source.sample(int(index)) for index in chosen]
 
 
 def nearest_real(sampled: FloatArray, real: FloatArray) -> NDArray[np.intp]:
-    """For each sampled image the index of the real one with the largest pixel cosine; both (n, 3, R, R)."""
+    """Return for each sampled image the index of the real one with the largest pixel cosine. Both are (n, 3, R, R)."""
 
     def unit(images: FloatArray) -> FloatArray:
         flat = images.reshape(len(images), -1).astype(np.float64)
@@ -39,7 +39,10 @@ def nearest_real(sampled: FloatArray, real: FloatArray) -> NDArray[np.intp]:
 def write_grids(
     folder: Path, prompts: list[str], real: FloatArray, sampled: FloatArray, nearest: NDArray[np.intp]
 ) -> list[Path]:
-    """Write grid_0.png ...: for each prompt the real image, the sampled one and the prompt; a frame marks misses."""
+    """Write grid_0.png, ...: for each prompt the real image, the sampled one and the prompt.
+
+    The frame's colour marks hits and misses.
+    """
     per_grid = PAIRS_PER_ROW * ROWS_PER_GRID
     paths = []
     for number, start in enumerate(range(0, len(prompts), per_grid)):
@@ -52,7 +55,7 @@ def write_grids(
 
 
 def draw_grid(prompts: list[str], real: FloatArray, sampled: FloatArray, hits: NDArray[np.bool_]) -> Image.Image:
-    """One page of (real, sampled) pairs with their prompts below."""
+    """Draw one page of (real, sampled) pairs with their prompts below."""
     font = ImageFont.load_default(FONT_SIZE)
     line_height = FONT_SIZE + 3
     cell_width = 2 * TILE + MARGIN

@@ -1,4 +1,4 @@
-"""What decides an image, kept inside its PNG so that it can be made again."""
+"""Describes all that decides an image, and keeps it inside the PNG so that the image can be made again."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,7 +15,11 @@ TEXT_KEY = "vpred"
 
 
 class LoraRequest(Section):
-    """LoRA weights and how strongly they are added to the others; `xxh3` is the digest of `path`."""
+    """Holds LoRA weights and how strongly they are added to the base weights.
+
+    xxh3: digest of `path`
+    scale: factor of the LoRA change
+    """
 
     path: Path
     xxh3: str
@@ -23,11 +27,16 @@ class LoraRequest(Section):
 
 
 class ImageRequest(Section):
-    """One image. `sampling.seed` is its own. The compiled batch `sampling.batch_size` and the `row` of the image in it
-    decide its last bits, since matrix products round a row by its place.
+    """Describes one image.
 
-    `height` and `width` are in pixels; `weights_xxh3` is the digest of `weights`, a file or a folder, and `record` what
-    its tensors mean.
+    The compiled batch and the image's row in it decide its last bits, since matrix products round a row by its place.
+
+    height, width: pixels
+    sampling: `seed` is this image's seed, `batch_size` the compiled batch
+    row: the image's row in the compiled batch
+    weights: a file or a folder
+    weights_xxh3: digest of `weights`
+    record: meaning of the tensors of `weights`
     """
 
     format: Literal["vpred-image-2"] = "vpred-image-2"
@@ -49,14 +58,14 @@ class ImageRequest(Section):
         return self
 
     def png_text(self) -> PngImagePlugin.PngInfo:
-        """The PNG chunk that holds this request."""
+        """Make the PNG chunk that holds this request."""
         text = PngImagePlugin.PngInfo()
         text.add_itxt(TEXT_KEY, self.model_dump_json())
         return text
 
 
 def read_request(path: Path) -> ImageRequest:
-    """The request inside an image of ours. Raises ConfigError."""
+    """Read the request inside an image that vpred-sample made. Raises ConfigError: when it holds none."""
     remedy = "give a PNG that vpred-sample made"
     try:
         require_regular(path)
@@ -65,7 +74,7 @@ def read_request(path: Path) -> ImageRequest:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             text = getattr(image, "text", {}).get(TEXT_KEY)
-    except Exception as error:  # whatever Pillow raises of one image is that image's fault
+    except Exception as error:  # whatever Pillow raises for one image is that image's fault
         raise ConfigError(f"{path}: cannot be read as an image ({printable(str(error))}); {remedy}") from None
     if text is None:
         raise ConfigError(f"{path}: holds no '{TEXT_KEY}' text chunk; {remedy}")

@@ -1,4 +1,4 @@
-"""Images as PNG files."""
+"""Encodes images as PNG files."""
 
 import math
 from io import BytesIO
@@ -13,19 +13,19 @@ from vpred_train.sampling.pipeline import require_finite_images
 
 
 def png(image: Image.Image, text: PngInfo | None = None) -> bytes:
-    """The image as a PNG file, with `text` as its text chunks."""
+    """Encode the image as a PNG file, with `text` as its text chunks."""
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True, pnginfo=text)
     return buffer.getvalue()
 
 
 def png_of(image: FloatArray, text: PngInfo | None = None) -> bytes:
-    """(3, H, W) in [-1, 1] as a PNG file."""
+    """Encode an image (3, H, W) in [-1, 1] as a PNG file."""
     return png(Image.fromarray(to_uint8(image[None])[0]), text)
 
 
 def contact_sheet(images: FloatArray) -> bytes:
-    """All images (n, 3, H, W) side by side in rows, as square as can be, as a PNG file."""
+    """Encode all images (n, 3, H, W) on one PNG page, side by side in rows. The page is as square as possible."""
     columns = math.ceil(math.sqrt(len(images)))
     _, _, height, width = images.shape
     page = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), "white")
@@ -35,6 +35,6 @@ def contact_sheet(images: FloatArray) -> bytes:
 
 
 def to_uint8(images: FloatArray) -> NDArray[np.uint8]:
-    """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8, rounded. Raises NotFiniteError."""
+    """Round images (n, 3, H, W) in [-1, 1] to (n, H, W, 3) uint8. Raises NotFiniteError: when one is not finite."""
     require_finite_images(images)
     return np.rint((images.transpose(0, 2, 3, 1) + 1) * 127.5).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""From prompts to images with a trained model."""
+"""Turns prompts into images with a trained model."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +27,7 @@ from vpred_train.weights.record_lookup import needed_record
 
 
 class NotFiniteError(ConfigError):
-    """An image that holds NaN or inf: nobody takes it for a black one."""
+    """An image holds NaN or inf. It is refused, so that nobody takes it for a black image."""
 
 
 class TextToImage:
@@ -64,10 +64,11 @@ class TextToImage:
         lora: LoraSource | None = None,
         lora_scale: float = 1.0,
     ) -> Self:
-        """Images of `height` by `width` pixels by the networks of `weights`, with `lora_scale` times LoRA's change.
+        """Make a pipeline for images of `height` by `width` pixels with the networks of `weights`.
 
-        `record` says what the networks predict (default: what the weights say, and their average where they have one).
-        Raises ConfigError when nothing says it, and for tensors that do not fit or are not finite.
+        record: what the networks predict (default: what the weights declare, and their average where they have one)
+        lora: weights whose change is added, multiplied by `lora_scale`
+        Raises ConfigError: when nothing says what the networks predict, or tensors do not fit or are not finite.
         """
         record = record or needed_record(weights, "auto", None, lora)
         networks = Networks(record.model, 0)
@@ -77,8 +78,10 @@ class TextToImage:
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], negative_prompts: Sequence[str] = ()
     ) -> FloatArray:
-        """One image for each prompt, seed and negative prompt (default: all empty): (n, 3, H, W) float32 in [-1, 1],
-        or with NaN where the networks' numbers were not finite. An image depends on nothing else."""
+        """Make one image for each prompt, seed and negative prompt (default: all empty). It depends on nothing else.
+
+        Returns (n, 3, H, W) float32 in [-1, 1], with NaN where the networks' numbers were not finite.
+        """
         if not prompts:
             return np.empty((0, 3, self.height, self.width), np.float32)
         features = self._encode([*prompts, *(negative_prompts or [""] * len(prompts))])
@@ -91,7 +94,7 @@ class TextToImage:
         return np.concatenate(images)
 
     def _generate_batch(self, conditional: FloatArray, negative: FloatArray, seeds: Sequence[int]) -> FloatArray:
-        """Images for (n, tokens, width) of text features each, and n seeds."""
+        """Make images for conditional and negative text features, (n, tokens, width) each, and n seeds."""
         count = len(conditional)
         fill = self.sampling.batch_size - count  # a short batch is filled up: one shape, one compilation
         halves = [np.concatenate((half, half[:1].repeat(fill, 0))) for half in (negative, conditional)]
@@ -112,7 +115,7 @@ class TextToImage:
         return np.where(np.isfinite(images), np.clip(images, -1, 1), np.float32(np.nan))
 
     def _options(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """What this sampler takes beyond the common arguments."""
+        """Return this sampler's arguments beyond the common ones."""
         options: dict[str, Any] = {}
         if self.sampling.sampler in STOCHASTIC:
             options["noise"] = partial(step_noise, seeds)
@@ -121,7 +124,7 @@ class TextToImage:
         return options
 
     def _encode(self, prompts: Sequence[str]) -> FloatArray:
-        """Text features of the prompts, (n, tokens, width); each different prompt goes through the encoder once."""
+        """Return the prompts' text features, (n, tokens, width). Each distinct prompt is encoded once."""
         size = self.sampling.batch_size
         different = list(dict.fromkeys(prompts))
         features = []
@@ -139,7 +142,7 @@ class TextToImage:
 def generate_shared(
     pipeline: TextToImage, prompts: Sequence[str], seeds: Sequence[int], collective: Collective
 ) -> FloatArray:
-    """An image for each prompt and seed, (n, 3, H, W): each rank makes its share, and all ranks get all."""
+    """Make an image for each prompt and seed, (n, 3, H, W). Each rank makes its share, and all ranks get all images."""
     world_size = collective.world_size
     mine = slice(collective.rank, None, world_size)
     images = np.empty((len(prompts), 3, pipeline.height, pipeline.width), np.float32)
@@ -149,14 +152,14 @@ def generate_shared(
 
 
 def step_noise(seeds: Sequence[int], shape: tuple[int, ...], step: int) -> FloatArray:
-    """Normal noise (B, C, H, W) float32 of one sampling step, each row from its own image's seed."""
-    # A spawned sequence: one keyed by the list [seed, 0] would repeat the noise of z_T.
+    """Draw normal noise (B, C, H, W) float32 for one sampling step, each row from its image's seed."""
+    # Uses a spawned sequence: one keyed by the list [seed, 0] would repeat the noise of z_T.
     sequences = [np.random.SeedSequence(seed, spawn_key=(step,)) for seed in seeds]
     return np.stack([np.random.default_rng(each).standard_normal(shape[1:], np.float32) for each in sequences])
 
 
 def require_finite_images(images: FloatArray) -> None:
-    """Raise NotFiniteError naming the first image (n, 3, H, W) that holds NaN."""
+    """Check images (n, 3, H, W). Raises NotFiniteError: names the first image that is not finite."""
     for number, image in enumerate(images):
         if not np.isfinite(image).all():
             raise NotFiniteError(

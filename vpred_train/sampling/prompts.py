@@ -1,4 +1,4 @@
-"""The prompts of `vpred-sample`: from the command line, from files, and what of them is seen."""
+"""Reads the prompts of `vpred-sample` from the command line and from files, and warns of cut ones."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from vpred_train.text.tokenizer import Tokenizer
 
 
 def read_prompts(given: Sequence[str], path: Path | None) -> list[str]:
-    """The prompts of --prompt, then those of --prompts-file; blank lines do not count. Raises ConfigError."""
+    """Read the prompts of --prompt, then those of --prompts-file without blank lines. Raises ConfigError: for none."""
     for prompt in given:
         require_text(prompt, "--prompt")
     prompts = list(given)
@@ -27,7 +27,7 @@ def read_prompts(given: Sequence[str], path: Path | None) -> list[str]:
 
 
 def read_negative_prompts(given: str | None, path: Path | None, count: int) -> list[str]:
-    """One for each of `count` prompts. Raises ConfigError."""
+    """Return one negative prompt for each of `count` prompts. Raises ConfigError: for two sources or another number."""
     require_text(given or "", "--negative-prompt")
     if path is None:
         return [given or ""] * count
@@ -40,7 +40,7 @@ def read_negative_prompts(given: str | None, path: Path | None, count: int) -> l
 
 
 def require_text(given: str, option: str) -> None:
-    """Raise ConfigError for what came in another encoding than the terminal's."""
+    """Raise ConfigError when an option's text is not UTF-8: it came in another encoding than the terminal's."""
     try:
         given.encode()
     except UnicodeEncodeError:
@@ -50,18 +50,21 @@ def require_text(given: str, option: str) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without the space around them. They end at LF, CR LF or CR and at no other character: a
-    prompt may hold what else Unicode calls a line's end. A byte-order mark is none of the text. Raises ConfigError."""
+    """Read the lines of a text file, without the white space around them and without a byte-order mark.
+
+    Lines end at LF, CR LF or CR only: a prompt may hold the other characters that Unicode counts as line ends.
+    Raises ConfigError: when the file cannot be read as UTF-8 text.
+    """
     try:
         require_regular(path)
-        text = path.read_text(encoding="utf-8-sig")  # which makes LF of CR LF and CR
+        text = path.read_text(encoding="utf-8-sig")  # turns CR LF and CR into LF
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
     return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def warn_of_long_prompts(prompts: Sequence[str], config: TextEncoderConfig) -> None:
-    """Say on stderr what the text encoder does not see."""
+    """Print to stderr the ends of prompts that the text encoder does not see."""
     tokenizer = Tokenizer(config.context_length)
     for prompt in dict.fromkeys(prompts):
         if cut := tokenizer.cut_off(prompt):

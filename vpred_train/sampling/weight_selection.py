@@ -1,4 +1,4 @@
-"""Which weights the command line of `vpred-sample` names: full ones, and LoRA's that are added to them."""
+"""Selects the weights that the command line of `vpred-sample` names: full ones, and LoRA's that are added to them."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ from vpred_train.weights.record_lookup import add_options, needed_record, told_b
 
 @dataclass(frozen=True)
 class Named:
-    """The paths that are named; `recipe` is that of --run."""
+    """Holds the paths that are named. `recipe` is that of --run."""
 
     weights: Path | None
     which: Which
@@ -29,7 +29,10 @@ class Named:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Weights that were opened and fit; `record` tells what they mean together, and which set of `path` is meant."""
+    """Holds weights that were opened and fit.
+
+    record: what the weights mean together, and which set of `path` is used
+    """
 
     path: Path
     xxh3: str
@@ -38,7 +41,7 @@ class Chosen:
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `named` and `choose` read."""
+    """Add the options that `named` and `choose` read."""
     source = parser.add_argument_group("weights (one of them; --like alone uses the file that made its image)")
     source.add_argument("--run", type=Path, help="run directory of a finished training")
     source.add_argument("--ckpt", type=Path, help="file of ours, MindONE's or Stability's, or a diffusers folder")
@@ -49,7 +52,10 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def named(arguments: argparse.Namespace) -> Named:
-    """What --run, --ckpt and --lora name; a run that trained LoRA names both. Raises ConfigError."""
+    """Return what --run, --ckpt and --lora name. A run that trained LoRA names both base weights and LoRA.
+
+    Raises ConfigError: when options contradict each other, or a file is missing.
+    """
     if arguments.run is not None and arguments.ckpt is not None:
         raise ConfigError("--run and --ckpt: both name weights; give one of them")
     if arguments.lora is not None and not arguments.lora.exists():
@@ -77,7 +83,7 @@ def named(arguments: argparse.Namespace) -> Named:
 
 
 def choose(arguments: argparse.Namespace, found: Named) -> Chosen:
-    """Open what is named and prove that it fits. Raises ConfigError."""
+    """Open the named weights and check that they fit. Raises ConfigError: when they do not, or none is named."""
     if found.weights is None:
         raise ConfigError("no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE")
     if found.lora is None and arguments.lora_scale is not None:
@@ -92,14 +98,14 @@ def choose(arguments: argparse.Namespace, found: Named) -> Chosen:
     if lora is not None:
         run_adapts = found.recipe is not None and found.recipe.lora is not None
         if run_adapts and (fault := other_base(lora, found.weights, xxh3)):
-            raise ConfigError(fault)  # nobody named this file but the run
+            raise ConfigError(fault)  # an error, since only the run named this file, not the user
         request = LoraRequest(path=lora.path.resolve(), xxh3=weights_digest(lora.path), scale=strength)
     record = record.model_copy(update={"weights": kind})
     return Chosen(found.weights.resolve(), xxh3, request, record)
 
 
 def warn_of_other_base(request: ImageRequest) -> None:
-    """One line on standard error when LoRA was trained on other weights than those that it is added to."""
+    """Print one line to standard error when LoRA was trained on other weights than those that it is added to."""
     if request.lora is None:
         return
     if fault := other_base(open_lora(request.lora.path), request.weights, request.weights_xxh3):
@@ -107,7 +113,10 @@ def warn_of_other_base(request: ImageRequest) -> None:
 
 
 def same_weights(request: ImageRequest, found: Named, image: Path) -> ImageRequest:
-    """The request of `image` with the paths named anew, where any are. Raises ConfigError for other content."""
+    """Return the request of `image` with the paths replaced by those named on the command line, if any.
+
+    Raises ConfigError: when a file's content differs from that which made the image.
+    """
     weights = found.weights or request.weights
     _same(weights, request.weights_xxh3, image, "--run or --ckpt")
     if request.lora is None:

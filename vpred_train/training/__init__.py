@@ -1,1 +1,1 @@
-"""The training loop, and what goes on around it."""
+"""The training loop, its checkpoints, observers and hooks, and the end of a run."""

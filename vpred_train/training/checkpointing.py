@@ -1,4 +1,4 @@
-"""When a run's checkpoints are taken, and what becomes of them while training goes on."""
+"""Starts a run's checkpoints when they are due and follows them while training continues."""
 
 import logging
 import math
@@ -23,8 +23,10 @@ LOOK_EVERY_S = 1.0
 
 
 class SaveRequest:
-    """Someone wants a checkpoint now and the run to go on: SIGUSR2 to any rank, or the file `path`, which rank 0 looks
-    for once a second and removes."""
+    """Receives requests for a checkpoint after which the run continues: SIGUSR2 to any rank, or the file `path`.
+
+    looks: this rank (rank 0) looks for `path` once a second and removes it.
+    """
 
     def __init__(self, path: Path, looks: bool) -> None:
         self.path, self.looks = path, looks
@@ -33,7 +35,7 @@ class SaveRequest:
         signal.signal(signal.SIGUSR2, self._remember)
 
     def take(self) -> bool:
-        """Whether it came since the last time."""
+        """Return whether a request came since the last call."""
         received, self.received = self.received, False
         now_s = time.monotonic()
         if self.looks and now_s - self.looked_s >= LOOK_EVERY_S:
@@ -48,8 +50,11 @@ class SaveRequest:
 
 
 class Saves(Hook):
-    """Begins a save where one is due, tells the hooks how it ended, and bears a few that fail. A hook itself, for the
-    held-out loss by which the best checkpoints are kept."""
+    """Starts a checkpoint when one is due, reports the outcome to the hooks, and tolerates `MAX_FAILED_SAVES` failures
+    in a row.
+
+    It is a hook itself: it records the held-out loss by which the best checkpoints are kept.
+    """
 
     def __init__(
         self, config: TrainConfig, checkpoints: CheckpointManager, collective: Collective, epoch_samples: int
@@ -64,8 +69,11 @@ class Saves(Hook):
         self.held_out = (-1, math.nan)  # samples seen, loss
 
     def after_step(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
-        """At every step boundary, by all ranks: see how the pending save is, begin one if it is due. `last`: save, and
-        return when all is committed. CheckpointError: the last one failed, or several in a row."""
+        """Check the pending save, and begin one if it is due. Called by all ranks at every step boundary.
+
+        last: save, and return when everything is committed.
+        Raises CheckpointError: when the last save failed, several failed in a row, or the ranks' states differ.
+        """
         self._settle(hooks)
         busy = self.checkpoints.pending_step
         skips = busy is not None and not last and self.config.checkpoint.on_busy == "skip"
@@ -77,12 +85,12 @@ class Saves(Hook):
         self._begin(state, step, hooks, last)
 
     def close(self, hooks: Sequence[Hook]) -> None:
-        """Wait for the save that is pending, and bear its failure."""
+        """Wait for the pending save, and tolerate its failure."""
         self._settle(hooks, wait=True)
 
     def _is_due(self, seen: int, takes_request: bool) -> bool:
         before = seen - self.config.global_batch
-        # Before all else: a checkpoint that is due anyway is what was asked for.
+        # Taken first: a checkpoint that is due anyway answers the request.
         asked = takes_request and self.request is not None and self.request.take()
         if self.every.by_samples(before, seen) or self.each_epoch.by_samples(before, seen):
             return True
@@ -106,7 +114,11 @@ class Saves(Hook):
         self._settle(hooks, wait=last, last=last)
 
     def _settle(self, hooks: Sequence[Hook], wait: bool = False, last: bool = False) -> None:
-        """Tell the hooks how the pending save ended, if it has or when it does; the `last` must not fail."""
+        """Report to the hooks how the pending save ended.
+
+        wait: wait until the save has ended; otherwise report it only if it has.
+        last: the save must not fail.
+        """
         try:
             result = self.checkpoints.wait() if wait else self.checkpoints.poll()
         except CheckpointError as error:
@@ -130,5 +142,5 @@ class Saves(Hook):
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         used = [each for each in losses if each.weights == self.config.ema.used]
-        if used:  # the first is over all timesteps
+        if used:  # the first loss covers all timesteps
             self.held_out = (samples_seen, used[0].loss)

@@ -1,4 +1,4 @@
-"""A run's weights as files: at its end under Stability's names, and on the way in MindONE's layout."""
+"""Writes a run's weights as files: under Stability's names at its end, in MindONE's layout during training."""
 
 import math
 from functools import partial
@@ -22,14 +22,18 @@ from vpred_train.weights.lora.factors import factors_of
 from vpred_train.weights.lora.files import write_lora
 from vpred_train.weights.pretrained import open_pretrained
 
-MINDONE_KEPT = 10  # as MindONE's own training keeps
+MINDONE_KEPT = 10  # as many as MindONE's training keeps
 
 
 def export(config: TrainConfig, networks: Networks, state: TrainState, folder: Path, writes: bool) -> Path:
-    """Write raw.safetensors, ema.safetensors (the average of `ema.use`) and each other average as ema_NAME.safetensors
-    under Stability's names, each the whole model, or with `lora` the factors; returns the path of ema.safetensors.
+    """Write the raw weights and every average under Stability's names, and return the path of ema.safetensors.
 
-    Called by all ranks, which have a share of the averages each; one of them `writes`."""
+    The files are raw.safetensors, ema.safetensors (the average of `ema.use`), and ema_NAME.safetensors for each other
+    average. Each holds the full model, or with `lora` the factors.
+    Called by all ranks, since each has a share of the averages.
+
+    writes: this rank writes the files; true on one rank.
+    """
     for average in (None, *state.averages):
         stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
         write_average(folder / f"{stem}.safetensors", "stability", config, networks, state, average, writes)
@@ -45,8 +49,10 @@ def write_average(
     average: str | None,
     writes: bool,
 ) -> None:
-    """Write the average of that name, None being the weights themselves, as `layout`: the whole model, or with `lora`
-    the factors. Called by all ranks."""
+    """Write one average in `layout`: the full model, or with `lora` the factors. Called by all ranks.
+
+    average: name of the average; None means the raw weights.
+    """
     values = state.weights if average is None else state.whole_average(average)
     if not writes:
         return
@@ -56,15 +62,20 @@ def write_average(
     if config.lora is not None:
         write_lora(path, factors_of(named, config.lora), layout, record)
         return
-    # Networks that are not there stand in the pretrained file as they are.
+    # Networks that the run did not build are copied unchanged from the pretrained file.
     frozen = {**open_pretrained(config).makers, **get_weights(networks).makers}
     trained = {name: partial(np.asarray, tensor) for name, tensor in named.items()}
     write_weights(path, LazyTensors({**frozen, **trained}), layout, record)
 
 
 class MindoneCkptHook(Hook):
-    """Writes sd-N.ckpt with each checkpoint, and removes the one of ten checkpoints ago; other files named so may be
-    another run's, and stay. On all ranks, which have a share of the average each; one of them `writes`."""
+    """Writes sd-N.ckpt with each checkpoint, and removes the one written `MINDONE_KEPT` checkpoints ago.
+
+    Other files with such names may belong to another run, and stay.
+    The hook runs on all ranks, since each has a share of the average.
+
+    writes: this rank writes the files; true on one rank.
+    """
 
     def __init__(
         self,
@@ -79,11 +90,11 @@ class MindoneCkptHook(Hook):
         self.folder, self.unit_samples, self.writes = folder, unit_samples, writes
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        if phase != "checkpointing":  # a save begins: later the weights are other ones
+        if phase != "checkpointing":  # write when the save begins: later the weights have changed
             return
         every = self.config.checkpoint.every_samples
         if samples_seen % self.unit_samples:
-            return  # a run that was stopped within an epoch goes on from its own checkpoint
+            return  # a run that was stopped within an epoch resumes from its own checkpoint
         used = self.config.ema.used
         write_average(self._path(samples_seen), "mindone", self.config, self.networks, self.state, used, self.writes)
         expired = (math.ceil(samples_seen / every) - MINDONE_KEPT) * every
@@ -95,5 +106,5 @@ class MindoneCkptHook(Hook):
 
 
 def views_to_export(space: FlatSpace, values: FloatArray) -> dict[str, Float32]:
-    """`values` (space.size,) as tensors under Stability's names that share its memory."""
+    """Return `values` (space.size,) as tensors under Stability's names. They share its memory."""
     return {stability_name(name): tensor for name, tensor in space.views(values).items()}

@@ -1,4 +1,4 @@
-"""The end of a run: sample every prompt with the EMA weights, compare, export, report, and mark the run complete."""
+"""Ends a run: samples every prompt with the EMA weights, compares, exports, reports, and marks the run complete."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[Hook]) -> None:
-    """Every rank samples its share of the prompts; rank 0 writes the results, `summary.json` last of all."""
+    """Sample each rank's share of the prompts, and write the results on rank 0, `summary.json` last."""
     if config.final_samples:
         complete(config, trainer.networks)
     for hook in hooks:
@@ -43,7 +43,10 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
 
 
 def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Sample]) -> FloatArray:
-    """An image of the average of `ema.use` for each sample's prompt, (n, 3, R, R), on all ranks; the seeds count up."""
+    """Sample an image for each sample's prompt with the average of `ema.use`: (n, 3, R, R), the same on all ranks.
+
+    The seeds count up from `sampling.seed`.
+    """
     resolution = config.data.resolution
     pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, resolution, resolution)
     seeds = range(config.sampling.seed, config.sampling.seed + len(samples))
@@ -52,7 +55,7 @@ def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Samp
 
 
 def check_samples(sampled: FloatArray, ema_path: Path) -> None:
-    """Raise NotFiniteError, with what to do about it at the end of a run, when an image is not finite."""
+    """Raise NotFiniteError with the remedy for the end of a run when an image is not finite."""
     try:
         require_finite_images(sampled)
     except NotFiniteError as error:
@@ -69,7 +72,10 @@ def write_results(
     sampled: FloatArray,
     ema_path: Path,
 ) -> None:
-    """Images, grids, report, summary. Raises NotFiniteError, with the weights exported."""
+    """Write images, grids, report and summary.
+
+    Raises NotFiniteError: when an image is not finite; the weights are exported already.
+    """
     for folder in (run.samples, run.grids):
         folder.mkdir(exist_ok=True)
     retrieval, grids = None, []

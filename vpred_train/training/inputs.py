@@ -1,4 +1,4 @@
-"""Which inputs a run trains from: images encoded in each step, or a cache."""
+"""Chooses the inputs that a run trains from: images encoded in each step, or a cache."""
 
 from copy import copy
 from dataclasses import replace
@@ -21,21 +21,21 @@ def make_inputs(
     recipe: Path,
     shared: Path | None = None,
 ) -> tuple[Fetcher, Inputs]:
-    """What loads the training samples, and what makes latents and text of them. Called by all ranks; `shared` is the
-    file in which the first tells the others where samples lie in a cache.
+    """Make the fetcher of training samples, and the inputs that turn them into latents and text. Called by all ranks.
 
-    Raises ConfigError and DataError when `recipe` asks for a cache that lacks something.
+    shared: file through which rank 0 sends the samples' places in the cache to the other ranks.
+    Raises ConfigError and DataError: when `recipe` asks for a cache that lacks something.
     """
     if config.data.cache is None or config.model.vae is None:
         images = ImageFetcher(source, config.data, config.seed)
         return images, Online(config.model, config.data, config.seed, networks)
-    # The weights' digests take seconds: one rank reads the file.
+    # The weights' digests take seconds, so only one rank reads the file.
     told = collective.broadcast_object(vars(cache_specs(config)) if collective.rank == 0 else None)
     specs = CacheSpecs(**told)
     if shared is None:
         entries = check_cache(config, specs, source, held_out, recipe)
     else:
         entries = share_entries(config, specs, source, held_out, recipe, collective, shared)
-    own = replace(entries, cache=copy(entries.cache))  # with files of its own: the loader's thread reads too
+    own = replace(entries, cache=copy(entries.cache))  # separate file handles: the loader's thread reads too
     fetcher = CacheFetcher(entries, config.data, config.seed)
     return fetcher, Cached(config.model.vae, config.data.resolution, config.seed, own, specs)

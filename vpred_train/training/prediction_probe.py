@@ -1,4 +1,4 @@
-"""What does a network predict: v, the noise or the image? Measured, because some layouts of weights do not tell."""
+"""Measures whether a network predicts v, the noise or the image, because some layouts of weights do not say."""
 
 import logging
 import math
@@ -22,31 +22,34 @@ from vpred_train.models.build import probed_schedule
 from vpred_train.models.networks import Networks
 from vpred_train.prepare.data import PROBED_IMAGES
 
-SNRS = (4.0, 1.0, 0.25)  # where the targets are far apart: at high SNR v is the noise, at low minus the image
-EXPLAINED = 0.5  # a residual above this explains nothing: a fresh network that passes z_t on has 0.6 for eps
-CLEARLY = 2.0  # times smaller than the next
+SNRS = (4.0, 1.0, 0.25)  # here the targets differ clearly: at high SNR v is the noise, at low SNR minus the image
+EXPLAINED = 0.5  # a larger residual explains nothing: a fresh network that returns z_t has 0.6 for eps
+CLEARLY = 2.0  # the best residual must be this many times smaller than the next
 NOT_FINITE = "predicts what is not finite: the weights are damaged, or their products overflow in the compute type"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """`residuals[type][timestep]`: |prediction - target|^2 / |target|^2, mean over images; 0 is a perfect network."""
+    """Holds the measured residuals.
+
+    residuals: `[type][timestep]` -> |prediction - target|^2 / |target|^2, mean over images; 0 is a perfect network.
+    """
 
     residuals: dict[PredictionType, dict[int, float]]
 
     @property
     def means(self) -> dict[PredictionType, float]:
-        """Prediction type -> residual, mean over the timesteps."""
+        """Map each prediction type to its residual, mean over the timesteps."""
         return {kind: float(np.mean(list(by_timestep.values()))) for kind, by_timestep in self.residuals.items()}
 
     @property
     def finite(self) -> bool:
-        """Whether all residuals are; if not, the predictions were not."""
+        """Return whether all residuals are finite. If not, the predictions were not."""
         return all(map(math.isfinite, self.means.values()))
 
     @property
     def verdict(self) -> PredictionType | None:
-        """The type that explains the predictions; None when none does clearly, as before any training."""
+        """Return the type that explains the predictions, or None when none does clearly, as before any training."""
         means = self.means
         best, second = sorted(means, key=lambda kind: means[kind])[:2]
         return best if means[best] < EXPLAINED and CLEARLY * means[best] < means[second] else None
@@ -71,7 +74,10 @@ def probe(networks: Networks, diffusion: DiffusionConfig, source: Source, inputs
 
 
 def measure(predict: Any, latents: FloatArray, generators: Sequence[np.random.Generator], schedule: Schedule) -> Probe:
-    """`predict(z_t (C, H, W), t, image)` held against each target, over latents (B, C, H, W)."""
+    """Compare the predictions with each target over latents (B, C, H, W).
+
+    predict: function (z_t (C, H, W), t, image) -> prediction (C, H, W).
+    """
     timesteps = [int(np.argmin(np.abs(np.log(np.maximum(schedule.snr, 1e-12) / snr)))) for snr in SNRS]
     residuals: dict[PredictionType, dict[int, float]] = {kind: dict.fromkeys(timesteps, 0.0) for kind in TARGETS}
     for t in timesteps:
@@ -92,8 +98,10 @@ logger = logging.getLogger(__name__)
 def check_prediction(
     config: TrainConfig, networks: Networks, source: Source, inputs: Inputs, collective: Collective
 ) -> None:
-    """Raise ConfigError on every rank when the pretrained UNet predicts something else than the recipe says, or
-    what is not finite."""
+    """Check what the pretrained UNet predicts, on every rank.
+
+    Raises ConfigError: when it predicts another type than the recipe says, or its predictions are not finite.
+    """
     if config.pretrained is None or "unet" not in config.pretrained.networks:
         return
     was, wanted = config.pretrained.prediction_type_was, config.diffusion.prediction_type

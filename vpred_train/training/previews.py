@@ -1,4 +1,4 @@
-"""Grids of samples while a run trains, of prompts and seeds that stay, so that two of them compare."""
+"""Writes grids of samples while a run trains. Prompts and seeds stay the same, so that grids can be compared."""
 
 import logging
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class Previews:
-    """Called on all ranks, which share the prompts out; rank 0 writes `folder`/step-N.png. The state is left as it was.
+    """Samples the prompts on all ranks, each its share; rank 0 writes `folder`/step-N.png. The state stays unchanged.
 
-    `captioned`: the images whose captions are the prompts where the recipe gives none.
+    captioned: images whose captions are the prompts when the recipe gives none.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Previews:
         self.pipeline = TextToImage(networks, config.model, config.diffusion, config.sampling, resolution, resolution)
 
     def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
-        """Sample and write; there are no numbers to tell."""
+        """Sample and write the grid. There are no numbers to report to the hooks."""
         with average_in_use(self.state, self.average):
             images = generate_shared(self.pipeline, self.prompts, self.seeds, self.collective)
         if self.collective.rank != 0:
             return
         try:
             page = contact_sheet(images)
-        except NotFiniteError as error:  # a look at the run never ends it
+        except NotFiniteError as error:  # a failed preview never ends the run
             logger.error("step %d: no preview: %s", step, error)
             return
         self.folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The facts of a finished run, for `monitoring.render_report`."""
+"""Collects the facts of a finished run for `monitoring.render_report`."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -63,7 +63,7 @@ def write_report(
 
 
 def change_facts(recipe_changes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Each key that changed when the run went on, and when that was."""
+    """List each recipe key that changed when the run was resumed, and when it changed."""
     return [
         (
             f"recipe changed at {each['samples_seen']:,} samples",
@@ -75,7 +75,7 @@ def change_facts(recipe_changes: Sequence[Mapping[str, Any]]) -> list[tuple[str,
 
 
 def retrieval_facts(summary: Summary) -> list[tuple[str, str]]:
-    """How often a sample is nearest to its own image; nothing of a run that ends without samples."""
+    """Say how often a sample is nearest to its own image. Empty for a run that ends without samples."""
     if summary.retrieval is None:
         return []
     return [
@@ -84,7 +84,7 @@ def retrieval_facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def speed_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The median over the steps of what a device did; nothing of a run whose steps tell none."""
+    """Say how fast each device trained, as medians over the steps. Empty when the steps hold no such rates."""
     told = [record for record in history if "mfu_ratio" in record]
     if not told:
         return []
@@ -97,12 +97,12 @@ def speed_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def covers_all(record: Mapping[str, Any], config: TrainConfig) -> bool:
-    """Whether a held-out loss is that over all timesteps."""
+    """Return whether a held-out loss covers all timesteps."""
     return bool(record["last_timestep"] - record["first_timestep"] + 1 == config.diffusion.timesteps)
 
 
 def validation_facts(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Name and value of each held-out loss after the last step."""
+    """List the name and value of each held-out loss after the last step."""
     return [
         (
             f"held-out loss, {each['weights']} weights, timesteps {each['first_timestep']} to {each['last_timestep']}",

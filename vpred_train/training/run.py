@@ -1,4 +1,4 @@
-"""One rank's run assembled: data, networks, trainer, hooks."""
+"""Assembles one rank's run: data, networks, trainer, hooks."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def train_rank(
     identity: Identity,
     collective: Collective,
 ) -> ExitCode:
-    """Resume, train, finish. Returns 75 when stopped before the end and 76 when diverged."""
+    """Resume, train and finish. Return 75 when stopped before the end and 76 when diverged."""
     from vpred_train.engine.graph_cache import CachedGraph
     from vpred_train.engine.kernel_agreement import agree_on_updates
     from vpred_train.models.build import build_networks
@@ -100,7 +100,7 @@ def train_rank(
 
 
 def note_left_out(left_out: Sequence[tuple[str, str]], run: RunDir) -> None:
-    """List the rows that are not trained on in the run directory, and say how many there are."""
+    """Write the rows that are not trained on to the run directory, and log how many there are."""
     run.bad_samples_jsonl.unlink(missing_ok=True)
     if left_out:
         lines = [json.dumps({"origin": origin, "reason": reason}, ensure_ascii=False) for origin, reason in left_out]
@@ -109,7 +109,7 @@ def note_left_out(left_out: Sequence[tuple[str, str]], run: RunDir) -> None:
 
 
 def make_observers(config: TrainConfig, trainer: Any, held_out: Source | None, run: RunDir) -> list[Any]:
-    """What looks at the run at intervals."""
+    """Make the observers, which look at the run at intervals: validation and previews."""
     from vpred_train.training.previews import Previews
     from vpred_train.training.trainer import Observer
     from vpred_train.training.validation import Validation
@@ -134,7 +134,7 @@ def make_hooks(
     left_out: int,
     resources: ExitStack,
 ) -> list[Any]:
-    """Resume the trainer and attach what watches it; rank 0 alone keeps the history."""
+    """Resume the trainer, and make its hooks. Only rank 0 keeps the history."""
     from vpred_train.training.export import MindoneCkptHook
     from vpred_train.training.hooks.hook import Hook
     from vpred_train.training.hooks.reporting import HistoryHook, LogHook, MetricsHook
@@ -150,7 +150,7 @@ def make_hooks(
     step = trainer.resume()
     status.checkpoint_step = step or None
     if identity.rank == 0 and not trainer.finished:
-        run.summary_json.unlink(missing_ok=True)  # it was complete, and goes on
+        run.summary_json.unlink(missing_ok=True)  # the run was complete, and now continues
     if arguments.metrics_port_base is not None:
         metrics = WorkerMetrics(identity.rank, identity.local_rank, identity.hostname)
         port = arguments.metrics_port_base + identity.local_rank
@@ -162,7 +162,7 @@ def make_hooks(
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
         history.truncate_after(step)
-        validations.truncate_after(step or -1)  # a run that begins anew looks before its first step again
+        validations.truncate_after(step or -1)  # a run that starts over validates before its first step again
         hooks.append(HistoryHook(history, validations, speed))
     unit_samples, writes = config.checkpoint.mindone_unit_samples, identity.rank == 0
     if unit_samples is not None:

@@ -1,4 +1,4 @@
-"""The training loop, and what must be ready before its first step."""
+"""Runs the training loop, and prepares all that its first step needs."""
 
 import logging
 import signal
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class DivergedError(Exception):
-    """Loss or gradient were not finite several times in a row."""
+    """Loss or gradient were not finite in several steps in a row."""
 
 
 class StopSignal:
@@ -46,8 +46,11 @@ class StopSignal:
             signal.signal(number, self._remember)
 
     def close(self) -> None:
-        """Ignore what comes later: Python's end restores the defaults, which would kill a rank that is done while it
-        waits in MPI's finalisation for the others, and its exit code with it."""
+        """Ignore later signals.
+
+        Python restores the default handlers when it exits. A signal would then kill a finished rank that waits for the
+        others in MPI's finalisation, and its exit code would be lost.
+        """
         for number in self.NUMBERS:
             signal.signal(number, signal.SIG_IGN)
 
@@ -56,8 +59,11 @@ class StopSignal:
 
 
 def check_samples(progress: Mapping[str, Any], source: Source, held_out_digest: str, splits: bool) -> None:
-    """Raise ConfigError for a run whose samples were others or came in another order: it would miss some and repeat
-    others. `splits`: images of `source`'s own folders are held out."""
+    """Check that the checkpoint's samples, their order and their pixels are those of this run.
+
+    splits: the held-out images are taken from `source`'s folders.
+    Raises ConfigError: when they differ; the run would miss some samples and repeat others.
+    """
     other_run = "or begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
     if splits and "held_out_digest" not in progress:
         raise ConfigError(
@@ -93,13 +99,14 @@ class Observer(Protocol):
     every_samples: int
 
     def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
-        """Look, tell the hooks, and leave the state as it was."""
+        """Look at the run, report to the hooks, and leave the state unchanged."""
 
 
 class Trainer:
-    """Owns the networks, their state and the step; `run` trains until the end or until asked to stop.
+    """Owns the networks, their state and the step. `run` trains until the end or until asked to stop.
 
-    `fetcher` loads samples and `inputs` makes of them what the UNet sees; without them it is images that are loaded.
+    fetcher: loads samples (default: images)
+    inputs: turns samples into the UNet's inputs (default: encodes images in each step)
     """
 
     def __init__(
@@ -129,9 +136,10 @@ class Trainer:
         self.compiled_sizes: set[tuple[int, int]] = set()
 
     def resume(self) -> int:
-        """Restore the newest valid checkpoint, if there is one; returns the step to go on from.
+        """Restore the newest valid checkpoint, if there is one, and return the step to continue from.
 
-        DriftError: the ranks do not begin with the same values."""
+        Raises DriftError: when the ranks do not begin with the same values.
+        """
         restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
             validation = self.config.validation
@@ -146,10 +154,10 @@ class Trainer:
         return self.steps_done
 
     def _note_changes(self, step: int, record: Mapping[str, Any]) -> None:
-        """Log and keep what changed since the checkpoint. Raises ConfigError for what may not."""
+        """Log and keep the recipe's changes since the checkpoint. Raises ConfigError: when a fixed key has changed."""
         if "train" not in record:  # older checkpoints have none
             return
-        # The recorded precision is that of the accelerator of then.
+        # The recorded precision is that of the accelerator that was used then.
         before = recorded_recipe(record["train"])
         found = changes(before.model_copy(update={"precision": self.config.precision}), self.config)
         refuse(f"checkpoint of step {step}", found)
@@ -196,7 +204,7 @@ class Trainer:
         return self.state.samples_seen >= self.config.total_samples
 
     def _announce_new_shape(self, hooks: Sequence[Hook]) -> None:
-        """The coming batch may be the first of its size here; compiling its graph takes longer than steps may."""
+        """Announce "compiling" when the next batch is the first of its size: a step's timeout is too short for that."""
         size = self.order.share(self.state.samples_seen, 0, 1).size
         if size not in self.compiled_sizes:
             self.compiled_sizes.add(size)
@@ -219,8 +227,8 @@ class Trainer:
         )
 
     def _stop_if_diverged(self, result: StepResult, hooks: Sequence[Hook]) -> None:
-        # Every rank sees the same reduced numbers, so all count alike and stop together.
-        if result.overflow:  # neither healthy nor diverged: the next steps tell
+        # Every rank sees the same reduced numbers, so all ranks count alike and stop together.
+        if result.overflow:  # neither healthy nor diverged: the next steps decide
             scale = self.state.loss_scale.value
             logger.warning("step %d: the gradient overflowed, update skipped; loss scale now %.0f", result.step, scale)
             return
@@ -229,13 +237,13 @@ class Trainer:
             numbers = f"loss {result.loss}, grad_norm {result.grad_norm}"
             logger.error("step %d: %s; update skipped; not finite: %s", result.step, numbers, self._origins(result))
         if self.nonfinite_in_a_row == self.config.max_nonfinite_steps:
-            self.saves.close(hooks)  # what is being written is from before, and may be the best there is
+            self.saves.close(hooks)  # a pending checkpoint is older, and may be the best one
             raise DivergedError(
                 f"loss or gradient not finite in {self.nonfinite_in_a_row} steps in a row, the last is {result.step}"
             )
 
     def _origins(self, result: StepResult) -> str:
-        """Whose own numbers were not finite, and the rows of the table that they come from."""
+        """Name the ranks whose local numbers were not finite, and the rows of the table that these come from."""
         return (
             "; ".join(
                 f"rank {rank}, samples "
@@ -246,7 +254,7 @@ class Trainer:
         )
 
     def _is_due(self, every_samples: int) -> bool:
-        """Whether this step has passed a multiple of `every_samples`, or is the last."""
+        """Return whether this step has passed a multiple of `every_samples`, or is the last."""
         seen = self.state.samples_seen
         return self.finished or seen // every_samples > (seen - self.config.global_batch) // every_samples
 
@@ -257,7 +265,7 @@ class Trainer:
             observer.observe([*hooks, self.saves], self.steps_done, self.state.samples_seen)
 
     def _keep_snapshots(self) -> None:
-        # Before the checkpoint, so that a run that goes on from it lacks none; one that begins earlier writes the same.
+        # Before the checkpoint, so that a run resumed from it lacks none. One resumed earlier writes the same again.
         state, ema = self.state, self.config.ema
         for sigma_rel in ema.sigma_rel:
             name = power_name(sigma_rel)

@@ -1,4 +1,4 @@
-"""The loss on held-out images by noise level, with the same noise every time and on any number of ranks."""
+"""Measures the loss on held-out images by noise level, with the same noise every time and on any number of ranks."""
 
 import math
 from collections.abc import Sequence
@@ -24,8 +24,10 @@ from vpred_train.training.hooks.hook import Hook, ValidationLoss
 
 @dataclass(frozen=True)
 class _ImageBatch:
-    """Latents (B, C, H, W), text and sample ids of held-out images; a short batch is filled up with its first image, so
-    that there is one shape to compile."""
+    """Holds latents (B, C, H, W), text and sample ids of held-out images.
+
+    A short batch is filled up with its first image, so that only one shape is compiled.
+    """
 
     z_0: FloatArray
     text: Text
@@ -33,7 +35,7 @@ class _ImageBatch:
 
 
 class SquaredError(nn.Cell):
-    """|net - target|^2 of each image, mean over channels and pixels.
+    """Computes |net - target|^2 of each image, mean over channels and pixels.
 
     z_t and target (B, C, H, W) float32, timesteps (B,) float32, text as `Networks` takes it -> (B,) float32.
     """
@@ -47,9 +49,9 @@ class SquaredError(nn.Cell):
 
 
 class Validation:
-    """Called on all ranks; every rank gets the same losses, and the state is left as it was.
+    """Measures the held-out losses on all ranks. Every rank gets the same losses, and the state stays unchanged.
 
-    `bins`: timesteps [bins[b], bins[b + 1]) are the b-th.
+    bins: bounds of the bins; bin b holds the timesteps [bins[b], bins[b + 1]).
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Validation:
         self.held_out, self.collective = held_out, collective
         self.every_samples = config.validation.every_samples
         self.schedule = make_schedule(config.diffusion)
-        # Errors of a prediction of the noise or the image, as errors of v at the same z_t.
+        # Factors that turn squared errors of a predicted noise or image into those of v at the same z_t.
         prediction_type, snr = config.diffusion.prediction_type, self.schedule.snr
         self.to_v = UNIFORM["v"](snr) / UNIFORM[prediction_type](snr)
         self.target_of = TARGETS[prediction_type]
@@ -81,7 +83,7 @@ class Validation:
             hook.on_validation(step, samples_seen, losses)
 
     def losses(self) -> list[ValidationLoss]:
-        """Of the raw weights and of the average in use: the loss over all timesteps, then of each bin."""
+        """Measure the raw weights, then the average in use: for each the loss over all timesteps, then of each bin."""
         raw = self._losses_of("raw")
         with average_in_use(self.state, self.config.ema.used):
             return raw + self._losses_of(self.config.ema.used)
@@ -89,12 +91,15 @@ class Validation:
     def _losses_of(self, weights: str) -> list[ValidationLoss]:
         errors = self.image_errors()
         last = self.bins[-1]
-        ranges = [(0, last, errors.mean(1))]  # an image's bins are not independent: its mean is one observation
+        ranges = [(0, last, errors.mean(1))]  # an image's bins are dependent, so its mean is one observation
         ranges += [(self.bins[b], self.bins[b + 1], errors[:, b]) for b in range(self.settings.bins)]
         return [self._loss(weights, first, stop, values) for first, stop, values in ranges]
 
     def _loss(self, weights: str, first: int, stop: int, errors: FloatArray) -> ValidationLoss:
-        """standard error = sqrt(sum (e - mean)^2 / (n - 1) / n) over the images' errors (n,)."""
+        """Make the loss of timesteps [first, stop) from the images' errors (n,).
+
+        standard error = sqrt(sum (e - mean)^2 / (n - 1) / n)
+        """
         with np.errstate(divide="ignore"):
             high, low = np.log(self.schedule.snr[[first, stop - 1]])
         deviation = float(errors.std(ddof=1)) / math.sqrt(len(errors))
@@ -102,16 +107,16 @@ class Validation:
         return ValidationLoss(weights, first, stop - 1, float(high), float(low), mean, deviation, len(errors))
 
     def image_errors(self) -> FloatArray:
-        """Squared errors of v by the weights that the networks hold, mean over draws, (images, bins) float64."""
+        """Return squared errors of v with the networks' current weights, mean over draws: (images, bins) float64."""
         mine = [self._batch_errors(batch) for batch in self._batches]
-        # Batches are dealt out whole, so that an image's error has the same neighbours on any number of ranks.
+        # Batches are never split, so that an image has the same neighbours in its batch on any number of ranks.
         by_rank = self.collective.allgather_object(mine)
         world_size = len(by_rank)
         count = sum(len(share) for share in by_rank)
         return np.concatenate([by_rank[number % world_size][number // world_size] for number in range(count)])
 
     def _batch_errors(self, batch: _ImageBatch) -> FloatArray:
-        """(images, bins) of one batch."""
+        """Return the errors of one batch, (images, bins)."""
         images, settings = len(batch.sample_ids), self.settings
         errors = np.zeros((images, settings.bins))
         for b in range(settings.bins):
@@ -128,7 +133,7 @@ class Validation:
     def _draw(
         self, b: int, generators: Sequence[np.random.Generator], shape: tuple[int, ...]
     ) -> tuple[NDArray[np.int64], FloatArray]:
-        """Timesteps (B,) within bin b and noise of `shape`; rows that only fill up are at the bin's start, unnoised."""
+        """Draw timesteps (B,) within bin b, and noise of `shape`. Filler rows are at the bin's start, without noise."""
         timesteps, noise = np.full(shape[0], self.bins[b]), np.zeros(shape, np.float32)
         for row, generator in enumerate(generators):
             timesteps[row] = generator.integers(self.bins[b], self.bins[b + 1])
@@ -137,7 +142,7 @@ class Validation:
 
     @cached_property
     def _batches(self) -> list[_ImageBatch]:
-        """This rank's share. The autoencoder does not learn, so the latents are made once."""
+        """Make this rank's share of the batches, once: the autoencoder does not learn, so the latents stay the same."""
         size, world_size = self.settings.batch_size, self.collective.world_size
         starts = range(size * self.collective.rank, len(self.held_out), size * world_size)
         return [self._batch(range(start, min(start + size, len(self.held_out)))) for start in starts]

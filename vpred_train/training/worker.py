@@ -1,4 +1,4 @@
-"""One rank of a run, from its identity to its exit code."""
+"""Runs one rank, from its identity to its exit code."""
 
 import argparse
 import logging
@@ -36,28 +36,28 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
     kind = accelerator.collective_under(identity.launcher)
     collective = make_collective(kind, identity.world_size, arguments.collective_timeout_s)
     try:
-        # Not earlier: msrun's scheduler waits long for ranks that left before they met.
+        # Only after rendezvous: msrun's scheduler waits minutes for a rank that exits before it.
         check_world_size(config, identity.world_size)
         precision = config.precision.on(accelerator)
         runtime.require_overflow(precision)
-        # As written: it may go on on another accelerator.
+        # Recorded before `precision` is resolved: the run may continue on another accelerator.
         adopt_run_dir(config, RunDir(arguments.run_dir), collective)
         config = config.model_copy(update={"precision": precision})
         outcome = train_rank(config, arguments, accelerator, identity, collective)
         collective.close()
         return outcome
-    except BaseException as error:  # sys.exit too
+    except BaseException as error:  # includes SystemExit
         if is_users(error):
             with suppress(OSError):  # its log may be on a full disk
                 print(error, file=sys.stderr, flush=True)
             collective.abort(ExitCode.BAD_CONFIG)
-        # Without this the other ranks wait for ever: MPI's finalisation is a collective.
+        # Without an abort the other ranks wait forever: MPI's finalisation is a collective.
         logger.exception("rank %d on %s failed", identity.rank, identity.hostname)
         collective.abort(ExitCode.FAILED)
 
 
 def adopt_run_dir(config: TrainConfig, run: RunDir, collective: Collective) -> None:
-    """Make the run directory this recipe's, or refuse one that belongs to another recipe; called by all ranks."""
+    """Record this recipe in the run directory, or refuse a directory of another recipe. Called by all ranks."""
     check_run_dir(run, config)
     collective.barrier()  # all have read what rank 0 replaces
     if collective.rank == 0:

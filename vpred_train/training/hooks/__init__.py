@@ -1,1 +1,1 @@
-"""Observers of the loop: they see plain numbers and decide nothing."""
+"""Hooks of the training loop. They see plain numbers and decide nothing."""

@@ -1,4 +1,4 @@
-"""What a hook sees of a run, and the class it extends."""
+"""Declares the base class of hooks, and the held-out losses that hooks see."""
 
 import logging
 from collections.abc import Sequence
@@ -13,11 +13,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ValidationLoss:
-    """|v - prediction|^2, unweighted, mean over `images`, of timesteps `first_timestep` to `last_timestep`.
+    """Holds one loss: |v - prediction|^2, unweighted, mean over images and a range of timesteps.
 
-    `log_snr_high` and `log_snr_low` are theirs, the low one -inf at zero terminal SNR (null in validation.jsonl).
-    `weights`: raw, or the name of an average. `standard_error`: of the mean over images; it holds for other images, not
-    between two models on these.
+    weights: raw, or the name of an average
+    first_timestep, last_timestep: the range, both included
+    log_snr_high, log_snr_low: log SNR at the range's ends; the low one is -inf at zero terminal SNR (null in
+        validation.jsonl)
+    standard_error: standard error of the mean over images; it holds for other images, not between two models on the
+        same images
+    images: number of images
     """
 
     weights: str
@@ -34,7 +38,7 @@ class ValidationLoss:
 
 
 class Hook:
-    """Called by the trainer on every rank; a subclass has the events that it wants, the others do nothing."""
+    """Receives the trainer's events on every rank. A subclass overrides the events it needs; the others do nothing."""
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
         """The run enters a phase."""
@@ -49,4 +53,4 @@ class Hook:
         """A checkpoint could not be saved."""
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
-        """Held-out losses after `step`: for each kind of weights over all timesteps, then of each bin."""
+        """Held-out losses were measured after `step`: for each kind of weights over all timesteps, then of each bin."""

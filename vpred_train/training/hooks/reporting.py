@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log lines, Prometheus metrics, metrics.jsonl."""
+"""Reports a run's progress while it trains: log lines, Prometheus metrics, metrics.jsonl."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class LogHook(Hook):
-    """Lines for a person who reads this rank's log."""
+    """Writes readable lines to this rank's log."""
 
     def __init__(self, config: TrainConfig, speed: Speed) -> None:
         self.config, self.speed = config, speed
@@ -104,15 +104,17 @@ class MetricsHook(Hook):
 
 
 class HistoryHook(Hook):
-    """Appends every step to metrics.jsonl, from which the report draws its curves, and every held-out loss to
-    validation.jsonl. On one rank."""
+    """Appends every step to metrics.jsonl and every held-out loss to validation.jsonl. Used on one rank.
+
+    The report draws its curves from both files.
+    """
 
     def __init__(self, history: History, validations: History, speed: Speed) -> None:
         self.history, self.validations, self.speed = history, validations, speed
 
     def on_step(self, result: StepResult) -> None:
         record = {**asdict(result), **asdict(self.speed.rates(result.step_seconds))}
-        del record["nonfinite_samples"]  # for the log: a line of the history is plain numbers
+        del record["nonfinite_samples"]  # only the log shows it: a line of the history is plain numbers
         self.history.append({**record, "unix_s": time.time()})
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:

@@ -1,4 +1,4 @@
-"""How fast a rank trains, in images and in floating-point operations, against what its matrix products could do."""
+"""Measures a rank's training speed in images and FLOPs, relative to the measured speed of its matrix products."""
 
 import logging
 import time
@@ -22,8 +22,11 @@ CEILING_RUNS = 5
 
 @dataclass(frozen=True)
 class Rates:
-    """One rank over one step. `mfu_ratio`: model FLOPs utilisation (Chowdhery et al. 2022, arXiv 2204.02311, appendix
-    B), with the measured speed of a float32 matrix product in place of the device's peak."""
+    """Holds the speed of one rank over one step.
+
+    mfu_ratio: model FLOPs utilisation (Chowdhery et al. 2022, arXiv 2204.02311, appendix B), with the measured speed of
+        a float32 matrix product in place of the device's peak
+    """
 
     images_per_second_per_device: float
     model_flops_per_second: float
@@ -32,14 +35,17 @@ class Rates:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a rank does in each step, and the floating-point operations per second of its matrix products."""
+    """Holds a rank's work in each step, and the floating-point operations per second of its matrix products."""
 
     images_per_step: float
     flops_per_step: float
     matmul_flops_per_second: float
 
     def rates(self, step_seconds: float) -> Rates:
-        """A step of so many seconds, waiting for data and other ranks included."""
+        """Return the rates of a step.
+
+        step_seconds: duration of the step, including the waits for data and other ranks
+        """
         flops_per_second = self.flops_per_step / step_seconds
         return Rates(
             self.images_per_step / step_seconds, flops_per_second, flops_per_second / self.matmul_flops_per_second
@@ -47,7 +53,7 @@ class Speed:
 
 
 class Products(nn.Cell):
-    """(n, n) float32 -> the product with the same matrix, CEILING_PRODUCTS times; the first row."""
+    """Multiplies x (n, n) float32 by one matrix CEILING_PRODUCTS times, and returns the first row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +66,7 @@ class Products(nn.Cell):
 
 
 def measure_speed(config: TrainConfig, collective: Collective) -> Speed:
-    """Count a step's operations, and time matrix products on all ranks at once, since they may share cores."""
+    """Count a step's operations, and time matrix products on all ranks at once, since ranks may share cores."""
     by_network = flops_per_image(config)
     images = config.global_batch / collective.world_size
     flops = sum(each.total for each in by_network.values())
@@ -75,7 +81,10 @@ def measure_speed(config: TrainConfig, collective: Collective) -> Speed:
 
 
 def matmul_flops_per_second(collective: Collective) -> float:
-    """The median over some runs of what this rank's linear maps reach in float32 while the others do the same."""
+    """Return the float32 FLOP/s of this rank's linear layers, the median of CEILING_RUNS runs.
+
+    The other ranks run the same at the same time.
+    """
     products, x = Products(), Tensor(np.ones((CEILING_SIDE, CEILING_SIDE), np.float32))
     products(x).asnumpy()  # compiles
     collective.barrier()

@@ -1,4 +1,4 @@
-"""This rank's status file: its heartbeat."""
+"""Writes this rank's status file, which is its heartbeat."""
 
 import threading
 import time
@@ -16,8 +16,11 @@ STATUS_INTERVAL_S = 1.0
 
 
 class StatusHook(Hook):
-    """Writes this rank's status file: at each new phase, at most once a second at steps, and every BEAT_S in any case,
-    from a thread of its own: so the launcher can tell a rank that waits from one that is stuck."""
+    """Writes this rank's status file at each new phase, and at most once a second at steps.
+
+    A separate thread writes it at least every BEAT_S, so that the launcher can distinguish a rank that waits from one
+    that is stuck.
+    """
 
     def __init__(self, identity: Identity, pid: int, config: TrainConfig, attempt: AttemptDir, waits: Waits) -> None:
         self.identity, self.pid, self.config = identity, pid, config
@@ -68,7 +71,7 @@ class StatusHook(Hook):
     def _beat(self) -> None:
         while not self.closed.wait(BEAT_S / 2):
             if time.monotonic() - self.written_s >= BEAT_S / 2:
-                # The training's own writes tell of a full disk.
+                # A full disk is reported by the training thread, whose writes raise the error.
                 with suppress(OSError):
                     self._write()
 
