@@ -137,7 +137,7 @@ def _open_standard_streams() -> None:
 def _speak_utf8() -> None:
     """Use UTF-8 for input and output under every locale.
 
-    File names, arguments and prompts are UTF-8 in every file that we read or write, so a GBK or Latin-1 locale must not
+    File names, arguments and prompts are UTF-8 in every file that we read or write. A GBK or Latin-1 locale must not
     decode them differently. Python fixes this encoding at its start. Under such a locale this process therefore starts
     again in UTF-8 mode, and PYTHONUTF8 does the same for its children. Output shows bytes that are not UTF-8 as
     \\udcXX, which JSON and YAML read back as the same.

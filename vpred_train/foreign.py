@@ -64,8 +64,9 @@ def read_document(model: type[Model], path: Path, remedy: str) -> Model | None:
 
 
 def parsed(model: type[Model], text: str | bytes, where: str, remedy: str) -> Model:
-    """Parse the JSON `text`, which stands in `where`, as `model`.
+    """Parse the JSON `text` as `model`.
 
+    where: the place of the text, for the error message.
     Raises ConfigError: when it is no JSON or does not fit the model.
     """
     try:
@@ -80,8 +81,9 @@ def parsed(model: type[Model], text: str | bytes, where: str, remedy: str) -> Mo
 
 
 def validated(model: type[Model], value: Any, where: str, remedy: str) -> Model:
-    """Validate the JSON `value`, which stands in `where`, as `model`.
+    """Validate the JSON `value` as `model`.
 
+    where: the place of the value, for the error message.
     Raises ConfigError: when it does not fit; the message names the first fault.
     """
     try:

@@ -1,7 +1,7 @@
 """Defines the loss weights. Each is written once, as the weight w_x of |x - x0|^2; its form on v and noise follows.
 
 With s = SNR and alpha^2 + sigma^2 = 1, errors at the same z_t are |dv|^2 = (1 + s) |dx|^2 and |deps|^2 = s |dx|^2
-(Salimans & Ho 2022, arXiv 2202.00512), so that w_v = w_x / (1 + s) and w_eps = w_x / s are the same objective.
+(Salimans & Ho 2022, arXiv 2202.00512). Therefore w_v = w_x / (1 + s) and w_eps = w_x / s are the same objective.
 Weights are not normalised, so that figures and learning rates match those of the papers. All arrays are (T,) float64.
 """
 

@@ -13,7 +13,7 @@ from vpred_train.config.model import VaeConfig
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Doubled, GroupNorm
 
-EPS = 1e-6  # of every GroupNorm here
+EPS = 1e-6  # every GroupNorm here uses it
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 

@@ -135,7 +135,7 @@ def _require(path: Path, found: Network, expected: dict[str, Any]) -> None:
         if key in FREE or own is None or own == value:
             continue
         if isinstance(value, list) and own == value[0] and len(set(value)) == 1:
-            continue  # one number stands for all levels
+            continue  # one number applies to all levels
         raise ConfigError(
             f"{path}: {key}: found {printable(shown(own))} (the model has {shown(value)}); {NOT_SD2}, or set model to "
             "what they are"

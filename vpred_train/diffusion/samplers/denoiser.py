@@ -20,7 +20,7 @@ Noise = Callable[[tuple[int, ...], int], FloatArray]
 def denoiser(model: Model, schedule: Schedule, prediction_type: PredictionType) -> Denoiser:
     """Return the model as a function that returns x. At SNR 0 a v model gives x = -v.
 
-    The function raises ConfigError: when an eps model is evaluated at SNR 0.
+    The returned function raises ConfigError when an eps model is evaluated at SNR 0.
     """
     x_from_prediction = X_FROM_PREDICTION[prediction_type]
 

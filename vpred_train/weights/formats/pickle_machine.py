@@ -45,7 +45,7 @@ class Global:
 
 @dataclass(frozen=True)
 class Scalar:
-    """Stands for the result of a call of one of SCALARS."""
+    """Represents the result of a call of one of SCALARS."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Machine:
             target[key] = value
 
     def _build(self, _: Any) -> None:
-        """Discard the state of a module's OrderedDict (`_metadata`) or of a number's type, which nobody needs.
+        """Discard the state of a module's OrderedDict (`_metadata`) or of a number's type: it is not needed.
 
         No other object may have a state.
         """

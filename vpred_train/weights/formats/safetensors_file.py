@@ -1,7 +1,7 @@
 """Reads and writes safetensors files and reads their sharded index.
 
-The safetensors package checks a file. This module reads and writes the values tensor by tensor, because the package's
-numpy side has no bfloat16 and writes only tensors that are all in memory.
+The safetensors package checks a file. This module reads and writes the values, one tensor at a time. The package's
+numpy side has no bfloat16, and it writes only tensors that are all in memory.
 Format: https://huggingface.co/docs/safetensors
 """
 

@@ -1,4 +1,4 @@
-"""Classifies a list of tensors: its layout, tensors that nobody needs, and models that only look like SD2."""
+"""Classifies a list of tensors: its layout, tensors without a use, and models that only look like SD2."""
 
 import re
 from collections.abc import Collection, Mapping

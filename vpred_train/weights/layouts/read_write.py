@@ -45,17 +45,17 @@ def read_weights(path: Path, which: Which = "auto", model: ModelConfig | None = 
     The content decides layout and container. float16 and bfloat16 are widened to float32. NaN and inf are accepted.
     which: "auto" takes the moving average (EMA) where the file has one.
     model: the expected model; default: the model of the file's record, else SD2.
-    Raises ConfigError: when the file holds another model, when tensors are missing, unexpected or of a wrong shape (the
-    message names the first ten), or when tensors have another dtype.
+    Raises ConfigError: when the file holds another model, or when tensors are missing, unexpected, or of a wrong shape
+    or dtype. The message names the first ten tensors, or one with a wrong dtype.
     """
     fitting = _fitting(open_source(path, model), which, model)
     return LazyTensors({name: partial(_assembled, parts, shape) for name, (_, parts, shape) in fitting.items()})
 
 
 def weights_of(source: Source, which: Which = "auto", model: ModelConfig | None = None) -> LazyTensors:
-    """Do the same as `read_weights` for an open source.
+    """Do the same as `read_weights` for an open source, but refuse NaN and inf.
 
-    Reading a tensor raises ConfigError: when it holds NaN or inf.
+    Raises ConfigError: when the source does not fit the model; later, when a tensor that is read holds NaN or inf.
     """
     return LazyTensors({name: partial(_finite, *place) for name, place in _fitting(source, which, model).items()})
 

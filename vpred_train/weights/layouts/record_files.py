@@ -15,11 +15,11 @@ PREDICTION_TYPES: dict[PredictionType, str] = {
     "eps": "epsilon",
     "x0": "sample",
 }  # ours -> diffusers'
-RESOLUTIONS: dict[PredictionType, int] = {"v": 768, "eps": 512, "x0": 512}  # of the published SD2 weights, pixels
+RESOLUTIONS: dict[PredictionType, int] = {"v": 768, "eps": 512, "x0": 512}  # published SD2 weights, pixels
 
 
 def parsed_record(path: Path, text: str) -> ParameterizationRecord:
-    """Parse the record that stands as JSON `text` in `path`.
+    """Parse the record from the JSON `text` found in `path`.
 
     Raises ConfigError: when it is invalid; the message names the first fault.
     """
@@ -31,7 +31,7 @@ def parsed_record(path: Path, text: str) -> ParameterizationRecord:
 def sd2_record(
     weights: Literal["raw", "ema"], resolution: int, diffusion: DiffusionConfig, model: ModelConfig
 ) -> ParameterizationRecord:
-    """Make a record of published weights that nobody has trained further.
+    """Make a record of published weights without further training.
 
     resolution: side of the training images, pixels.
     """

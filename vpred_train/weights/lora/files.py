@@ -154,8 +154,8 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
 
     q, k and v that share `down` become the packed projection.
     model: the adapted model; default: the model that the record declares, else SD2.
-    Raises ConfigError: when a name is unknown or occurs twice, a half is missing, a shape does not fit, or a setting
-    has no reader here (the message names the first ten); and when a factor holds NaN or inf.
+    Raises ConfigError: when a name is unknown or occurs twice, a half is missing, a shape does not fit, a setting has
+    no reader here, or a factor holds NaN or inf. The message names the first ten faults, or one factor with NaN or inf.
     """
     model = model or source.model
     known, shapes = known_names(model), linear_targets(model)
