@@ -1,4 +1,4 @@
-"""Numbers and names: Prometheus metrics, log lines, step history and the report of a run. Knows no MindSpore."""
+"""Provides Prometheus metrics, log lines, step history and the report of a run. It does not use MindSpore."""
 
 from monitoring.errors import MonitorError
 from monitoring.exporter import Exporter, start_exporter

@@ -1,4 +1,7 @@
-"""Line charts as inline SVG: axes, ticks, the raw series, a smoothed one. Colours come from the page's style sheet."""
+"""Draws line charts as inline SVG: axes, ticks, the raw series, a smoothed one.
+
+The page's style sheet sets the colours.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +19,15 @@ LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 72, 58, 12, 40
 TICKS_WANTED = 6
 RAW_BINS = 500
 SMOOTH_POINTS = 240
-SMOOTH_WINDOW = 1 / 25  # of the series
+SMOOTH_WINDOW = 1 / 25  # fraction of the series
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What to draw. `smooth` makes one value of a window of them; None draws the series alone."""
+    """Describes a chart.
+
+    smooth: reduces a window of values to one; None draws only the series.
+    """
 
     title: str
     note: str
@@ -35,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values mapped onto pixels."""
+    """Maps a range of values to pixels."""
 
     low: float
     high: float
@@ -52,7 +58,7 @@ class Axis:
 
 
 def draw(curve: Curve, places: Sequence[float], values: Sequence[float]) -> str:
-    """The chart as one <svg>. Values that are not finite (on a log scale also <= 0) are marked on the axis instead."""
+    """Draw the chart as one <svg>. Values that are not finite (on a log scale also <= 0) are marked on the axis."""
     x, y = np.asarray(places, np.float64), np.asarray(values, np.float64)
     shown = np.isfinite(y) & ((y > 0) | (curve.scale == "linear"))
     x_axis = Axis(*_widened(float(x.min()), float(x.max())), LEFT_PX, curve.width_px - RIGHT_PX)
@@ -66,7 +72,7 @@ def draw(curve: Curve, places: Sequence[float], values: Sequence[float]) -> str:
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within [low, high], about TICKS_WANTED of them."""
+    """Return about TICKS_WANTED multiples of 1, 2 or 5 times a power of ten within [low, high]."""
     rough = (high - low) / TICKS_WANTED
     power = 10.0 ** math.floor(math.log10(rough))
     spacing = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -75,7 +81,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten within [low, high]; the powers alone when that would be too many."""
+    """Return 1, 2 and 5 times the powers of ten within [low, high]; only the powers when that is too many ticks."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1,)):
         ticks = [factor * 10.0**decade for decade in decades for factor in factors]
@@ -86,25 +92,25 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_label(value: float) -> str:
-    """12,000 and 0.05 and 2e-05."""
+    """Format a number as in 12,000 and 0.05 and 2e-05."""
     if value == 0 or 1e-4 <= abs(value) < 1e4:
         return f"{value:.6g}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.2g}"
 
 
 def smoothed(x: Floats, y: Floats, smooth: Callable[[Floats], float]) -> tuple[Floats, Floats]:
-    """`smooth` of centred windows, narrower towards both ends, at up to SMOOTH_POINTS places."""
+    """Apply `smooth` to centred windows, narrower towards both ends, at up to SMOOTH_POINTS places."""
     half = max(1, round(len(y) * SMOOTH_WINDOW / 2))
     centres = np.unique(np.linspace(0, len(y) - 1, min(len(y), SMOOTH_POINTS)).astype(int))
     reaches = np.minimum(half, np.minimum(centres, len(y) - 1 - centres))
-    # At the very ends a symmetric window holds one value, so a quarter of the window is always looked at.
+    # At the very ends a symmetric window holds one value, so at least a quarter of the window is used.
     reaches = np.maximum(reaches, half // 2)
     means = [smooth(y[max(0, c - r) : c + r + 1]) for c, r in zip(centres, reaches, strict=True)]
     return x[centres], np.array(means, np.float64)
 
 
 def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """At most 2 * RAW_BINS points that keep the lowest and highest value of every stretch."""
+    """Keep at most 2 * RAW_BINS points: the lowest and highest value of every bin."""
     if len(y) <= 2 * RAW_BINS:
         return x, y
     keep: set[int] = set()
@@ -121,7 +127,7 @@ def _widened(low: float, high: float) -> tuple[float, float]:
 def _value_range(y: Floats, scale: str) -> tuple[float, float]:
     if scale == "log":
         low, high = (float(y.min()), float(y.max())) if len(y) else (0.1, 1.0)
-        # Neighbouring ticks are at most a factor 2.5 apart: a range of 3 shows one even for constant values.
+        # Neighbouring ticks are at most a factor 2.5 apart, so a range of 3 shows one even for constant values.
         margin = max((high / low) ** 0.06, math.sqrt(3 * low / high))
         return low / margin, high * margin
     high = max(float(y.max()), 0.0) if len(y) else 1.0
@@ -130,7 +136,7 @@ def _value_range(y: Floats, scale: str) -> tuple[float, float]:
 
 
 def _frame(curve: Curve, x_axis: Axis, y_axis: Axis) -> Iterator[str]:
-    """Grid lines, tick labels, axes and what they show."""
+    """Yield grid lines, tick labels, axes and their labels."""
     left, right, bottom, top = x_axis.start_px, x_axis.end_px, y_axis.start_px, y_axis.end_px
     for value in y_axis.ticks():
         y = y_axis.px(value)
@@ -157,7 +163,7 @@ def _gaps(x: Floats, x_axis: Axis) -> Iterator[str]:
 
 
 def _series(curve: Curve, x: Floats, y: Floats, x_axis: Axis, y_axis: Axis) -> Iterator[str]:
-    """Raw and smoothed lines, and the last value."""
+    """Yield the raw and smoothed lines, and the last value."""
     if curve.smooth is not None and len(y) > 2:
         yield _line("raw", *thinned(x, y), x_axis, y_axis)
         x, y = smoothed(x, y, curve.smooth)

@@ -1,5 +1,5 @@
-"""The user's mistakes in this room."""
+"""Defines the error for users' mistakes in this package."""
 
 
 class MonitorError(Exception):
-    """A port or a file that cannot be used; the message is ready to print and gives a remedy. Exit code 2."""
+    """Reports a port or a file that cannot be used; the message is ready to print and gives a remedy. Exit code 2."""

@@ -9,7 +9,7 @@ from monitoring.errors import MonitorError
 
 
 class Exporter:
-    """A running exporter; `port` is the one it listens on."""
+    """Holds a running exporter; it listens on `port`."""
 
     def __init__(self, server: WSGIServer, thread: Thread) -> None:
         self._server, self._thread = server, thread
@@ -23,9 +23,9 @@ class Exporter:
 
 
 def start_exporter(registry: CollectorRegistry, address: str, port: int) -> Exporter:
-    """Serve `registry` at http://address:port/metrics from a daemon thread; port 0 takes a free one.
+    """Serve `registry` at http://address:port/metrics from a daemon thread; port 0 selects a free port.
 
-    Raises MonitorError when the address or port cannot be had.
+    Raises MonitorError: when the address or port is not available.
     """
     try:
         server, thread = start_http_server(port, address, registry)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one step a line, appended as it happens."""
+"""Writes and reads metrics.jsonl: one line per step, appended when the step ends."""
 
 import contextlib
 import json
@@ -15,28 +15,28 @@ Value = float | int | bool | str
 
 
 class History:
-    """The steps of a run in one append-only file of JSON lines; every record has an integer `step`.
+    """Keeps the steps of a run in one append-only file of JSON lines; every record has an integer `step`.
 
-    JSON has no NaN: a number that is not finite is written as null and read back as NaN.
+    JSON has no NaN, so a number that is not finite is written as null and read back as NaN.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, record: Mapping[str, Value]) -> None:
-        """Add a record. The line is in the file when this returns; a power cut may still take it."""
+        """Append a record. The line is in the file when this returns, but a power cut may still lose it."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_encode(record))
 
     def read(self) -> list[dict[str, Any]]:
-        """All records, none if there is no file. A torn last line is left out.
+        """Return all records; none if there is no file. A torn last line is left out.
 
-        Raises MonitorError for damage anywhere else.
+        Raises MonitorError: when any other line is damaged.
         """
         return list(self._records())
 
     def truncate_after(self, step: int) -> None:
-        """Drop the records of later steps, and a torn last line, in one atomic replacement. For a resume."""
+        """Drop the records of later steps and a torn last line, in one atomic replacement. A resume needs this."""
         if not self.path.exists():
             return
         kept = "".join(_encode(record) for record in self._records() if record["step"] <= step)
@@ -60,7 +60,7 @@ class History:
         for number, line in enumerate(lines, start=1):
             record = _decode(line)
             if record is None:
-                # A line whose end is written was written whole, so this is not a crash's doing.
+                # A line with a line end was written completely, so no crash caused this.
                 raise MonitorError(f"{self.path}:{number}: not a step record; remove the line")
             yield record
 

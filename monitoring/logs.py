@@ -1,4 +1,4 @@
-"""Log lines that can be merged over ranks: UTC time, rank, level, logger, message."""
+"""Formats log lines so that those of several ranks can be merged: UTC time, rank, level, logger, message."""
 
 import logging
 import sys
@@ -6,11 +6,11 @@ import time
 
 
 class RankHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Our handler on the root logger; its type is how a second `configure_logging` finds it."""
+    """Marks our handler on the root logger; a second `configure_logging` finds it by its type."""
 
 
 class RankFormatter(logging.Formatter):
-    """2026-01-31T12:00:00.123Z rank 0 INFO vpred_train.trainer: message."""
+    """Formats a line as "2026-01-31T12:00:00.123Z rank 0 INFO vpred_train.trainer: message"."""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
@@ -23,7 +23,7 @@ class RankFormatter(logging.Formatter):
 def configure_logging(rank: int, level: int | str) -> None:
     """Send the root logger's lines of `level` and above, and Python's warnings, to stderr.
 
-    A second call replaces the first; handlers that others have attached stay.
+    A second call replaces the first; handlers attached by others stay.
     """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, RankHandler)]:

@@ -1,7 +1,7 @@
-"""What one rank tells Prometheus. Names and units follow prometheus.io/docs/practices/naming.
+"""Defines the Prometheus metrics of one rank. Names and units follow prometheus.io/docs/practices/naming.
 
-Counters count what this process did: they start at 0 after a restart, which `rate()` expects. What is restored from
-a checkpoint, such as the samples seen, is a gauge: as a counter, a resume would look like a burst of work.
+Counters count what this process did. They start at 0 after a restart, which `rate()` expects. A value restored from a
+checkpoint, such as the samples seen, is a gauge. As a counter, it would make a resume look like a burst of work.
 """
 
 import os
@@ -19,10 +19,10 @@ SAVE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class WorkerMetrics:
-    """One rank's metrics in a registry of their own, so that nothing is shared between ranks or tests."""
+    """Holds one rank's metrics in a separate registry, so that ranks and tests share nothing."""
 
     def __init__(self, rank: int, local_rank: int, hostname: str) -> None:
-        # With PROMETHEUS_MULTIPROC_DIR, left by a web server, the library keeps its numbers in files of that folder.
+        # If a web server left PROMETHEUS_MULTIPROC_DIR set, the library would keep its numbers in files of that folder.
         values.ValueClass = values.MutexValue
         self.registry = CollectorRegistry()
         self._values = (str(rank), str(local_rank), hostname)
@@ -122,8 +122,10 @@ class WorkerMetrics:
         overflow: bool,
         loss_scale: float,
     ) -> None:
-        """Take over one step; a step that is not finite made no update and keeps its NaN visible. `overflow`: the loss
-        scale is to blame, which is no fault of the run."""
+        """Record one step. A step that is not finite made no update, and its NaN stays visible.
+
+        overflow: the loss scale was too large, which is no fault of the run.
+        """
         self._set(self._loss, loss)
         self._set(self._grad_norm, grad_norm)
         self._set(self._learning_rate, learning_rate)
@@ -141,7 +143,7 @@ class WorkerMetrics:
         self._collective_seconds.labels(*self._values).observe(collective_seconds)
 
     def observe_ceiling(self, flops_per_second: float) -> None:
-        """Take over how fast matrix products are here."""
+        """Record the speed of matrix products on this rank."""
         self._set(self._ceiling, flops_per_second)
 
     def observe_checkpoint(
@@ -153,7 +155,7 @@ class WorkerMetrics:
         stall_seconds: float,
         phase_seconds: Mapping[str, float],
     ) -> None:
-        """Take over one committed checkpoint."""
+        """Record one committed checkpoint."""
         self._checkpoint_unix_s = time.time()
         self._set(self._last_checkpoint, self._checkpoint_unix_s)
         self._set(self._size, size_bytes)
@@ -164,24 +166,28 @@ class WorkerMetrics:
             self._phase_seconds.labels(*self._values, phase).set(phase_s)
 
     def count_failed_checkpoint(self) -> None:
-        """A checkpoint could not be saved."""
+        """Count one checkpoint that could not be saved."""
         self._failed.labels(*self._values).inc()
 
     def count_quarantined(self, count: int) -> None:
-        """So many checkpoints were found corrupt and moved aside."""
+        """Count `count` checkpoints that were found corrupt and moved aside."""
         self._quarantined.labels(*self._values).inc(count)
 
     def observe_left_out(self, samples: int) -> None:
-        """So many rows of the data are bad and not trained on."""
+        """Record the number of rows of the data that are left out as bad."""
         self._set(self._left_out, samples)
 
     def observe_validation(self, weights: str, timesteps: str, loss: float, standard_error: float) -> None:
-        """Take over a held-out loss: of `weights` (raw or an average), over a range of timesteps such as 0-499."""
+        """Record a held-out loss.
+
+        weights: raw or the name of a moving average.
+        timesteps: range such as 0-499.
+        """
         self._validation_loss.labels(*self._values, weights, timesteps).set(loss)
         self._validation_error.labels(*self._values, weights, timesteps).set(standard_error)
 
     def _add_readings(self) -> None:
-        """What is read at the moment of a scrape, and the one info series."""
+        """Add the gauges that are read at a scrape, and the info series."""
         process = psutil.Process()
         resident = self._gauge("vpred_process_resident_memory_bytes", "Resident memory of this rank's process.")
         resident.labels(*self._values).set_function(lambda: process.memory_info().rss)
@@ -201,7 +207,10 @@ class WorkerMetrics:
         return Gauge(name, meaning, LABELS, registry=self.registry)
 
     def _counter(self, name: str, meaning: str) -> Counter:
-        """The client appends _total. A counter is there with 0 before it first counts, for `rate()`."""
+        """Make a counter; the client appends _total to its name.
+
+        It exists with value 0 before its first count, because `rate()` needs that.
+        """
         counter = Counter(name, meaning, LABELS, registry=self.registry)
         counter.labels(*self._values)
         return counter
@@ -212,5 +221,5 @@ class WorkerMetrics:
         return histogram
 
     def _set(self, gauge: Gauge, value: float) -> None:
-        # Only now does the series come into being: a gauge that was never set must not be read as 0.
+        # The series is created only now, because a gauge that was never set must not be read as 0.
         gauge.labels(*self._values).set(value)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, no script and no network."""
+"""Renders the report of a run: one HTML file that needs no other file, no script and no network."""
 
 import base64
 import math
@@ -31,7 +31,7 @@ VALIDATION = Curve("Held-out loss", VALIDATION_NOTE, SEEN, "loss (MSE of v)", "l
 
 IMAGE_SIGNATURES: dict[bytes, str] = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
-# The browser is told to load nothing, whatever a caption or a configuration may contain.
+# The browser must load nothing, whatever a caption or a configuration contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -45,12 +45,14 @@ def render_report(
     documents: Sequence[tuple[str, str]],
     validations: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page as HTML.
+    """Render the page as HTML. All text is escaped.
 
-    facts: (name, value) pairs for the summary. history: records of `History.read` with step, samples_seen, loss,
-    learning_rate and step_seconds. images: (caption, PNG or JPEG file) pairs. documents: (name, text) pairs,
-    shown folded. validations: held-out losses with samples_seen and loss. All text is escaped. Raises ValueError for
-    another image format.
+    facts: (name, value) pairs for the summary.
+    history: records of `History.read` with step, samples_seen, loss, learning_rate and step_seconds.
+    images: (caption, PNG or JPEG file) pairs.
+    documents: (name, text) pairs, shown folded.
+    validations: held-out losses with samples_seen and loss.
+    Raises ValueError: when an image has another format.
     """
     body = [
         f"<header><h1>{escape(title)}</h1>{_subtitle(history)}</header>",
@@ -86,7 +88,7 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _fact(name: str, value: str) -> str:
-    """One row; an explanation in brackets at the end of the value is set smaller."""
+    """Render one row; an explanation in brackets at the end of the value is set smaller."""
     figure, bracket, detail = value.partition(" (")
     small = f"<small>{escape(detail[:-1])}</small>" if bracket and detail.endswith(")") else ""
     return f'<tr><th scope="row">{escape(name)}</th><td>{escape(figure if small else value)}{small}</td></tr>'

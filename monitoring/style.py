@@ -1,4 +1,4 @@
-"""The report's style sheet, light and dark. A module, not a file beside it: packaging cannot leave it out."""
+"""Holds the report's style sheet, light and dark. It is a module and not a data file, so packaging cannot omit it."""
 
 STYLE = """\
 :root {

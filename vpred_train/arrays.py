@@ -1,4 +1,4 @@
-"""Array types that every room uses."""
+"""Defines the array types that every package uses."""
 
 from typing import Any
 

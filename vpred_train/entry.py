@@ -1,8 +1,8 @@
-"""The first module of every command and of every process that a run starts. Importing it loads nothing of ours.
+"""Starts every command and every process of a run. Importing this module loads nothing else of ours.
 
-Packages called `data` or `launcher` may lie in the current directory or on PYTHONPATH, so `sys.path` is put in order
-before any of ours is imported; this is the only file that may do so. `python -P -m vpred_train.entry PROGRAM ...`
-starts a part of a run: of our packages only the name of this one is sure to be nobody else's.
+Foreign packages called `data` or `launcher` may lie in the current directory or on PYTHONPATH. This module therefore
+orders `sys.path` before it imports any of ours; no other file may do so. `python -P -m vpred_train.entry PROGRAM ...`
+starts a part of a run. It goes through this package, because only its name is sure to be used by nobody else.
 """
 
 import errno
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-# The modules whose `main` is a part of a run, or of the preflight.
+# The `main` of each of these modules is a part of a run, or of the preflight.
 PROGRAMS = {
     "data.loading.worker",
     "launcher.rank.node",
@@ -24,59 +24,59 @@ PROGRAMS = {
     "launcher.processes.sweep",
 }
 _STREAMS = {1: "standard output", 2: "standard error"}
-BAD_INPUT = 2  # ExitCode.BAD_CONFIG, as nothing of ours is loaded yet
-# Errors of the file system that say something about the machine and nothing about our code.
+BAD_INPUT = 2  # ExitCode.BAD_CONFIG, copied because nothing of ours is loaded yet
+# These file system errors concern the machine and not our code.
 _OF_THE_SYSTEM = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
 }
-# What a shell's `&`, cron or a supervisor may have ignored. SIGHUP stays ignored (nohup), and so do the two that a
-# shim ignores for a trainer that has no handler yet (launcher/rank/run_trainer.py).
+# A shell's `&`, cron or a supervisor may have ignored these. SIGHUP stays ignored (nohup), and so do the two signals
+# that a shim ignores for a trainer that has no handler yet (launcher/rank/run_trainer.py).
 _NOT_INHERITED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
 def launch() -> NoReturn:
-    """vpred-launch"""
+    """Run vpred-launch."""
     _run("launcher.cli")
 
 
 def train() -> NoReturn:
-    """vpred-train, python -m vpred_train, and MindONE's train_text_to_image"""
+    """Run vpred-train, python -m vpred_train, and MindONE's train_text_to_image."""
     _run("vpred_train.commands.train")
 
 
 def sample() -> NoReturn:
-    """vpred-sample"""
+    """Run vpred-sample."""
     _run("vpred_train.commands.sample")
 
 
 def text_to_image() -> NoReturn:
-    """vpred-text-to-image and python -m vpred_train.text_to_image: MindONE's"""
+    """Run vpred-text-to-image and python -m vpred_train.text_to_image, the command line of MindONE."""
     _run("vpred_train.commands.mindone_text_to_image")
 
 
 def weights() -> NoReturn:
-    """vpred-weights"""
+    """Run vpred-weights."""
     _run("vpred_train.commands.weights")
 
 
 def ema() -> NoReturn:
-    """vpred-ema"""
+    """Run vpred-ema."""
     _run("vpred_train.commands.ema")
 
 
 def checkpoints() -> NoReturn:
-    """vpred-ckpt and python -m checkpoints_mgr"""
+    """Run vpred-ckpt and python -m checkpoints_mgr."""
     _run("vpred_train.commands.checkpoint")
 
 
 def images() -> NoReturn:
-    """vpred-data"""
+    """Run vpred-data."""
     _run("vpred_train.commands.data")
 
 
 def main() -> NoReturn:
-    """python -P -m vpred_train.entry PROGRAM ..."""
+    """Run python -P -m vpred_train.entry PROGRAM ...; PROGRAM is one of `PROGRAMS`."""
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in PROGRAMS:
         print(f"vpred_train.entry: found {name!r}; known: {', '.join(sorted(PROGRAMS))}", file=sys.stderr)
@@ -85,7 +85,7 @@ def main() -> NoReturn:
 
 
 def prepare() -> None:
-    """Make this process one that any command can rely on: our packages, open UTF-8 streams, its own signals."""
+    """Prepare the process for any command: our packages first, open UTF-8 streams, default signal handlers."""
     _put_installation_first()
     _open_standard_streams()
     _speak_utf8()
@@ -102,12 +102,15 @@ def _run(module: str) -> NoReturn:
 
 
 def _put_installation_first() -> None:
-    """Standard library, our packages, then the rest; without the current directory that `python -m` puts in front."""
+    """Order `sys.path`: standard library, our packages, then the rest.
+
+    The current directory that `python -m` puts in front is left out.
+    """
     root = str(Path(__file__).resolve().parents[1])
     rest = list(sys.path)
     if not sys.flags.safe_path and rest and rest[0] in ("", _current_directory()):
         del rest[0]
-    library = os.path.dirname(os.__file__)  # noqa: PTH120  compared as text
+    library = os.path.dirname(os.__file__)  # noqa: PTH120  it is compared as text
     own = {library, f"{library}/lib-dynload"}
     sys.path[:] = [*(each for each in rest if each in own), root, *(each for each in rest if each not in own)]
 
@@ -115,13 +118,15 @@ def _put_installation_first() -> None:
 def _current_directory() -> str:
     try:
         return os.getcwd()  # noqa: PTH109  as Python wrote it into sys.path
-    except FileNotFoundError:  # somebody removed it
+    except FileNotFoundError:  # the directory was removed
         return ""
 
 
 def _open_standard_streams() -> None:
-    """Open /dev/null as descriptor 0, 1 or 2 where it is closed: the next file opened would be it, and get what a
-    library prints."""
+    """Open /dev/null as descriptor 0, 1 or 2 where it is closed.
+
+    Otherwise the next file opened would get this number, and the output of libraries would go into it.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -130,17 +135,17 @@ def _open_standard_streams() -> None:
 
 
 def _speak_utf8() -> None:
-    """UTF-8 in and out, whatever the locale.
+    """Use UTF-8 for input and output under every locale.
 
-    Names of files, arguments and prompts are UTF-8 in every file that we read or write, so a GBK or Latin-1 locale must
-    not decode them in another way. Python fixes that encoding when it starts: under such a locale this process starts
-    again in UTF-8 mode, and so does, by the variable, what it starts. Of what no UTF-8 stands for, output shows the
-    bytes as \\udcXX, which JSON and YAML read as the same.
+    File names, arguments and prompts are UTF-8 in every file that we read or write. A GBK or Latin-1 locale must not
+    decode them differently. Python fixes this encoding at its start. Under such a locale this process therefore starts
+    again in UTF-8 mode, and PYTHONUTF8 does the same for its children. Output shows bytes that are not UTF-8 as
+    \\udcXX, which JSON and YAML read back as the same.
     """
     if sys.getfilesystemencoding() != "utf-8":
         from launcher.contract.environment import environment
 
-        # As bytes: Python's copy of the arguments is decoded already.
+        # The arguments are read as bytes, because Python's copy is decoded already.
         words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
         argv = [os.fsencode(sys.executable), b"-X", b"utf8", *words]
         os.execve(sys.executable, argv, environment() | {"PYTHONUTF8": "1"})  # noqa: S606  this program
@@ -149,7 +154,7 @@ def _speak_utf8() -> None:
 
 
 class _Output(io.FileIO):
-    """Standard output or error: an error of writing says which of them it was."""
+    """Writes to standard output or error; a write error names the stream."""
 
     def write(self, data: Any) -> int:
         try:
@@ -160,7 +165,7 @@ class _Output(io.FileIO):
 
 
 def _text(descriptor: int, before: Any) -> TextIO:
-    """UTF-8, written by lines on a terminal and on standard error, and at once under `python -u`."""
+    """Open a UTF-8 text stream: line-buffered on a terminal and on standard error, unbuffered under `python -u`."""
     output = _Output(descriptor, "w", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(output),
@@ -172,7 +177,7 @@ def _text(descriptor: int, before: Any) -> TextIO:
 
 
 def _refuse_other_encodings() -> None:
-    """End with one line where the command line, or the current directory, is no UTF-8: no file of ours can hold it."""
+    """Exit with one line when an argument or the current directory is not UTF-8, since no file of ours can hold it."""
     for place, text in (*enumerate(sys.argv[1:], 1), ("the current directory", _current_directory())):
         try:
             text.encode()
@@ -184,7 +189,7 @@ def _refuse_other_encodings() -> None:
 
 
 def _exit_code(module: str) -> Any:
-    """What the module's `main` returns or exits with, or what follows from output that nobody takes."""
+    """Return the exit code of the module's `main`, or the code for an interrupt or an error of the system or output."""
     try:
         code = _ended(module)
         sys.stdout.flush()
@@ -208,13 +213,15 @@ def _ended(module: str) -> Any:
 
 
 def _without_output(error: OSError) -> int:
-    """The exit code after `error` of a standard stream. What is still unwritten is given up, or Python would fail of it
-    at its end."""
+    """Return the exit code after `error` of a standard stream.
+
+    Unwritten output is discarded, because Python would fail to flush it at exit.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
     if error.filename == _STREAMS[2]:
         os.dup2(null, 2)
     os.dup2(null, 1)
-    if error.errno == errno.EPIPE:  # `| head` has seen enough, which is no fault
+    if error.errno == errno.EPIPE:  # the reader, such as `| head`, is done, which is no fault
         return 128 + signal.SIGPIPE
     print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
     return 1

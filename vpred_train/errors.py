@@ -1,4 +1,4 @@
-"""Which exceptions are the user's mistakes: one line on stderr and exit code 2, never a traceback."""
+"""Defines which exceptions are the user's mistakes: one line on stderr and exit code 2, never a traceback."""
 
 from checkpoints_mgr import CheckpointError, CheckpointFaultError
 from data import DataError
@@ -9,5 +9,5 @@ USER_ERRORS = (ConfigError, DataError, CheckpointError, MonitorError)
 
 
 def is_users(error: BaseException) -> bool:
-    """Whether it is the user's to mend. A save or restore may also have met a bug or a failing machine."""
+    """Return whether the user can fix the error. A failed save or restore may also be a bug or a failing machine."""
     return isinstance(error, USER_ERRORS) and not isinstance(error, CheckpointFaultError)

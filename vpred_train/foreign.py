@@ -1,7 +1,7 @@
-"""What others wrote: files that are regular ones, numbers that are finite, and JSON that is read through a model.
+"""Checks input from other programs: regular files, finite numbers, and JSON that is read through a model.
 
-A model of foreign JSON derives from `Foreign`, which ignores what it does not name. Every fault is one line: where, the
-key, what was found and what to do.
+A model of foreign JSON derives from `Foreign`, which ignores keys that it does not name. Every fault is one line with
+the place, the key, the value found and the remedy.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MOST_TEXT_BYTES = 64 << 20  # the vocabulary and index files of published folder
 
 
 class Foreign(BaseModel):
-    """A part of a document that other programs write. Strict: "96" is no int, 1.5 neither, but 1 is a float."""
+    """Models a part of a document that other programs write. Strict: neither "96" nor 1.5 is an int; 1 is a float."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -30,10 +30,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def require_regular(path: Path) -> None:
-    """Raise ConfigError for a device, a pipe or a socket, which may never end; OSError when there is nothing."""
+    """Check that `path` is a regular file.
+
+    Raises ConfigError: when it is a folder, or a device, pipe or socket, which may never end.
+    Raises OSError: when nothing is there.
+    """
     try:
         mode = path.stat().st_mode
-    except ValueError:  # a NUL in the name
+    except ValueError:  # the name holds a NUL
         raise ConfigError(f"{printable(str(path))}: is no path; give a file") from None
     if not stat.S_ISREG(mode):
         kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
@@ -42,7 +46,10 @@ def require_regular(path: Path) -> None:
 
 
 def read_document(model: type[Model], path: Path, remedy: str) -> Model | None:
-    """The JSON file `path` as `model`; None when there is no such file. Raises ConfigError."""
+    """Read the JSON file `path` as `model`; return None when there is no such file.
+
+    Raises ConfigError: when it cannot be read or does not fit the model.
+    """
     try:
         require_regular(path)
         with path.open("rb") as file:
@@ -57,20 +64,28 @@ def read_document(model: type[Model], path: Path, remedy: str) -> Model | None:
 
 
 def parsed(model: type[Model], text: str | bytes, where: str, remedy: str) -> Model:
-    """The JSON `text`, which stands in `where`, as `model`. Raises ConfigError."""
+    """Parse the JSON `text` as `model`.
+
+    where: the place of the text, for the error message.
+    Raises ConfigError: when it is no JSON or does not fit the model.
+    """
     try:
         found = json.loads(text, object_pairs_hook=_once_each)
     except RecursionError:
         raise ConfigError(f"{where}: is JSON of too many brackets within brackets; {remedy}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: is no JSON ({printable(str(error))}); {remedy}") from None
-    except ValueError as error:  # a key twice, a number of thousands of digits
+    except ValueError as error:  # a key occurs twice, or a number has thousands of digits
         raise ConfigError(f"{where}: {printable(str(error))}; {remedy}") from None
     return validated(model, found, where, remedy)
 
 
 def validated(model: type[Model], value: Any, where: str, remedy: str) -> Model:
-    """The `value` of JSON, which stands in `where`, as `model`. Raises ConfigError naming the first fault."""
+    """Validate the JSON `value` as `model`.
+
+    where: the place of the value, for the error message.
+    Raises ConfigError: when it does not fit; the message names the first fault.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -80,7 +95,10 @@ def validated(model: type[Model], value: Any, where: str, remedy: str) -> Model:
 
 
 def finite_number(text: str) -> float:
-    """An option of the command line as a number. Raises ArgumentTypeError for what is none, and for NaN and inf."""
+    """Parse a command-line option as a number.
+
+    Raises ArgumentTypeError: when it is no number, or NaN or inf.
+    """
     try:
         found = float(text)
     except ValueError:
@@ -91,13 +109,16 @@ def finite_number(text: str) -> float:
 
 
 def printable(text: str) -> str:
-    """On one line that is not too long, whatever the text holds."""
+    """Return the text on one line of limited length, with unprintable characters escaped."""
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which each key must stand once: of two, programs take different ones."""
+    """Make a JSON object. Each key must occur once, because programs disagree about which of two counts.
+
+    Raises ValueError: when a key occurs twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

@@ -1,1 +1,1 @@
-"""The mathematics: schedule, parameterization, objective, samplers. Pure functions that cite their equation."""
+"""Implements the mathematics: schedule, parameterization, objective, samplers. Pure functions cite their equation."""

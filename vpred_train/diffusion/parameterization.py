@@ -1,4 +1,4 @@
-"""What the network predicts, and the record of it that travels with the weights.
+"""Defines what the network predicts, and the record of it that travels with the weights.
 
 z = alpha x + sigma noise and alpha^2 + sigma^2 = 1. The functions take arrays or tensors that broadcast.
 """
@@ -15,42 +15,42 @@ from vpred_train.config.train import TrainConfig
 
 
 def v_target(x: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
-    """v = alpha noise - sigma x (Salimans & Ho 2022, arXiv 2202.00512, appendix D)."""
+    """Return v = alpha noise - sigma x (Salimans & Ho 2022, arXiv 2202.00512, appendix D)."""
     return alpha * noise - sigma * x
 
 
 def x_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
-    """x = alpha z - sigma v (ibid.)."""
+    """Return x = alpha z - sigma v (ibid.)."""
     return alpha * z - sigma * v
 
 
 def noise_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
-    """noise = sigma z + alpha v (ibid.)."""
+    """Return noise = sigma z + alpha v (ibid.)."""
     return sigma * z + alpha * v
 
 
 def x_from_noise(z: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
-    """x = (z - sigma noise) / alpha; undefined at alpha = 0."""
+    """Return x = (z - sigma noise) / alpha, which is undefined at alpha = 0."""
     return (z - sigma * noise) / alpha
 
 
 def noise_from_x(z: Any, x: Any, alpha: Any, sigma: Any) -> Any:
-    """noise = (z - alpha x) / sigma; undefined at sigma = 0."""
+    """Return noise = (z - alpha x) / sigma, which is undefined at sigma = 0."""
     return (z - alpha * x) / sigma
 
 
 def noise_target(_x: Any, noise: Any, _alpha: Any, _sigma: Any) -> Any:
-    """The target of an eps model is the noise (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
+    """Return the noise, the target of an eps model (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
     return noise
 
 
 def x_target(x: Any, _noise: Any, _alpha: Any, _sigma: Any) -> Any:
-    """The target of an x0 model is x."""
+    """Return x, the target of an x0 model."""
     return x
 
 
 def x_unchanged(_z: Any, x: Any, _alpha: Any, _sigma: Any) -> Any:
-    """The prediction of an x0 model is x."""
+    """Return x, the prediction of an x0 model."""
     return x
 
 
@@ -67,11 +67,12 @@ X_FROM_PREDICTION: dict[PredictionType, Callable[[Any, Any, Any, Any], Any]] = {
 
 
 class ParameterizationRecord(Section):
-    """All that a reader of the weights must know to use them; the only place where the prediction type is told.
+    """Records all that a reader of the weights must know to use them; it is the only record of the prediction type.
 
-    `average`: the profile of our moving averages, such as power_0.07; None for raw weights and for those of others.
-    `base_xxh3`: of LoRA's factors, the digest of the weights that they were trained on, where it is known;
-    `base_prediction_type`: what those weights predict, where that is not what they predict with the factors.
+    average: profile of our moving average, such as power_0.07; None for raw weights and weights of others.
+    resolution: side of the training images, pixels.
+    base_xxh3: for LoRA factors, the digest of the weights that they were trained on, if known.
+    base_prediction_type: for LoRA factors, the type that those weights predict, if the factors change it.
     """
 
     format: Literal["vpred-parameterization-1"] = "vpred-parameterization-1"
@@ -86,7 +87,7 @@ class ParameterizationRecord(Section):
 
 
 def record_of(config: TrainConfig, average: str | None, samples_seen: int) -> ParameterizationRecord:
-    """The record of a run's raw weights, or of their moving average of that name."""
+    """Make the record of a run's raw weights, or of their moving average named `average`."""
     base = config.pretrained if config.lora else None
     return ParameterizationRecord(
         weights="raw" if average is None else "ema",

@@ -1,4 +1,4 @@
-"""The discrete noise schedule of Stable Diffusion: tables in float64 on the host, then float32."""
+"""Computes the discrete noise schedule of Stable Diffusion: tables in float64 on the host, then float32."""
 
 import math
 from dataclasses import dataclass
@@ -11,31 +11,34 @@ from vpred_train.config.diffusion import DiffusionConfig
 
 
 class Level(NamedTuple):
-    """The noise level of z = alpha x + sigma noise at one time, alpha^2 + sigma^2 = 1."""
+    """Holds the noise level of z = alpha x + sigma noise at one time; alpha^2 + sigma^2 = 1."""
 
     alpha: float
     sigma: float
 
     @property
     def half_log_snr(self) -> float:
-        """lambda = log(alpha / sigma); -inf at alpha = 0."""
+        """Return lambda = log(alpha / sigma); -inf at alpha = 0."""
         return math.log(self.alpha) - math.log(self.sigma) if self.alpha > 0 else -math.inf
 
     @property
     def noise_to_signal(self) -> float:
-        """sigma / alpha, which is the sigma of Karras et al. 2022 (arXiv 2206.00364); inf at alpha = 0."""
+        """Return sigma / alpha, the sigma of Karras et al. 2022 (arXiv 2206.00364); inf at alpha = 0."""
         return self.sigma / self.alpha if self.alpha > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """z_t = alpha[t] z_0 + sigma[t] noise, t = 0 .. T-1. Arrays of shape (T,), float32."""
+    """Holds the tables of z_t = alpha[t] z_0 + sigma[t] noise for t = 0 .. T-1.
+
+    alpha, sigma: (T,) float32.
+    """
 
     alpha: FloatArray
     sigma: FloatArray
 
     def at(self, t: float) -> Level:
-        """The level at t in [0, T-1]; between two timesteps log(sigma / alpha) is interpolated linearly."""
+        """Return the level at t in [0, T-1]; between two timesteps log(sigma / alpha) is interpolated linearly."""
         below = math.floor(t)
         if below == t:
             return Level(float(self.alpha[below]), float(self.sigma[below]))
@@ -44,12 +47,12 @@ class Schedule:
 
     @property
     def snr(self) -> FloatArray:
-        """Signal-to-noise ratio alpha^2 / sigma^2 (Kingma et al. 2021, eq. 2)."""
+        """Return the signal-to-noise ratio alpha^2 / sigma^2, (T,) float64 (Kingma et al. 2021, eq. 2)."""
         return (self.alpha.astype(np.float64) / self.sigma) ** 2
 
 
 def alphas_cumprod(config: DiffusionConfig) -> FloatArray:
-    """alpha_bar of Ho et al. 2020, eq. 4, float64 (T,); betas are linear in their square root (scaled-linear)."""
+    """Return alpha_bar (T,) float64 (Ho et al. 2020, eq. 4); betas are linear in their square root (scaled-linear)."""
     roots = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=np.float64)
     cumulative = np.cumprod(1 - roots**2)
     return rescale_zero_terminal_snr(cumulative) if config.zero_terminal_snr else cumulative
@@ -62,6 +65,6 @@ def rescale_zero_terminal_snr(cumulative: FloatArray) -> FloatArray:
 
 
 def make_schedule(config: DiffusionConfig) -> Schedule:
-    """The schedule that trainer and sampler share. 1 - alpha_bar is taken in float64, never in lower precision."""
+    """Make the schedule that trainer and sampler share. 1 - alpha_bar is computed only in float64."""
     cumulative = alphas_cumprod(config)
     return Schedule(np.sqrt(cumulative).astype(np.float32), np.sqrt(1 - cumulative).astype(np.float32))

@@ -1,4 +1,4 @@
-"""How timesteps are distributed: as a cumulative table, by which a uniform number in [0, 1) becomes a timestep."""
+"""Defines the distribution of timesteps by a cumulative table that maps a uniform number in [0, 1) to a timestep."""
 
 import math
 from statistics import NormalDist
@@ -11,7 +11,7 @@ from vpred_train.config.objective import ObjectiveConfig
 
 
 def timestep_cdf(config: ObjectiveConfig, timesteps: int) -> FloatArray:
-    """P(t < k) for k = 0 .. T, float64 (T + 1,).
+    """Return P(t < k) for k = 0 .. T, (T + 1,) float64.
 
     logit_normal: t = floor(T sigmoid(n)), n normal (Esser et al. 2024, arXiv 2403.03206, section 3.1).
     """
@@ -23,5 +23,8 @@ def timestep_cdf(config: ObjectiveConfig, timesteps: int) -> FloatArray:
 
 
 def timesteps_at(uniform: FloatArray, cdf: FloatArray) -> NDArray[np.int64]:
-    """The timesteps t with cdf[t] <= uniform < cdf[t + 1]; both ends of the table are safe from rounding."""
+    """Return the timesteps t with cdf[t] <= uniform < cdf[t + 1].
+
+    Rounding at both ends of the table does no harm, because the search leaves them out.
+    """
     return np.searchsorted(cdf[1:-1], uniform, side="right").astype(np.int64)

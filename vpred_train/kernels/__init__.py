@@ -1,1 +1,1 @@
-"""Optional compiled operations for CPU."""
+"""Provides optional compiled operations for CPU."""

@@ -1,4 +1,4 @@
-"""The compiled operations as a file: built once on this machine, loaded where the accelerator uses them."""
+"""Builds the library of compiled operations once on this machine, and loads it where the accelerator uses it."""
 
 import ctypes
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 BUILD_COMMAND = "python -m vpred_train.kernels.library"
 SOURCE = Path(__file__).with_name("operations.cpp")
 COMPILERS = ("g++", "c++", "clang++")
-# Sums may be taken in another order, so that they vectorise; infinities and NaN keep their meaning.
+# Sums may be reordered, so that they vectorise. Infinities and NaN keep their meaning.
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-Wall", "-Wextra"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
@@ -23,18 +23,21 @@ _updates = True
 
 
 class BuildError(Exception):
-    """The operations cannot be compiled here; says why."""
+    """Reports why the operations cannot be compiled here."""
 
 
 def library_path() -> Path:
-    """Where the library of this source, this MindSpore and this processor is, or would be."""
+    """Return the path of the library for this source, this MindSpore and this processor; it may not exist yet."""
     digest = hashlib.sha256(SOURCE.read_bytes())
     digest.update(repr((FLAGS, _onednn().stat().st_size, _processor())).encode())
     return Path(sys.prefix) / "lib" / "vpred" / f"operations-{digest.hexdigest()[:16]}.so"
 
 
 def build() -> Path:
-    """Compile the operations unless that is done already; returns the library's path. Raises BuildError."""
+    """Compile the operations unless the library exists; return its path.
+
+    Raises BuildError: when the compiler, the oneDNN headers or MindSpore is missing, or the compiler fails.
+    """
     path = library_path()
     if path.exists():
         return path
@@ -71,7 +74,10 @@ def build() -> Path:
 
 
 def load(threads: int) -> bool:
-    """Use the library from now on, on `threads` threads, if it has been built here."""
+    """Use the library from now on with `threads` threads, if it has been built here; return whether it is in use.
+
+    Raises RuntimeError: when the threads cannot be started.
+    """
     global _loaded
     path = library_path()
     if path.exists():
@@ -82,23 +88,23 @@ def load(threads: int) -> bool:
 
 
 def loaded() -> Path | None:
-    """The library in use; None when the networks use MindSpore's own operations."""
+    """Return the library in use; None when the networks use MindSpore's own operations."""
     return _loaded
 
 
 def use_for_updates(yes: bool) -> None:
-    """Whether the optimiser and the averages use it too."""
+    """Set whether the optimiser and the moving averages use the library too."""
     global _updates
     _updates = yes
 
 
 def for_updates() -> Path | None:
-    """The library by which the optimiser and the averages go; None when they go by numpy."""
+    """Return the library that the optimiser and the moving averages use; None when they use numpy."""
     return _loaded if _updates else None
 
 
 def _onednn() -> Path:
-    # Not imported: MindSpore reads the environment when it is, and a build has none for it.
+    # MindSpore is not imported: it reads the environment at import, and a build does not set that up.
     spec = importlib.util.find_spec("mindspore")
     if spec is None or spec.origin is None:
         raise BuildError("MindSpore is not installed")
@@ -106,7 +112,7 @@ def _onednn() -> Path:
 
 
 def _processor() -> str:
-    """The processor's instruction sets, as far as the system tells them."""
+    """Return the processor's instruction sets, as far as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -115,7 +121,7 @@ def _processor() -> str:
 
 
 def main() -> int:
-    """Build, and say what came of it; 1 when the networks will use MindSpore's own operations."""
+    """Build and report the outcome; return 1 when the networks will use MindSpore's own operations."""
     try:
         print(f"compiled operations: {build()}")
     except BuildError as error:

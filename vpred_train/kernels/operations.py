@@ -1,4 +1,4 @@
-"""The compiled operations as MindSpore sees them: shapes, and each one's gradient. All tensors are float32."""
+"""Declares the compiled operations to MindSpore: their shapes and gradients. All tensors are float32."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,12 @@ Shape = list[int]
 def operation(
     name: str, out_shape: Callable[..., Any], outputs: int, bprop: Callable[..., Any] | None = None, **settings: Any
 ) -> Any:
-    """The function `vpred_{name}` of the library. `out_shape` takes the inputs' shapes and depends on nothing else but
-    `settings`: MindSpore takes operations of one name and equal settings for one and the same."""
+    """Wrap the function `vpred_{name}` of the library.
+
+    out_shape: takes the inputs' shapes and may depend only on them and `settings`, because MindSpore treats operations
+    with the same name and settings as identical.
+    outputs: number of results.
+    """
 
     def out_dtype(*dtypes: Any) -> Any:
         return mstype.float32 if outputs == 1 else (mstype.float32,) * outputs
@@ -27,8 +31,10 @@ def operation(
 
 
 def convolution(kernel: int, stride: int, at_end: bool) -> Any:
-    """x (B, C, H, W), weight, bias -> (B, out, H / stride, W / stride). Padding is kernel // 2 on all sides, or with
-    `at_end` only below and on the right."""
+    """Return the convolution: x (B, C, H, W), weight, bias -> (B, out, H / stride, W / stride).
+
+    at_end: pad kernel // 2 only below and on the right, not on all sides.
+    """
     name = "convolution_at_end" if at_end else "convolution"
     padding = kernel // 2 * (1 if at_end else 2)
 
@@ -52,7 +58,7 @@ def convolution(kernel: int, stride: int, at_end: bool) -> Any:
 
 
 def linear(biased: bool) -> Any:
-    """x (..., in), weight (out, in), and if `biased` bias (out,) -> x weight^T + bias, (..., out)."""
+    """Return the linear map: x (..., in), weight (out, in), if `biased` bias (out,) -> x weight^T + bias (..., out)."""
 
     def y_shape(x: Shape, weight: Shape, *bias: Shape) -> Shape:
         return [*x[:-1], weight[0]]
@@ -82,7 +88,10 @@ def linear(biased: bool) -> Any:
 
 
 def group_norm(groups: int, silu: bool) -> Any:
-    """x (B, C, H, W), weight (C,), bias (C,), eps (1,) -> y, mean (B, groups), 1 / deviation (B, groups)."""
+    """Return group normalisation, with SiLU if `silu`.
+
+    x (B, C, H, W), weight (C,), bias (C,), eps (1,) -> y, mean (B, groups), 1 / standard deviation (B, groups).
+    """
     name = "group_norm_silu" if silu else "group_norm"
 
     def shapes(x: Shape, weight: Shape, bias: Shape, eps: Shape) -> tuple[Shape, ...]:
@@ -101,7 +110,10 @@ def group_norm(groups: int, silu: bool) -> Any:
 
 
 def layer_norm() -> Any:
-    """x (..., C), weight (C,), bias (C,), eps (1,) -> y, mean (...), 1 / deviation (...)."""
+    """Return layer normalisation.
+
+    x (..., C), weight (C,), bias (C,), eps (1,) -> y, mean (...), 1 / standard deviation (...).
+    """
 
     def shapes(x: Shape, weight: Shape, bias: Shape, eps: Shape) -> tuple[Shape, ...]:
         return x, x[:-1], x[:-1]
@@ -119,7 +131,7 @@ def layer_norm() -> Any:
 
 
 def geglu() -> Any:
-    """x (..., 2 C), values and gates -> values * gelu(gates), (..., C)."""
+    """Return GEGLU: x (..., 2 C), values and gates -> values * gelu(gates) (..., C)."""
 
     def y_shape(x: Shape) -> Shape:
         return [*x[:-1], x[-1] // 2]
@@ -136,7 +148,7 @@ def geglu() -> Any:
 
 
 def doubled() -> Any:
-    """(B, C, H, W) -> (B, C, 2 H, 2 W), each pixel four times."""
+    """Return the operation that repeats each pixel four times: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
 
     def y_shape(x: Shape) -> Shape:
         return [*x[:2], 2 * x[2], 2 * x[3]]
@@ -153,7 +165,7 @@ def doubled() -> Any:
 
 
 def attention(heads: int) -> Any:
-    """q (B, N, heads d), k and v (B, M, heads d) -> y like q, and log-sums of the exponentials (B, heads, N)."""
+    """Return attention: q (B, N, heads d), k and v (B, M, heads d) -> y like q, and log-sum-exps (B, heads, N)."""
 
     def shapes(q: Shape, k: Shape, v: Shape) -> tuple[Shape, ...]:
         return q, [q[0], heads, q[1]]

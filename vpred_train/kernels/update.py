@@ -1,4 +1,7 @@
-"""The trainer's compiled operations: on contiguous float32 arrays of one length, in place, where `loaded()`."""
+"""Calls the trainer's compiled operations, where `loaded()`.
+
+They update contiguous float32 arrays of one length in place.
+"""
 
 import ctypes
 import functools
@@ -23,15 +26,18 @@ def adamw_(
     keep: float,
     scale: float,
 ) -> None:
-    """m and v take in scale * gradient; weights <- keep * weights - step_size * m / (sqrt(v) * root_correction +
-    epsilon)."""
+    """Make one AdamW step in place.
+
+    m and v take in scale * gradient.
+    weights <- keep * weights - step_size * m / (sqrt(v) * root_correction + epsilon).
+    """
     numbers = (beta1, beta2, step_size, root_correction, epsilon, keep, scale)
     function = _function("vpred_adamw", (*[_ARRAY] * 4, _LENGTH, *[_NUMBER] * len(numbers)))
     function(*(array.ctypes.data for array in (weights, gradient, m, v)), weights.size, *numbers)
 
 
 def average_(average: FloatArray, values: FloatArray, share: float) -> None:
-    """average <- average + share * (values - average)."""
+    """Update in place: average <- average + share * (values - average)."""
     function = _function("vpred_average", (_ARRAY, _ARRAY, _LENGTH, _NUMBER))
     function(average.ctypes.data, values.ctypes.data, average.size, share)
 

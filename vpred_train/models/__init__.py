@@ -1,1 +1,1 @@
-"""Networks with the structure and parameter names of Stable Diffusion 2.x."""
+"""Builds networks with the structure and parameter names of Stable Diffusion 2.x."""

@@ -1,4 +1,4 @@
-"""Attention and the spatial transformer of Stable Diffusion 2.x."""
+"""Implements attention and the spatial transformer of Stable Diffusion 2.x."""
 
 import math
 
@@ -11,10 +11,12 @@ from vpred_train.models.layers import GELU, GroupNorm, LayerNorm, Linear
 
 
 class Attention(nn.Cell):
-    """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1); the softmax is taken in float32.
+    """Computes softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1), with the softmax in float32.
 
-    q (B, N, heads * head_channels), k and v (B, M, heads * head_channels) -> like q. `mask` (N, M) is added to the
-    logits (0 or -inf). Without a mask at most `max_logits` of them exist at a time: more queries are taken in turn.
+    q: (B, N, heads * head_channels), the shape of the result too.
+    k, v: (B, M, heads * head_channels).
+    mask: (N, M), 0 or -inf, added to the logits.
+    max_logits: the most logits that exist at a time without a mask; further queries are processed in turn.
     """
 
     def __init__(self, heads: int, head_channels: int, max_logits: int = 1 << 26) -> None:
@@ -30,7 +32,7 @@ class Attention(nn.Cell):
         self.wait = ops.Depend()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        # The query is scaled first: SD2's raw logits exceed the range of float16.
+        # The query is scaled first, because SD2's raw logits exceed the range of float16.
         logits = self.logits(q * self.scale, k).astype(mstype.float32)
         if mask is not None:
             logits = logits + mask
@@ -47,7 +49,7 @@ class Attention(nn.Cell):
         return y.transpose(0, 2, 1, 3).reshape(q.shape)
 
     def in_turn(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, heads, tokens, head_channels) in and out."""
+        """Attend in parts of the queries. Inputs and result are (B, heads, tokens, head_channels)."""
         batch, heads, tokens, _ = q.shape
         queries = max(1, self.max_logits // (batch * heads * k.shape[2]))
         if mask is not None or tokens <= queries:
@@ -55,14 +57,14 @@ class Attention(nn.Cell):
         parts = ()
         done = q
         for part in ops.split(q, queries, 2):
-            # Each part waits for the one before: the graph's executor would start them all at once.
+            # Each part waits for the one before, because the graph's executor would start all of them at once.
             done = self.attend(self.wait(part, done), k, v, None)
             parts += (done,)  # type: ignore[assignment]
         return ops.concat(parts, 2)
 
 
 class CrossAttention(nn.Cell):
-    """Multi-head attention of x (B, N, C) to context (B, M, D); self-attention where context is x."""
+    """Computes multi-head attention of x (B, N, C) to context (B, M, D); with x as context it is self-attention."""
 
     def __init__(
         self, rng: np.random.Generator, channels: int, context_channels: int, heads: int, head_channels: int
@@ -80,7 +82,7 @@ class CrossAttention(nn.Cell):
 
 
 class GEGLU(nn.Cell):
-    """Gated linear unit with GELU (Shazeer 2020, arXiv 2002.05202)."""
+    """Implements the gated linear unit with GELU (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, rng: np.random.Generator, channels: int, inner: int) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class GEGLU(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """GEGLU with an inner width of four times the channels."""
+    """Applies GEGLU with an inner width of four times the channels, then a linear layer."""
 
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
@@ -111,7 +113,7 @@ class FeedForward(nn.Cell):
 
 
 class TransformerBlock(nn.Cell):
-    """Self-attention, attention to the text, feed-forward; each with pre-norm and a residual."""
+    """Applies self-attention, cross-attention to the text and feed-forward, each with pre-norm and a residual."""
 
     def __init__(
         self, rng: np.random.Generator, channels: int, context_channels: int, heads: int, head_channels: int
@@ -132,7 +134,7 @@ class TransformerBlock(nn.Cell):
 
 
 class SpatialTransformer(nn.Cell):
-    """A transformer block over the pixels of (B, C, H, W), with linear projections as in SD2."""
+    """Applies a transformer block over the pixels of (B, C, H, W), with linear projections as in SD2."""
 
     def __init__(
         self, rng: np.random.Generator, channels: int, context_channels: int, head_channels: int, groups: int

@@ -1,6 +1,6 @@
-"""The autoencoder of Stable Diffusion (Rombach et al. 2022, arXiv 2112.10752, section 3.1), with its KL-regularised
-latents (Kingma & Welling 2014, arXiv 1312.6114).
+"""Implements the autoencoder of Stable Diffusion (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
 
+Its latents are KL-regularised (Kingma & Welling 2014, arXiv 1312.6114).
 Module names are those of Stability's checkpoints below `first_stage_model.`.
 """
 
@@ -13,12 +13,12 @@ from vpred_train.config.model import VaeConfig
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Doubled, GroupNorm
 
-EPS = 1e-6  # of every GroupNorm here
+EPS = 1e-6  # every GroupNorm here uses it
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class ResBlock(nn.Cell):
-    """Two convolutions and a residual: (B, channels, H, W) -> (B, out_channels, H, W)."""
+    """Applies two convolutions and a residual: (B, channels, H, W) -> (B, out_channels, H, W)."""
 
     def __init__(self, rng: np.random.Generator, channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ResBlock(nn.Cell):
 
 
 class PixelAttention(nn.Cell):
-    """Self-attention of the pixels of (B, C, H, W), one head of C channels, and a residual."""
+    """Computes self-attention over the pixels of (B, C, H, W) with one head of C channels, and adds a residual."""
 
     def __init__(self, rng: np.random.Generator, channels: int, groups: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class PixelAttention(nn.Cell):
 
 
 class Middle(nn.Cell):
-    """The deepest layers, of the encoder as of the decoder: the only ones with attention."""
+    """Forms the deepest layers of encoder and decoder, the only ones with attention."""
 
     def __init__(self, rng: np.random.Generator, channels: int, groups: int) -> None:
         super().__init__()
@@ -72,13 +72,13 @@ class Middle(nn.Cell):
 def res_blocks(
     count: int, rng: np.random.Generator, channels: int, out_channels: int, groups: int
 ) -> nn.SequentialCell:
-    """`count` ResBlocks in sequence, of which the first changes the width."""
+    """Return `count` ResBlocks in sequence; the first changes the width."""
     widths = [channels] + [out_channels] * (count - 1)
     return nn.SequentialCell(*[ResBlock(rng, width, out_channels, groups) for width in widths])
 
 
 class Downsample(nn.Cell):
-    """Halve height and width by a convolution of stride 2 that is padded below and on the right only."""
+    """Halves height and width by a convolution of stride 2 that is padded only below and on the right."""
 
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Downsample(nn.Cell):
 
 
 class Upsample(nn.Cell):
-    """Double height and width by repetition, then convolve."""
+    """Doubles height and width by repetition, then convolves."""
 
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Upsample(nn.Cell):
 
 
 class EncoderLevel(nn.Cell):
-    """One resolution on the way down; ends at half of it, except at the deepest."""
+    """Forms one resolution on the way down; it ends by halving the resolution, except at the deepest level."""
 
     def __init__(self, block: nn.SequentialCell, downsample: nn.Cell) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class EncoderLevel(nn.Cell):
 
 
 class DecoderLevel(nn.Cell):
-    """One resolution on the way up; ends at twice of it, except at the last."""
+    """Forms one resolution on the way up; it ends by doubling the resolution, except at the last level."""
 
     def __init__(self, block: nn.SequentialCell, upsample: nn.Cell) -> None:
         super().__init__()
@@ -125,7 +125,10 @@ class DecoderLevel(nn.Cell):
 
 
 class Encoder(nn.Cell):
-    """Images (B, 3, H, W) -> (B, 2 * latent_channels, H / 8, W / 8) at four levels. `down.0` is the finest."""
+    """Encodes images (B, 3, H, W) to (B, 2 * latent_channels, H / 8, W / 8) at four levels.
+
+    `down.0` is the finest level.
+    """
 
     def __init__(self, config: VaeConfig, rng: np.random.Generator) -> None:
         super().__init__()
@@ -152,7 +155,10 @@ class Encoder(nn.Cell):
 
 
 class Decoder(nn.Cell):
-    """(B, latent_channels, H, W) -> images (B, 3, 8 H, 8 W) at four levels. `up.0` is the finest, and the last."""
+    """Decodes (B, latent_channels, H, W) to images (B, 3, 8 H, 8 W) at four levels.
+
+    `up.0` is the finest level, and the last.
+    """
 
     def __init__(self, config: VaeConfig, rng: np.random.Generator) -> None:
         super().__init__()
@@ -179,10 +185,10 @@ class Decoder(nn.Cell):
 
 
 class AutoencoderKL(nn.Cell):
-    """Images in [-1, 1] to the moments of a diagonal Gaussian over latents, and latents to images; float32
-    in and out, and `compute_dtype` between.
+    """Encodes images in [-1, 1] to the moments of a diagonal Gaussian over latents, and decodes latents to images.
 
-    The latents here are those of the network itself, not yet multiplied by `config.scale`: `models.latents` does that.
+    Inputs and outputs are float32; the layers between compute in `compute_dtype`.
+    The latents are those of the network, not yet multiplied by `config.scale`: `models.latents` does that.
     """
 
     def __init__(self, config: VaeConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32") -> None:
@@ -195,14 +201,17 @@ class AutoencoderKL(nn.Cell):
         self.post_quant_conv = Conv2d(rng, latent, latent, 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> moments (B, 2 * latent_channels, H / f, W / f), f = `config.downsampling`."""
+        """Encode (B, 3, H, W) to moments (B, 2 * latent_channels, H / f, W / f) float32, f = `config.downsampling`."""
         return self.quant_conv(self.encoder(images.astype(self.dtype))).astype(mstype.float32)
 
     def posterior(self, moments: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments -> mean and logarithm of the variance, clipped to [-30, 20], each (B, latent_channels, h, w)."""
+        """Split moments into mean and log-variance, each (B, latent_channels, h, w).
+
+        The log-variance is clipped to [-30, 20].
+        """
         mean, log_variance = ops.chunk(moments, 2, 1)
         return mean, ops.clip_by_value(log_variance, *LOG_VARIANCE_RANGE)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, latent_channels, h, w) -> images (B, 3, f h, f w), not clipped."""
+        """Decode (B, latent_channels, h, w) to images (B, 3, f h, f w) float32, not clipped."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(mstype.float32)

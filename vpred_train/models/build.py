@@ -1,4 +1,4 @@
-"""Training from published weights: taking them over, and making sure that they are what the recipe says."""
+"""Builds a run's networks, loads the weights that the recipe names, and chooses the schedule that probes them."""
 
 import logging
 from collections.abc import Sequence
@@ -15,8 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 def build_networks(config: TrainConfig) -> Networks:
-    """The networks with the weights that training starts from, computing in the dtype of a resolved `precision`. Raises
-    ConfigError for weights that do not fit or are not finite."""
+    """Build the networks with the weights that training starts from; they compute in the dtype of `precision`.
+
+    config: `precision` must be resolved.
+    Raises ConfigError: when the weights do not fit or are not finite.
+    """
     networks = networks_of(config, config.networks_in_training)
     if config.lora is not None:
         add_lora(networks, config.lora, config.model, config.trainable, config.seed)
@@ -26,7 +29,7 @@ def build_networks(config: TrainConfig) -> Networks:
 
 
 def networks_of(config: TrainConfig, parts: Sequence[Network]) -> Networks:
-    """Those networks, with pretrained weights where the recipe tells them."""
+    """Build the networks named in `parts`, with pretrained weights where the recipe names them."""
     networks = Networks(config.model, config.seed, config.precision.dtype, parts)
     if config.pretrained is not None:
         set_weights(networks, open_pretrained(config), config.pretrained.networks)
@@ -34,13 +37,13 @@ def networks_of(config: TrainConfig, parts: Sequence[Network]) -> Networks:
 
 
 def complete(config: TrainConfig, networks: Networks) -> None:
-    """Add the networks that a run from a cache trains without and makes images with."""
+    """Add the networks that a run from a cache does not train with, but needs to make images."""
     absent = [part for part in config.model.networks if getattr(networks, part) is None]
     for part, network in networks_of(config, absent).name_cells().items():
         setattr(networks, part, network)
 
 
 def probed_schedule(config: TrainConfig) -> DiffusionConfig:
-    """The schedule on which the weights are probed: eps weights were not trained to zero terminal SNR."""
+    """Return the schedule for the probe of the weights; eps weights were not trained with zero terminal SNR."""
     was = None if config.pretrained is None else config.pretrained.prediction_type_was
     return config.diffusion.model_copy(update={"zero_terminal_snr": False}) if was == "eps" else config.diffusion

@@ -1,4 +1,4 @@
-"""Images to what the UNet sees of them and back, on the host (numpy in, numpy out).
+"""Converts images to the latents that the UNet sees, and back, on the host (numpy in, numpy out).
 
 Images are (B, 3, H, W) float32 in [-1, 1]; latents are float32.
 """
@@ -16,7 +16,7 @@ from vpred_train.models.autoencoder_kl import AutoencoderKL
 
 
 class Latents(Protocol):
-    """What trainer and sampler need: the latents of images, and the images of latents."""
+    """Declares what trainer and sampler need: the latents of images, and the images of latents."""
 
     def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray: ...
 
@@ -24,28 +24,30 @@ class Latents(Protocol):
 
 
 def make_latents(config: ModelConfig, autoencoder: AutoencoderKL | None) -> Latents:
-    """The latents of a model: those of its autoencoder, or without one folded pixels."""
+    """Return the latents of a model: those of its autoencoder, or folded pixels when it has none."""
     if config.vae is None or autoencoder is None:
         return SpaceToDepth(config.space_to_depth)
     return LatentSpace(autoencoder, config.vae)
 
 
 class SpaceToDepth:
-    """Each f x f patch of pixels becomes the channels of one latent pixel, (B, 3 f^2, H/f, W/f): nothing to learn,
-    nothing lost. Factor 1 is the identity."""
+    """Folds each f x f patch of pixels into the channels of one latent pixel: (B, 3 f^2, H / f, W / f).
+
+    It has no weights and loses nothing. Factor 1 is the identity.
+    """
 
     def __init__(self, factor: int) -> None:
         self.factor = factor
 
     def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray:
-        """Images to latents; there is nothing to draw, so the generators are left alone."""
+        """Convert images to latents. The generators stay unused, because nothing is drawn."""
         batch, channels, height, width = images.shape
         f = self.factor
         patches = images.reshape(batch, channels, height // f, f, width // f, f).transpose(0, 1, 3, 5, 2, 4)
         return np.ascontiguousarray(patches.reshape(batch, channels * f * f, height // f, width // f))
 
     def decode(self, latents: FloatArray) -> FloatArray:
-        """Latents to images."""
+        """Convert latents to images."""
         batch, channels, height, width = latents.shape
         f = self.factor
         patches = latents.reshape(batch, channels // (f * f), f, f, height, width).transpose(0, 1, 4, 2, 5, 3)
@@ -53,7 +55,7 @@ class SpaceToDepth:
 
 
 class _Posterior(nn.Cell):
-    """The encoder's half as a graph of its own."""
+    """Runs the encoder half as a separate graph."""
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class _Posterior(nn.Cell):
 
 
 class _Decoded(nn.Cell):
-    """The decoder's half as a graph of its own."""
+    """Runs the decoder half as a separate graph."""
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
         super().__init__()
@@ -75,10 +77,11 @@ class _Decoded(nn.Cell):
 
 
 class LatentSpace:
-    """What the UNet sees of images: latents of about unit variance, `config.scale` times the autoencoder's.
+    """Converts images to latents of about unit variance, `config.scale` times the autoencoder's, and back.
 
-    Latents of more than `tile` pixels on a side are decoded in overlapping tiles, see `decode_tiles`. Each new shape is
-    compiled once.
+    Latents of more than `tile` pixels on a side are decoded in overlapping tiles (see `decode_tiles`). Each new shape
+    is compiled once.
+    tile, overlap: in latent pixels.
     """
 
     def __init__(self, autoencoder: AutoencoderKL, config: VaeConfig, tile: int = 96, overlap: int = 16) -> None:
@@ -87,8 +90,11 @@ class LatentSpace:
         self.decode_graph = _Decoded(autoencoder)
 
     def posterior(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Images (B, 3, H, W) float32 in [-1, 1] -> mean and log-variance of the autoencoder's latents, each
-        (B, latent_channels, H / f, W / f). Raises ValueError unless f = `config.downsampling` divides H and W."""
+        """Return mean and log-variance of the autoencoder's latents, each (B, latent_channels, H / f, W / f) float32.
+
+        images: (B, 3, H, W) float32 in [-1, 1].
+        Raises ValueError: when f = `config.downsampling` does not divide H and W.
+        """
         factor, (height, width) = self.config.downsampling, images.shape[2:]
         if height % factor or width % factor:
             raise ValueError(f"images of {height} x {width} pixels: the sides must be multiples of {factor}")
@@ -96,12 +102,17 @@ class LatentSpace:
         return mean.asnumpy(), log_variance.asnumpy()
 
     def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray:
-        """Latents (B, latent_channels, H / f, W / f): a draw from each image's posterior by its own generator, or
-        without generators the mode."""
+        """Return latents (B, latent_channels, H / f, W / f) float32.
+
+        generators: one for each image, to draw from its posterior; without generators the mode is returned.
+        """
         return drawn_latents(*self.posterior(images), generators, self.config)
 
     def decode(self, latents: FloatArray) -> FloatArray:
-        """(B, latent_channels, h, w) float32 -> images (B, 3, f h, f w), not clipped; one at a time, to save memory."""
+        """Decode (B, latent_channels, h, w) float32 to images (B, 3, f h, f w) float32, not clipped.
+
+        Images are decoded one at a time, to save memory.
+        """
         z = latents / np.float32(self.config.scale)
         images = [
             decode_tiles(self._decode, z[index : index + 1], self.config.downsampling, self.tile, self.overlap)
@@ -116,8 +127,10 @@ class LatentSpace:
 def drawn_latents(
     mean: FloatArray, log_variance: FloatArray, generators: Sequence[np.random.Generator], config: VaeConfig
 ) -> FloatArray:
-    """What the UNet sees of posteriors (B, C, h, w): a draw from each by its own generator, or without generators the
-    mode."""
+    """Return the latents that the UNet sees, from posteriors (B, C, h, w).
+
+    generators: one for each posterior, to draw from it; without generators the mode is returned.
+    """
     z = mean
     if generators:
         noise = np.stack([generator.standard_normal(z.shape[1:], np.float32) for generator in generators])
@@ -128,11 +141,13 @@ def drawn_latents(
 def decode_tiles(
     decode: Callable[[FloatArray], FloatArray], z: FloatArray, factor: int, tile: int, overlap: int
 ) -> FloatArray:
-    """`decode` (B, C, h, w) -> (B, 3, factor h, factor w), applied to tiles of at most `tile` latent pixels on a side.
+    """Apply `decode` to tiles of at most `tile` latent pixels on a side, and blend the tiles into full images.
 
     Neighbours overlap by at least `overlap` latent pixels, over which one fades linearly into the next. Without a
-    neighbour nothing fades: what fits one tile comes out as `decode` alone gives it. Norms and attention see one tile
-    only, so that tiles may differ a little in tone. Raises ValueError for an overlap that leaves tiles no room.
+    neighbour nothing fades: the result for a single tile is that of `decode` alone. Norms and attention see only one
+    tile, so tiles may differ a little in tone.
+    decode: (B, C, h, w) -> (B, 3, factor h, factor w).
+    Raises ValueError: when the overlap is below 1 or above half of the tile.
     """
     if not 1 <= overlap <= tile // 2:
         raise ValueError(f"overlap {overlap} is not between 1 and half of tile {tile}")
@@ -148,9 +163,11 @@ def decode_tiles(
 
 
 def tile_weights(side: int, tile: int, overlap: int, factor: int) -> list[tuple[int, FloatArray]]:
-    """Along one axis: the first latent pixel of each tile, and the weight of each of its image pixels, float32.
+    """Return, along one axis, the first latent pixel of each tile and the weights of its image pixels, float32.
 
-    Tiles are equally long (one shape to compile) and evenly spread. At each image pixel the weights add up to one.
+    Tiles have equal lengths (one shape to compile) and are evenly spread. At each image pixel the weights sum to one.
+    side, tile, overlap: in latent pixels.
+    factor: image pixels for each latent pixel.
     """
     length = min(tile, side)
     count = max(1, math.ceil((side - overlap) / (tile - overlap)))
@@ -158,7 +175,7 @@ def tile_weights(side: int, tile: int, overlap: int, factor: int) -> list[tuple[
     pixels = np.arange(factor * side) + 0.5
     tiles: list[tuple[int, FloatArray]] = []
     uncovered = np.ones(factor * side)
-    for start in reversed(starts):  # each tile lies over those before it and fades in where it begins
+    for start in reversed(starts):  # each tile covers those before it and fades in at its start
         rise = np.clip((pixels - factor * start) / (factor * overlap), 0, 1) if start else np.ones(factor * side)
         weights = (rise * uncovered)[factor * start : factor * (start + length)]
         tiles.append((start, weights.astype(np.float32)))

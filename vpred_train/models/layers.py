@@ -1,7 +1,7 @@
-"""Layers with PyTorch's parameter names and shapes, so that published weights need no renaming here.
+"""Defines layers with PyTorch's parameter names and shapes, so that published weights need no renaming here.
 
-A layer computes in the dtype of its input, float32 or half precision. Its weights are float32 and are cast where they
-are used; norms, softmax and GELU are taken in float32. The compiled operations are float32 only.
+A layer computes in the dtype of its input, float32 or half precision. Its weights are float32 and are cast at use.
+Norms, softmax and GELU are computed in float32. The compiled operations exist only for float32.
 """
 
 import math
@@ -17,28 +17,29 @@ COMPUTE_DTYPES = {"float32": mstype.float32, "float16": mstype.float16, "bfloat1
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Tensor:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float32: PyTorch's default for linear layers and convolutions."""
+    """Draw from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float32: PyTorch's default for linear layers and convolutions."""
     bound = 1 / math.sqrt(fan_in)
     return Tensor(rng.uniform(-bound, bound, shape).astype(np.float32))
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> FloatArray:
-    """(rows, columns), float32, with orthonormal columns, or orthonormal rows where those are fewer."""
+    """Draw (rows, columns) float32 with orthonormal columns, or with orthonormal rows when there are fewer rows."""
     q, _ = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     return (q if rows >= columns else q.T).astype(np.float32)
 
 
 def at_centre(matrix: FloatArray, kernel: int) -> FloatArray:
-    """The kernel (out, in, k, k) that applies `matrix` (out, in) to each position by itself."""
+    """Return the kernel (out, in, k, k) float32 that applies `matrix` (out, in) to each position separately."""
     weight = np.zeros((*matrix.shape, kernel, kernel), np.float32)
     weight[:, :, kernel // 2, kernel // 2] = matrix
     return weight
 
 
 class LowRank(nn.Cell):
-    """y = scale * x down^T up^T (Hu et al. 2021, arXiv 2106.09685, eq. 3) of (n, in). down (rank, in), up (out, rank).
+    """Computes y = scale * x down^T up^T (Hu et al. 2021, arXiv 2106.09685, eq. 3) for x (n, in).
 
-    `up` begins as 0, so that a fresh one changes nothing.
+    down: (rank, in) float32.
+    up: (out, rank) float32; it starts as 0, so that fresh factors change nothing.
     """
 
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int], rank: int, scale: float) -> None:
@@ -55,7 +56,12 @@ class LowRank(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """y = x W^T + b over the last axis. weight (out, in), bias (out,). `lora`, when set, adds its low-rank product."""
+    """Computes y = x W^T + b over the last axis.
+
+    weight: (out, in) float32.
+    bias: (out,) float32.
+    lora: when set, adds its low-rank product.
+    """
 
     def __init__(
         self,
@@ -85,7 +91,7 @@ class Linear(nn.Cell):
         return y.reshape((*shape[:-1], -1))
 
     def mapped(self, x: Tensor) -> Tensor:
-        """(n, in) -> (n, out)."""
+        """Apply weight and bias: (n, in) -> (n, out)."""
         if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias) if self.has_bias else self.operation(x, self.weight)
         y = self.product(x, self.weight.astype(x.dtype))
@@ -93,10 +99,12 @@ class Linear(nn.Cell):
 
 
 class Conv2d(nn.Cell):
-    """2-D convolution of (B, C, H, W) with zero padding kernel // 2. weight (out, in, k, k), bias (out,).
+    """Computes the 2-D convolution of (B, C, H, W) with zero padding kernel // 2.
 
-    `matrix` (out, in) starts the weight as that map of each position by itself. With `pad_end` the padding is only
-    below and on the right, as where Stable Diffusion's autoencoder halves an image.
+    weight: (out, in, k, k) float32.
+    bias: (out,) float32.
+    matrix: (out, in), initialises the weight to apply this map to each position separately.
+    pad_end: pad only below and on the right, as Stable Diffusion's autoencoder does where it halves an image.
     """
 
     def __init__(
@@ -121,7 +129,7 @@ class Conv2d(nn.Cell):
         if self.use_compiled:
             self.operation = operations.convolution(kernel, stride, pad_end)
         before, after = (0 if pad_end else kernel // 2), kernel // 2
-        self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes an element
+        self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes per element
         self.convolve = ops.Conv2D(
             out_channels, kernel, pad_mode="pad", pad=(before, after, before, after), stride=stride
         )
@@ -133,7 +141,7 @@ class Conv2d(nn.Cell):
 
 
 class Doubled(nn.Cell):
-    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel four times (nearest-neighbour interpolation)."""
+    """Repeats each pixel four times: (B, C, H, W) -> (B, C, 2H, 2W) (nearest-neighbour interpolation)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,15 +159,16 @@ class Doubled(nn.Cell):
 
 @ops.constexpr
 def constant(size: int, value: float) -> Tensor:
-    """(size,) float32, all `value`."""
+    """Return a tensor (size,) float32 filled with `value`."""
     return Tensor(np.full(size, value, np.float32))
 
 
 class GroupNorm(nn.Cell):
-    """Group normalisation of (B, C, H, W) in float32 (Wu & He 2018, arXiv 1803.08494), with `silu` followed by SiLU.
+    """Applies group normalisation to (B, C, H, W) in float32 (Wu & He 2018, arXiv 1803.08494).
 
-    MindSpore's kernel for CPU runs at 1 GB/s. There batch normalisation does the same three times faster: once with
-    each group as a channel, then with fixed mean 0 and variance 1 for weight and bias.
+    MindSpore's CPU kernel runs at 1 GB/s. On CPU, batch normalisation does the same three times faster: once with each
+    group as a channel, then with fixed mean 0 and variance 1 to apply weight and bias.
+    silu: whether SiLU follows.
     """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5, silu: bool = False) -> None:
@@ -196,7 +205,7 @@ class GroupNorm(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
-    """Layer normalisation over the last axis in float32 (Ba et al. 2016, arXiv 1607.06450)."""
+    """Applies layer normalisation over the last axis in float32 (Ba et al. 2016, arXiv 1607.06450)."""
 
     def __init__(self, features: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -216,7 +225,10 @@ class LayerNorm(nn.Cell):
 
 
 class GELU(nn.Cell):
-    """Exact GELU, x * Phi(x) (Hendrycks & Gimpel 2016, arXiv 1606.08415), in float32: 1 + erf cancels."""
+    """Computes exact GELU, x * Phi(x) (Hendrycks & Gimpel 2016, arXiv 1606.08415).
+
+    It is computed in float32, because 1 + erf cancels.
+    """
 
     def construct(self, x: Tensor) -> Tensor:
         x_32 = x.astype(mstype.float32)

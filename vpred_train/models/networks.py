@@ -1,4 +1,4 @@
-"""The networks of one model, built from a configuration, and their parameters as one flat float32 space."""
+"""Builds the networks of one model from a configuration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from vpred_train.models.unet import UNet
 
 
 class Networks(nn.Cell):
-    """UNet, text encoder and, where the model has one, autoencoder, with fresh weights; of them those in `parts`.
+    """Holds the model's networks named in `parts`, with fresh weights; a model on pixels has no `vae`.
 
-    Parameter names start with `unet.`, `text_encoder.` and `vae.`, and go on with Stability's. Parameters are float32;
-    the networks compute in `compute_dtype` and take and give float32.
+    Parameter names start with `unet.`, `text_encoder.` or `vae.` and continue with Stability's names.
+    Parameters, inputs and outputs are float32; the networks compute in `compute_dtype`.
     """
 
     def __init__(
@@ -36,13 +36,19 @@ class Networks(nn.Cell):
         self.vae: Any = AutoencoderKL(config.vae, rng, compute_dtype) if config.vae and "vae" in parts else None
 
     def recompute_blocks(self) -> None:
-        """Keep only the inputs of the UNet's blocks for the backward pass and compute the rest again (Chen et al. 2016,
-        arXiv 1604.06174): a fraction of the memory for about a third more time."""
+        """Keep only the inputs of the UNet's blocks for the backward pass and compute the rest again.
+
+        This needs a fraction of the memory and about a third more time (Chen et al. 2016, arXiv 1604.06174).
+        """
         for block in (*self.unet.input_blocks, self.unet.middle_block, *self.unet.output_blocks):
             block.recompute()
 
     def construct(self, z_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """(B, C, H, W), (B,), text -> the prediction (B, C, H, W). Text is token numbers (B, context_length), or the
-        text encoder's features of them (B, context_length, width)."""
+        """Return the prediction (B, C, H, W).
+
+        z_t: (B, C, H, W).
+        timesteps: (B,).
+        text: token numbers (B, context_length), or their features from the text encoder (B, context_length, width).
+        """
         features = text if text.ndim == 3 else self.text_encoder(text)
         return self.unet(z_t, timesteps, features)

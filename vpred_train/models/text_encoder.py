@@ -1,4 +1,4 @@
-"""The text tower of OpenCLIP (Radford et al. 2021, arXiv 2103.00020), with the names of Stability's checkpoints."""
+"""Implements OpenCLIP's text tower (Radford et al. 2021, arXiv 2103.00020) under Stability's names."""
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -11,9 +11,11 @@ from vpred_train.models.layers import COMPUTE_DTYPES, GELU, LayerNorm, Linear, L
 
 
 class SelfAttention(nn.Cell):
-    """Causal self-attention with one packed projection: in_proj_weight (3 width, width), in_proj_bias (3 width,).
+    """Computes causal self-attention with one packed projection.
 
-    `in_proj_lora`, when set, adds its low-rank product to the projection.
+    in_proj_weight: (3 width, width) float32.
+    in_proj_bias: (3 width,) float32.
+    in_proj_lora: when set, adds its low-rank product to the projection.
     """
 
     def __init__(self, rng: np.random.Generator, width: int, heads: int) -> None:
@@ -36,7 +38,7 @@ class SelfAttention(nn.Cell):
 
 
 class MLP(nn.Cell):
-    """Two linear layers with exact GELU between them, inner width 4 x."""
+    """Applies two linear layers with exact GELU between them; the inner width is 4 x `width`."""
 
     def __init__(self, rng: np.random.Generator, width: int) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class MLP(nn.Cell):
 
 
 class ResidualAttentionBlock(nn.Cell):
-    """Pre-norm transformer block."""
+    """Applies attention and MLP, each with pre-norm and a residual."""
 
     def __init__(self, rng: np.random.Generator, width: int, heads: int) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class ResidualAttentionBlock(nn.Cell):
 
 
 class Transformer(nn.Cell):
-    """A stack of residual attention blocks."""
+    """Applies a stack of residual attention blocks."""
 
     def __init__(self, rng: np.random.Generator, config: TextEncoderConfig) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class Transformer(nn.Cell):
 
 
 class Embedding(nn.Cell):
-    """Rows of a table by number. weight (rows, width)."""
+    """Looks up rows of a table by number; weight is (rows, width) float32."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -91,15 +93,17 @@ class Embedding(nn.Cell):
 
 
 class TextEncoder(nn.Cell):
-    """Token numbers (B, context_length) int32 -> features (B, context_length, width) after `ln_final`, float32; the
-    blocks compute in `compute_dtype`."""
+    """Maps token numbers (B, context_length) int32 to features (B, context_length, width) float32 after `ln_final`.
+
+    The blocks compute in `compute_dtype`.
+    """
 
     def __init__(
         self, config: TextEncoderConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32"
     ) -> None:
         super().__init__()
         width, length = config.width, config.context_length
-        # Wider than CLIP's 0.02: a text encoder that starts here must tell words apart from the first step.
+        # Wider than CLIP's 0.02: a fresh text encoder must distinguish words from the first step.
         table = rng.normal(0, 0.5, (config.vocabulary_size, width)).astype(np.float32)
         self.token_embedding = Embedding(Tensor(table))
         positions = rng.normal(0, 0.1, (length, width)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion 2.x (Rombach et al. 2022, arXiv 2112.10752), configurable in width and depth.
+"""Implements the UNet of Stable Diffusion 2.x (Rombach et al. 2022, arXiv 2112.10752) in any width and depth.
 
 Module names are those of Stability's checkpoints below `model.diffusion_model.`.
 """
@@ -18,7 +18,7 @@ Size = tuple[int, ...]
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
-    """Sinusoidal embedding (Vaswani et al. 2017, section 3.5), cosines first: (B,) -> (B, channels), float32."""
+    """Embed timesteps (B,) as sinusoids (B, channels) float32, cosines first (Vaswani et al. 2017, section 3.5)."""
     half = channels // 2
     frequencies = np.exp(-math.log(10000) * np.arange(half) / half).astype(np.float32)
     angles = timesteps.reshape(-1, 1) * Tensor(frequencies).reshape(1, -1)
@@ -26,7 +26,7 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
 
 
 class ResBlock(nn.Cell):
-    """Two convolutions with the time embedding added between them, and a residual."""
+    """Applies two convolutions with the time embedding added between them, and a residual."""
 
     def __init__(self, rng: np.random.Generator, channels: int, out_channels: int, config: UNetConfig) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ResBlock(nn.Cell):
             Conv2d(rng, out_channels, out_channels, 3),
         )
         self.shift = ops.BiasAdd()
-        # After a concatenation: begin with the sum of its two parts, so that a fresh network lets both through.
+        # After a concatenation, start with the sum of its two parts, so that a fresh network passes both on.
         identity = np.eye(out_channels, channels) + np.eye(out_channels, channels, channels - out_channels)
         matrix = identity / math.sqrt(2) if channels > out_channels else None
         self.skip_connection = (
@@ -58,7 +58,7 @@ class ResBlock(nn.Cell):
 
 
 class Downsample(nn.Cell):
-    """Halve height and width by a convolution of stride 2."""
+    """Halves height and width by a convolution of stride 2."""
 
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Downsample(nn.Cell):
 
 
 class Upsample(nn.Cell):
-    """Double height and width by repetition, up to `size`, then convolve."""
+    """Doubles height and width by repetition, crops to `size`, then convolves."""
 
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class Upsample(nn.Cell):
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         x = self.double(x)
-        if x.shape[2:] != size:  # an odd side was halved upwards
+        if x.shape[2:] != size:  # halving rounded an odd side up
             x = x[:, :, : size[0], : size[1]]
         return self.conv(x)
 
 
 class InputConvolution(Conv2d):
-    """The first block; takes the arguments that every block does."""
+    """Forms the first block; it takes the arguments of every block."""
 
     def construct(  # type: ignore[override]
         self, x: Tensor, embedding: Tensor, context: Tensor, size: Size
@@ -93,7 +93,10 @@ class InputConvolution(Conv2d):
 
 
 class Block(nn.SequentialCell):
-    """Layers in sequence, each called with (x, embedding, context, size); size is that of the output."""
+    """Calls layers in sequence with (x, embedding, context, size).
+
+    size: height and width of the output.
+    """
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         for layer in self.cell_list:
@@ -102,11 +105,13 @@ class Block(nn.SequentialCell):
 
 
 class UNet(nn.Cell):
-    """z_t (B, C, H, W), timesteps (B,) float32, context (B, tokens, context_channels) -> prediction (B, C, H, W).
+    """Predicts (B, C, H, W) float32 from z_t (B, C, H, W) float32; the layers between compute in `compute_dtype`.
 
-    Input and output are float32, all between is in `compute_dtype`. A fresh network lets z_t through: its first kernel
-    is delta-orthogonal (Xiao et al. 2018, arXiv 1806.05393), its last one the transpose of that. At low noise v is the
-    noise in z_t, which a random start finds only slowly.
+    timesteps: (B,) float32.
+    context: (B, tokens, context_channels) float32.
+
+    A fresh network passes z_t through: its first kernel is delta-orthogonal (Xiao et al. 2018, arXiv 1806.05393), and
+    its last kernel is the transpose of it. At low noise v is the noise in z_t, which a random start finds only slowly.
     """
 
     def __init__(self, config: UNetConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32") -> None:

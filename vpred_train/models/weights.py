@@ -1,4 +1,4 @@
-"""Weights into networks and out of them, under Stability's names."""
+"""Copies weights into networks and out of them, under Stability's names."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,14 +11,14 @@ from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, stability_name
 
 
 def set_weights(networks: Networks, tensors: Mapping[str, Float32], parts: Sequence[str] = tuple(COMPONENTS)) -> None:
-    """Fill the networks named in `parts`; the tensors are asked for one at a time, so that few are in memory twice."""
+    """Fill the networks named in `parts`; the tensors are fetched one at a time, so that few are in memory twice."""
     for name, parameter in networks.parameters_and_names():
         if name.startswith(tuple(f"{part}." for part in parts)):
             parameter.set_data(Tensor.from_numpy(tensors[stability_name(name)]))
 
 
 def get_weights(networks: Networks) -> LazyTensors:
-    """All tensors of the networks, copied one at a time when asked for."""
+    """Return all tensors of the networks; each is copied when it is fetched."""
     return LazyTensors(
         {stability_name(name): partial(parameter.asnumpy) for name, parameter in networks.parameters_and_names()}
     )

@@ -1,1 +1,1 @@
-"""Captions to tokens. No MindSpore."""
+"""Converts captions to tokens. Uses no MindSpore."""

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair encoding, with open_clip's cleaning and padding (what SD2's text encoder was trained with)."""
+"""Implements CLIP's byte-pair encoding with open_clip's cleaning and padding, as SD2's text encoder was trained."""
 
 import gzip
 import html
@@ -16,13 +16,13 @@ PATTERN = regex.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
 )
-MOST_WORDS, MOST_LETTERS = 1 << 16, 64  # how many words are remembered, and the longest of them: some 30 MB
+MOST_WORDS, MOST_LETTERS = 1 << 16, 64  # limits of the word cache: words, and letters of a word; about 30 MB
 MERGES = 49152 - 256 - 2  # the published file holds more lines than the published vocabulary uses
 
 
 @cache
 def byte_symbols() -> dict[int, str]:
-    """One printable character for each byte: GPT-2's reversible map (Radford et al. 2019, section 2.2)."""
+    """Map each byte to one printable character: GPT-2's reversible map (Radford et al. 2019, section 2.2)."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -35,7 +35,7 @@ def byte_symbols() -> dict[int, str]:
 
 
 class Tokenizer:
-    """Captions to token numbers. Safe to share between threads: it changes only which words it remembers."""
+    """Converts captions to token numbers. Threads can share it: only its word cache changes."""
 
     def __init__(self, context_length: int, padding: Literal["zero", "end"] = "zero") -> None:
         packed = resources.files("vpred_train.text").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
@@ -54,13 +54,13 @@ class Tokenizer:
         self.words: dict[str, list[int]] = dict(self.special)
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of `text` without start, end or padding."""
+        """Return the token numbers of `text` without start, end or padding."""
         cleaned = html.unescape(html.unescape(ftfy.fix_text(text)))
         cleaned = " ".join(cleaned.split()).strip().lower()
         return [number for word in PATTERN.findall(cleaned) for number in self.encode_word(word)]
 
     def cut_off(self, text: str) -> str:
-        """The end of `text` that does not fit, as the encoder would have seen it; empty when all fits."""
+        """Return the end of `text` that does not fit, as the encoder would have seen it; empty when all fits."""
         symbols = {number: token for token, number in self.numbers.items()}
         cut = "".join(symbols[number] for number in self.encode(text)[self.context_length - 2 :])
         bytes_of = {symbol: byte for byte, symbol in byte_symbols().items()}
@@ -68,8 +68,8 @@ class Tokenizer:
         return " ".join(bytes(bytes_of[symbol] for symbol in word).decode("utf-8", "replace") for word in words).strip()
 
     def encode_word(self, word: str) -> list[int]:
-        """Byte-pair merging of one word, lowest rank first (Sennrich et al. 2016, arXiv 1508.07909)."""
-        words = self.words  # another thread may put an empty one in its place
+        """Merge the byte pairs of one word, lowest rank first (Sennrich et al. 2016, arXiv 1508.07909)."""
+        words = self.words  # another thread may replace it by an empty one
         if word in words:
             return words[word]
         pieces = [byte_symbols()[byte] for byte in word.encode("utf-8")]
@@ -88,7 +88,7 @@ class Tokenizer:
         return numbers
 
     def __call__(self, captions: tuple[str, ...] | list[str]) -> NDArray[np.int32]:
-        """(len(captions), context_length) int32: start, tokens, end, padding; truncation keeps the end token."""
+        """Return (len(captions), context_length) int32: start, tokens, end, padding. Truncation keeps the end token."""
         batch = np.full((len(captions), self.context_length), self.padding, np.int32)
         for row, caption in zip(batch, captions, strict=True):
             tokens = [self.start, *self.encode(caption)[: self.context_length - 2], self.end]

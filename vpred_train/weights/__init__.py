@@ -1,1 +1,4 @@
-"""Stable Diffusion 2 weights in the layouts of MindONE, Stability and diffusers. No MindSpore, no torch, no pickle."""
+"""Reads and writes Stable Diffusion 2 weights in the layouts of MindONE, Stability and diffusers.
+
+It uses no MindSpore, no torch and no pickle.
+"""

@@ -1,6 +1,7 @@
-"""What weights without a record of ours tell: by empty tensors as marks, or in the JSON of a diffusers folder.
+"""Reads what weights without our record declare: by marker tensors, or in the JSON of a diffusers folder.
 
-Marks: ComfyUI and SimpleTuner put tensors `v_pred` and `ztsnr` beside the weights; ldm keeps `scale_factor`, a number.
+Markers: ComfyUI and SimpleTuner put empty tensors `v_pred` and `ztsnr` beside the weights; ldm keeps the number
+`scale_factor`.
 Keys of the JSON: UNet2DConditionModel, AutoencoderKL and DDIMScheduler of diffusers, CLIPTextConfig of transformers.
 """
 
@@ -24,7 +25,7 @@ from vpred_train.weights.layouts.weight_source import Source
 V_PRED, ZTSNR, SCALE_FACTOR = "v_pred", "ztsnr", "scale_factor"
 AGAIN = "correct it or download the folder again"
 NOT_SD2 = "these are not SD 2.x weights"
-# Keys that change what the network computes and no tensor's shape: at these values SD2 is meant.
+# These keys change what the network computes but not the shape of any tensor. SD2 has these values.
 NEUTRAL_UNET = {
     "center_input_sample": False, "downsample_padding": 1, "mid_block_scale_factor": 1, "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default", "timestep_post_act": None,
@@ -32,12 +33,18 @@ NEUTRAL_UNET = {
 NEUTRAL_VAE = {"shift_factor": None, "latents_mean": None, "latents_std": None}
 FREE = {"_class_name", "_diffusers_version", "sample_size", "scaling_factor", "use_linear_projection", "architectures",
         "bos_token_id", "eos_token_id", "pad_token_id", "model_type", "torch_dtype"}  # fmt: skip
-SAME_BETAS = 1e-4  # largest relative difference: published lists are rounded to float32
+SAME_BETAS = 1e-4  # largest relative difference; published lists are rounded to float32
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """`diffusion`: the keys of a DiffusionConfig that are told, by `teller`; `resolution` in pixels."""
+    """Holds what a source declares about itself.
+
+    model: the expected model, with the declared scale of the latents.
+    diffusion: the declared keys of a DiffusionConfig.
+    resolution: side of the training images, pixels.
+    teller: name of the markers or of the file that declare `diffusion`.
+    """
 
     model: ModelConfig
     diffusion: dict[str, Any]
@@ -49,26 +56,32 @@ Document = TypeVar("Document", bound=Foreign)
 
 
 class Network(Foreign):
-    """A config.json: what is compared with SD2's is taken as it stands."""
+    """Reads a config.json. Keys that are compared with SD2's keep their raw values."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Any]
 
 
 class Unet(Network):
-    """The latent's side, or its height and width."""
+    """Reads unet/config.json.
+
+    sample_size: side of the latent, or its height and width, latent pixels.
+    """
 
     sample_size: Annotated[int, Field(gt=0)] | Annotated[list[int], Field(min_length=1, max_length=2)] | None = None
 
 
 class Vae(Network):
-    """What its latents are multiplied by."""
+    """Reads vae/config.json.
+
+    scaling_factor: the factor by which latents are multiplied.
+    """
 
     scaling_factor: Annotated[float, Field(gt=0)] | None = None
 
 
 class Scheduler(Foreign):
-    """The schedule that the weights were trained on."""
+    """Reads the scheduler's JSON: the schedule that the weights were trained on."""
 
     class_name: str | None = Field(None, alias="_class_name")
     prediction_type: str | None = None
@@ -81,7 +94,10 @@ class Scheduler(Foreign):
 
 
 def declaration_of(source: Source, model: ModelConfig) -> Declaration:
-    """What `source` says about itself, taken to be `model`. Raises ConfigError where that is no SD2."""
+    """Return what `source` declares about itself, assuming that it holds `model`.
+
+    Raises ConfigError: when the declaration is not SD2.
+    """
     if source.layout == "diffusers" and source.path.is_dir():
         return _of_folder(source.path, model)
     told: dict[str, Any] = {"prediction_type": "v"} if V_PRED in source.tensors else {}
@@ -108,18 +124,18 @@ def _of_folder(folder: Path, model: ModelConfig) -> Declaration:
 
 
 def _read(model: type[Document], path: Path) -> Document:
-    """The document; an empty one where there is no such file."""
+    """Return the document, or an empty one when the file does not exist."""
     return read_document(model, path, AGAIN) or model.model_validate({})
 
 
 def _require(path: Path, found: Network, expected: dict[str, Any]) -> None:
-    """Raise ConfigError for a key that is not as in the model; those that are absent are taken to be."""
+    """Raise ConfigError for a key that differs from the model's. An absent key counts as equal."""
     for key, value in expected.items():
         own = (found.__pydantic_extra__ or {}).get(key)
         if key in FREE or own is None or own == value:
             continue
         if isinstance(value, list) and own == value[0] and len(set(value)) == 1:
-            continue  # one number for all levels
+            continue  # one number applies to all levels
         raise ConfigError(
             f"{path}: {key}: found {printable(shown(own))} (the model has {shown(value)}); {NOT_SD2}, or set model to "
             "what they are"
@@ -127,7 +143,7 @@ def _require(path: Path, found: Network, expected: dict[str, Any]) -> None:
 
 
 def _diffusion(path: Path, found: Scheduler) -> dict[str, Any]:
-    """The keys of a DiffusionConfig; none without a prediction type."""
+    """Return the declared keys of a DiffusionConfig; none without a prediction type."""
     types: dict[str, PredictionType] = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
     if "FlowMatch" in (found.class_name or ""):
         raise ConfigError(f"{path}: _class_name: found {found.class_name!r} (flow matching); {NOT_SD2}")
@@ -156,7 +172,10 @@ def _diffusion(path: Path, found: Scheduler) -> dict[str, Any]:
 
 
 def _are_rescaled(path: Path, diffusion: DiffusionConfig, betas: list[float]) -> bool:
-    """Whether `betas` are those of the schedule with zero terminal SNR. Raises ConfigError when of neither."""
+    """Return whether `betas` belong to the schedule with zero terminal SNR.
+
+    Raises ConfigError: when they belong neither to that schedule nor to the plain one.
+    """
     for rescaled in (False, True):
         plain = diffusion.model_copy(update={"zero_terminal_snr": rescaled})
         cumulative = np.concatenate(([1.0], alphas_cumprod(plain)))
@@ -171,11 +190,11 @@ def _are_rescaled(path: Path, diffusion: DiffusionConfig, betas: list[float]) ->
 
 
 def _scaled(model: ModelConfig, scale: float, where: str) -> ModelConfig:
-    """The model with that scale of its latents."""
+    """Return the model with `scale` as the scale of its latents."""
     if model.vae is None:
         return model
     if scale <= 0:
         raise ConfigError(f"{where}: found {scale} (the latents' scale must be above 0); copy the file again")
     if np.isclose(scale, model.vae.scale, rtol=1e-6):
-        return model  # rounded to float32
+        return model  # the difference is the rounding to float32
     return model.model_copy(update={"vae": model.vae.model_copy(update={"scale": scale})})

@@ -1,4 +1,4 @@
-"""The reports of `vpred-weights inspect`, on weights and on LoRA."""
+"""Makes the reports of `vpred-weights inspect` on full weights and on LoRA weights."""
 
 import math
 from collections import Counter
@@ -17,13 +17,16 @@ Report = dict[str, Any]
 
 
 def inspection(source: Source, values: bool = True) -> Report:
-    """The report on `source`; `fault` is empty when its tensors fit the model and, if `values` are read, are finite.
+    """Return the report on `source`.
 
-    `record` is the source's own; `declares` is what is made of its marks, or of a diffusers folder's scheduler.
+    values: whether the tensors are read and checked for NaN and inf.
+    `fault` in the report is empty when the tensors fit the model and, if read, are finite.
+    `record` is the record that the source holds.
+    `declares` is the record made from its markers, or from the scheduler of a diffusers folder.
     """
     fault, networks, declared = "", {}, None
     try:
-        whole = [weights_of(source, which) for which in _sets(source)]  # proves that these are the shapes and types
+        whole = [weights_of(source, which) for which in _sets(source)]  # checks the shapes and the types
         shapes = stability_shapes(source.model)
         for network, prefix in COMPONENTS.items():
             sizes = [math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix)]
@@ -51,7 +54,7 @@ def inspection(source: Source, values: bool = True) -> Report:
 
 
 def lora_inspection(source: LoraSource) -> Report:
-    """The report on LoRA; `fault` is empty when the factors fit the model and are finite."""
+    """Return the report on LoRA weights; `fault` is empty when the factors fit the model and are finite."""
     fault, factors = "", {}
     try:
         factors = read_factors(source)
@@ -74,7 +77,7 @@ def lora_inspection(source: LoraSource) -> Report:
 
 
 def lines_of(report: Report) -> list[str]:
-    """`inspection`'s report for people."""
+    """Format the report of `inspection` as lines of text."""
     lines = [
         f"{report['path']}: {report['layout']} layout in {report['container']}, {' and '.join(report['sets'])} weights"
     ]
@@ -88,7 +91,7 @@ def lines_of(report: Report) -> list[str]:
 
 
 def lora_lines_of(report: Report) -> list[str]:
-    """`lora_inspection`'s report for people."""
+    """Format the report of `lora_inspection` as lines of text."""
     return [
         f"{report['path']}: LoRA, {report['layout']} layout in {report['container']}",
         *(f"   {network}: {count} matrices adapted" for network, count in report["matrices"].items()),

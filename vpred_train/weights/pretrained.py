@@ -1,4 +1,4 @@
-"""The pretrained weights of a recipe: pinned by digest, read when asked for."""
+"""Pins the pretrained weights of a recipe by digest and reads them lazily."""
 
 from launcher.contract.config import ConfigError
 from vpred_train.config.train import TrainConfig
@@ -10,7 +10,10 @@ from vpred_train.weights.layouts.weight_source import weights_digest
 
 
 def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
-    """With the digest of the file, so that a run goes on with no other. Raises ConfigError."""
+    """Return `pretrained` with the digest of its file, so that a run continues with no other file.
+
+    Raises ConfigError: when the file cannot be read or has another digest than `pretrained.xxh3`.
+    """
     try:
         found = weights_digest(pretrained.path)
     except OSError as error:
@@ -23,9 +26,9 @@ def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
 
 
 def open_pretrained(config: TrainConfig) -> LazyTensors:
-    """The pretrained tensors under Stability's names, read when asked for; none without `pretrained`.
+    """Return the pretrained tensors under Stability's names, read lazily; none without `pretrained`.
 
-    Raises ConfigError when they do not fit the model.
+    Raises ConfigError: when they do not fit the model.
     """
     if config.pretrained is None:
         return LazyTensors({})

@@ -1,4 +1,4 @@
-"""The parameterization of weights, from the one who tells it: the file, its scheduler, or the command line."""
+"""Finds what a network predicts: from the file's record or markers, the diffusers scheduler, or the command line."""
 
 import argparse
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ from vpred_train.weights.lora.files import LoraSource
 
 @dataclass(frozen=True)
 class Told:
-    """What the command line tells; `resolution` is the side of the training images in pixels."""
+    """Holds what the command line declares.
+
+    resolution: side of the training images, pixels.
+    """
 
     prediction_type: PredictionType
     zero_terminal_snr: bool
@@ -25,7 +28,7 @@ class Told:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `told_by` reads."""
+    """Add the options that `told_by` reads."""
     group = parser.add_argument_group("for weights that do not tell it")
     group.add_argument("--prediction-type", choices=sorted(PREDICTION_TYPES), help="what the network predicts")
     group.add_argument("--zero-terminal-snr", action="store_true", help="trained on the rescaled schedule")
@@ -33,7 +36,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def told_by(arguments: argparse.Namespace) -> Told | None:
-    """What `add_options`' options tell, if anything. Raises ConfigError."""
+    """Return what the options of `add_options` declare; None when they declare nothing.
+
+    Raises ConfigError: when the options contradict each other or the resolution is below 1.
+    """
     if arguments.prediction_type is None:
         if arguments.zero_terminal_snr:
             raise ConfigError("--zero-terminal-snr: goes with --prediction-type; give both or none")
@@ -46,10 +52,11 @@ def told_by(arguments: argparse.Namespace) -> Told | None:
 def record_for(
     source: Source, which: Which, told: Told | None, model: ModelConfig | None = None
 ) -> ParameterizationRecord | None:
-    """The source's own record; else what its marks or its scheduler tell; else what the user tells; None when nobody
-    does. Without a record of its own the source is taken to hold `model` (default: SD2).
+    """Return the source's record, or one made from its markers or scheduler, or from the command line, in this order.
 
-    Raises ConfigError when the user tells something else than the source, or the source two things.
+    The result is None when none of them declares the prediction type.
+    model: the model that a source without a record holds; default SD2.
+    Raises ConfigError: when the command line contradicts the source, or the source contradicts itself.
     """
     kind = settled(source, which, source.model)
     record = source.record
@@ -73,7 +80,7 @@ def record_for(
 
 
 def _require_agreement(source: Source, record: ParameterizationRecord, found: Declaration) -> None:
-    """Raise ConfigError when a mark, or a document that was edited, says something else than the record."""
+    """Raise ConfigError when a marker or an edited document contradicts the record."""
     for key, value in found.diffusion.items():
         if value != (own := getattr(record.diffusion, key)):
             raise ConfigError(
@@ -99,9 +106,9 @@ def _require_same(source: Source, own_type: PredictionType, own_snr: bool, told:
 def record_with(
     source: Source, which: Which, told: Told | None, lora: LoraSource | None
 ) -> ParameterizationRecord | None:
-    """The record of the source's weights with LoRA's added: LoRA's own where it has one, else the source's.
+    """Return the record of the source's weights merged with `lora`: LoRA's record if it has one, else the source's.
 
-    Raises ConfigError when LoRA was trained on weights that predict something else.
+    Raises ConfigError: when LoRA was trained on weights that predict something else.
     """
     own_model = lora.record.model if lora is not None and lora.record is not None else None
     record = record_for(source, which, told, own_model)
@@ -113,14 +120,14 @@ def record_with(
             f"{lora.path}: was trained on weights that predict {own}, but {source.path} predicts "
             f"{record.diffusion.prediction_type}; give the weights that it was trained on"
         )
-    alone = {"base_xxh3": None, "base_prediction_type": None}  # of weights that stand so
+    alone = {"base_xxh3": None, "base_prediction_type": None}  # merged weights need no base
     return lora.record.model_copy(update=alone)
 
 
 def needed_record(
     source: Source, which: Which, told: Told | None, lora: LoraSource | None = None
 ) -> ParameterizationRecord:
-    """`record_with`, where there must be one. Raises ConfigError."""
+    """Return the record that `record_with` finds. Raises ConfigError: when there is none."""
     record = record_with(source, which, told, lora)
     if record is None:
         raise ConfigError(

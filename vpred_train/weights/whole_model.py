@@ -1,4 +1,4 @@
-"""A run's trained tensors as a whole model in any layout: what was not trained comes from the weights it began with."""
+"""Writes a run's trained tensors as a full model in any layout. Frozen tensors come from the pretrained weights."""
 
 from collections.abc import Collection
 from functools import partial
@@ -24,9 +24,12 @@ def write_whole(
     record: ParameterizationRecord,
     base: Path | None = None,
 ) -> None:
-    """Write the `trained` tensors (Stability's names) with the frozen ones, or of LoRA's training its factors.
+    """Write the `trained` tensors together with the frozen ones; after LoRA training write only the factors.
 
-    One tensor is in memory at a time. `base`: where the weights are now that training began with. Raises ConfigError.
+    One tensor is in memory at a time.
+    trained: tensors under Stability's names.
+    base: where the weights that training began with are now; default `pretrained.path`.
+    Raises ConfigError: when those weights are missing or changed, or a tensor does not fit.
     """
     if config.lora is not None:
         write_lora(output, factors_of(trained, config.lora), layout, record)
@@ -46,6 +49,6 @@ def _frozen(config: TrainConfig, trained: Collection[str], base: Path | None) ->
             f"{pretrained.path}: no such file or folder, and the checkpoint holds only what was trained, not "
             f"{' and '.join(networks)}; give the place where it is now with --base"
         )
-    pinned(pretrained)  # the very file that training began with
+    pinned(pretrained)  # it must be the file that training began with
     tensors = weights_of(open_source(pretrained.path, config.model), pretrained.weights, config.model)
     return LazyTensors({name: partial(tensors.__getitem__, name) for name in missing})

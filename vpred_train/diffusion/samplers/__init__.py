@@ -1,1 +1,1 @@
-"""Samplers as plain functions, and the timesteps that they visit."""
+"""Defines samplers as plain functions, and the timesteps that they visit."""

@@ -1,4 +1,4 @@
-"""What every sampler is given: a model, whatever it predicts, as a denoiser."""
+"""Turns a model of any prediction type into the denoiser that every sampler uses."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,16 @@ from vpred_train.diffusion.schedule import Schedule
 Model = Callable[[FloatArray, float], FloatArray]
 # (z, t) -> the prediction of x.
 Denoiser = Callable[[FloatArray, float], FloatArray]
-# (shape of z, step index) -> standard normal noise of that shape. The caller keys it by each image's own seed, so that
+# (shape of z, step index) -> standard normal noise of that shape. The caller keys it by the seed of each image, so that
 # an image does not depend on its batch.
 Noise = Callable[[tuple[int, ...], int], FloatArray]
 
 
 def denoiser(model: Model, schedule: Schedule, prediction_type: PredictionType) -> Denoiser:
-    """The model as a function that returns x. At SNR 0 a v model gives x = -v; an eps model is a ConfigError there."""
+    """Return the model as a function that returns x. At SNR 0 a v model gives x = -v.
+
+    The returned function raises ConfigError when an eps model is evaluated at SNR 0.
+    """
     x_from_prediction = X_FROM_PREDICTION[prediction_type]
 
     def denoise(z: FloatArray, t: float) -> FloatArray:

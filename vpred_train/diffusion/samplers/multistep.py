@@ -1,8 +1,8 @@
-"""Samplers that reuse earlier predictions: DPM-Solver, DPM-Solver++, UniPC and PLMS.
+"""Implements samplers that reuse earlier predictions: DPM-Solver, DPM-Solver++, UniPC and PLMS.
 
-Arguments and result are those of `samplers_single_step`. lambda is half the log SNR and h its growth over a step. From
-alpha = 0 h is infinite: the step takes its exact first-order limit, and what lies behind an infinite interval is no
-history in lambda for the step after it.
+Arguments and result are those of `single_step`. lambda is half the log SNR and h its growth over a step.
+From alpha = 0 h is infinite: the step takes its exact first-order limit. A prediction behind an infinite interval is no
+history in lambda for the next step.
 """
 
 import math
@@ -17,7 +17,7 @@ from vpred_train.diffusion.parameterization import noise_from_x, x_from_noise
 from vpred_train.diffusion.samplers.denoiser import Model, Noise, denoiser
 from vpred_train.diffusion.schedule import Level, Schedule
 
-# Newest first, by how many predictions there are (Liu et al. 2022, eq. 12, and its shorter forms).
+# Number of predictions -> their weights, newest first (Liu et al. 2022, eq. 12, and its shorter forms).
 ADAMS_BASHFORTH = {
     2: (3 / 2, -1 / 2),
     3: (23 / 12, -16 / 12, 5 / 12),
@@ -26,16 +26,16 @@ ADAMS_BASHFORTH = {
 
 
 def midpoint(current: FloatArray, before: FloatArray, h: float, h_before: float) -> FloatArray:
-    """The line through the last two predictions, over lambda, half a step ahead; constant without history."""
+    """Extrapolate the last two predictions linearly in lambda by half a step; constant without history."""
     return current + (h / (2 * h_before)) * (current - before) if math.isfinite(h_before) else current
 
 
 def dpm_solver_2(
     model: Model, z: FloatArray, schedule: Schedule, timesteps: Sequence[float], prediction_type: PredictionType = "v"
 ) -> FloatArray:
-    """DPM-Solver of second order in noise prediction (Lu et al. 2022, arXiv 2206.00927, eq. 3.7), multistep.
+    """Sample with multistep DPM-Solver of second order in noise prediction (Lu et al. 2022, arXiv 2206.00927, eq. 3.7).
 
-    The multistep form is that of the authors' second paper, arXiv 2211.01095, section 4.2.
+    The multistep form is from the authors' second paper, arXiv 2211.01095, section 4.2.
     """
     denoise = denoiser(model, schedule, prediction_type)
     before, h_before = z, math.inf
@@ -56,7 +56,7 @@ def dpm_solver_2(
 def dpmpp_2m(
     model: Model, z: FloatArray, schedule: Schedule, timesteps: Sequence[float], prediction_type: PredictionType = "v"
 ) -> FloatArray:
-    """DPM-Solver++ (2M) in data prediction (Lu et al. 2022, arXiv 2211.01095, alg. 2)."""
+    """Sample with DPM-Solver++ (2M) in data prediction (Lu et al. 2022, arXiv 2211.01095, alg. 2)."""
     denoise = denoiser(model, schedule, prediction_type)
     before, h_before = z, math.inf
     for t, following in pairwise(timesteps):
@@ -78,9 +78,9 @@ def dpmpp_2m_sde(
     *,
     noise: Noise,
 ) -> FloatArray:
-    """SDE-DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095, on solvers for diffusion SDEs).
+    """Sample with SDE-DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095, on solvers for diffusion SDEs).
 
-    From alpha = 0 the step forgets z altogether, as the SDE does.
+    From alpha = 0 the step discards z completely, as the SDE does.
     """
     denoise = denoiser(model, schedule, prediction_type)
     before, h_before = z, math.inf
@@ -99,10 +99,10 @@ def dpmpp_2m_sde(
 def unipc(
     model: Model, z: FloatArray, schedule: Schedule, timesteps: Sequence[float], prediction_type: PredictionType = "v"
 ) -> FloatArray:
-    """UniPC-2 in data prediction, B(h) = e^-h - 1 ("bh2") (Zhao et al. 2023, arXiv 2302.04867, alg. 1, 2, appendix).
+    """Sample with UniPC-2 in data prediction (Zhao et al. 2023, arXiv 2302.04867, alg. 1, 2, appendix).
 
-    UniP-2 predicts z at the next timestep; the model's answer there serves both UniC-2, which corrects z, and the next
-    step. Without history both are of order one, whose weight the authors set to 1/2.
+    B(h) = e^-h - 1 ("bh2"). UniP-2 predicts z at the next timestep. The model's prediction there serves both UniC-2,
+    which corrects z, and the next step. Without history both are of order one, whose weight the authors set to 1/2.
     """
     denoise = denoiser(model, schedule, prediction_type)
     before, h_before = z, math.inf
@@ -126,7 +126,7 @@ def unipc(
 
 
 def unic_weights(h: float, ratio: float) -> tuple[float, float]:
-    """UniC-2's weights of the difference to the prediction at lambda + ratio h and to that at lambda + h.
+    """Return UniC-2's weights of the differences to the predictions at lambda + ratio h and at lambda + h.
 
     They solve R(h) rho = phi(h) / B(h) (ibid., eq. 5 for data prediction): row k matches a polynomial of degree k.
     """
@@ -140,11 +140,11 @@ def unic_weights(h: float, ratio: float) -> tuple[float, float]:
 def plms(
     model: Model, z: FloatArray, schedule: Schedule, timesteps: Sequence[float], prediction_type: PredictionType = "v"
 ) -> FloatArray:
-    """Pseudo linear multistep, F-PNDM without Runge-Kutta warm-up (Liu et al. 2022, arXiv 2202.09778, eq. 11, 12).
+    """Sample with PLMS: F-PNDM without Runge-Kutta warm-up (Liu et al. 2022, arXiv 2202.09778, eq. 11, 12).
 
-    DDIM's step with the noise averaged over the step by Adams-Bashforth of up to fourth order in the step's number, so
-    its spacing must be smooth; of second order. The first step is an improved Euler (one more model call). From alpha =
-    0 it is DDIM's, and its noise, which is z_T itself, is history like any other.
+    It takes DDIM's step with a noise that Adams-Bashforth averages over the step, up to fourth order in the step's
+    number. The spacing must therefore be smooth. The method is of second order. The first step is an improved Euler
+    step (one more model call). From alpha = 0 the first step is DDIM's; its noise, z_T itself, counts as history.
     """
     denoise = denoiser(model, schedule, prediction_type)
     history: list[FloatArray] = []
@@ -166,6 +166,6 @@ def plms(
 
 
 def transfer(z: FloatArray, noise: FloatArray, now: Level, then: Level) -> FloatArray:
-    """DDIM's step for a given noise (Liu et al. 2022, eq. 11)."""
+    """Take DDIM's step for a given noise (Liu et al. 2022, eq. 11)."""
     moved: FloatArray = then.alpha * x_from_noise(z, noise, now.alpha, now.sigma) + then.sigma * noise
     return moved

@@ -1,6 +1,6 @@
-"""The samplers by name, and guidance.
+"""Lists the samplers by name, and implements guidance.
 
-A sampler is a plain function of (model, z_T, schedule, timesteps, prediction_type); those in `STOCHASTIC` also take
+A sampler is a plain function of (model, z_T, schedule, timesteps, prediction_type). Samplers in `STOCHASTIC` also take
 `noise`. `model(z, t)` returns the (guided) prediction.
 """
 
@@ -17,7 +17,7 @@ Sampler = Callable[..., FloatArray]
 
 
 def guided(conditional: Any, unconditional: Any, guidance_scale: float | np.floating[Any]) -> Any:
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, eq. 6): scale 1 is the conditional model.
+    """Apply classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, eq. 6); scale 1 is the conditional model.
 
     The weights sum to one, so that guiding v, noise or x is the same.
     """
@@ -25,14 +25,15 @@ def guided(conditional: Any, unconditional: Any, guidance_scale: float | np.floa
 
 
 def rescale_guidance(prediction: FloatArray, conditional: FloatArray, factor: float) -> FloatArray:
-    """Pull a guided prediction (B, C, H, W) to the conditional one's std per sample (Lin et al. 2023, eq. 15, 16).
+    """Rescale a guided prediction (B, C, H, W) per sample towards the conditional one's standard deviation.
 
-    factor 0 leaves it alone, 1 rescales wholly, 0.7 is the paper's. Acts on the model's own output (v for a v model):
-    unlike guidance itself it is not the same in v, noise and x.
+    The equations are 15 and 16 of Lin et al. 2023. They act on the model's output (v for a v model). Unlike guidance,
+    the result is not the same in v, noise and x.
+    factor: 0 changes nothing, 1 rescales fully, the paper uses 0.7.
     """
     axes = tuple(range(1, prediction.ndim))
     wanted, found = conditional.std(axis=axes, keepdims=True), prediction.std(axis=axes, keepdims=True)
-    # A constant prediction (of a network whose last layer is still zero) stays as it is.
+    # A constant prediction (the network's last layer is still zero) stays unchanged.
     ratio = np.divide(wanted, found, out=np.ones_like(found), where=found > 0)
     rescaled: FloatArray = prediction * (factor * ratio + (1 - factor))
     return rescaled

@@ -1,7 +1,9 @@
-"""Samplers that need no history: DDIM and its equals in Karras' variables, and Heun.
+"""Implements samplers that need no history: DDIM, its equivalents in Karras' variables, and Heun.
 
-All are functions of (model, z_T, schedule, timesteps): z (B, C, H, W) float32, timesteps from the noisiest to the
-cleanest. They return x (B, C, H, W): the step from the last timestep goes to sigma = 0, where z is the prediction of x.
+All are functions of (model, z_T, schedule, timesteps) and return x (B, C, H, W) float32. The step from the last
+timestep goes to sigma = 0, where z is the prediction of x.
+z_T: (B, C, H, W) float32.
+timesteps: from the noisiest to the cleanest.
 """
 
 import math
@@ -24,9 +26,12 @@ def ddim(
     eta: float = 0.0,
     noise: Noise | None = None,
 ) -> FloatArray:
-    """DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 and 16): eta 0 is deterministic, 1 is DDPM; needs noise above 0.
+    """Sample with DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 and 16).
 
-    Exact at alpha = 0, where x = -v and the noise is z.
+    It is exact at alpha = 0, where x = -v and the noise is z.
+    eta: 0 is deterministic, 1 is DDPM.
+    noise: needed when eta is above 0.
+    Raises ValueError: when eta is above 0 and `noise` is None.
     """
     if eta > 0 and noise is None:
         raise ValueError(f"eta {eta} needs a source of noise")
@@ -35,7 +40,7 @@ def ddim(
         now, then = schedule.at(t), schedule.at(following)
         x = denoise(z, t)
         std = eta * then.sigma / now.sigma * math.sqrt(1 - (now.alpha / then.alpha) ** 2)
-        # Rounding of the schedule's float32 could leave a difference just below zero.
+        # The schedule's rounding to float32 could make the difference slightly negative.
         direction = math.sqrt(max(then.sigma**2 - std**2, 0)) * noise_from_x(z, x, now.alpha, now.sigma)
         z = then.alpha * x + direction
         if noise is not None and std > 0:
@@ -46,10 +51,10 @@ def ddim(
 def euler(
     model: Model, z: FloatArray, schedule: Schedule, timesteps: Sequence[float], prediction_type: PredictionType = "v"
 ) -> FloatArray:
-    """Euler's method on dy/dk = (y - x) / k, y = z / alpha, k = sigma / alpha (Karras et al. 2022, eq. 3, alg. 2).
+    """Use Euler's method on dy/dk = (y - x) / k, y = z / alpha, k = sigma / alpha (Karras et al. 2022, eq. 3, alg. 2).
 
-    y = x + k noise, so the step y + (k' - k) noise lands on x + k' noise: that is DDIM's step, which also holds
-    where k is infinite.
+    y = x + k noise, so the step y + (k' - k) noise ends at x + k' noise. This is DDIM's step, which also holds where k
+    is infinite.
     """
     return ddim(model, z, schedule, timesteps, prediction_type)
 
@@ -63,9 +68,10 @@ def euler_ancestral(
     *,
     noise: Noise,
 ) -> FloatArray:
-    """Euler to k_down, then fresh noise of k_up; k_up^2 = k'^2 (k^2 - k'^2) / k^2, k_down^2 = k'^2 - k_up^2.
+    """Take an Euler step to k_down, then add noise of k_up: the ancestral sampler of Crowson's k-diffusion.
 
-    The ancestral sampler of Crowson's k-diffusion. alpha' k_up is eq. 16 of DDIM with eta = 1, so the two are one.
+    k_up^2 = k'^2 (k^2 - k'^2) / k^2 and k_down^2 = k'^2 - k_up^2. alpha' k_up is eq. 16 of DDIM with eta = 1, so this
+    sampler equals DDIM with eta = 1.
     """
     return ddim(model, z, schedule, timesteps, prediction_type, eta=1.0, noise=noise)
 
@@ -73,10 +79,10 @@ def euler_ancestral(
 def heun(
     model: Model, z: FloatArray, schedule: Schedule, timesteps: Sequence[float], prediction_type: PredictionType = "v"
 ) -> FloatArray:
-    """Heun's method on dy/dk = noise (Karras et al. 2022, arXiv 2206.00364, alg. 1): 2 steps - 1 model calls.
+    """Use Heun's method on dy/dk = noise (Karras et al. 2022, arXiv 2206.00364, alg. 1).
 
-    y + (k' - k) (noise + noise') / 2 is written as Euler's point plus half the change of slope. From k = inf (alpha =
-    0) that change has no finite weight, so this step is of first order.
+    It needs 2 * steps - 1 model calls. y + (k' - k) (noise + noise') / 2 is written as Euler's point plus half the
+    change of slope. From k = inf (alpha = 0) this change has no finite weight, so that step is of first order.
     """
     denoise = denoiser(model, schedule, prediction_type)
     for t, following in pairwise(timesteps):

@@ -1,1 +1,1 @@
-"""Containers of tensors: safetensors, MindSpore .ckpt, PyTorch pickles."""
+"""Reads and writes containers of tensors: safetensors, MindSpore .ckpt, PyTorch pickles."""

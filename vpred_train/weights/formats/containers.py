@@ -1,4 +1,4 @@
-"""Files of tensors, told apart by their first bytes and never by their names."""
+"""Opens files of tensors. The first bytes decide the format, never the file name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,10 @@ FOREIGN = {
 
 
 def open_contents(path: Path) -> Contents:
-    """The names, types and shapes in `path`; the values are read later. Raises ConfigError for an unknown file."""
+    """Return the names, types and shapes in `path`; the values are read later.
+
+    Raises ConfigError: when the file cannot be read or has an unknown format.
+    """
     try:
         require_regular(path)
         with path.open("rb") as file:

@@ -1,10 +1,9 @@
-"""A mindformers checkpoint of one iteration: each rank's safetensors, and metadata.json that tells what of each tensor
-they hold.
+"""Reads a mindformers checkpoint of one iteration: each rank's safetensors, and metadata.json that lists their chunks.
 
-Format: github.com/mindspore-lab/mindformers, mindformers/checkpoint/metadata.py (`save_metadata`). Its
-`state_dict_metadata` has each tensor's shape and chunks (offset and shape, along every axis), its `storage_data` the
-files in which the chunk "('name', (offset, ...))" lies, under its tensor's name. A tensor that is replicated is one
-chunk in many files.
+Format: github.com/mindspore-lab/mindformers, mindformers/checkpoint/metadata.py (`save_metadata`).
+state_dict_metadata: tensor name -> its shape and its chunks (offset and shape, along every axis).
+storage_data: "('name', (offset, ...))" -> the files that hold this chunk, there under its tensor's name.
+A replicated tensor is one chunk in many files.
 """
 
 import math
@@ -27,35 +26,35 @@ Sizes = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MOST_AXES)
 
 
 class Chunk(Foreign):
-    """A part of a tensor; its shape is that of the file's tensor."""
+    """Describes a part of a tensor; its shape is that of the tensor in the file."""
 
     global_offset: Sizes
 
 
 class Entry(Foreign):
-    """A tensor, of at least one part."""
+    """Describes a tensor of at least one chunk."""
 
     global_shape: Sizes
     chunk: Annotated[list[Chunk], Field(min_length=1)]
 
 
 class Place(Foreign):
-    """A file that holds a chunk."""
+    """Names a file that holds a chunk."""
 
     file_name: str
 
 
 class Metadata(Foreign):
-    """metadata.json."""
+    """Reads metadata.json."""
 
     state_dict_metadata: dict[str, Entry]
     storage_data: dict[str, Annotated[list[Place], Field(min_length=1)]]
 
 
 def read_iteration(folder: Path) -> dict[str, NDArray[Any]]:
-    """Every tensor, put together of its chunks; C order, in the type of the files (bfloat16 as float32).
+    """Return every tensor, assembled from its chunks; C order, in the dtype of the files (bfloat16 as float32).
 
-    Raises ConfigError for files that are damaged or missing, and for chunks that do not make up the tensor.
+    Raises ConfigError: when a file is damaged or missing, or the chunks do not make up the tensor.
     """
     where = folder / METADATA_FILE
     metadata = read_document(Metadata, where, AGAIN)
@@ -85,13 +84,13 @@ def read_iteration(folder: Path) -> dict[str, NDArray[Any]]:
 def _together(
     where: Path, name: str, shape: tuple[int, ...], chunks: list[tuple[tuple[int, ...], StoredTensor]]
 ) -> NDArray[Any]:
-    """One array of chunks at their offsets, which must cover each element once."""
+    """Assemble one array from chunks at their offsets, which must cover each element exactly once."""
     name = printable(name)
     for offset, stored in chunks:
         ends = [low + length for low, length in zip(offset, stored.shape, strict=False)]
         if not len(offset) == len(stored.shape) == len(shape) or any(map(operator.gt, ends, shape)):
             raise ConfigError(f"{where}: {name} is {shape}; its chunk of {stored.shape} at {offset} goes beyond that")
-    if sum(math.prod(stored.shape) for _, stored in chunks) != math.prod(shape):  # before there is room made for it
+    if sum(math.prod(stored.shape) for _, stored in chunks) != math.prod(shape):  # checked before memory is allocated
         raise ConfigError(
             f"{where}: the chunks of {name} leave out or repeat elements of {shape}; copy the folder again"
         )

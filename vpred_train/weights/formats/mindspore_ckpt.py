@@ -1,11 +1,11 @@
-"""MindSpore's .ckpt: a protobuf stream of named tensors, parsed and written without protobuf or MindSpore.
+"""Reads and writes MindSpore's .ckpt, a protobuf stream of named tensors, without protobuf or MindSpore.
 
 The messages (mindspore/train/checkpoint_pb2.py), field numbers in parentheses:
     Checkpoint: Value value (1), repeated
     Value: string tag (1); TensorProto tensor (2)
     TensorProto: int64 dims (1), repeated; string tensor_type (2); bytes tensor_content (3)
-A tensor above 512 MiB is spread over several values of the same tag, each with the dims of the whole. A text has
-type "str" and UTF-32 content. An optional trailer is "crc_num" and 10 bytes.
+A tensor above 512 MiB is split over several values of the same tag, each with the dims of the full tensor.
+A text has type "str" and UTF-32 content. An optional trailer is "crc_num" and 10 bytes.
 Wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -36,7 +36,10 @@ Extent = tuple[int, int]  # [start, stop) in the file
 
 
 def read_mindspore(path: Path) -> Contents:
-    """Where each tensor of `path` lies; values are read later. Raises ConfigError for a damaged or foreign file."""
+    """Return where each tensor of `path` lies; the values are read later.
+
+    Raises ConfigError: when the file is damaged or in another format.
+    """
     pieces: dict[str, list[Extent]] = {}
     kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -62,7 +65,7 @@ def read_mindspore(path: Path) -> Contents:
 
 
 def write_mindspore(path: Path, tensors: Mapping[str, NDArray[np.float32]], texts: Mapping[str, str]) -> None:
-    """Write atomically what `mindspore.load_checkpoint` reads; `tensors` are asked for one at a time."""
+    """Write atomically a file that `mindspore.load_checkpoint` reads; `tensors` are fetched one at a time."""
     with open_atomic(path) as file:
         for name in tensors:
             array = np.asarray(tensors[name], np.float32, order="C")
@@ -74,7 +77,7 @@ def write_mindspore(path: Path, tensors: Mapping[str, NDArray[np.float32]], text
 
 
 def _values(data: mmap.mmap, stop: int) -> Iterator[tuple[str, str, tuple[int, ...], Extent]]:
-    """(name, type, dims, where the content lies) of each value."""
+    """Yield (name, type, dims, extent of the content) of each value."""
     for number, value in _fields(data, 0, stop):
         if number != 1 or isinstance(value, int):
             raise ValueError(f"field {number} where a value should be")
@@ -100,14 +103,14 @@ def _stored(path: Path, name: str, kind: str, dims: tuple[int, ...], extents: li
         raise ValueError(f"{name} has the unknown type {kind!r}")
     pieces = tuple((start, stop - start) for start, stop in extents)
     found = sum(size for _, size in pieces)
-    shape = () if dims == (0,) and found else dims  # how MindSpore writes a scalar
+    shape = () if dims == (0,) and found else dims  # MindSpore writes a scalar like this
     if found != math.prod(shape) * item_size(TYPES[kind]):
         raise ValueError(f"{name} of shape {shape} holds {found} bytes")
     return StoredTensor(path, TYPES[kind], shape, pieces)
 
 
 def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int | Extent]]:
-    """(field number, number or extent) of one message."""
+    """Yield (field number, number or extent) for each field of one message."""
     at = start
     while at < stop:
         key, at = _varint(data, at)
@@ -142,7 +145,7 @@ def _varints(data: mmap.mmap, start: int, stop: int) -> Iterator[int]:
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """The number at byte `at` (7 bits per byte, lowest first) and where it ends."""
+    """Return the number at byte `at` (7 bits per byte, lowest first) and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[at]

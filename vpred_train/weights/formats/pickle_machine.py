@@ -1,7 +1,7 @@
-"""The part of pickle's language that PyTorch's state dicts need, interpreted without importing or calling anything.
+"""Interprets the subset of pickle that PyTorch's state dicts need, without importing or calling anything.
 
-`pickletools` splits the stream into opcodes; a name of a class or function becomes a `Global`, and the only ones
-let through are those in ALLOWED and Lightning's callbacks, none of which is ever looked up.
+`pickletools` splits the stream into opcodes. The name of a class or function becomes a `Global`. Only names in ALLOWED
+and Lightning's callbacks are accepted, and none of them is ever looked up.
 """
 
 import math
@@ -17,12 +17,12 @@ from vpred_train.weights.formats.stored_tensor import MOST_AXES
 REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 REBUILD_PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 ORDERED_DICT = "collections.OrderedDict"
-# Calls that make a number or a text of numpy's, such as a score among a training's states: their result is not needed.
+# These calls make a numpy number or text, such as a score among a training's states. Their result is not needed.
 SCALARS = {
     "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode",
 }  # fmt: skip
-MOST_REPEATED = 1 << 24  # elements of a tensor whose strides of 0 make it larger than its storage
-# Lightning keeps the state of a callback under its class.
+MOST_REPEATED = 1 << 24  # most elements of a tensor whose strides of 0 make it larger than its storage
+# Lightning stores the state of a callback under its class.
 CALLBACK = re.compile(r"(pytorch_lightning|lightning\.pytorch|lightning_fabric)\.callbacks(\.\w+)+")
 STORAGE_TYPES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -33,24 +33,24 @@ ALLOWED = {REBUILD_TENSOR, *REBUILD_PARAMETERS, ORDERED_DICT, *SCALARS, *(f"torc
 
 
 class RefusedPickleError(Exception):
-    """The stream wants more than tensors and plain values; the message names it."""
+    """Reports that the stream asks for more than tensors and plain values; the message names what."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A dotted name of the stream that is let through."""
+    """Holds a dotted name of the stream that is accepted."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """What a call of one of SCALARS would make."""
+    """Represents the result of a call of one of SCALARS."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A persistent id: `size` elements under `key`, seen from element `start` on."""
+    """Represents a persistent id: `size` elements under `key`, from element `start` on."""
 
     key: str
     dtype: str
@@ -60,7 +60,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor as rebuilt from its storage; `offset` and `strides` count elements."""
+    """Describes a tensor as rebuilt from its storage; `offset` and `strides` count elements."""
 
     storage: Storage
     offset: int
@@ -72,14 +72,14 @@ MARK = object()
 
 
 class Stream(Protocol):
-    """What pickletools reads."""
+    """Declares the methods that pickletools calls on a file."""
 
     def read(self, size: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
 
 
 class Machine:
-    """One run over one pickle: a stack, a memo and the storages that were met."""
+    """Interprets one pickle with a stack and a memo, and collects the storages that it finds."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -87,9 +87,10 @@ class Machine:
         self.storages: list[Storage] = []
 
     def run(self, file: Stream) -> Any:
-        """The object of the pickle at the file's position, which moves behind it.
+        """Return the object of the pickle at the file's position, and move the position behind the pickle.
 
-        Raises RefusedPickleError for anything not allowed, ValueError for a damaged stream.
+        Raises RefusedPickleError: when the stream asks for anything not allowed.
+        Raises ValueError: when the stream is damaged.
         """
         try:
             for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]  # two methods suffice
@@ -108,7 +109,7 @@ class Machine:
             raise RefusedPickleError(f"pickle opcode {name}")
 
     def _pop_mark(self) -> list[Any]:
-        """What lies above the topmost mark, which goes too."""
+        """Pop the items above the topmost mark, and the mark itself."""
         at = len(self.stack) - 1
         while self.stack[at] is not MARK:
             at -= 1
@@ -165,14 +166,16 @@ class Machine:
         if not isinstance(target, dict):
             raise TypeError("item of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # To hash tuples of tuples of one and the same tuple takes for ever.
+            # No tuples as keys: hashing nested tuples that repeat one tuple takes exponential time.
             if not isinstance(key, (str, int, float, Global, type(None))):
                 raise TypeError(f"a {type(key).__name__} as a key")
             target[key] = value
 
     def _build(self, _: Any) -> None:
-        """The state of a module's OrderedDict (`_metadata`) or of a number's type is of no use here; nothing else may
-        have a state."""
+        """Discard the state of a module's OrderedDict (`_metadata`) or of a number's type: it is not needed.
+
+        No other object may have a state.
+        """
         self._pop(1)
         if not isinstance(self.stack[-1], (dict, Scalar)):
             raise RefusedPickleError("pickle opcode BUILD on what is no OrderedDict")
@@ -207,7 +210,7 @@ def _allowed(name: str) -> Global:
 
 
 def _ordered(items: Any = ()) -> dict[Any, Any]:
-    """OrderedDict of nothing, or of pairs, as older protocols write it."""
+    """Build an OrderedDict that is empty, or made of pairs, as older protocols write it."""
     found: dict[Any, Any] = {}
     for key, value in items:
         if not isinstance(key, (str, int)):
@@ -217,7 +220,7 @@ def _ordered(items: Any = ()) -> dict[Any, Any]:
 
 
 def _storage(reference: Any) -> Storage:
-    """("storage", type, key, device, size[, view]); a view is (key, first element, size), of older files."""
+    """Parse ("storage", type, key, device, size[, view]); older files have a view (key, first element, size)."""
     if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
         raise TypeError("a reference to what is no storage")
     _, kind, key, _, size, *view = reference
@@ -232,7 +235,7 @@ def _storage(reference: Any) -> Storage:
 
 
 def _tensor(arguments: tuple[Any, ...]) -> TensorView:
-    """The tensor, proved to lie within its storage."""
+    """Build the tensor after checking that it lies within its storage."""
     storage, offset, shape, strides, *_ = arguments
     if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
         raise TypeError("a tensor without storage, shape or strides")
@@ -248,7 +251,7 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorView:
 
 
 def _require_sizes(*numbers: Any) -> None:
-    """Raise ValueError for what is no count of elements."""
+    """Raise ValueError for a value that is no count of elements."""
     for number in numbers:
         if not isinstance(number, int) or not 0 <= number < 1 << 63:
             raise ValueError(f"a {type(number).__name__} that is no size")

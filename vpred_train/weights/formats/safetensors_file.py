@@ -1,7 +1,8 @@
-"""safetensors files and their sharded index.
+"""Reads and writes safetensors files and reads their sharded index.
 
-The package checks a file; the values are read and written here, tensor by tensor, because its numpy side has no
-bfloat16 and writes only what is whole in memory. Format: https://huggingface.co/docs/safetensors
+The safetensors package checks a file. This module reads and writes the values, one tensor at a time. The package's
+numpy side has no bfloat16, and it writes only tensors that are all in memory.
+Format: https://huggingface.co/docs/safetensors
 """
 
 import json
@@ -29,7 +30,10 @@ AGAIN = "copy it again"
 
 
 class Entry(Foreign):
-    """A tensor of a header; the offsets count from the header's end."""
+    """Describes a tensor in the header.
+
+    data_offsets: start and stop, bytes from the header's end.
+    """
 
     dtype: str
     shape: Annotated[list[int], Field(max_length=MOST_AXES)]
@@ -37,7 +41,7 @@ class Entry(Foreign):
 
 
 class Header(Foreign):
-    """What stands before the values: texts, and each tensor's entry under its name."""
+    """Reads the header before the values: the texts, and each tensor's entry under its name."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Entry]
@@ -45,16 +49,19 @@ class Header(Foreign):
 
 
 class ShardIndex(Foreign):
-    """An ...index.json: the file of each tensor."""
+    """Reads an ...index.json, which names the file of each tensor."""
 
     weight_map: dict[str, str]
 
 
 def read_safetensors(path: Path) -> Contents:
-    """Where each tensor of `path` lies; the texts are the header's metadata. Raises ConfigError for a damaged file."""
+    """Return where each tensor of `path` lies; the texts are the header's metadata.
+
+    Raises ConfigError: when the file is damaged.
+    """
     try:
         require_regular(path)
-        with safe_open(path, framework="np"):  # proves sizes and offsets
+        with safe_open(path, framework="np"):  # checks sizes and offsets
             pass
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: damaged or no safetensors file ({printable(str(error))}); {AGAIN}") from None
@@ -76,7 +83,11 @@ def write_safetensors(
     texts: Mapping[str, str],
     dtype: Literal["F32", "F16"] = "F32",
 ) -> None:
-    """Write `tensors`, whose shapes are told beforehand, atomically as `dtype`; they are asked for one at a time."""
+    """Write `tensors` atomically as `dtype`; they are fetched one at a time.
+
+    shapes: the shape of each tensor, which the header needs before the values.
+    Raises ValueError: when a tensor has another shape.
+    """
     header: dict[str, Any] = {METADATA: dict(texts)}
     numpy_dtype = np.dtype(TYPES[dtype])
     at = 0
@@ -85,7 +96,7 @@ def write_safetensors(
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
         at = stop
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that values are aligned when mapped
+    text += b" " * (-len(text) % 8)  # aligns the values for mmap
     with open_atomic(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
@@ -96,7 +107,10 @@ def write_safetensors(
 
 
 def read_sharded(index: Path) -> Contents:
-    """The tensors of all files that an ...index.json names. Raises ConfigError for a missing file or tensor."""
+    """Return the tensors of all files that an ...index.json names.
+
+    Raises ConfigError: when a file or tensor is missing.
+    """
     remedy = "this is no index of safetensors files: download the folder again"
     document = read_document(ShardIndex, index, remedy)
     if document is None:

@@ -1,4 +1,4 @@
-"""A tensor's place in a file, read only when asked for."""
+"""Describes where a tensor lies in a file; the values are read on demand."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +18,16 @@ NUMPY_TYPES = {
 }  # fmt: skip
 OTHER_TYPE = "give a file with floating-point weights (float64, float32, float16 or bfloat16)"
 NO_NUMPY_TYPE = {"bfloat16": "uint16"}  # stored type -> the numpy type that holds its bits
-MOST_AXES = 32  # of any array of numpy's, in all its versions
+MOST_AXES = 32  # every version of numpy allows this many
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """`pieces` are (offset, bytes) in `path` that follow on each other; `strides` count elements, None is C order."""
+    """Describes a tensor in a file.
+
+    pieces: consecutive parts of the content, each (offset, size) in `path`, bytes.
+    strides: in elements; None is C order.
+    """
 
     path: Path
     dtype: str
@@ -33,31 +37,34 @@ class StoredTensor:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes in the file."""
+        """Return the size in the file, bytes."""
         return sum(size for _, size in self.pieces)
 
     def float32(self) -> Float32:
-        """A new array of `shape`. float16 and bfloat16 widen exactly, float64 is rounded.
+        """Return a new array of `shape`. float16 and bfloat16 widen exactly, float64 is rounded.
 
-        Raises ConfigError for other types and for a file that has become shorter.
+        Raises ConfigError: when the dtype is another one, or the file has become shorter.
         """
         if self.dtype not in FLOATS:
             raise ConfigError(f"{self.path}: a needed tensor is {self.dtype}; {OTHER_TYPE}")
         stored = self._elements()
-        if self.dtype == "bfloat16":  # the upper half of a float32
+        if self.dtype == "bfloat16":  # its bits are the upper half of a float32
             return (stored.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):  # of float64: the reader asks whether all is finite
+        with np.errstate(over="ignore"):  # float64 may overflow; the reader checks for inf
             return stored.astype(np.float32, order="C", copy=self.strides is not None)
 
     def plain(self) -> NDArray[Any]:
-        """A new array of `shape` in the stored type; bfloat16, which numpy lacks, is widened to float32.
+        """Return a new array of `shape` in the stored dtype; bfloat16, which numpy lacks, is widened to float32.
 
-        Raises ConfigError for other types that numpy lacks and for a file that has become shorter.
+        Raises ConfigError: when numpy lacks the dtype, or the file has become shorter.
         """
         return self.float32() if self.dtype == "bfloat16" else np.asarray(self._elements(), order="C")
 
     def number(self) -> float:
-        """The one element of a tensor of any type. Raises ConfigError for more or less of them, and for NaN and inf."""
+        """Return the only element of a tensor of any dtype.
+
+        Raises ConfigError: when there is not exactly one element, or it is NaN or inf.
+        """
         if math.prod(self.shape) != 1:
             raise ConfigError(f"{self.path}: holds {self.shape} where one number should be; copy it again")
         found = float((self.float32() if self.dtype in FLOATS else self._elements()).item())
@@ -66,7 +73,7 @@ class StoredTensor:
         return found
 
     def _elements(self) -> NDArray[Any]:
-        """The tensor in the numpy type that holds its bits."""
+        """Return the tensor in the numpy dtype that holds its bits."""
         stored_type = NO_NUMPY_TYPE.get(self.dtype, self.dtype)
         if stored_type not in NUMPY_TYPES:
             raise ConfigError(f"{self.path}: holds a tensor of type {self.dtype}, which has no reader here")
@@ -86,7 +93,7 @@ class StoredTensor:
 
 
 class LazyTensors(Mapping[str, Float32]):
-    """Tensors made anew at each access, so that only those in use are in memory."""
+    """Makes a tensor again at each access, so that only tensors in use are in memory."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Float32]]) -> None:
         self.makers = makers
@@ -95,7 +102,7 @@ class LazyTensors(Mapping[str, Float32]):
         return self.makers[name]()
 
     def __contains__(self, name: object) -> bool:
-        return name in self.makers  # Mapping's own would read the tensor
+        return name in self.makers  # Mapping's default would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.makers)
@@ -106,7 +113,7 @@ class LazyTensors(Mapping[str, Float32]):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: tensors and texts (a record, the progress of a training) by name."""
+    """Holds the content of a file: tensors and texts (a record, the progress of a training) by name."""
 
     container: str
     tensors: dict[str, StoredTensor]
@@ -114,17 +121,17 @@ class Contents:
 
 
 def is_finite(array: Float32) -> bool:
-    """Neither NaN nor infinite, all of it; without a temporary as large as the array."""
+    """Return whether no element is NaN or infinite, without a temporary as large as the array."""
     return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def count_text(array: Float32) -> str:
-    """How much of an array is NaN or infinite."""
+    """Say how many values of an array are NaN or infinite."""
     nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
     found = " and ".join(f"{count:,} {kind}" for count, kind in ((nan, "NaN"), (infinite, "inf")) if count)
     return f"{found} of {array.size:,} values"
 
 
 def item_size(dtype: str) -> int:
-    """Bytes of one element of a stored type."""
+    """Return the size of one element of a stored dtype, bytes."""
     return np.dtype(NO_NUMPY_TYPE.get(dtype, dtype)).itemsize

@@ -1,7 +1,8 @@
-"""PyTorch's .ckpt, .pt and .bin, read without torch and without unpickling: the zip format and its predecessor.
+"""Reads PyTorch's .ckpt, .pt and .bin without torch and without unpickling: the zip format and its predecessor.
 
-zip: <folder>/data.pkl and one uncompressed member <folder>/data/<key> for each storage. Predecessor ("legacy"): the
-pickles magic number, protocol, system, object, list of storage keys; then for each key its size (int64) and values.
+zip: <folder>/data.pkl and one uncompressed member <folder>/data/<key> for each storage.
+Predecessor ("legacy"): the pickles magic number, protocol, system, object and list of storage keys; then for each key
+its size (int64) and values.
 """
 
 import mmap
@@ -18,15 +19,15 @@ from vpred_train.weights.formats.stored_tensor import Contents, StoredTensor, it
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
 LOCAL_HEADER_BYTES = 30
-DAMAGED = (ValueError, OverflowError, EOFError, zipfile.BadZipFile, NotImplementedError)  # the last: of later versions
+DAMAGED = (ValueError, OverflowError, EOFError, zipfile.BadZipFile, NotImplementedError)  # last: newer zip version
 ENCRYPTED_OR_PATCHED = 0x61  # flags of a zip member
 Extent = tuple[int, int]  # offset, bytes
 
 
 def read_torch(path: Path) -> Contents:
-    """Where each tensor of a state dict lies; under "state_dict" if there is one (a Lightning checkpoint).
+    """Return where each tensor of a state dict lies. A Lightning checkpoint has its state dict under "state_dict".
 
-    Raises ConfigError for a damaged file and for a pickle that asks for more than tensors and plain values.
+    Raises ConfigError: when the file is damaged, or its pickle asks for more than tensors and plain values.
     """
     try:
         with path.open("rb") as file:
@@ -51,7 +52,7 @@ def read_torch(path: Path) -> Contents:
 
 
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
-    """The pickled object, and where the storages lie."""
+    """Return the pickled object and the extent of each storage."""
     file_bytes = file.seek(0, 2)
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -83,7 +84,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
 
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # its reads take no more than there is
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # no read exceeds the file
         magic, _, system = (Machine().run(content) for _ in range(3))
         if magic != LEGACY_MAGIC:
             raise ValueError("no magic number")
@@ -124,7 +125,7 @@ def _stored(path: Path, view: TensorView, storages: dict[str, Extent]) -> Stored
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of C order."""
+    """Return the strides of C order, in elements."""
     strides = [1]
     for length in reversed(shape[1:]):
         strides.append(strides[-1] * length)

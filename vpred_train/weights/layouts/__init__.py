@@ -1,1 +1,1 @@
-"""Which tensor has which name in MindONE, Stability and diffusers."""
+"""Maps tensors to their names in the layouts of MindONE, Stability and diffusers."""

@@ -1,4 +1,4 @@
-"""What a list of tensors is: its layout, tensors that nobody needs, and models that only look like SD2."""
+"""Classifies a list of tensors: its layout, tensors without a use, and models that only look like SD2."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
 
 LAYOUTS = ("mindone", "stability", "diffusers")
 
-# Schedule buffers, optimiser states and other passengers of published files.
+# Published files also hold schedule buffers, optimiser states and other tensors that no model needs.
 UNUSED = re.compile(
     r"(sqrt_|log_)?(one_minus_)?(alphas_cumprod(_prev)?|recip_alphas_cumprod|recipm1_alphas_cumprod)|betas|logvar"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|scale_factor|(model_)?(log_)?sigmas|first_stage_model\.loss\..+"
@@ -34,7 +34,10 @@ FOREIGN_INPUTS = {5: "an SD2 depth", 7: "an SD2 upscaling", 9: "an inpainting"} 
 
 
 def candidates(layout: str, model: ModelConfig) -> dict[str, list[tuple[str, ...]]]:
-    """Stability's name -> where `layout` may hold it: alternatives of one tensor, or of several to concatenate."""
+    """Map each Stability name to the names that `layout` may use.
+
+    Each alternative is one tensor, or several to concatenate.
+    """
     names = stability_shapes(model)
     if layout == "stability":
         return {name: [(name,)] for name in names}
@@ -48,7 +51,7 @@ def candidates(layout: str, model: ModelConfig) -> dict[str, list[tuple[str, ...
 
 
 def averages(layout: str, model: ModelConfig) -> dict[str, str]:
-    """Stability's name -> the name of its moving average; diffusers folders hold one set of weights."""
+    """Map each Stability name to the name of its moving average; diffusers folders hold only one set of weights."""
     if layout == "stability":
         return {name: ema_name(name) for name in stability_shapes(model) if name.startswith(UNET)}
     if layout == "mindone":
@@ -57,7 +60,7 @@ def averages(layout: str, model: ModelConfig) -> dict[str, str]:
 
 
 def layout_scores(names: Collection[str], model: ModelConfig) -> dict[str, int]:
-    """Layout -> how many of a model's tensors have their name there among `names`."""
+    """Map each layout to the number of the model's tensors whose name in that layout is among `names`."""
     return {
         layout: sum(
             any(all(part in names for part in alternative) for alternative in alternatives)
@@ -68,13 +71,13 @@ def layout_scores(names: Collection[str], model: ModelConfig) -> dict[str, int]:
 
 
 def is_unused(name: str, model: ModelConfig) -> bool:
-    """Is `name` known to be of no use? That includes text blocks behind the last that SD2 evaluates."""
+    """Return whether `name` is known to be useless. This includes text blocks behind the last that SD2 evaluates."""
     block = TEXT_BLOCK.match(name)
     return UNUSED.fullmatch(name) is not None or (block is not None and int(block[1]) >= model.text_encoder.layers)
 
 
 def foreign_kind(tensors: Mapping[str, StoredTensor], model: ModelConfig) -> str:
-    """What else than SD2 the tensors are, with a remedy; empty when nothing speaks against SD2."""
+    """Say which model other than SD2 the tensors are, with a remedy; empty when nothing contradicts SD2."""
     for pattern, kind, remedy in FOREIGN_NAMES:
         example = next((name for name in tensors if re.search(pattern, name)), None)
         if example:

@@ -1,4 +1,4 @@
-"""Writing the folder that `StableDiffusionPipeline.from_pretrained` of diffusers loads."""
+"""Writes the folder that `StableDiffusionPipeline.from_pretrained` of diffusers loads."""
 
 import json
 import shutil
@@ -25,9 +25,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_folder(path: Path, shapes: Shapes, tensors: Tensors, record: ParameterizationRecord | None) -> None:
-    """Write all files aside, then rename the folder to `path`, which must be new.
+    """Write all files to a temporary folder, then rename it to `path`, which must be new.
 
-    Raises ConfigError without a record (the scheduler must know the prediction type) and for a model without VAE.
+    Raises ConfigError: when there is no record (the scheduler needs the prediction type), or the model has no VAE.
     """
     if path.exists():
         raise ConfigError(f"{path}: exists already; give a new folder")
@@ -61,16 +61,14 @@ def _write_network(folder: Path, shapes: Shapes, tensors: Tensors, model: ModelC
     for name, shape in shapes.items():
         names = diffusers_names(name, model)
         is_vae_attention = len(shape) == 4 and ".mid_block.attentions." in names[0]
-        inner = shape[:2] if is_vae_attention else shape  # linear there, a 1x1 convolution here
+        inner = shape[:2] if is_vae_attention else shape  # diffusers: linear; ours: a 1x1 convolution
         rows = inner[0] // len(names)
         for number, full in enumerate(names):
             own = full.partition("/")[2]
             parts[own] = (rows, *inner[1:])
             makers[own] = partial(_rows, tensors, name, slice(number * rows, (number + 1) * rows), parts[own])
     target = folder / f"{FOLDERS[folder.name]}.safetensors"
-    write_safetensors(
-        target, parts, LazyTensors(makers), {"format": "pt"}
-    )  # transformers refuses files that say nothing
+    write_safetensors(target, parts, LazyTensors(makers), {"format": "pt"})  # transformers refuses files without it
 
 
 def _rows(tensors: Tensors, name: str, rows: slice, shape: tuple[int, ...]) -> Float32:
@@ -78,7 +76,7 @@ def _rows(tensors: Tensors, name: str, rows: slice, shape: tuple[int, ...]) -> F
 
 
 def _documents(record: ParameterizationRecord, vae: VaeConfig) -> dict[str, Document]:
-    """File name -> content."""
+    """Return the JSON documents: file name -> content."""
     latent_side = record.resolution // vae.downsampling
     return {
         "model_index.json": {
@@ -115,21 +113,21 @@ def _scheduler(record: ParameterizationRecord) -> Document:
         "rescale_betas_zero_snr": zero,
         "set_alpha_to_one": False,
         "steps_offset": 1,
-        # With zero terminal SNR sampling has to begin at the last timestep (Lin et al. 2023, section 3.3).
+        # With zero terminal SNR, sampling has to begin at the last timestep (Lin et al. 2023, section 3.3).
         "timestep_spacing": "trailing" if zero else "leading",
         "trained_betas": None,
     }
 
 
 def unet_document(config: UNetConfig, latent_side: int) -> Document:
-    """unet/config.json."""
+    """Make unet/config.json. `latent_side` is in latent pixels."""
     widths = [multiplier * config.model_channels for multiplier in config.channel_multipliers]
     attended = [level in config.attention_levels for level in range(len(widths))]
     return {
         "_class_name": "UNet2DConditionModel",
         "_diffusers_version": WRITTEN_FOR,
         "act_fn": "silu",
-        "attention_head_dim": [width // config.head_channels for width in widths],  # diffusers means the heads
+        "attention_head_dim": [width // config.head_channels for width in widths],  # in diffusers: the number of heads
         "block_out_channels": widths,
         "cross_attention_dim": config.context_channels,
         "down_block_types": ["CrossAttnDownBlock2D" if each else "DownBlock2D" for each in attended],
@@ -147,7 +145,7 @@ def unet_document(config: UNetConfig, latent_side: int) -> Document:
 
 
 def vae_document(config: VaeConfig, resolution: int) -> Document:
-    """vae/config.json."""
+    """Make vae/config.json. `resolution` is in pixels."""
     levels = len(config.channel_multipliers)
     return {
         "_class_name": "AutoencoderKL",
@@ -167,7 +165,7 @@ def vae_document(config: VaeConfig, resolution: int) -> Document:
 
 
 def text_encoder_document(config: TextEncoderConfig) -> Document:
-    """text_encoder/config.json."""
+    """Make text_encoder/config.json."""
     return {
         "architectures": ["CLIPTextModel"],
         "bos_token_id": config.vocabulary_size - 2,
@@ -187,7 +185,7 @@ def text_encoder_document(config: TextEncoderConfig) -> Document:
 
 
 def _write_tokenizer(folder: Path, config: TextEncoderConfig) -> None:
-    """CLIP's vocabulary in transformers' files."""
+    """Write CLIP's vocabulary in the file formats of transformers."""
     from vpred_train.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(config.context_length)

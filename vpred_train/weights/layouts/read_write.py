@@ -1,4 +1,7 @@
-"""SD2 weights in the layouts of MindONE, Stability and diffusers, as one mapping of Stability names to float32."""
+"""Reads and writes SD2 weights in the layouts of MindONE, Stability and diffusers.
+
+In memory, weights are one mapping from Stability's names to float32 arrays.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -32,36 +35,43 @@ from vpred_train.weights.layouts.weight_source import Source, open_source
 
 Which = Literal["ema", "raw", "auto"]
 Shape = tuple[int, ...]
-Place = tuple[str, list[StoredTensor], Shape]  # the first of its names in the source, its parts there, and its shape
+Place = tuple[str, list[StoredTensor], Shape]  # (first of its names in the source, its parts there, its shape)
 SHOWN = 10
 
 
 def read_weights(path: Path, which: Which = "auto", model: ModelConfig | None = None) -> LazyTensors:
-    """The tensors of `model` (default: what the file's record tells, else SD2) under Stability's names.
+    """Return the model's tensors under Stability's names.
 
-    Layout and container are told by the content. float16 and bfloat16 widen. "auto" takes the moving average (EMA)
-    where the file has one. NaN and inf are values like others. Raises ConfigError for other models, and for missing,
-    unexpected and wrongly shaped tensors, and those of other types, with the first ten of them.
+    The content decides layout and container. float16 and bfloat16 are widened to float32. NaN and inf are accepted.
+    which: "auto" takes the moving average (EMA) where the file has one.
+    model: the expected model; default: the model of the file's record, else SD2.
+    Raises ConfigError: when the file holds another model, or when tensors are missing, unexpected, or of a wrong shape
+    or dtype. The message names the first ten tensors, or one with a wrong dtype.
     """
     fitting = _fitting(open_source(path, model), which, model)
     return LazyTensors({name: partial(_assembled, parts, shape) for name, (_, parts, shape) in fitting.items()})
 
 
 def weights_of(source: Source, which: Which = "auto", model: ModelConfig | None = None) -> LazyTensors:
-    """`read_weights` of what is open already; a tensor that holds NaN or inf raises ConfigError when it is read."""
+    """Do the same as `read_weights` for an open source, but refuse NaN and inf.
+
+    Raises ConfigError: when the source does not fit the model; later, when a tensor that is read holds NaN or inf.
+    """
     return LazyTensors({name: partial(_finite, *place) for name, place in _fitting(source, which, model).items()})
 
 
 def require_finite(tensors: LazyTensors, prefixes: tuple[str, ...] = ("",)) -> None:
-    """Read all tensors of `weights_of` whose names begin so, one at a time. Raises ConfigError naming one that holds
-    NaN or inf."""
+    """Read all tensors of `weights_of` whose names start with one of `prefixes`, one at a time.
+
+    Raises ConfigError: when a tensor holds NaN or inf; the message names it.
+    """
     for name, make in tensors.makers.items():
         if name.startswith(prefixes):
             make()
 
 
 def _fitting(source: Source, which: Which, model: ModelConfig | None) -> dict[str, Place]:
-    """Where each tensor of the model lies. Raises ConfigError."""
+    """Return where each tensor of the model lies. Raises ConfigError: when the source does not fit the model."""
     model = model or source.model
     shapes = stability_shapes(model)
     chosen = _chosen_names(source, settled(source, which, model), model)
@@ -90,7 +100,7 @@ def _fitting(source: Source, which: Which, model: ModelConfig | None) -> dict[st
 
 
 def sets_of(source: Source, model: ModelConfig) -> tuple[str, ...]:
-    """Which sets of weights the source holds: "raw" and "ema", or one, whose kind only a record can tell."""
+    """Return the sets of weights in the source: "raw" and "ema", or one set, whose kind only a record declares."""
     if any(name in source.tensors for name in averages(source.layout, model).values()):
         return ("raw", "ema")
     return (source.record.weights,) if source.record else ("unlabelled",)
@@ -99,11 +109,12 @@ def sets_of(source: Source, model: ModelConfig) -> tuple[str, ...]:
 def write_weights(
     path: Path, tensors: Mapping[str, Float32], layout: str, record: ParameterizationRecord | None
 ) -> None:
-    """Write `tensors` (Stability names -> float32 of the record's model, else SD2) as `layout`, whole or not at all.
+    """Write `tensors` as `layout`, completely or not at all. The tensors are fetched one at a time.
 
-    "mindone" is a MindSpore .ckpt, "stability" a safetensors file, "diffusers" a new folder, which needs a record.
-    The tensors are asked for one at a time. Raises ConfigError for tensors that do not fit and for paths that cannot
-    be written.
+    tensors: Stability's name -> float32, of the record's model, else of SD2.
+    layout: "mindone" is a MindSpore .ckpt, "stability" a safetensors file, "diffusers" a new folder, which needs a
+    record.
+    Raises ConfigError: when a tensor does not fit, or the path cannot be written.
     """
     model = record.model if record else ModelConfig()
     shapes = stability_shapes(model)
@@ -129,7 +140,10 @@ def write_weights(
 
 
 def settled(source: Source, which: Which, model: ModelConfig) -> Literal["ema", "raw"]:
-    """The set that `which` means; "raw" where nothing tells. Raises ConfigError for one that is not there."""
+    """Return the set that `which` selects; "raw" when the source does not label its only set.
+
+    Raises ConfigError: when the source does not hold that set.
+    """
     held = sets_of(source, model)
     if which == "auto":
         return "ema" if "ema" in held else "raw"
@@ -139,7 +153,7 @@ def settled(source: Source, which: Which, model: ModelConfig) -> Literal["ema", 
 
 
 def _chosen_names(source: Source, which: Which, model: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Stability's name -> the source's tensors to take, for all that are there."""
+    """Map each Stability name to the source's tensors to read; names without tensors are left out."""
     chosen = {}
     for name, alternatives in candidates(source.layout, model).items():
         for alternative in alternatives:
@@ -160,7 +174,10 @@ def _chosen_names(source: Source, which: Which, model: ModelConfig) -> dict[str,
 
 
 def _unswapped(source: Source, chosen: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """MindONE saves train_resume.ckpt while the network holds the average; the raw weights lie under swap.* then."""
+    """Use swap.* as the raw weights where the source's main tensors are the moving average.
+
+    MindONE saves train_resume.ckpt while the network holds the average. The raw weights are under swap.* then.
+    """
     swapped = {name: (f"swap.{parts[0]}",) for name, parts in chosen.items() if f"swap.{parts[0]}" in source.tensors}
     probe = f"{UNET}time_embed.0.weight"
     if probe not in swapped:
@@ -186,7 +203,7 @@ def _part_shape(shape: tuple[int, ...], parts: int) -> tuple[int, ...]:
 
 
 def _fits(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
-    """Equal, or a matrix for a kernel of 1x1 (the VAE's attention) and the other way round."""
+    """Return whether the shapes are equal, or one is a matrix and the other its 1x1 kernel (the VAE's attention)."""
     return found == needed or (*found, 1, 1) == needed or found == (*needed, 1, 1)
 
 

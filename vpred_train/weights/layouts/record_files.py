@@ -1,4 +1,4 @@
-"""The parameterization record of weights: read from them, or made of what they tell in other words."""
+"""Reads the parameterization record of weights, or makes one from what they declare in other words."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,12 +14,15 @@ PREDICTION_TYPES: dict[PredictionType, str] = {
     "v": "v_prediction",
     "eps": "epsilon",
     "x0": "sample",
-}  # diffusers' words
-RESOLUTIONS: dict[PredictionType, int] = {"v": 768, "eps": 512, "x0": 512}  # of the published SD2 weights, in pixels
+}  # ours -> diffusers'
+RESOLUTIONS: dict[PredictionType, int] = {"v": 768, "eps": 512, "x0": 512}  # published SD2 weights, pixels
 
 
 def parsed_record(path: Path, text: str) -> ParameterizationRecord:
-    """The record written as JSON `text` in `path`. Raises ConfigError naming the first fault."""
+    """Parse the record from the JSON `text` found in `path`.
+
+    Raises ConfigError: when it is invalid; the message names the first fault.
+    """
     return parsed(
         ParameterizationRecord, text, f"{path}: parameterization record", "was it written by a newer version?"
     )
@@ -28,7 +31,10 @@ def parsed_record(path: Path, text: str) -> ParameterizationRecord:
 def sd2_record(
     weights: Literal["raw", "ema"], resolution: int, diffusion: DiffusionConfig, model: ModelConfig
 ) -> ParameterizationRecord:
-    """A record of published weights, which nobody has trained further."""
+    """Make a record of published weights without further training.
+
+    resolution: side of the training images, pixels.
+    """
     return ParameterizationRecord(
         weights=weights, samples_seen=0, resolution=resolution, diffusion=diffusion, model=model
     )

@@ -1,4 +1,4 @@
-"""One tensor, many names: rules from Stability's names to MindONE's and diffusers'.
+"""Renames tensors from Stability's names to MindONE's and diffusers'.
 
 The rules are regular expressions, applied in order. The way back is the inverse of the same rules over the names of a
 model (`inverse`), so the two directions cannot disagree.
@@ -71,23 +71,23 @@ DIFFUSERS_TEXT: Rules = (
     (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
     (r"^ln_final\.", "final_layer_norm."),
 )
-TEXT_MODEL = "text_encoder/text_model."  # transformers before version 5; since then without "text_model."
+TEXT_MODEL = "text_encoder/text_model."  # transformers before version 5; later versions leave out "text_model."
 
 
 def mindone_name(name: str) -> str:
-    """The name in MindONE's .ckpt."""
+    """Return the name in MindONE's .ckpt."""
     return _renamed(name, MINDONE)
 
 
 def ema_name(name: str) -> str:
-    """The name of a UNet tensor's moving average in Stability's files, which lose every dot below the network."""
+    """Return the name of a UNet tensor's moving average in Stability's files; it drops every dot below the network."""
     return "model_ema." + name.removeprefix("model.").replace(".", "")
 
 
 def diffusers_names(name: str, model: ModelConfig) -> tuple[str, ...]:
-    """folder/name of the tensors in a diffusers folder whose concatenation on axis 0 is tensor `name`.
+    """Return folder/name of the tensors in a diffusers folder whose concatenation on axis 0 is tensor `name`.
 
-    That is one, or for the text encoder's input projection the three of query, key and value.
+    This is one tensor; for the text encoder's input projection it is the three of query, key and value.
     """
     if name.startswith(TEXT):
         inner = _renamed(name.removeprefix(TEXT), DIFFUSERS_TEXT)
@@ -102,12 +102,12 @@ def diffusers_names(name: str, model: ModelConfig) -> tuple[str, ...]:
 
 
 def older_diffusers_name(name: str) -> str:
-    """The name that diffusers before 0.17 gave to tensor `name` of a folder; most are the same."""
+    """Return the name that diffusers before 0.17 gave to tensor `name` of a folder; most are the same."""
     return _renamed(name, DIFFUSERS_VAE_BEFORE_0_17) if name.startswith("vae/") else name
 
 
 def inverse(names: Iterable[str], rename: Callable[[str], str]) -> dict[str, str]:
-    """New name -> name. Raises ValueError when two names become one."""
+    """Map each new name to its old name. Raises ValueError: when two names become the same."""
     found: dict[str, str] = {}
     for name in names:
         if found.setdefault(rename(name), name) != name:
@@ -122,9 +122,9 @@ def _renamed(name: str, rules: Rules) -> str:
 
 
 def _unet_block(name: str, res_blocks: int) -> str:
-    """input_blocks and output_blocks count through all levels, diffusers' blocks within each level.
+    """Rename a block: input_blocks and output_blocks are numbered over all levels, diffusers' within each level.
 
-    A level has `res_blocks` blocks and the one that changes the resolution going down, and one block more going up.
+    A level has `res_blocks` + 1 blocks. Going down, the last of them changes the resolution.
     """
     match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.+)", name)
     if not match:
@@ -143,7 +143,7 @@ def _unet_block(name: str, res_blocks: int) -> str:
 
 
 def _up_block(name: str, highest: int) -> str:
-    """The decoder's levels: Stability numbers them as the encoder's, diffusers in the order of use."""
+    """Rename a decoder level: Stability numbers levels as in the encoder, diffusers in the order of use."""
     match = re.fullmatch(r"decoder\.up\.(\d+)\.(block|upsample)\.(.+)", name)
     if not match:
         return name

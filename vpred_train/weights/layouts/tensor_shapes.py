@@ -1,4 +1,4 @@
-"""The tensors of a model under Stability's names, derived from its configuration.
+"""Derives the tensors of a model, under Stability's names, from its configuration.
 
 Structure: Rombach et al. 2022 (arXiv 2112.10752), as in Stability's v2-inference-v.yaml. For `ModelConfig()`
 these are the 1214 tensors of the published files that a trainer uses.
@@ -12,13 +12,13 @@ COMPONENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT}
 
 
 def stability_name(name: str) -> str:
-    """The name in Stability's files of a parameter of `Networks`."""
+    """Return the name that a parameter of `Networks` has in Stability's files."""
     network, _, rest = name.partition(".")
     return f"{COMPONENTS[network]}{rest}"
 
 
 def stability_shapes(model: ModelConfig) -> Shapes:
-    """Name -> shape of every tensor; without the autoencoder's when the model works on pixels."""
+    """Map each tensor's name to its shape; a model on pixels has no autoencoder tensors."""
     parts = [(UNET, _unet(model.unet)), (TEXT, _text_encoder(model.text_encoder))]
     if model.vae:
         parts.append((VAE, _vae(model.vae)))

@@ -1,4 +1,4 @@
-"""Opening what the user names: one file of any container, or a diffusers folder."""
+"""Opens the weights that the user names: one file of any container, or a diffusers folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ PICKLED = {"model": "pytorch_model"}  # transformers' name of the same file befo
 
 @dataclass(frozen=True)
 class Source:
-    """Tensors under the names of their layout; those of a diffusers folder begin with `folder/`."""
+    """Holds open weights. Tensors have the names of their layout; in a diffusers folder these begin with `folder/`."""
 
     path: Path
     layout: str
@@ -32,14 +32,15 @@ class Source:
 
     @property
     def model(self) -> ModelConfig:
-        """What the record tells, else SD2."""
+        """Return the model that the record declares, else SD2."""
         return self.record.model if self.record else ModelConfig()
 
 
 def open_source(path: Path, model: ModelConfig | None = None) -> Source:
-    """Recognise `path` by what it holds. `model` (default: the record's, else SD2) is what it should be.
+    """Open `path` and recognise its layout by its content.
 
-    Raises ConfigError for unreadable files, other models and lists of tensors of no known layout.
+    model: the expected model; default: the record's, else SD2.
+    Raises ConfigError: when a file cannot be read, holds another model or has no known layout.
     """
     try:
         contents = _open_folder(path) if path.is_dir() else open_contents(path)
@@ -64,8 +65,11 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
 
 
 def weights_digest(path: Path) -> str:
-    """xxh3-128, hexadecimal, of a file or of the networks and scheduler of a diffusers folder. Raises OSError, and
-    ConfigError for what is neither."""
+    """Return the xxh3-128 digest, hexadecimal, of a file or of a diffusers folder's networks and scheduler.
+
+    Raises OSError: when a file cannot be read.
+    Raises ConfigError: when `path` is neither a folder nor a regular file.
+    """
     files = [path]
     if not path.is_dir():
         require_regular(path)
@@ -81,7 +85,10 @@ def weights_digest(path: Path) -> str:
 
 
 def _open_folder(folder: Path) -> Contents:
-    """Names get their network's folder in front and, for the text encoder, what transformers 5 leaves out."""
+    """Open a diffusers folder. Each name gets its network's folder as prefix.
+
+    Names of the text encoder also get the "text_model." that transformers 5 leaves out.
+    """
     if (folder / "text_encoder_2").is_dir():
         raise ConfigError(f"{folder}: holds SDXL weights (text_encoder_2); give SD 2.x weights")
     tensors: dict[str, StoredTensor] = {}
@@ -103,7 +110,7 @@ def _open_folder(folder: Path) -> Contents:
 
 
 def _open_network(folder: Path, stem: str) -> Contents:
-    """Full precision before fp16, safetensors before pickles."""
+    """Open one network's file; prefer full precision to fp16, and safetensors to pickles."""
     for variant in ("", ".fp16"):
         whole, index = folder / f"{stem}{variant}.safetensors", folder / f"{stem}.safetensors.index{variant}.json"
         if whole.is_file():

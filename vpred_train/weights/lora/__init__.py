@@ -1,1 +1,1 @@
-"""Low-rank factors and the files that hold them."""
+"""Handles low-rank factors and the files that hold them."""

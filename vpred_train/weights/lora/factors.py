@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): factors of matrices, and their way into full weights."""
+"""Implements low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): factors, and their merge into full weights."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -14,13 +14,17 @@ from vpred_train.config.weights import LoraConfig
 from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors, count_text, is_finite
 from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, TEXT, UNET, stability_shapes
 
-QKV = ("q", "k", "v")  # the rows of the text encoder's packed projection, in their order
+QKV = ("q", "k", "v")  # the order of the rows in the text encoder's packed projection
 PACKED = ".in_proj_weight"
 ATTENTION = re.compile(r".+(\.attn[12]\.to_(q|k|v|out\.0)\.weight|\.attn\.(in_proj_weight|out_proj\.weight))")
 
 
 class Target(NamedTuple):
-    """A matrix by Stability's name; of a packed projection all rows, or those of one `part` ("q", "k" or "v")."""
+    """Names a matrix to adapt.
+
+    weight: its name in Stability's files.
+    part: "q", "k" or "v" for these rows of a packed projection; "" for all rows.
+    """
 
     weight: str
     part: str = ""
@@ -31,7 +35,11 @@ Matrices = dict[Target, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Factors:
-    """The change alpha / rank * up @ down of a matrix (out, in). down (rank, in), up (out, rank), float32."""
+    """Holds the change alpha / rank * up @ down of a matrix (out, in).
+
+    down: (rank, in) float32.
+    up: (out, rank) float32.
+    """
 
     down: Float32
     up: Float32
@@ -39,29 +47,30 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """The rank that the factors have room for."""
+        """Return the number of rows of `down`, an upper bound of the change's rank."""
         return len(self.down)
 
     @property
     def scale(self) -> float:
-        """What multiplies the product."""
+        """Return the factor of the product up @ down."""
         return self.alpha / self.rank
 
     def plain(self, rank: int) -> "Factors":
-        """The same change with scale 1 and with `rank` at least, for readers that know nothing of alpha.
+        """Return the same change with scale 1, padded to `rank`, for readers that do not know alpha.
 
-        Exact when the scale is a power of two, else each element of `up` is rounded once.
+        The result is exact when the scale is a power of two; else each element of `up` is rounded once.
+        rank: at least `self.rank`.
         """
         up = self.up if self.scale == 1 else self.up * np.float32(self.scale)
         more = rank - self.rank
         return Factors(np.pad(self.down, ((0, more), (0, 0))), np.pad(up, ((0, 0), (0, more))), rank)
 
 
-Parts = list[Factors | None]  # of q, k and v
+Parts = list[Factors | None]  # one for each of q, k and v
 
 
 def linear_targets(model: ModelConfig) -> Matrices:
-    """Every linear layer of UNet and text encoder, and the parts of packed projections -> (out, in)."""
+    """Map every linear layer of UNet and text encoder, and the parts of packed projections, to (out, in)."""
     found: Matrices = {}
     for name, shape in stability_shapes(model).items():
         if len(shape) == 2 and name.startswith((UNET, TEXT)) and "embedding" not in name:
@@ -72,7 +81,7 @@ def linear_targets(model: ModelConfig) -> Matrices:
 
 
 def attention_targets(model: ModelConfig, networks: Collection[str] = ("unet", "text_encoder")) -> Matrices:
-    """What MindONE adapts: the projections of all attention in `networks` -> (out, in)."""
+    """Map each matrix that MindONE adapts, the projections of all attention in `networks`, to (out, in)."""
     prefixes = tuple(COMPONENTS[network] for network in networks)
     return {
         target: shape
@@ -82,7 +91,7 @@ def attention_targets(model: ModelConfig, networks: Collection[str] = ("unet", "
 
 
 def factors_of(tensors: Mapping[str, Float32], config: LoraConfig) -> dict[Target, Factors]:
-    """The factors that a training has under `tensors`: `a.lora.down` and `a.lora.up` adapt `a.weight`."""
+    """Return the factors in a training's `tensors`, where `a.lora.down` and `a.lora.up` adapt `a.weight`."""
     return {
         Target(name.removesuffix("lora.up") + "weight"): Factors(
             tensors[name.removesuffix("up") + "down"], up, config.rank * config.scale
@@ -93,7 +102,7 @@ def factors_of(tensors: Mapping[str, Float32], config: LoraConfig) -> dict[Targe
 
 
 def merged(base: LazyTensors, factors: Mapping[Target, Factors], strength: float = 1.0) -> LazyTensors:
-    """`base` (Stability's names) with `strength` times the change of the factors added; each tensor is rounded once."""
+    """Add `strength` times the change of the factors to `base` (Stability's names); each tensor is rounded once."""
     by_weight: dict[str, dict[Target, Factors]] = {}
     for target, each in factors.items():
         by_weight.setdefault(target.weight, {})[target] = each
@@ -102,17 +111,17 @@ def merged(base: LazyTensors, factors: Mapping[Target, Factors], strength: float
 
 
 def joined(factors: Mapping[Target, Factors]) -> dict[Target, Factors]:
-    """With q, k and v of a packed projection as one where they share `down`, as they do when they came from one."""
+    """Join q, k and v of a packed projection where they share `down`, as they do when they were split from one."""
     return _joined(factors, _shared)
 
 
 def packed(factors: Mapping[Target, Factors]) -> dict[Target, Factors]:
-    """The same change without parts: those that do not share `down` are stacked, three times as deep."""
+    """Return the same change without parts. Parts that do not share `down` are stacked, so that their ranks add up."""
     return _joined(factors, lambda parts: _shared(parts) or _stacked(parts))
 
 
 def separated(factors: Mapping[Target, Factors]) -> dict[Target, Factors]:
-    """The same change with q, k and v of a packed projection apart, sharing `down`."""
+    """Return the same change with q, k and v of a packed projection split; they share `down`."""
     found: dict[Target, Factors] = {}
     for target, each in factors.items():
         if target.part or not target.weight.endswith(PACKED):
@@ -136,7 +145,7 @@ def _joined(factors: Mapping[Target, Factors], join: Callable[[Parts], Factors |
 
 
 def _shared(parts: Parts) -> Factors | None:
-    """q, k and v as the factors of the packed projection, when all are there with one `down`; else None."""
+    """Return q, k and v as factors of the packed projection when all are present with one `down`; else None."""
     first = parts[0]
     if first is None:
         return None
@@ -149,7 +158,7 @@ def _shared(parts: Parts) -> Factors | None:
 
 
 def _stacked(parts: Parts) -> Factors:
-    """`up` is block-diagonal, one block of rows for each of q, k and v; an absent one is 0."""
+    """Stack the parts: `up` is block-diagonal with one block of rows for each of q, k and v; an absent one is 0."""
     rows = next(part.up.shape[0] for part in parts if part)
     plain = [(number, part.plain(part.rank)) for number, part in enumerate(parts) if part]
     down = np.concatenate([part.down for _, part in plain])

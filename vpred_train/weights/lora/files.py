@@ -1,4 +1,4 @@
-"""LoRA files of MindONE, of diffusers and of our own, told by their content."""
+"""Reads and writes LoRA files of MindONE, of diffusers and of our own; the content decides which one it is."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ from vpred_train.weights.lora.factors import (
 from vpred_train.weights.lora.names import PEFT_PREFIX, Role, known_names, plain_name, written_names
 
 FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and peft's in a folder
-METADATA_KEY = "lora_adapter_metadata"  # where diffusers since 0.34 tells peft's settings
-PEFT_CONFIG = "adapter_config.json"  # where peft itself tells them, beside its file
+METADATA_KEY = "lora_adapter_metadata"  # diffusers since 0.34 stores peft's settings here
+PEFT_CONFIG = "adapter_config.json"  # peft itself stores them here, beside its file
 RANK = "lora_rank"  # MindONE's scalar beside the factors
 FACTORS: tuple[Role, Role] = ("down", "up")
 AGAIN = "copy it again"
@@ -50,7 +50,7 @@ SHOWN = 10
 
 
 class Adapter(Foreign):
-    """peft's settings of one network, as far as they change what its factors mean (LoraConfig of peft)."""
+    """Reads peft's settings of one network that change what its factors mean (LoraConfig of peft)."""
 
     lora_alpha: float | None = None
     use_dora: bool | None = None
@@ -61,17 +61,21 @@ class Adapter(Foreign):
 
     @property
     def unsupported(self) -> list[str]:
-        """The keys that have no reader here."""
+        """Return the keys that have no reader here."""
         return [key for key, value in self if value and key != "lora_alpha"]
 
 
 class Flat(RootModel[dict[str, Any] | None]):
-    """network.key -> value."""
+    """Reads settings as network.key -> value."""
 
 
 @dataclass(frozen=True)
 class LoraSource:
-    """The tensors of a LoRA file under the names that it has for them; `settings` by network."""
+    """Holds an open LoRA file.
+
+    tensors: under the names that the file has for them.
+    settings: network -> peft's settings.
+    """
 
     path: Path
     container: str
@@ -81,17 +85,17 @@ class LoraSource:
 
     @property
     def model(self) -> ModelConfig:
-        """What the record tells, else SD2."""
+        """Return the model that the record declares, else SD2."""
         return self.record.model if self.record else ModelConfig()
 
     @property
     def of_peft(self) -> bool:
-        """Whether peft itself wrote it, whose settings lie beside it."""
+        """Return whether peft itself wrote the file; its settings are in a document beside it then."""
         return _is_of_peft(self.tensors)
 
     @property
     def layout(self) -> str:
-        """The layout whose names these are; a UNet's are the same in MindONE's files and ours."""
+        """Return the layout that the names belong to; a UNet's names are the same in MindONE's files and ours."""
         if RANK in self.tensors or any(name.startswith("cond_stage_model.transformer.") for name in self.tensors):
             return "mindone"
         ours = any(name.startswith(tuple(COMPONENTS.values())) for name in self.tensors)
@@ -99,15 +103,20 @@ class LoraSource:
 
 
 def is_lora(path: Path) -> bool:
-    """Does `path` hold factors of weights rather than weights? Raises ConfigError for an unknown file."""
+    """Return whether `path` holds low-rank factors rather than weights.
+
+    Raises ConfigError: when the format is unknown.
+    """
     if path.is_dir():
         return _file_in(path).is_file() and not (path / "unet").is_dir()
     return any(LORA_NAME.search(name) for name in open_contents(path).tensors)
 
 
 def open_lora(path: Path) -> LoraSource:
-    """The names, shapes and record in a LoRA file, or in a folder of diffusers' or peft's that holds one. Raises
-    ConfigError."""
+    """Open a LoRA file, or a folder of diffusers or peft that holds one, and read its names, shapes and record.
+
+    Raises ConfigError: when the file cannot be read or holds no LoRA weights.
+    """
     file = _file_in(path) if path.is_dir() else path
     contents = open_contents(file)
     if not any(LORA_NAME.search(name) for name in contents.tensors):
@@ -118,7 +127,7 @@ def open_lora(path: Path) -> LoraSource:
 
 
 def _file_in(folder: Path) -> Path:
-    """The LoRA file in a folder of diffusers' or peft's; a path where there is none."""
+    """Return the LoRA file in a folder of diffusers or peft; when there is none, a path that does not exist."""
     return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), folder / FOLDER_FILES[0])
 
 
@@ -127,7 +136,7 @@ def _is_of_peft(names: Iterable[str]) -> bool:
 
 
 def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
-    """Network -> what the file, or peft's document beside it, says about its factors."""
+    """Map each network to the settings of its factors, from the file or from peft's document beside it."""
     if _is_of_peft(contents.tensors):
         whole = read_document(Adapter, file.with_name(PEFT_CONFIG), AGAIN)
         return dict.fromkeys(("unet", "text_encoder"), whole) if whole else {}
@@ -141,10 +150,12 @@ def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
 
 
 def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[Target, Factors]:
-    """The factors for `model` (default: what the record tells, else SD2); float16 and bfloat16 widen.
+    """Return the factors for `model`; float16 and bfloat16 are widened to float32.
 
-    q, k and v that share `down` become the packed projection. Raises ConfigError for unknown names, missing halves,
-    shapes that do not fit and settings that have no reader here, with the first ten of them.
+    q, k and v that share `down` become the packed projection.
+    model: the adapted model; default: the model that the record declares, else SD2.
+    Raises ConfigError: when a name is unknown or occurs twice, a half is missing, a shape does not fit, a setting has
+    no reader here, or a factor holds NaN or inf. The message names the first ten faults, or one factor with NaN or inf.
     """
     model = model or source.model
     known, shapes = known_names(model), linear_targets(model)
@@ -175,10 +186,12 @@ def write_lora(
     record: ParameterizationRecord | None,
     model: ModelConfig | None = None,
 ) -> None:
-    """Write `factors` of `model` (default: the record's, else SD2) as `layout`, whole or not at all.
+    """Write `factors` as `layout`, completely or not at all.
 
-    "stability" is safetensors with each alpha. The others know no alpha, and the scale goes into `up`: "mindone" is a
-    MindSpore .ckpt with the rank, one for all, and "diffusers" safetensors of peft's names. Raises ConfigError.
+    layout: "stability" is safetensors with each alpha. The other layouts have no alpha, so the scale goes into `up`.
+    "mindone" is a MindSpore .ckpt with one rank for all factors. "diffusers" is safetensors with peft's names.
+    model: the adapted model; default: the record's, else SD2.
+    Raises ConfigError: when the layout cannot hold the factors, or the path cannot be written.
     """
     model = model or (record.model if record else ModelConfig())
     texts = {RECORD_KEY: record.model_dump_json()} if record else {}
@@ -196,7 +209,7 @@ def write_lora(
 
 
 def _misfits(source: LoraSource, names: Mapping[Role, str], shape: tuple[int, int]) -> list[str]:
-    """Faults of the factors of one matrix `shape` (out, in)."""
+    """List the faults in the factors of one matrix of `shape` (out, in)."""
     if len(names.keys() - {"alpha"}) < 2:
         return [f"{name} without its other half" for name in names.values()]
     down, up = (_matrix(source.tensors[names[role]].shape) for role in FACTORS)
@@ -224,18 +237,18 @@ def _factors(source: LoraSource, target: Target, names: Mapping[Role, str]) -> F
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a factor that was written as a kernel of 1x1, what it is as a matrix."""
+    """Return the shape as a matrix when a factor was written as a 1x1 kernel."""
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _plain(factors: Mapping[Target, Factors]) -> dict[Target, Factors]:
-    """With scale 1 and one rank, which readers without alpha and rank of each matrix need."""
+    """Return the factors with scale 1 and one rank, for readers without an alpha and a rank for each matrix."""
     rank = max(each.rank for each in factors.values())
     return {target: each.plain(rank) for target, each in factors.items()}
 
 
 def _named(layout: str, factors: Mapping[Target, Factors], model: ModelConfig) -> dict[str, Float32]:
-    """The tensors of a file."""
+    """Return the tensors of a file under the names of `layout`."""
     tensors: dict[str, Float32] = {}
     for target, each in factors.items():
         values: dict[Role, Float32] = {"down": each.down, "up": each.up, "alpha": np.array(each.alpha, np.float32)}
@@ -266,12 +279,15 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def open_base(path: Path, lora: LoraSource | None) -> Source:
-    """`open_source` of the weights that `lora` is for, which tells their model when they do not."""
+    """Open the weights that `lora` adapts. LoRA's record declares their model if it has one."""
     return open_source(path, lora.record.model if lora and lora.record else None)
 
 
 def other_base(lora: LoraSource, base: Path, xxh3: str) -> str | None:
-    """The fault when `base`, of digest `xxh3`, is not what `lora` was trained on; None when it is, or nobody knows."""
+    """Return the fault when `lora` was trained on other weights than `base`, whose digest is `xxh3`.
+
+    The result is None when they are the same weights, or the record does not say.
+    """
     told = lora.record.base_xxh3 if lora.record else None
     if told in (None, xxh3):
         return None
@@ -282,7 +298,10 @@ def other_base(lora: LoraSource, base: Path, xxh3: str) -> str | None:
 
 
 def with_lora(base: Source, which: Which, lora: LoraSource | None, strength: float) -> LazyTensors:
-    """The tensors of `base` with `strength` times LoRA's change. Raises ConfigError when one does not fit."""
+    """Return the tensors of `base` with `strength` times LoRA's change added.
+
+    Raises ConfigError: when a tensor does not fit.
+    """
     if lora is None:
         return weights_of(base, which)
     model = base.record.model if base.record else lora.model

@@ -1,4 +1,4 @@
-"""What LoRA files call the factors of a matrix: Stability's and MindONE's names, and diffusers' through the years."""
+"""Names the factors of a matrix as LoRA files do: Stability's, MindONE's, and diffusers' old and new names."""
 
 import re
 from collections.abc import Iterator
@@ -10,21 +10,21 @@ from vpred_train.weights.lora.factors import QKV, Target, linear_targets
 
 Role = Literal["down", "up", "alpha"]
 Names = dict[Role, str]
-PREFIX_5 = TEXT_MODEL.replace("/", ".").replace("text_model.", "")  # transformers 5 leaves text_model out
-# peft puts the wrapped model's own name before, and the adapter's name within.
+PREFIX_5 = TEXT_MODEL.replace("/", ".").replace("text_model.", "")  # transformers 5 leaves out text_model
+# peft puts the wrapped model's own name in front, and the adapter's name inside.
 PEFT_PREFIX = re.compile(r"^((?:unet|text_encoder)\.)?base_model\.model\.")
 PEFT_ADAPTER = re.compile(r"\.(lora_[AB])\.default\.")
 
 
 class Place(NamedTuple):
-    """What a tensor of a LoRA file is."""
+    """Says which factor of which matrix a tensor of a LoRA file is."""
 
     target: Target
     role: Role
 
 
 def written_names(layout: str, target: Target, model: ModelConfig) -> Names:
-    """The names that `layout` has for the factors of `target`, as its newest programs write them."""
+    """Return the names of the factors of `target` in `layout`, as its newest programs write them."""
     if layout == "diffusers":
         return _peft(_diffusers_module(target, model))
     name = target.weight if layout == "stability" else mindone_name(target.weight)
@@ -33,7 +33,7 @@ def written_names(layout: str, target: Target, model: ModelConfig) -> Names:
 
 
 def known_names(model: ModelConfig) -> dict[str, Place]:
-    """Every name by which a known program calls the factors of a linear layer -> what it means."""
+    """Map every name that a known program gives to a factor of a linear layer to its meaning."""
     return {
         name: Place(target, role)
         for target in linear_targets(model)
@@ -43,7 +43,7 @@ def known_names(model: ModelConfig) -> dict[str, Place]:
 
 
 def plain_name(name: str) -> str:
-    """The name without what peft adds to it."""
+    """Return the name without the parts that peft adds."""
     return PEFT_ADAPTER.sub(r".\1.", PEFT_PREFIX.sub(lambda match: match[1] or "", name))
 
 
@@ -67,7 +67,7 @@ def _spellings(target: Target, model: ModelConfig) -> Iterator[Names]:
     for each in modules:
         yield _peft(each)
         yield _up_down(f"{each}.{'lora' if network == 'unet' else 'lora_linear_layer'}")
-    if old != module:  # only attention had processors
+    if old != module:  # only attention layers had processors
         yield _up_down(old)
         yield _up_down(old.removeprefix("unet."))
     yield _lora(kohya)
