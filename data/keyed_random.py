@@ -22,7 +22,7 @@ STREAMS = {
 def sample_generator(seed: int, stream: str, epoch: int, sample_id: int) -> np.random.Generator:
     """Return a generator keyed by all four arguments. Equal keys give equal draws, in any order and on any machine."""
     key = np.array([seed, STREAMS[stream]], np.uint64)
-    # The counter's low words count the draws. The keys are the high words, so that streams never overlap.
+    # The counter's low words count the draws. Sample and epoch are the high words, so that streams never overlap.
     counter = np.array([0, 0, sample_id, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 

@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
 
 
 def serve(tasks: Connection, memory: mmap.mmap) -> None:
-    """Make each requested sample, and answer its task with None or the traceback. EOFError ends the loop."""
+    """Make each requested sample until the rank closes the socket; answer each task with None or the traceback."""
     fetcher, samples = tasks.recv()
     while True:
         start, place, sample_id, epoch, size = tasks.recv()

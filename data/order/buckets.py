@@ -123,7 +123,7 @@ def bucket_sizes(resolution: int, multiple_px: int, max_aspect: float) -> Sequen
 
 
 def _nearest(borders: NDArray[np.float64], sizes_of: OfSamples, ids: Ids) -> NDArray[np.int64]:
-    """Return how many `borders`, logarithms of aspect ratios, lie below each sample's: (n,)."""
+    """Return how many `borders`, logarithms of aspect ratios, lie below each sample's logarithm: (n,) int64."""
     width, height = sizes_of(ids).T
     found: NDArray[np.int64] = np.searchsorted(borders, np.log(width / height))
     return found

@@ -83,7 +83,7 @@ def read_cell(path: Path, offset: int, length: int) -> bytes:
 
 @lru_cache(KEPT_GROUPS)
 def _images(path: Path, written_ns: int, group: int) -> Any:
-    """Read the column of images. Of a struct, only `bytes` is read, since its path may be in any encoding."""
+    """Read the column of images. If it is a struct, only `bytes` is read: `path` may be in any encoding."""
     file = _open(path, written_ns)
     kind = file.schema_arrow.field(IMAGE).type
     parts = [kind.field(number).name for number in range(kind.num_fields)]

@@ -83,10 +83,10 @@ def _name_fault(name: str) -> str:
 
 
 def reach(folder: Path) -> tuple[Path, ...]:
-    """Return the folders below which a folder's files may lie once links are followed: the folder itself and more.
+    """Return the folders below which a folder's files may lie after links are followed.
 
-    A snapshot in Hugging Face's cache (REPOSITORY/snapshots/REVISION) consists of links, so its files may also lie
-    among that repository's blobs.
+    The first is the folder itself. A snapshot in Hugging Face's cache (REPOSITORY/snapshots/REVISION) consists of
+    links, so its files may also lie among that repository's blobs.
     """
     resolved = folder.resolve()
     for revision in (resolved, *resolved.parents):

@@ -59,7 +59,7 @@ class Source(Protocol):
     """Holds samples 0 .. n-1. It can be pickled to a worker process, which then reads the same index."""
 
     name: str
-    digest: str  # of all images and captions and where each is listed, not of where the folder is
+    digest: str  # covers all images, captions and origins, but not where the folder is
 
     def __len__(self) -> int:
         """Return the number of samples."""
