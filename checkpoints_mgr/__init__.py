@@ -1,4 +1,7 @@
-"""Sharded checkpoints that are either whole or not there: safetensors, digests, one atomic commit for all ranks."""
+"""Saves and restores sharded checkpoints: safetensors files, digests, and one atomic commit for all ranks.
+
+A checkpoint is either complete or absent.
+"""
 
 from checkpoints_mgr.alike import check_alike
 from checkpoints_mgr.communicator import Communicator, SingleProcess

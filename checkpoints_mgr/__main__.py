@@ -1,4 +1,4 @@
-"""`python -m checkpoints_mgr`: the same as `vpred-ckpt`."""
+"""Runs `vpred-ckpt` as `python -m checkpoints_mgr`."""
 
 from vpred_train.entry import checkpoints
 

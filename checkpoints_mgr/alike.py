@@ -1,4 +1,4 @@
-"""What every rank must hold alike, compared by digest: of ranks that have drifted apart nothing is saved."""
+"""Compares by digest the arrays that must be equal on all ranks. If ranks have drifted apart, nothing is saved."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,8 +14,12 @@ from checkpoints_mgr.votes import together
 
 
 def check_alike(comm: Communicator, what: str, whole: Mapping[str, NDArray[Any]]) -> None:
-    """Called by all ranks, each with its own arrays of the same names. DriftError, the same on all ranks: some hold
-    other bytes than most; it names them and the first tensor. "what": how the message begins."""
+    """Compare the ranks' arrays. Collective: each rank passes its local arrays under the same names.
+
+    what: the beginning of the error message.
+    Raises DriftError, the same on all ranks: when some ranks' bytes differ from the majority's. It names these ranks
+    and the first tensor that differs.
+    """
     if comm.world_size == 1:
         return
     digests = together(comm, what, lambda: digest_of(whole))
@@ -37,7 +41,7 @@ def check_alike(comm: Communicator, what: str, whole: Mapping[str, NDArray[Any]]
 
 
 def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """xxh3-128, hexadecimal, of the arrays' bytes in C order, by name."""
+    """Return the xxh3-128 (hexadecimal) of the arrays' bytes in C order, sorted by name."""
     digest = xxhash.xxh3_128()
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)

@@ -1,4 +1,4 @@
-"""vpred-ckpt: look at checkpoints, compare, gather and prune them, without MindSpore or MPI."""
+"""vpred-ckpt inspects, verifies, compares, consolidates and prunes checkpoints, without MindSpore or MPI."""
 
 import argparse
 import json
@@ -37,19 +37,23 @@ UNSOUND_REMEDY = "put its files back, or move it to quarantine/"
 
 
 class Format(Protocol):
-    """Writes a step's weights as whole models of another layout; the package on top brings its own to `main`."""
+    """Writes a step's weights as a complete model in another layout. The caller passes its formats to `main`."""
 
     def __call__(self, step: Path, weights: str, base: Path | None, output: Path) -> str:
-        """weights: raw, ema, or an average's name; base: the weights that the run began with, when they moved. Returns
-        one line that tells what was written. CheckpointError."""
+        """Write the model to `output` and return one line that reports what was written.
+
+        weights: raw, ema, or the name of an average.
+        base: path of the weights that the run began with, if they moved.
+        Raises CheckpointError: when the model cannot be written.
+        """
         ...
 
 
 class Reader(Protocol):
-    """Reads the tensors of files that are no step of ours; the package on top brings its own to `main`."""
+    """Reads the tensors of files that are no step of this package. The caller passes its reader to `main`."""
 
     def __call__(self, path: Path) -> Mapping[str, NDArray[Any]]:
-        """All tensors by name. CheckpointError."""
+        """Return all tensors by name. Raises CheckpointError: when they cannot be read."""
         ...
 
 
@@ -58,7 +62,10 @@ NO_FORMATS: Mapping[str, Format] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step directory turned out to be. fault: empty when nothing is wrong."""
+    """Reports what one step directory holds.
+
+    fault: what is wrong with it; empty when nothing is.
+    """
 
     path: str
     fault: str = ""
@@ -75,9 +82,12 @@ class StepReport:
 def main(
     argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS, read: Reader | None = None
 ) -> None:
-    """Ends with sys.exit: 0 ok, 1 something is corrupt or different, 2 the request cannot be met, 128 + n after a
-    signal. formats: what `consolidate` can write besides safetensors; read: what `convert` reads with, without which
-    there is no such command."""
+    """Run a command and end with sys.exit.
+
+    Exit codes: 0 ok; 1 something is corrupt or different; 2 the request cannot be met; 128 + n after signal n.
+    formats: what `consolidate` can write besides safetensors.
+    read: the reader of `convert`; without it the command does not exist.
+    """
     arguments = _parser(formats, read).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -87,7 +97,7 @@ def main(
         print(f"vpred-ckpt: {error}", file=sys.stderr)
         sys.exit(CORRUPT)
     except BrokenPipeError:
-        # `| head` has seen enough; what is still unwritten must not fail again when Python ends.
+        # The reader of the pipe, such as `head`, has ended. Unwritten output must not fail again when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (CheckpointError, OSError) as error:
@@ -178,7 +188,7 @@ def _report_steps(arguments: argparse.Namespace, opened: Callable[[Path], Manife
         try:
             reports.append(_report(path, opened))
         except (CheckpointError, OSError) as error:
-            # A disk's error, or a run that has given the step up meanwhile, says nothing of the other steps.
+            # A disk error, or a run that has removed the step meanwhile, says nothing about the other steps.
             unread.append(f"vpred-ckpt: {error}")
     _print(arguments, [asdict(report) for report in reports], [_text(report) for report in reports])
     print("".join(f"{line}\n" for line in unread), end="", file=sys.stderr)
@@ -248,7 +258,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     names = [*map(step_name, steps), *left]
     if arguments.delete:
         discard(*retire(root, steps, secrets.token_hex(16)), *(root / name for name in left))
-        names = [name for name in names if not storage.is_occupied(root / name)]  # one that is being read stays
+        names = [name for name in names if not storage.is_occupied(root / name)]  # a step that is being read stays
     verb = "removed" if arguments.delete else "would remove"
     _print(arguments, names, [f"{verb} {root / name}" for name in names] or ["nothing to remove"])
     for each in judged.unsound:
@@ -264,7 +274,7 @@ def _print(arguments: argparse.Namespace, document: list[JSON], lines: list[str]
 
 
 def _step_paths(path: Path) -> list[Path]:
-    """The step directories meant by a path, newest first. CheckpointError: there is none."""
+    """Return the step directories that a path stands for, newest first. Raises CheckpointError: when there is none."""
     path = path.absolute()
     if not storage.is_dir(path):
         raise CheckpointError(f"{path} is not a directory; give a checkpoint root or a step_... directory")

@@ -1,4 +1,4 @@
-"""The little that a checkpoint asks of the process group; MPI itself stays outside this package."""
+"""Declares the collectives that a checkpoint needs. MPI itself stays outside this package."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 
 
 class Communicator(Protocol):
-    """Collectives over all ranks. Values are what JSON holds and, in what is broadcast where nodes keep their own
-    files, numpy arrays; a tuple may arrive as a list."""
+    """Provides collectives over all ranks.
+
+    Values are what JSON holds. Where nodes keep their own files, broadcast values also hold numpy arrays. A tuple may
+    arrive as a list.
+    """
 
     @property
     def rank(self) -> int:
-        """0 .. world_size - 1."""
+        """The rank's number, 0 .. world_size - 1."""
         ...
 
     @property
@@ -22,7 +25,7 @@ class Communicator(Protocol):
         ...
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        """Return the root's value on every rank; the value given by the others is ignored."""
+        """Return the root's value on every rank. The values that the other ranks pass are ignored."""
         ...
 
     def allgather_object(self, value: Any) -> list[Any]:
@@ -30,8 +33,10 @@ class Communicator(Protocol):
         ...
 
     def all_gather_(self, values: NDArray[np.float32], bounds: Sequence[int]) -> None:
-        """Fill the others' ranges of a contiguous 1-D array, of which each rank has its own, [bounds[rank],
-        bounds[rank + 1]). Whatever bits are in it arrive unchanged."""
+        """Fill the other ranks' ranges of a contiguous 1-D array.
+
+        Each rank has filled its local range [bounds[rank], bounds[rank + 1]). All bit patterns arrive unchanged.
+        """
         ...
 
     def barrier(self) -> None:
@@ -40,7 +45,7 @@ class Communicator(Protocol):
 
 
 class SingleProcess:
-    """The process group of one."""
+    """Implements the process group of one rank."""
 
     rank = 0
     world_size = 1

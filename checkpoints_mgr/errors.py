@@ -1,22 +1,22 @@
-"""What can go wrong with a checkpoint, in words meant for the person who runs the job."""
+"""Defines the errors of checkpoints. Their messages address the person who runs the job."""
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be saved or restored; the message is one readable line, equal on all ranks."""
+    """Says that a checkpoint cannot be saved or restored. The message is one readable line, equal on all ranks."""
 
 
 class CheckpointFaultError(CheckpointError):
-    """Not the user's doing: a bug, whose traceback is in the log of its rank, or a machine that fails."""
+    """Says that the user is not the cause: it is a bug, whose traceback is in its rank's log, or a failing machine."""
 
 
 class DriftError(CheckpointFaultError):
-    """Ranks hold different values of what must be equal: no later save can be right, and none was made."""
+    """Says that ranks hold different values where they must be equal. No later save can be right, and none was made."""
 
 
 class CorruptCheckpointError(CheckpointError):
-    """The bytes on disk provably differ from what was committed (never raised for a transient I/O error).
+    """Says that the bytes on disk provably differ from what was committed. A transient I/O error never raises it.
 
-    file: the name of the data file that is at fault, empty when it is the manifest or the step as a whole.
+    file: name of the data file at fault; empty when the fault is the manifest's or the whole step's.
     """
 
     def __init__(self, message: str, file: str = "") -> None:

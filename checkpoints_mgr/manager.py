@@ -1,4 +1,4 @@
-"""Saving and restoring by all ranks together."""
+"""Saves and restores checkpoints by all ranks together."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,13 +14,15 @@ WRITE_TIMEOUT_S = 1800.0
 
 
 class CheckpointManager:
-    """Checkpoints under one root on a file system that all ranks share; or, where each rank tells the name of its
-    `node`, on each node's own disks: a node keeps its ranks' shards and all whole tensors, and a step counts when all
+    """Manages the checkpoints under one root.
+
+    The root is on a file system that all ranks share. If each rank passes the name of its `node`, the root is on each
+    node's local disks instead: a node keeps its ranks' shards and all replicated tensors. Such a step counts when all
     of its nodes have their part.
 
-    Every method is collective: all ranks call it, in the same order, and it returns the same, or raises the same
-    CheckpointError, on all of them. No thread of ours makes a collective: a save in the background moves on when the
-    ranks come by with `poll`, `wait` or the next call.
+    Every method is collective: all ranks call it in the same order. It returns the same, or raises the same
+    CheckpointError, on all of them. Background threads make no collectives: a save in the background progresses when
+    the ranks call `poll`, `wait` or the next method.
     """
 
     def __init__(
@@ -38,16 +40,17 @@ class CheckpointManager:
 
     @property
     def pending_step(self) -> int | None:
-        """The step of the save that is not committed yet, the same on all ranks; None when none is."""
+        """The step of the save that is not committed yet, the same on all ranks; None when no save is pending."""
         pending = self._saver.pending
         return pending.attempt.step if pending is not None else None
 
     def save(self, step: int, state: State, metrics: dict[str, float] | None = None) -> SaveResult:
         """Commit the state as this step, or leave no trace of the attempt. On return the step is durable.
 
-        Whole tensors must be equal on all ranks: each writes its share of them, and its own part of sharded ones.
-        DriftError, the same on all ranks: they are not equal. CheckpointError, the same on all ranks: a rank failed,
-        the ranks do not save the same, or the step exists already; or a save that was pending failed.
+        Replicated tensors must be equal on all ranks. Each rank writes its share of them, and its part of sharded ones.
+        Raises DriftError, the same on all ranks: when replicated tensors are not equal.
+        Raises CheckpointError, the same on all ranks: when a rank failed, the ranks do not save the same, the step
+        exists already, or a pending save failed.
         """
         self.start_save(step, state, metrics, background=False)
         result = self._saver.wait()
@@ -57,35 +60,38 @@ class CheckpointManager:
     def start_save(
         self, step: int, state: State, metrics: dict[str, float] | None = None, *, background: bool = True
     ) -> None:
-        """Copy the state and write it in the background; `poll` or `wait` tell the outcome. As `save` otherwise.
+        """Copy the state and write it in the background; `poll` or `wait` returns the outcome. Otherwise as `save`.
 
-        One save at a time: an earlier one is waited for.
+        One save runs at a time: this call waits for an earlier one.
         """
         self._saver.wait()
         self._saver.begin(step, state, metrics or {}, background=background)
 
     def poll(self) -> SaveResult | None:
-        """At a step boundary: commit the pending save if all ranks have written it; None when there is nothing new.
+        """Commit the pending save if all ranks have written it; call this at a step boundary.
 
-        CheckpointError: it failed, on all ranks, and left nothing.
+        Returns the result, or None when there is nothing new.
+        Raises CheckpointError: when the save failed, on all ranks, and left nothing.
         """
         return self._saver.poll()
 
     def wait(self) -> SaveResult | None:
-        """The outcome of the pending save, as `poll`; None when none is pending."""
+        """Wait for the pending save and return its outcome, as `poll`; None when none is pending."""
         return self._saver.wait()
 
     def latest(self) -> int | None:
-        """The newest step whose manifest and file sizes are right, as rank 0 sees it; None when there is none."""
+        """Return the newest step whose manifest and file sizes are right, as rank 0 sees it; None without one."""
         return self._restorer.latest()
 
     def restore(self, template: State, step: int | Literal["latest"] = "latest") -> Restored | None:
         """Fill the template's arrays from the newest step, or the given one; any number of ranks may have written it.
 
-        Each rank reads what its template names and no more, every byte verified; after an error the content of the
-        arrays means nothing. A step that is proven corrupt is moved to quarantine/; "latest" then falls back to the
-        next older one. None: there never was a checkpoint. CheckpointError, the same on all ranks: the given step is
-        missing or corrupt, every step is corrupt (also those of an earlier restore), a rank cannot read, or the step
-        lacks a tensor of the template or has it in another shape or dtype.
+        Each rank reads what its template names and no more, and verifies every byte. After an error the content of
+        the arrays is undefined. A step that is proven corrupt is moved to quarantine/; "latest" then falls back to the
+        next older one.
+        Returns None: when there never was a checkpoint.
+        Raises CheckpointError, the same on all ranks: when the given step is missing or corrupt, every step is corrupt
+        (also those of an earlier restore), a rank cannot read, or the step lacks a tensor of the template or has it in
+        another shape or dtype.
         """
         return self._restorer.restore(template, step)

@@ -1,11 +1,14 @@
-"""Which ranks share disks."""
+"""Records which ranks share disks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """of_rank[rank]: the name of its node; "" for all where every rank sees the same disks."""
+    """Maps ranks to nodes.
+
+    of_rank: name of each rank's node, by rank; "" for all ranks when every rank sees the same disks.
+    """
 
     of_rank: tuple[str, ...]
 
@@ -13,7 +16,7 @@ class Nodes:
         return [rank for rank, name in enumerate(self.of_rank) if name == node]
 
     def leader(self, node: str) -> int:
-        """The rank that makes, commits and removes directories on the node's disks."""
+        """Return the rank that makes, commits and removes directories on the node's disks."""
         return self.of_rank.index(node)
 
     def leads(self, rank: int) -> bool:

@@ -1,4 +1,4 @@
-"""When to save and what to keep: small values, tested without a disk or a clock."""
+"""Decides when to save and what to keep. These are small values, tested without a disk or a clock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,23 +9,27 @@ from checkpoints_mgr.errors import CheckpointError
 
 @dataclass(frozen=True)
 class SaveEvery:
-    """Save after so many samples, and after so many seconds since the last save; None: not by this."""
+    """Declares when to save. None turns a criterion off.
+
+    samples: save each time the samples seen pass a multiple of this.
+    seconds: save this long after the last save.
+    """
 
     samples: int | None = None
     seconds: float | None = None
 
     def by_samples(self, seen_before: int, seen: int) -> bool:
-        """Whether a step that went from `seen_before` to `seen` samples has passed a multiple."""
+        """Return whether a step that went from `seen_before` to `seen` samples has passed a multiple."""
         return self.samples is not None and seen // self.samples > seen_before // self.samples
 
     def by_time(self, seconds_since_last: float) -> bool:
-        """Whether it is time. Ranks have different clocks: one asks, and tells the others."""
+        """Return whether a save is due by time. Clocks of ranks differ, so one rank decides and informs the others."""
         return self.seconds is not None and seconds_since_last >= self.seconds
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What retention knows of a committed step."""
+    """Holds what retention knows of a committed step."""
 
     step: int
     pinned: bool = False
@@ -34,8 +38,12 @@ class Kept:
 
 @dataclass(frozen=True)
 class Retention:
-    """Which committed steps stay: the newest `last`, the first of every `every_steps` steps, the `best` by a metric
-    (those that have it), and all that are pinned."""
+    """Declares which committed steps stay. Pinned steps always stay.
+
+    last: number of newest steps that stay.
+    every_steps: the first checkpoint of each span of this many steps stays; None: no such rule.
+    best: number of best steps by `metric` that stay, among the steps that have it.
+    """
 
     last: int = 2
     every_steps: int | None = None
@@ -54,11 +62,11 @@ class Retention:
             raise CheckpointError(f"keep_best is {self.best}, but no metric tells which is best")
 
     def expired(self, steps: Sequence[Kept]) -> list[int]:
-        """The steps to remove, oldest first."""
+        """Return the steps to remove, oldest first."""
         newest_first = sorted(steps, key=lambda kept: -kept.step)
         keep = {kept.step for kept in newest_first[: self.last]} | {kept.step for kept in steps if kept.pinned}
         if self.every_steps is not None:
-            # The first of each stretch and not its multiple: a save may come late.
+            # Keep the first checkpoint of each span, not the multiple itself: a save may come late.
             keep |= set({kept.step // self.every_steps: kept.step for kept in newest_first}.values())
         if self.best:
             sign = 1 if self.mode == "min" else -1

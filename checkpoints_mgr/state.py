@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and the values that the manager hands back."""
+"""Defines what a checkpoint holds, and the values that the manager returns."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from checkpoints_mgr.errors import CheckpointError
 
-JSON: TypeAlias = Any  # what JSON holds without loss; the recursive union would make each reader narrow each number
+JSON: TypeAlias = Any  # what JSON holds without loss; a recursive union type would make each reader narrow each number
 
 # safetensors dtype name -> little-endian numpy dtype
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -37,7 +37,7 @@ _COMPONENT = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True)
 class Segment:
-    """Elements [low, high) of a tensor, in C order, are [start, start + high - low) of the shard's values."""
+    """Maps elements [low, high) of a tensor, in C order, to [start, start + high - low) of the shard's values."""
 
     tensor: str
     low: int
@@ -47,11 +47,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class FlatShard:
-    """This rank's own elements of one component's tensors, all in one 1-D array.
+    """Holds this rank's local elements of one component's tensors in one 1-D array.
 
-    values: of a dtype of DTYPES; what no segment names is padding and is not stored. shapes: tensor name (without the
-    component) -> shape of the whole tensor, equal on all ranks. The segments of all ranks together hold each element
-    of each tensor once.
+    values: of a dtype of DTYPES. Elements that no segment names are padding and are not stored.
+    shapes: tensor name (without the component) -> shape of the full tensor, equal on all ranks.
+    segments: those of all ranks together hold each element of each tensor once.
     """
 
     values: NDArray[Any]
@@ -61,11 +61,13 @@ class FlatShard:
 
 @dataclass(frozen=True)
 class State:
-    """One training state.
+    """Holds one training state.
 
-    whole: "component/tensor" (such as "model/unet.out.2.weight") -> array of any shape, of a dtype of DTYPES, equal on
-    all ranks. shards: component -> this rank's part of it. progress: small JSON facts that a resume needs (samples
-    seen, seeds); record: JSON that tells what it is (configuration, parameterization). Of both, rank 0's are stored.
+    whole: replicated tensors, equal on all ranks: "component/tensor" (such as "model/unet.out.2.weight") -> array of
+    any shape, of a dtype of DTYPES.
+    progress: small JSON facts that a resume needs (samples seen, seeds). Rank 0's are stored.
+    shards: component -> this rank's part of it.
+    record: JSON that describes the state (configuration, parameterization). Rank 0's is stored.
     """
 
     whole: dict[str, NDArray[Any]]
@@ -76,10 +78,12 @@ class State:
 
 @dataclass(frozen=True)
 class SaveResult:
-    """A committed save; identical on all ranks, all times in seconds of wall time.
+    """Reports a committed save. It is identical on all ranks; all times are wall time in seconds.
 
-    seconds: from the call until all knew that it is committed. stall_seconds: for how long it held up the rank that it
-    held up most. stage_seconds, write_seconds: of the slowest rank; commit_seconds: manifest and rename.
+    seconds: from the call until all ranks knew that the save is committed.
+    stall_seconds: how long the save blocked the rank that it blocked longest.
+    stage_seconds, write_seconds: time of the slowest rank.
+    commit_seconds: manifest and rename, of the slowest leader.
     """
 
     step: int
@@ -94,7 +98,10 @@ class SaveResult:
 
 @dataclass(frozen=True)
 class Restored:
-    """A state read back and verified against its digests. quarantined: steps found corrupt on the way to it."""
+    """Holds a state that was read back and verified against its digests.
+
+    quarantined: steps that were found corrupt before this one.
+    """
 
     step: int
     state: State
@@ -103,7 +110,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, dtype (a key of DTYPES) and shape of one tensor."""
+    """Describes one tensor: name ("component/tensor"), dtype (a key of DTYPES) and shape."""
 
     name: str
     dtype: str
@@ -129,7 +136,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Range:
-    """Elements [low, high) of a tensor, in C order."""
+    """Names elements [low, high) of a tensor, in C order."""
 
     spec: TensorSpec
     low: int
@@ -150,7 +157,7 @@ class Range:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape inside a safetensors file: 1-D unless it is the whole tensor."""
+        """The shape inside a safetensors file: 1-D unless the range is the full tensor."""
         return self.spec.shape if self.is_whole else (self.high - self.low,)
 
 
@@ -158,12 +165,15 @@ Parts: TypeAlias = list[tuple[Range, NDArray[Any]]]  # ranges, each with its ele
 
 
 def whole_specs(state: State) -> list[TensorSpec]:
-    """The table of the whole tensors, sorted by name. CheckpointError: a bad name, a dtype with no file form."""
+    """Return the specs of the replicated tensors, sorted by name.
+
+    Raises CheckpointError: when a name is bad, or files cannot store a dtype.
+    """
     return [_spec(name, state.whole[name].dtype, state.whole[name].shape) for name in sorted(state.whole)]
 
 
 def shard_specs(state: State) -> list[TensorSpec]:
-    """The table of the tensors that lie in shards, sorted by name. CheckpointError as of `whole_specs`."""
+    """Return the specs of the sharded tensors, sorted by name. Raises as `whole_specs`."""
     return [
         _spec(f"{component}/{name}", shard.values.dtype, tuple(shard.shapes[name]))
         for component, shard in sorted(state.shards.items())
@@ -172,7 +182,7 @@ def shard_specs(state: State) -> list[TensorSpec]:
 
 
 def check_state(state: State) -> None:
-    """CheckpointError: the state cannot be stored as it is."""
+    """Check a state. Raises CheckpointError: when it cannot be stored as it is."""
     whole = {spec.component for spec in whole_specs(state)}
     for component, shard in state.shards.items():
         if component in whole:
@@ -194,7 +204,7 @@ def check_state(state: State) -> None:
 
 
 def shard_parts(state: State) -> Parts:
-    """This rank's elements of the sharded tensors; views."""
+    """Return this rank's elements of the sharded tensors, as views."""
     return [
         (
             Range(
@@ -211,14 +221,17 @@ def shard_parts(state: State) -> Parts:
 
 
 def whole_parts(state: State, ranges: Sequence[Range]) -> Parts:
-    """These ranges of the whole tensors; views unless a tensor is stored otherwise in memory than in C order."""
+    """Return these ranges of the replicated tensors: views of tensors in C order, copies of the others."""
     return [
         (part, np.asarray(state.whole[part.spec.name], order="C").reshape(-1)[part.low : part.high]) for part in ranges
     ]
 
 
 def wanted_parts(template: State) -> Parts:
-    """All elements that a rank wants back, as views to be filled. CheckpointError: an array cannot be filled."""
+    """Return all elements that a rank restores, as views to be filled.
+
+    Raises CheckpointError: when an array cannot be filled.
+    """
     for name, array in [*template.whole.items(), *((name, shard.values) for name, shard in template.shards.items())]:
         if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
             raise CheckpointError(f"{name} cannot be filled: it must be writable, contiguous and of native byte order")
@@ -226,7 +239,7 @@ def wanted_parts(template: State) -> Parts:
     return whole_parts(template, wholes) + shard_parts(template)
 
 
-@cache  # asked for again at each save, for thousands of tensors
+@cache  # each save asks again for thousands of tensors
 def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:
     component, _, key = name.partition("/")
     if not _COMPONENT.fullmatch(component) or key in ("", "__metadata__"):
@@ -239,7 +252,7 @@ def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec
 
 
 def check_json(what: str, document: dict[str, JSON]) -> None:
-    """CheckpointError unless it survives a trip through JSON unchanged (no NaN, no tuples)."""
+    """Check that a document survives JSON unchanged (no NaN, no tuples). Raises CheckpointError: when it does not."""
     for key, value in document.items():
         try:
             same = isinstance(key, str) and json.loads(json.dumps(value, allow_nan=False)) == value

@@ -1,4 +1,4 @@
-"""Act, vote, then decide: one rank's failure becomes the same error on every rank, and nobody is left waiting."""
+"""Runs an action, votes, then decides: a rank's failure becomes the same error on every rank, and no rank hangs."""
 
 import errno
 import logging
@@ -19,7 +19,7 @@ Vote = dict[str, Any]
 
 ROOM = "make room there, keep fewer checkpoints, or keep them on another disk"
 RIGHTS = "give a directory that may be written to"
-REMEDIES = {  # what the user can mend; any other OSError is the machine's
+REMEDIES = {  # errors that the user can fix; any other OSError is a fault of the machine
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
     errno.EFBIG: ROOM,
@@ -30,17 +30,18 @@ REMEDIES = {  # what the user can mend; any other OSError is the machine's
 
 
 def together(comm: Communicator, what: str, action: Callable[[], T]) -> list[T]:
-    """Run the action on every rank; returns the small results, what JSON holds, in rank order, on every rank.
+    """Run the action on every rank; return all results, in rank order, on every rank.
 
-    CheckpointError "<what>: rank 1: ..." on all ranks when any of them failed.
+    Results are small and are what JSON holds.
+    Raises CheckpointError "<what>: rank 1: ...", on all ranks: when any of them failed.
     """
     return results_of(what, comm.allgather_object(attempt(action)))
 
 
 def on_root(comm: Communicator, what: str, action: Callable[[], T], root: int = 0) -> T:
-    """Run the action on one rank alone; returns its result, what JSON holds, on every rank.
+    """Run the action on rank `root` alone; return its result, which is what JSON holds, on every rank.
 
-    CheckpointError "<what>: ..." on all ranks when it failed.
+    Raises CheckpointError "<what>: ...", on all ranks: when it failed.
     """
     vote = comm.broadcast_object(attempt(action) if comm.rank == root else None, root)
     if vote["error"]:
@@ -50,7 +51,10 @@ def on_root(comm: Communicator, what: str, action: Callable[[], T], root: int = 
 
 
 def results_of(what: str, votes: Sequence[Vote] | Mapping[int, Vote]) -> list[Any]:
-    """The results of all ranks' votes, or of those of some by rank. CheckpointError when any of them failed."""
+    """Return the results of the votes of all ranks, or of some, by rank.
+
+    Raises CheckpointError: when any of them failed.
+    """
     by_rank = votes if isinstance(votes, Mapping) else dict(enumerate(votes))
     ranks_of: dict[str, list[str]] = {}
     for rank, vote in by_rank.items():
@@ -68,8 +72,11 @@ def _error_of(votes: Sequence[Vote], message: str) -> CheckpointError:
 
 
 def attempt(action: Callable[[], Any]) -> Vote:
-    """One rank's vote: its result, or what went wrong. kind, of the latter: "request" for what the user can mend,
-    "corrupt" for bytes that provably changed, "fault" for all else."""
+    """Run the action and return this rank's vote: the result, or what went wrong.
+
+    kind (of an error): "request" for what the user can fix, "corrupt" for bytes that provably changed, "fault" for all
+    others.
+    """
     try:
         return {"result": action(), "error": "", "kind": ""}
     except CheckpointFaultError as error:
@@ -82,7 +89,7 @@ def attempt(action: Callable[[], Any]) -> Vote:
         remedy = REMEDIES.get(error.errno or 0)
         return _failed(error, "fault") if remedy is None else _failed(f"{error}; {remedy}", "request")
     except Exception as error:
-        # Not the user's doing: the traceback must not be lost on its way through the vote.
+        # A bug: log the traceback, which the vote does not carry.
         logger.exception("unexpected error while saving or restoring a checkpoint")
         return _failed(f"{type(error).__name__}: {error}", "fault")
 
@@ -91,29 +98,32 @@ def _failed(error: object, kind: str) -> Vote:
     return {"result": None, "error": str(error) or type(error).__name__, "kind": kind}
 
 
-NICENESS = 10  # of threads in the background: where cores are few, training and the votes of its ranks come first
+NICENESS = 10  # of background threads: if cores are few, training and the ranks' votes come first
 
 
 class Job:
-    """An action here and now, or on a thread of its own that makes no collective. vote: its outcome once it ended."""
+    """Runs an action at once, or on a background thread that makes no collective.
+
+    vote: the outcome, once the action has ended.
+    """
 
     def __init__(self, action: Callable[[], Any], background: bool, name: str) -> None:
         self.vote: Vote | None = None
         self.ended = threading.Event()
         self._action = action
         if background:
-            # A daemon: a disk that hangs must not keep a rank from ending. What it leaves is no checkpoint.
+            # A daemon thread, so that a hanging disk does not keep a rank from ending. It leaves no checkpoint behind.
             threading.Thread(target=self._run_behind, name=name, daemon=True).start()
         else:
             self._run()
 
     def _run_behind(self) -> None:
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        if sys.platform == "linux":  # on other systems a thread has no priority of its own
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         self._run()
 
     def _run(self) -> None:
         self.vote = attempt(self._action)
-        del self._action  # what it holds is large
+        del self._action  # it holds large arrays
         self.ended.set()

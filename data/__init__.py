@@ -1,4 +1,4 @@
-"""Captioned images as numpy arrays, in an order that depends on the seed and the clock alone. No MindSpore."""
+"""Loads captioned images as numpy arrays, without MindSpore. The order depends on the seed and the clock alone."""
 
 from data.cache.cache import ABSENT, Cache, Table
 from data.cache.cache_fetcher import CacheFetcher, CacheSpecs, find_entries, image_keys, pieces, table_of

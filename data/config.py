@@ -1,4 +1,4 @@
-"""The data section of a training document."""
+"""Defines the data section of a recipe."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -7,7 +7,7 @@ from PIL import ImageColor
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-# Keys that a resumed run may change, declared as in the recipe: how and where data are read, not which data.
+# A resumed run may change these keys, declared as in the recipe: how and where data are read, not which data.
 _OF_THE_MACHINE = Field(json_schema_extra={"on_resume": "machine"})
 _MAY_CHANGE = Field(json_schema_extra={"on_resume": "logged"})
 # The text below a field is the key's description in the JSON Schema.
@@ -103,7 +103,7 @@ class DataConfig(BaseModel):
     @field_validator("path")
     @classmethod
     def _check_one_of_path_and_sources(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        sources = info.data.get("sources")  # None: refused already
+        sources = info.data.get("sources")  # None: its own check has failed already
         if value is None and sources == ():
             raise PydanticKnownError("missing")
         if value is not None and sources:

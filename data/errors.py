@@ -1,12 +1,12 @@
-"""The user's mistakes in this room."""
+"""Defines the errors of this package."""
 
 
 class DataError(Exception):
-    """A fault in the data; the message is ready to print and names file, row and remedy. Exit code 2."""
+    """Reports a fault in the data. The message is ready to print and names file, row and remedy. Exit code 2."""
 
 
 class SampleError(Exception):
-    """A sample that cannot be made, by its id; the loader adds where it comes from."""
+    """Reports by its id a sample that cannot be made. The loader adds the sample's origin."""
 
     def __init__(self, sample_id: int, reason: str) -> None:
         super().__init__(f"sample {sample_id} {reason}")

@@ -1,4 +1,4 @@
-"""Files that others wrote: how they are opened, what encodes their text, and how their names are shown."""
+"""Handles files that other software wrote: opens them, decodes their text, and prints their names."""
 
 import codecs
 import io
@@ -14,25 +14,30 @@ SHOWN_CHARACTERS = 200
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opened for reading. Raises OSError, also for what is no regular file: a FIFO would make its reader wait for ever,
-    and opening a device may do something."""
+    """Open a file for reading.
+
+    Raises OSError: when it cannot be opened, or is no regular file. Opening a FIFO would block forever, and opening a
+    device may have side effects.
+    """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` itself refuses a folder
         raise OSError("no regular file")
-    # Should a FIFO have taken the file's place since, this does not wait.
+    # O_NONBLOCK: if a FIFO has taken the file's place since the check, this does not block.
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def read_file(path: Path, offset: int = 0, length: int = -1) -> bytes:
-    """`length` bytes from `offset`, or with a negative length all of the file. Raises OSError as `open_file`."""
+    """Read `length` bytes from `offset`; a negative length reads to the end. Raises OSError as `open_file`."""
     with open_file(path) as file:
         file.seek(offset)
         return file.read(length)
 
 
 def decode_text(content: bytes) -> str:
-    """The text of a file: UTF-8, or the UTF-16 that its byte order mark declares. Bytes that are not UTF-8 come as
-    surrogates (PEP 383), which `encoding_fault` finds. Raises ValueError when it is not the UTF-16 that it declares.
+    """Decode a file's text: UTF-8, or the UTF-16 that its byte order mark declares.
+
+    Bytes that are not UTF-8 become surrogates (PEP 383), which `encoding_fault` finds.
+    Raises ValueError: when the content is not the UTF-16 that it declares.
     """
     for mark, encoding in ENCODINGS.items():
         if content.startswith(mark):
@@ -41,7 +46,7 @@ def decode_text(content: bytes) -> str:
 
 
 def read_lines(table: Path, layout: str) -> list[str]:
-    """The lines of a text file with their ends as "\\n", whether LF, CR LF or CR. Raises DataError."""
+    """Return the lines of a text file. LF, CR LF and CR become "\\n". Raises DataError: when it is no text."""
     try:
         return io.StringIO(decode_text(read_file(table)), newline=None).readlines()
     except (OSError, ValueError) as error:
@@ -49,7 +54,7 @@ def read_lines(table: Path, layout: str) -> list[str]:
 
 
 def encoding_fault(text: str) -> str:
-    """What keeps a text from being written as UTF-8; "" when nothing does."""
+    """Return what keeps a text from being written as UTF-8; "" when nothing does."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -58,7 +63,7 @@ def encoding_fault(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text in one line that every UTF-8 stream takes: control characters and bytes that are not UTF-8 escaped."""
+    """Return the text as one line for any UTF-8 stream: control characters and bytes that are not UTF-8 are escaped."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
@@ -71,12 +76,12 @@ def _escaped(character: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """As much of a text as a message shows."""
+    """Return the first SHOWN_CHARACTERS of a text, for a message."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def reason_of(error: BaseException) -> str:
-    """Why something failed, in one short line."""
+    """Return why something failed, in one short line."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return shortened(" ".join(told.split())) or type(error).__name__
 

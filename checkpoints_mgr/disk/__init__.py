@@ -1,1 +1,1 @@
-"""Files of a checkpoint: names, bytes, digests, manifest."""
+"""Reads and writes the files of a checkpoint: names, bytes, digests, manifest."""

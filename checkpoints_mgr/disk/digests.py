@@ -1,4 +1,4 @@
-"""xxh3 digests: of a file in chunks, so that any byte range can be checked by reading only its chunks."""
+"""Computes xxh3 digests. A file is hashed in chunks, so that a byte range is checked by reading its chunks alone."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -11,15 +11,17 @@ MAX_CHUNK_BYTES = 16 << 20
 
 
 def chunk_bytes_of(size_bytes: int) -> int:
-    """The chunk length for a file of this size: about 64 chunks, which bounds both the manifest and what a reader of
-    a part reads too much at its ends."""
+    """Return the chunk length in bytes for a file of this size.
+
+    A file has about 64 chunks. This bounds the manifest's size, and what a partial read reads in excess at its ends.
+    """
     chunk_bytes = -(-size_bytes // CHUNKS_PER_FILE)
     rounded = -(-chunk_bytes // MIN_CHUNK_BYTES) * MIN_CHUNK_BYTES
     return min(max(rounded, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
 
 
 class ChunkHasher:
-    """Hashes a stream of bytes in chunks of chunk_bytes, whatever the lengths of the blocks that arrive."""
+    """Hashes a stream of bytes in chunks of chunk_bytes. The blocks that arrive may have any length."""
 
     def __init__(self, chunk_bytes: int) -> None:
         self._chunk_bytes = chunk_bytes
@@ -40,7 +42,7 @@ class ChunkHasher:
                 yield piece
 
     def digests(self) -> list[str]:
-        """The chunk digests (xxh3_64, 16 hex digits each) of all that has passed; ends the stream."""
+        """End the stream and return the chunk digests (xxh3_64, 16 hex digits each) of all that has passed."""
         if self._room_bytes < self._chunk_bytes:
             self._close_chunk()
         return self._done
@@ -52,15 +54,15 @@ class ChunkHasher:
 
 
 def canonical_json(document: object) -> bytes:
-    """One byte string for one document: sorted keys, no spaces, UTF-8 with ASCII escapes, no NaN."""
+    """Encode a document as its one canonical byte string: sorted keys, no spaces, ASCII escapes, no NaN."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def document_digest(document: object) -> str:
-    """Digest of a JSON document's canonical form."""
+    """Return the digest of a JSON document's canonical form."""
     return text_digest(canonical_json(document))
 
 
 def text_digest(content: bytes) -> str:
-    """Digest of a document's bytes."""
+    """Return the digest of a document's bytes."""
     return f"xxh3_128:{xxhash.xxh3_128_hexdigest(content)}"

@@ -1,4 +1,7 @@
-"""MANIFEST.json: what a committed step holds, where each element of each tensor lies, and the digests of it all."""
+"""Reads and writes MANIFEST.json.
+
+It records what a committed step holds, where each element of each tensor lies, and the digests of it all.
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,8 +18,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file: plain name, bytes, the rank that wrote it, xxh3_64 of each chunk of chunk_bytes, and the node on whose
-    disks it lies ("" on shared ones)."""
+    """Describes one file of a step.
+
+    name: plain file name, without a directory.
+    rank: the rank that wrote it.
+    data_offset: where the tensors begin, in bytes from the file's start.
+    digests: xxh3_64 of each chunk of chunk_bytes.
+    node: the node on whose disks the file lies; "" on shared disks.
+    """
 
     name: str
     size_bytes: int
@@ -27,7 +36,7 @@ class FileEntry:
     node: str = ""
 
     def to_row(self) -> dict[str, JSON]:
-        """The entry as the manifest holds it."""
+        """Return the entry as the manifest holds it."""
         return {
             "name": self.name,
             "size": self.size_bytes,
@@ -40,13 +49,17 @@ class FileEntry:
 
     @classmethod
     def from_row(cls, row: Mapping[str, JSON]) -> Self:
-        """The inverse of to_row. KeyError when something is missing."""
+        """Invert to_row. Raises KeyError: when something is missing."""
         digests, node = tuple(row["xxh3"]), row.get("node", "")
         return cls(row["name"], row["size"], row["rank"], row["data_off"], row["chunk"], digests, node)
 
 
-class Piece(NamedTuple):  # there are thousands: a frozen dataclass takes four times as long to make
-    """Elements [low, high) of a tensor: index into the manifest's files, byte offset from the file's start."""
+class Piece(NamedTuple):  # there are thousands, and a frozen dataclass takes four times as long to make
+    """Locates elements [low, high) of a tensor.
+
+    file: index into the manifest's files.
+    offset: where the elements begin, in bytes from the file's start.
+    """
 
     low: int
     high: int
@@ -55,7 +68,7 @@ class Piece(NamedTuple):  # there are thousands: a frozen dataclass takes four t
 
 
 class Placement(NamedTuple):
-    """Where a tensor lies: pieces that tile [0, numel) in this order."""
+    """Locates a tensor: the pieces tile [0, numel) in this order."""
 
     spec: TensorSpec
     pieces: tuple[Piece, ...]
@@ -63,10 +76,12 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The parsed record. created_ns: Unix time in nanoseconds. metrics: what the save was told of its quality.
+    """Holds the parsed manifest.
 
-    node: on whose disks this record lies, "" on shared ones. Each node's names its own files, which hold all whole
-    tensors, and of the other nodes' those with shards.
+    created_ns: Unix time in nanoseconds.
+    metrics: quality of the saved state by metric name, as the caller of the save reported it.
+    node: the node on whose disks this manifest lies; "" on shared disks. A node's manifest names the node's local
+    files, which hold all replicated tensors, and those files of other nodes that hold shards.
     """
 
     save_id: str
@@ -82,17 +97,17 @@ class Manifest:
 
     @property
     def local_files(self) -> list[FileEntry]:
-        """Those beside the manifest."""
+        """The files beside the manifest."""
         return [entry for entry in self.files if entry.node == self.node]
 
     @property
     def nodes(self) -> list[str]:
-        """The nodes whose files make up the whole."""
+        """The nodes whose files together make up the step."""
         return sorted({entry.node for entry in self.files})
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of the files beside the manifest."""
+        """The size in bytes of the files beside the manifest."""
         return sum(entry.size_bytes for entry in self.local_files)
 
     @property
@@ -101,7 +116,7 @@ class Manifest:
 
 
 def to_bytes(manifest: Manifest) -> bytes:
-    """The file's content, its own digest included."""
+    """Encode the manifest as the file's content, its own digest included."""
     document: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -128,14 +143,16 @@ def to_bytes(manifest: Manifest) -> bytes:
 
 
 def from_bytes(content: bytes, where: str) -> Manifest:
-    """Parse and check a manifest; where: the path, for messages.
+    """Parse and check a manifest.
 
-    CorruptCheckpointError: not what was written. CheckpointError: whole, but of a newer format.
+    where: the path, for messages.
+    Raises CorruptCheckpointError: when the content is not what was written.
+    Raises CheckpointError: when it is intact, but of another or a newer format.
     """
     try:
         document = json.loads(content)
         digest = document["digest"]
-        # Without its own digest the text is that of which it was taken: keys are sorted, and others follow.
+        # The digest covers the text without the digest's entry. A comma follows the entry: sorted keys come after it.
         found = text_digest(content.replace(f'"digest":"{digest}",'.encode(), b"", 1))
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CorruptCheckpointError(f"{where}: not a manifest ({error})") from error
@@ -177,8 +194,11 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
 
 
 def fault_of(manifest: Manifest) -> str:
-    """What is impossible about it, empty when nothing is: names that leave the directory, elements that lie nowhere or
-    twice, pieces that overlap or leave their file."""
+    """Return what is impossible about a manifest; empty when nothing is.
+
+    It finds names that leave the directory, elements that are stored nowhere or twice, and pieces that overlap or
+    leave their file.
+    """
     for entry in manifest.files:
         chunks = -(-entry.size_bytes // entry.chunk_bytes) if entry.chunk_bytes > 0 else -1
         if "/" in entry.name or entry.name in ("", ".", "..") or chunks != len(entry.digests):

@@ -1,7 +1,7 @@
-"""Whose a save in progress is, and whether that process is still there.
+"""Identifies the process that owns a save in progress, and finds out whether it still runs.
 
-A tag "host.boot.namespace.pid.started": the boot and the process namespace tell hosts (and containers) of one name
-apart, the start time a process from a later one with the same number.
+A tag is "host.boot.namespace.pid.started". The boot and the PID namespace distinguish hosts (and containers) of the
+same name. The start time distinguishes a process from a later one with the same PID.
 """
 
 import os
@@ -17,13 +17,13 @@ UNKNOWN = "unknown"
 
 
 def own_tag() -> str:
-    """The tag of this process."""
+    """Return the tag of this process."""
     host = socket.gethostname().split(".")[0]
     return f"{host}.{_boot()}.{_namespace()}.{os.getpid()}.{_started_ticks(os.getpid())}"
 
 
 def is_alive(tag: str) -> bool | None:
-    """Whether the tag's process runs; None: from here nobody can tell."""
+    """Return whether the tag's process runs; None when this process cannot find out."""
     try:
         host, boot, namespace, pid, started = tag.split(".")
         own_host, own_boot, own_namespace, _, _ = own_tag().split(".")
@@ -52,14 +52,17 @@ def _namespace() -> str:
 
 
 def _started_ticks(pid: int) -> str:
-    """Field 22 of /proc/PID/stat; the command before it may hold spaces and brackets. "gone": no such process."""
+    """Read field 22 (start time) of /proc/PID/stat; "gone" when there is no such process.
+
+    The command, an earlier field, may hold spaces and brackets.
+    """
     try:
         fields = storage.read_bytes(PROC / str(pid) / "stat").rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return "gone"
     except OSError:
         return UNKNOWN
-    # A zombie has ended: only its parent has not looked yet.
+    # A zombie has ended; its parent has not yet waited for it.
     return "gone" if fields[0] == b"Z" else fields[19].decode()
 
 

@@ -1,4 +1,4 @@
-"""Reading a committed step with every byte checked. No collectives: the command line uses it too."""
+"""Reads a committed step and checks every byte. It uses no collectives, since the command line uses it too."""
 
 import logging
 import secrets
@@ -28,13 +28,13 @@ from checkpoints_mgr.state import DTYPES, Parts, Range
 logger = logging.getLogger(__name__)
 
 READ_THREADS = 4
-BLOCK_BYTES = 512 << 10  # of one read: more of it leaves the cache before it is hashed, and the disk idle meanwhile
+BLOCK_BYTES = 512 << 10  # of one read: a larger block leaves the cache before it is hashed, and the disk idles
 
-Wanted = tuple[int, memoryview]  # where in a file bytes lie, and the memory that they fill
+Wanted = tuple[int, memoryview]  # the bytes' offset in a file, and the memory to fill with them
 
 
 def read_manifest(directory: Path) -> bytes:
-    """The manifest's bytes. CorruptCheckpointError when a committed step has none."""
+    """Return the manifest's bytes. Raises CorruptCheckpointError: when a committed step has none."""
     path = directory / MANIFEST
     try:
         check_regular(path)
@@ -46,26 +46,34 @@ def read_manifest(directory: Path) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """CorruptCheckpointError: something else than a file has its name. OSError."""
+    """Check that the path is a regular file.
+
+    Raises CorruptCheckpointError: when something else has the name. Raises OSError: when it cannot be looked at.
+    """
     if not storage.is_regular(path):
         raise CorruptCheckpointError(f"{path} is not a regular file", path.name)
 
 
 def _missing(path: Path) -> CheckpointError:
-    """A file that is not there condemns its step, unless the whole step is gone: retention takes it away at once."""
+    """Return the error for a missing file.
+
+    The file's step is corrupt, unless the step's directory is gone too: retention removes a step in one rename.
+    """
     if not storage.is_occupied(path.parent):
         return CheckpointError(f"{path.parent} was removed while it was read")
     return CorruptCheckpointError(f"{path} is missing", path.name)
 
 
 def lease(directory: Path) -> AbstractContextManager[bool]:
-    """While the context lasts, retention leaves the step alone."""
+    """Keep retention from removing the step while the context lasts."""
     return storage.locked(directory / MANIFEST, exclusive=False)
 
 
 def check_step(directory: Path, manifest: Manifest) -> None:
-    """The cheap check: it is this step's manifest, and every file of this place is there with its size.
-    CorruptCheckpointError."""
+    """Run the cheap check: the manifest is this step's, and every local file exists and has its size.
+
+    Raises CorruptCheckpointError: when the check fails.
+    """
     if step_of(directory.name) not in (None, manifest.step):
         raise CorruptCheckpointError(f"{directory / MANIFEST} is of step {manifest.step}")
     for entry in manifest.local_files:
@@ -80,21 +88,29 @@ def check_step(directory: Path, manifest: Manifest) -> None:
 
 
 def open_step(directory: Path) -> Manifest:
-    """The manifest of a step whose own digest and file sizes are right. CorruptCheckpointError, CheckpointError."""
+    """Return the manifest of a step, after its digest and the file sizes were checked.
+
+    Raises CorruptCheckpointError: when they are wrong. Raises CheckpointError: as `from_bytes`, or when the step was
+    removed meanwhile.
+    """
     manifest = from_bytes(read_manifest(directory), str(directory / MANIFEST))
     check_step(directory, manifest)
     return manifest
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
-    """The full check: every byte against its digest, a block of each file in memory at a time.
-    CorruptCheckpointError."""
+    """Run the full check: every byte against its digest, with one block of each file in memory at a time.
+
+    Raises CorruptCheckpointError: when the check fails.
+    """
     _each_file(lambda entry: verify_file(directory, entry), manifest.local_files)
 
 
 def verify_between(directory: Path, manifest: Manifest) -> None:
-    """The chunks of the files of this place that hold no element of a tensor: what a whole restore leaves unread.
-    CorruptCheckpointError."""
+    """Check the chunks of the local files that hold no element of a tensor. A full restore leaves them unread.
+
+    Raises CorruptCheckpointError: when the check fails.
+    """
     held: dict[int, set[int]] = defaultdict(set)
     for placement in manifest.tensors.values():
         item_bytes = DTYPES[placement.spec.dtype].itemsize
@@ -109,27 +125,28 @@ def verify_between(directory: Path, manifest: Manifest) -> None:
 
 
 def verify_file(directory: Path, entry: FileEntry) -> None:
-    """Every byte of one file. CorruptCheckpointError names the file."""
+    """Check every byte of one file. Raises CorruptCheckpointError, which names the file: when the check fails."""
     _read_chunks(directory, entry, [], range(len(entry.digests)))
 
 
 def read_parts(directory: Path, manifest: Manifest, parts: Parts) -> None:
     """Fill every array of `parts`, each the writable, contiguous elements of its range.
 
-    Only the chunks that hold wanted bytes are read, each checked. CorruptCheckpointError: bytes differ from what was
-    committed. CheckpointError: the step holds no such tensor, or another node has it.
+    Only the chunks that hold wanted bytes are read, and each is checked.
+    Raises CorruptCheckpointError: when bytes differ from what was committed.
+    Raises CheckpointError: when the step holds no such tensor, or another node has it.
     """
     read_local(directory, manifest, plan_local_reads(manifest, parts))
 
 
 def read_local(directory: Path, manifest: Manifest, wanted: dict[str, list[Wanted]]) -> None:
-    """Fill what is wanted of the files of this place. CorruptCheckpointError."""
+    """Fill the wanted memory from the local files. Raises CorruptCheckpointError: when bytes differ."""
     entries = [entry for entry in manifest.local_files if entry.name in wanted]
     _each_file(lambda entry: read_wanted(directory, entry, wanted[entry.name]), entries)
 
 
 def read_range(directory: Path, manifest: Manifest, part: Range) -> NDArray[Any]:
-    """The elements of a range, 1-D, checked. Errors as of `read_parts`."""
+    """Read the elements of a range, 1-D, and check them. Raises as `read_parts`."""
     values = np.empty(part.high - part.low, DTYPES[part.spec.dtype])
     read_parts(directory, manifest, [(part, values)])
     return values
@@ -137,18 +154,21 @@ def read_range(directory: Path, manifest: Manifest, part: Range) -> NDArray[Any]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A step that is open for reading; its tensors are read, and verified, when asked for."""
+    """Gives access to the tensors of a step. Each is read and verified on request."""
 
     directory: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Errors as of `open_step`."""
+        """Open a step. Raises as `open_step`."""
         return cls(directory, open_step(directory))
 
     def names(self, component: str) -> list[str]:
-        """The component's tensors, without the component. CheckpointError: there is no such component."""
+        """Return the names of the component's tensors, without the component's prefix.
+
+        Raises CheckpointError: when there is no such component.
+        """
         if component not in self.manifest.components:
             raise CheckpointError(
                 f"{self.directory} has no component {component}; it has: {', '.join(self.manifest.components)}"
@@ -157,13 +177,16 @@ class Checkpoint:
         return [spec.key for spec in specs if spec.component == component]
 
     def read(self, component: str, name: str) -> NDArray[Any]:
-        """A new array of the whole tensor, whichever ranks have written it. Errors as of `read_parts`."""
+        """Return a new array of the full tensor, whichever ranks have written it. Raises as `read_parts`."""
         spec = self.manifest.tensors[f"{component}/{name}"].spec
         return read_range(self.directory, self.manifest, Range(spec, 0, spec.numel)).reshape(spec.shape)
 
 
 def plan_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
-    """File name -> what to read of it, in the order of the file. CheckpointError: no such tensor, or another form."""
+    """Return file name -> the reads from it, in the file's order.
+
+    Raises CheckpointError: when there is no such tensor, or it has another dtype or shape.
+    """
     wanted: dict[str, list[Wanted]] = defaultdict(list)
     for part, values in parts:
         placement = manifest.tensors.get(part.spec.name)
@@ -190,7 +213,7 @@ def plan_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
 
 
 def plan_local_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]]:
-    """As `plan_reads`. CheckpointError also: another node has it."""
+    """Plan as `plan_reads`. Raises CheckpointError also: when another node has the file."""
     wanted = plan_reads(manifest, parts)
     for entry in manifest.files:
         if entry.node != manifest.node and entry.name in wanted:
@@ -199,7 +222,10 @@ def plan_local_reads(manifest: Manifest, parts: Parts) -> dict[str, list[Wanted]
 
 
 def read_wanted(directory: Path, entry: FileEntry, wanted: Sequence[Wanted]) -> None:
-    """Fill the memory of what is wanted of one file, given in the file's order. CorruptCheckpointError."""
+    """Fill the wanted memory from one file; `wanted` is in the file's order.
+
+    Raises CorruptCheckpointError: when bytes differ.
+    """
     chunks: set[int] = set()
     for offset, memory in wanted:
         chunks.update(range(offset // entry.chunk_bytes, (offset + len(memory) - 1) // entry.chunk_bytes + 1))
@@ -208,7 +234,7 @@ def read_wanted(directory: Path, entry: FileEntry, wanted: Sequence[Wanted]) -> 
 
 
 def _read_chunks(directory: Path, entry: FileEntry, wanted: Sequence[Wanted], chunks: Sequence[int]) -> None:
-    """Read chunks straight into the wanted memory, what lies between into a scratch block, and check each digest."""
+    """Read chunks and check each digest. Wanted bytes go directly to their memory, the others to a scratch block."""
     path, scratch = directory / entry.name, memoryview(bytearray(min(BLOCK_BYTES, entry.size_bytes)))
     try:
         reader = storage.Reader(path)
@@ -228,7 +254,7 @@ def _read_chunks(directory: Path, entry: FileEntry, wanted: Sequence[Wanted], ch
 
 
 def _runs(chunks: Sequence[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as (first, last) of what is consecutive."""
+    """Return the runs of consecutive numbers in sorted ones, as (first, last)."""
     breaks = [index for index in range(1, len(chunks)) if chunks[index] != chunks[index - 1] + 1]
     return [(chunks[low], chunks[high - 1]) for low, high in pairwise([0, *breaks, len(chunks)])]
 
@@ -236,7 +262,7 @@ def _runs(chunks: Sequence[int]) -> list[tuple[int, int]]:
 def _read_blocks(
     reader: storage.Reader, start: int, stop: int, wanted: Sequence[Wanted], scratch: memoryview
 ) -> Iterator[memoryview]:
-    """Bytes [start, stop) of the file, in order; each block is valid until the next is asked for."""
+    """Yield bytes [start, stop) of the file, in order. Each block is valid until the next one is requested."""
     for block in range(start, stop, len(scratch)):
         end = min(block + len(scratch), stop)
         buffers = _buffers(block, end, wanted, scratch)
@@ -246,7 +272,7 @@ def _read_blocks(
 
 
 def _buffers(start: int, stop: int, wanted: Sequence[Wanted], scratch: memoryview) -> list[memoryview]:
-    """Memory for bytes [start, stop): of what is wanted where something is, scratch elsewhere."""
+    """Return the memory for bytes [start, stop): wanted memory for wanted bytes, scratch for the others."""
     buffers, position = [], start
     first = bisect_left(wanted, True, key=lambda read: read[0] + len(read[1]) > start)
     for offset, memory in wanted[first:]:
@@ -259,14 +285,14 @@ def _buffers(start: int, stop: int, wanted: Sequence[Wanted], scratch: memoryvie
 
 
 def _each_file(action: Any, entries: Sequence[FileEntry]) -> None:
-    """Run the action on every file, several at a time; the first error is raised."""
+    """Run the action on every file, several at a time, and raise the first error."""
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="checkpoint-reader") as pool:
         for _ in pool.map(action, entries):
             pass
 
 
 def quarantine(root: Path, directory: Path, fault: str, reason: str = "corrupt") -> None:
-    """One rank: move a step aside and keep it for inspection; a failure (read-only root) is logged only."""
+    """Move a step aside and keep it for inspection; one rank calls this. A failure (read-only root) is only logged."""
     logger.error("checkpoint %s is %s: %s", directory, reason, fault)
     utc = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = root / QUARANTINE / f"{directory.name}-{reason}-{utc}-{secrets.token_hex(2)}"

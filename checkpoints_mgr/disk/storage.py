@@ -1,7 +1,7 @@
-"""Every file operation of the package: one place to make durable, to time and to break in tests.
+"""Holds every file operation of the package: one place to make them durable, to time them and to break them in tests.
 
-Each operation passes its failpoint just before it takes effect, by name: mkdir, create, reserve, write, fsync, rename,
-sync_dir, unlink, rmdir, list, stat, lock, read. What a process that dies leaves behind is what the operations before it
+Each operation passes its failpoint by name, just before it takes effect: mkdir, create, reserve, write, fsync, rename,
+sync_dir, unlink, rmdir, list, stat, lock, read. A process that dies at a failpoint leaves what the earlier operations
 left.
 """
 
@@ -21,15 +21,16 @@ Failpoint = Callable[[str, Path, Any], None]
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _IOV_MAX = 1000  # buffers of one preadv or writev; Linux takes 1024
 _START_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
-WRITE_BYTES = 4 << 20  # of one writev: a small write costs more in the page cache than its copy does
+WRITE_BYTES = 4 << 20  # of one writev: a small write spends more time in the page cache than on its copy
 _libc = ctypes.CDLL(None, use_errno=True)
 _failpoint: Failpoint | None = None
 
 
 def set_failpoint(hook: Failpoint | None) -> None:
-    """Call hook(operation, path, detail) before each operation; it may raise, wait, or end the process. None: nobody.
+    """Call hook(operation, path, detail) before each operation; None removes the hook.
 
-    detail: (offset, bytes views) of a write, the target path of a rename, otherwise None.
+    The hook may raise, wait, or end the process.
+    detail: (offset, byte views) of a write, the target path of a rename, otherwise None.
     """
     global _failpoint
     _failpoint = hook
@@ -41,7 +42,7 @@ def _pass(operation: str, path: Path, detail: Any = None) -> None:
 
 
 def make_root(path: Path) -> None:
-    """Create a directory and its parents if they are not there, each durable in its parent."""
+    """Create a directory and its missing parents, each durable in its parent."""
     missing = []
     while not path.is_dir():
         missing.append(path)
@@ -59,7 +60,7 @@ def make_dir(path: Path) -> None:
 
 
 def list_names(path: Path) -> list[str]:
-    """Sorted names in a directory; empty when the directory does not exist."""
+    """Return the sorted names in a directory; empty when the directory does not exist."""
     _pass("list", path)
     try:
         return sorted(entry.name for entry in path.iterdir())
@@ -68,30 +69,33 @@ def list_names(path: Path) -> list[str]:
 
 
 def is_dir(path: Path) -> bool:
-    """Whether the path is a directory now."""
+    """Return whether the path is a directory now."""
     return path.is_dir()
 
 
 def is_occupied(path: Path) -> bool:
-    """Whether anything has this name, a dangling link included."""
+    """Return whether anything has this name, a dangling link included."""
     _pass("stat", path)
     return os.path.lexists(path)
 
 
 def file_size(path: Path) -> int:
-    """Size in bytes. OSError when the file is missing."""
+    """Return the size in bytes. Raises OSError: when the file is missing."""
     _pass("stat", path)
     return path.stat().st_size
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a file with bytes, which no reader waits for. OSError when it is missing."""
+    """Return whether the path is a regular file, whose reader never blocks. Raises OSError: when it is missing."""
     _pass("stat", path)
     return stat.S_ISREG(path.stat().st_mode)
 
 
 def file_marks(path: Path) -> list[tuple[str, int, int, int]]:
-    """(name, size in bytes, change of the content in ns, inode) of all that is in a directory, by name. OSError."""
+    """Return (name, size in bytes, modification time in ns, inode) of each entry of a directory, sorted by name.
+
+    Raises OSError: when the directory cannot be read.
+    """
     names = list_names(path)
     _pass("stat", path)
     found = [(name, (path / name).stat(follow_symlinks=False)) for name in names]
@@ -99,13 +103,16 @@ def file_marks(path: Path) -> list[tuple[str, int, int, int]]:
 
 
 def modified_s(path: Path) -> float:
-    """When the file or directory last changed, by its file server's clock. OSError when it is missing."""
+    """Return when the path was last modified: Unix time in seconds by its file server's clock.
+
+    Raises OSError: when it is missing.
+    """
     _pass("stat", path)
     return path.stat().st_mtime
 
 
 def wait_until_visible(path: Path, timeout_s: float) -> bool:
-    """Whether the path shows up in time: a network file system may tell other hosts late about a new name."""
+    """Return whether the path shows up in time. A network file system may show a new name late to other hosts."""
     deadline_s = time.monotonic() + timeout_s
     pause_s = 0.01
     while not is_occupied(path):
@@ -117,7 +124,7 @@ def wait_until_visible(path: Path, timeout_s: float) -> bool:
 
 
 def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None:
-    """Write a file that must not exist yet, flushed to the device before the return; errors as of `new_file`."""
+    """Write a file that must not exist yet, and flush it to the device before the return. Raises as `new_file`."""
     with new_file(path, size_bytes, blocks):
         pass
 
@@ -126,9 +133,10 @@ def write_new(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> None
 def new_file(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> Iterator[None]:
     """Write a file that must not exist yet; it is flushed to the device when the context ends.
 
-    blocks: byte views whose lengths add up to size_bytes. The space is taken first, so that a full disk
-    shows before the work. OSError: anything the system refuses, or a size that came out otherwise. A failed fsync is
-    final: the kernel may have dropped the pages, so that a second one would lie.
+    blocks: byte views whose lengths add up to size_bytes.
+    The space is reserved first, so that a full disk shows before the work.
+    Raises OSError: when the system refuses an operation, or the file's size is not size_bytes at the end. A failed
+    fsync is final: the kernel may have dropped the pages, so a second fsync could report a false success.
     """
     _pass("create", path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -151,7 +159,7 @@ def new_file(path: Path, size_bytes: int, blocks: Iterable[memoryview]) -> Itera
 
 
 def _batches(blocks: Iterable[memoryview]) -> Iterator[list[memoryview]]:
-    """The blocks, as many at a time as one write takes."""
+    """Yield the blocks, as many at a time as one write takes."""
     batch: list[memoryview] = []
     size_bytes = 0
     for block in blocks:
@@ -165,7 +173,7 @@ def _batches(blocks: Iterable[memoryview]) -> Iterator[list[memoryview]]:
 
 
 def _write_all(descriptor: int, buffers: Sequence[memoryview]) -> int:
-    """Write the buffers, one after the other, at the file's end; returns their bytes."""
+    """Write the buffers, one after the other, at the file's end, and return the number of bytes."""
     rest = [buffer for buffer in buffers if buffer]
     written_bytes = 0
     while rest:
@@ -176,7 +184,7 @@ def _write_all(descriptor: int, buffers: Sequence[memoryview]) -> int:
 
 
 def _behind(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
-    """What is left of the buffers after their first count bytes."""
+    """Return the rest of the buffers after their first `count` bytes."""
     for index, buffer in enumerate(buffers):
         if count < len(buffer):
             return [buffer[count:], *buffers[index + 1 :]]
@@ -185,7 +193,7 @@ def _behind(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
 
 
 def _start_write_back(descriptor: int, offset: int, length: int) -> None:
-    """Let the device work while the next bytes are hashed and copied; without it all waits for the fsync."""
+    """Start the device's work while the next bytes are hashed and copied. Otherwise all of it waits for the fsync."""
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _START_WRITE_BACK)
 
@@ -194,25 +202,28 @@ def _reserve(path: Path, descriptor: int, size_bytes: int) -> None:
     _pass("reserve", path)
     if size_bytes == 0 or not hasattr(_libc, "fallocate"):
         return
-    # Not posix_fallocate: where the file system cannot, the C library would write into every block instead.
+    # Not posix_fallocate: if the file system cannot reserve, the C library would write into every block instead.
     while _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)):
         number = ctypes.get_errno()
         if number in _NO_FALLOCATE:
             return
-        if number != errno.EINTR:  # a signal such as SIGUSR2: Python repeats its own calls, not this one
+        if number != errno.EINTR:  # EINTR is a signal such as SIGUSR2: Python repeats its own calls, not this one
             raise OSError(number, os.strerror(number), str(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole of a small file."""
+    """Return the full content of a small file."""
     _pass("read", path)
     return path.read_bytes()
 
 
 @contextmanager
 def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
-    """Whether the file is ours for the context: ours alone, or shared with others who only read. The kernel frees it
-    when the process ends. A file that cannot be opened, or of a file system without locks, is refused to nobody."""
+    """Lock the file for the context and yield whether this process has the lock. The kernel frees it at process end.
+
+    exclusive: no other process may hold a lock; otherwise the lock is shared with other readers.
+    The answer is also True when the file cannot be opened or the file system has no locks.
+    """
     descriptor, ours = -1, True
     try:
         _pass("lock", path)
@@ -228,14 +239,14 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[bool]:
 
 
 def _open_to_lock(path: Path, exclusive: bool) -> int:
-    flags = os.O_CLOEXEC | os.O_NONBLOCK  # a pipe of that name would be waited for
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # without O_NONBLOCK, opening a FIFO of that name would block
     if exclusive and os.access(path, os.W_OK):
-        return os.open(path, os.O_RDWR | flags)  # NFS refuses the lock otherwise: flock(2), "NFS details"
+        return os.open(path, os.O_RDWR | flags)  # NFS otherwise refuses an exclusive lock: flock(2), "NFS details"
     return os.open(path, os.O_RDONLY | flags)
 
 
 class Reader:
-    """A file open for reading at any offset, from several threads."""
+    """Keeps a file open for reading at any offset, from several threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -248,7 +259,10 @@ class Reader:
         os.close(self._descriptor)
 
     def read_into(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Fill the buffers, one after the other, from the offset; returns the bytes read, fewer at the file's end."""
+        """Fill the buffers, one after the other, from the offset in bytes.
+
+        Returns the number of bytes read, which is smaller at the file's end.
+        """
         _pass("read", self.path)
         done_bytes = 0
         rest = [buffer for buffer in buffers if buffer]
@@ -262,9 +276,9 @@ class Reader:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one file system. FileExistsError when the target's name is taken.
+    """Rename within one file system. Raises FileExistsError: when the target's name is taken.
 
-    Two that race for one name of a directory: the kernel lets a directory replace an empty one alone.
+    If two processes race for one directory name, the second fails: the kernel replaces only an empty directory.
     """
     if is_occupied(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
@@ -273,8 +287,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def replace_small(path: Path, content: bytes) -> None:
-    """Put a small file in the place of the one of that name, or of none; not flushed: after a power cut it may be
-    gone or cut short."""
+    """Create or atomically replace a small file. It is not flushed: after a power cut it may be gone or cut short."""
     fresh = path.with_name(f"{path.name}.new")
     _pass("create", fresh)
     fresh.write_bytes(content)
@@ -283,7 +296,7 @@ def replace_small(path: Path, content: bytes) -> None:
 
 
 def sync_dir(path: Path) -> None:
-    """Flush a directory's entries (names created, renamed, removed) to the device."""
+    """Flush a directory's entries (created, renamed and removed names) to the device."""
     _pass("sync_dir", path)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -293,7 +306,7 @@ def sync_dir(path: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file. OSError when it is missing."""
+    """Remove a file. Raises OSError: when it is missing."""
     _pass("unlink", path)
     path.unlink()
 

@@ -1,4 +1,4 @@
-"""Whole tensors out of a step's files, a little at a time: one safetensors file, or a comparison of two steps."""
+"""Streams full tensors out of a step's files, to write one safetensors file or to compare two steps."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,17 @@ from checkpoints_mgr.disk.tensor_file import TensorFile, blocks, wide_first
 from checkpoints_mgr.errors import CheckpointError
 from checkpoints_mgr.state import DTYPES, Parts, Range, TensorSpec
 
-BATCH_BYTES = 64 << 20  # held in memory; a chunk of a file is read again only where two batches meet in it
+BATCH_BYTES = 64 << 20  # in memory at a time; a file's chunk is read twice only where two batches meet in it
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A tensor of two steps. fault: how its form differs; otherwise how many elements differ in their bits, and by how
-    much at most (NaN where one of them is not a number)."""
+    """Describes a tensor that differs between two steps.
+
+    fault: how dtype or shape differ; empty when they agree.
+    elements: number of elements whose bits differ.
+    largest: the largest absolute difference; NaN when one of the elements is not a number.
+    """
 
     name: str
     fault: str = ""
@@ -29,10 +33,10 @@ class Difference:
 
 
 def consolidate(directory: Path, manifest: Manifest, components: Sequence[str], output: Path) -> int:
-    """Write whole tensors of these components as one safetensors file; returns its bytes.
+    """Write the full tensors of these components as one safetensors file, and return its size in bytes.
 
-    Names have no component where there is but one. The checkpoint's record travels in the metadata. CheckpointError:
-    an unknown component, a file that is there already, corrupt bytes.
+    If there is one component, the names omit it. The metadata holds the checkpoint's record.
+    Raises CheckpointError: when a component is unknown, a file exists already, or bytes are corrupt.
     """
     if unknown := [name for name in components if name not in manifest.components]:
         raise CheckpointError(f"no component {', '.join(unknown)}; there are: {', '.join(manifest.components)}")
@@ -67,7 +71,10 @@ def consolidate(directory: Path, manifest: Manifest, components: Sequence[str], 
 
 
 def differences(first: tuple[Path, Manifest], second: tuple[Path, Manifest]) -> list[Difference]:
-    """The tensors in which two steps differ, by name. CorruptCheckpointError."""
+    """Return the tensors in which two steps differ, sorted by name.
+
+    Raises CorruptCheckpointError: when a step's bytes are not what was written.
+    """
     (first_path, one), (second_path, other) = first, second
     found = []
     shared = []
@@ -101,7 +108,7 @@ def _form(manifest: Manifest, name: str) -> str:
 
 
 def _in_stored_order(manifest: Manifest) -> list[TensorSpec]:
-    """So that one pass over the tensors is one pass over each file."""
+    """Return the tensors in the files' order, so that one pass over the tensors is one pass over each file."""
     placed = sorted(
         manifest.tensors.values(),
         key=lambda each: (each.pieces[0].file, each.pieces[0].offset) if each.pieces else (-1, 0),
@@ -110,7 +117,7 @@ def _in_stored_order(manifest: Manifest) -> list[TensorSpec]:
 
 
 def _batches(directory: Path, manifest: Manifest, ranges: Sequence[Range]) -> Iterator[Parts]:
-    """The elements of the ranges, in order, verified, in pieces of at most BATCH_BYTES together."""
+    """Yield the verified elements of the ranges, in order, in batches of at most BATCH_BYTES."""
     batch: Parts = []
     room_bytes = BATCH_BYTES
     for part in ranges:

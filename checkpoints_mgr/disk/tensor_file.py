@@ -1,8 +1,8 @@
-"""The safetensors container (github.com/huggingface/safetensors, "Format"), written without a copy of the data.
+"""Writes the safetensors container (github.com/huggingface/safetensors, "Format") without a copy of the data.
 
-Eight bytes with the header's length (little endian), a JSON header padded with spaces, then the tensors end to
-end. Ours starts the data at a multiple of 4096 bytes and puts wide dtypes first, so that each tensor is aligned.
-MindSpore's reader wants the header's entries in the order of the data, with no gap.
+A file has eight bytes with the header's length (little endian), a JSON header padded with spaces, then the tensors end
+to end. This writer starts the data at a multiple of 4096 bytes and puts wide dtypes first, so that each tensor is
+aligned. MindSpore's reader needs the header's entries in the order of the data, with no gap.
 """
 
 import json
@@ -18,9 +18,10 @@ ALIGNMENT_BYTES = 4096
 
 
 class TensorFile:
-    """The plan of one file of ranges in this order, which is to be `wide_first`: header bytes and where each one goes.
+    """Plans one file of ranges: the header's bytes and the offset of each range.
 
-    full_names: with the component, as where several share a file.
+    ranges: in the file's order, sorted by `wide_first`.
+    full_names: names include the component, for files that several components share.
     """
 
     def __init__(
@@ -43,24 +44,24 @@ class TensorFile:
         self.size_bytes = self.data_offset + position
 
     def offsets(self) -> list[tuple[Range, int]]:
-        """Each range and its byte offset from the start of the file."""
+        """Return each range with its offset in bytes from the start of the file."""
         starts = (self.data_offset + position for position in self._positions)
         return list(zip(self._ranges, starts, strict=True))
 
 
 def wide_first(part: Range) -> int:
-    """The sort key by which each tensor of a file is aligned."""
+    """Return the sort key that aligns each tensor of a file: wide dtypes come first."""
     return -DTYPES[part.spec.dtype].itemsize
 
 
 def blocks(header: bytes, parts: Parts) -> Iterator[memoryview]:
-    """A file's bytes: the header, then one view for each part."""
+    """Yield a file's bytes: the header, then one view for each part."""
     yield memoryview(header)
     for part, values in parts:
         yield byte_view(values, part.spec.dtype)
 
 
 def byte_view(values: NDArray[Any], dtype: str) -> memoryview:
-    """Little-endian, C-ordered bytes of an array; a copy only when it is stored otherwise in memory."""
+    """Return an array's bytes, little-endian and in C order. It copies only an array that is stored otherwise."""
     plain = np.asarray(values, dtype=DTYPES[dtype], order="C")
     return plain.reshape(-1).view(np.uint8).data

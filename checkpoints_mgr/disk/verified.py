@@ -1,8 +1,8 @@
-"""Which steps of a root are sound: manifest whole, every file there at its length, every byte as its digest says.
+"""Finds the sound steps of a root: the manifest is intact, every file has its size, and every byte matches its digest.
 
-Bytes are compared once. ROOT/.verified.json remembers of each sound step the names, sizes, times and inodes of its
-files then; a step whose files have changed since, or that is not in it, is read again. So nothing is lost with that
-file, and nothing gained by one from elsewhere.
+Bytes are compared once. ROOT/.verified.json remembers the names, sizes, times and inodes of each sound step's files at
+that time. A step whose files have changed since, or that is not recorded, is read again. So the file may be lost
+without harm, and a file copied from elsewhere vouches for nothing.
 """
 
 import json
@@ -27,7 +27,10 @@ DIGEST = "digest"
 
 
 class Sound(NamedTuple):
-    """A sound step, as its ranks tell each other. nodes: those that it lies on, [""] on shared disks."""
+    """Describes a sound step, in the form that ranks exchange.
+
+    nodes: the nodes on whose disks the step lies; [""] on shared disks.
+    """
 
     step: int
     save_id: str
@@ -38,8 +41,10 @@ class Sound(NamedTuple):
 
 @dataclass(frozen=True)
 class Unsound:
-    """A step that is no checkpoint now. proven: by what its bytes are, and not by an error of the disk or another
-    format."""
+    """Describes a step that does not count as a checkpoint now.
+
+    proven: its bytes prove it corrupt; False after a disk error or for another format.
+    """
 
     name: str
     fault: str
@@ -48,14 +53,17 @@ class Unsound:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The steps of a root, newest first."""
+    """Holds the steps of a root, newest first."""
 
     sound: list[Sound]
     unsound: list[Unsound]
 
 
 def judge(root: Path) -> Judgement:
-    """Look at every step; what nobody has verified yet is read to its end. OSError: the root cannot be listed."""
+    """Judge every step. A step that was not verified before is read in full.
+
+    Raises OSError: when the root cannot be listed.
+    """
     names = storage.list_names(root)
     remembered, judged = _read_memory(root), Judgement([], [])
     memory: dict[str, Any] = {}
@@ -77,7 +85,7 @@ def judge(root: Path) -> Judgement:
 
 
 def remember(root: Path, step: int, manifest: Manifest) -> None:
-    """Every byte of the step has just been compared with its digest, or been written with it."""
+    """Record a step as sound: every byte has just been compared with its digest, or been written with it."""
     try:
         memory = _read_memory(root)
         memory[step_name(step)] = _facts(manifest, _fingerprint(root / step_name(step)))
@@ -87,8 +95,11 @@ def remember(root: Path, step: int, manifest: Manifest) -> None:
 
 
 def remember_restored(root: Path, step: int, manifest: Manifest, template: State) -> None:
-    """All ranks together have filled the template of the step: if that was all of it, the rest is read and so every
-    byte verified."""
+    """Record a step as sound after all ranks together have filled the template from it.
+
+    If the template names all tensors of the step, the bytes between them are read now, and so every byte is verified.
+    Otherwise nothing is recorded.
+    """
     of_shards = (f"{name}/{tensor}" for name, shard in template.shards.items() for tensor in shard.shapes)
     if {*template.whole, *of_shards} != manifest.tensors.keys():
         return
@@ -101,8 +112,11 @@ def remember_restored(root: Path, step: int, manifest: Manifest, template: State
 
 
 def _verified(directory: Path, remembered: Any) -> dict[str, Any]:
-    """What to remember of a sound step. CorruptCheckpointError, CheckpointError, OSError: it is none."""
-    fingerprint = _fingerprint(directory)  # before the reading: what changes meanwhile is read again
+    """Return what to remember of a sound step.
+
+    Raises CorruptCheckpointError, CheckpointError or OSError: when the step is not sound.
+    """
+    fingerprint = _fingerprint(directory)  # taken before reading: a file that changes meanwhile is read again
     if remembered is not None and remembered["files"] == fingerprint:
         found: dict[str, Any] = remembered
         return found
@@ -133,7 +147,7 @@ def _fingerprint(directory: Path) -> str:
 
 
 def _read_memory(root: Path) -> dict[str, Any]:
-    """Step directory -> facts of it; nothing if the file is not as it was written."""
+    """Return step directory -> its facts; empty if the file is not as it was written."""
     try:
         document = json.loads(storage.read_bytes(root / VERIFIED))
         digest = document.pop(DIGEST)
@@ -148,7 +162,7 @@ def _read_memory(root: Path) -> dict[str, Any]:
 
 
 def _is_memory(document: Any) -> bool:
-    """Whether it has the form of `_facts`, even if somebody else has made it."""
+    """Return whether the document has the form of `_facts`. Other software may have written it."""
 
     def strings(values: Iterable[Any]) -> bool:
         return all(isinstance(value, str) for value in values)
@@ -162,7 +176,7 @@ def _is_memory(document: Any) -> bool:
 
 
 def _write_memory(root: Path, memory: dict[str, Any]) -> None:
-    """A failure (read-only root, full disk) only costs another reading."""
+    """Write the facts. A failure (read-only root, full disk) only costs another reading."""
     document = {"steps": memory}
     try:
         storage.replace_small(root / VERIFIED, canonical_json(document | {DIGEST: document_digest(document)}))

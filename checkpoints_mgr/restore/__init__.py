@@ -1,1 +1,1 @@
-"""Reading the newest sound step by all ranks together."""
+"""Restores the newest sound step by all ranks together."""

@@ -1,4 +1,4 @@
-"""Reading the newest sound step by all ranks together: rank 0 decides and tells, all read and vote."""
+"""Restores the newest sound step by all ranks together: rank 0 decides and broadcasts, all ranks read and vote."""
 
 import logging
 import socket
@@ -31,17 +31,20 @@ logger = logging.getLogger(__name__)
 
 
 class Restorer:
-    """Every method is called by all ranks, and returns the same or raises the same CheckpointError on all."""
+    """Restores from shared disks.
+
+    Every method is called by all ranks, and returns the same or raises the same CheckpointError on all.
+    """
 
     def __init__(self, root: Path, comm: Communicator) -> None:
         self._root, self._comm = root, comm
 
     def latest(self) -> int | None:
-        """As CheckpointManager.latest."""
+        """Do as CheckpointManager.latest."""
         return on_root(self._comm, f"cannot list {self._root}", self._newest_plausible)
 
     def restore(self, template: State, step: int | Literal["latest"]) -> Restored | None:
-        """As CheckpointManager.restore."""
+        """Do as CheckpointManager.restore."""
         candidates = on_root(self._comm, f"cannot restore step {step}", lambda: self._candidates(step))
         faults: dict[int, str] = {}
         shares_reading = bool(candidates) and self._shares_reading(template)
@@ -75,7 +78,7 @@ class Restorer:
         if step == "latest":
             quarantined = storage.list_names(self._root / QUARANTINE)
             if quarantined and not steps:
-                # Beginning anew in silence would hide that work was lost.
+                # Starting from scratch without an error would hide that work was lost.
                 raise CheckpointError(
                     f"no checkpoint to restore in {self._root}, all are in {QUARANTINE}/ ({', '.join(quarantined)}); "
                     f"move a repaired one back, or remove {QUARANTINE}/ to begin anew"
@@ -87,7 +90,7 @@ class Restorer:
         return [step]
 
     def _shares_reading(self, template: State) -> bool:
-        """Whether each rank is to read a share of the whole tensors: on many hosts, if all want the same of them."""
+        """Return whether each rank reads a share of the replicated tensors: on many hosts, if all want the same."""
 
         def look() -> tuple[str, str]:
             specs = [(spec.name, spec.dtype, spec.shape) for spec in whole_specs(template)]
@@ -99,13 +102,13 @@ class Restorer:
         return len(hosts) >= MIN_HOSTS and len(wanted) == 1
 
     def _restore_step(self, step: int, template: State, shares_reading: bool) -> tuple[Restored | None, str]:
-        """The step, or the fault for which rank 0 has put it into quarantine."""
+        """Return the step, or the fault for which rank 0 has moved it to quarantine."""
         comm, what, directory = self._comm, f"cannot restore step {step}", self._root / step_name(step)
         manifests: list[Manifest] = []
         shares: list[Share] = []
 
         def read() -> Any:
-            """Fill the template; (file, fault) when something is corrupt, otherwise nothing."""
+            """Fill the template; return (file, fault) when something is corrupt, otherwise None."""
             try:
                 manifests.append(from_bytes(text.encode(), str(directory / MANIFEST)))
                 if comm.rank == 0:
@@ -132,7 +135,7 @@ class Restorer:
                 return Restored(step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
             fault = on_root(comm, what, lambda: _second_look(directory, [file for _, (file, _) in faults]))
             if not fault:
-                # Rank 0 reads what was committed: the disk is right, and another host's view of it is not.
+                # Rank 0 reads what was committed, so the disk is right and the other host's view of it is wrong.
                 rank, (_, message) = faults[0]
                 raise CheckpointError(f"{what}: rank {rank} reads other bytes than rank 0, check its host: {message}")
         if comm.rank == 0:
@@ -142,7 +145,7 @@ class Restorer:
 
 
 def _manifest_text(directory: Path) -> tuple[str, str]:
-    """The manifest as it is, for all ranks to check; or the fault, that a committed step has none."""
+    """Return (the manifest's text, ""), unchecked, for all ranks to check; or ("", fault) when the step has none."""
     try:
         return read_manifest(directory).decode(errors="replace"), ""
     except CorruptCheckpointError as error:
@@ -150,7 +153,7 @@ def _manifest_text(directory: Path) -> tuple[str, str]:
 
 
 def _second_look(directory: Path, files: list[str]) -> str:
-    """Rank 0: what is corrupt about a step, of whose files some rank found these so; empty when nothing is."""
+    """Check on rank 0 a step and these files, which some rank found corrupt. Return the fault; empty without one."""
     try:
         manifest = open_step(directory)
         for entry in manifest.files:

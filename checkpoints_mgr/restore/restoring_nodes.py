@@ -1,7 +1,7 @@
-"""Restoring where each node keeps its own files: a step counts if all of its nodes have their part of the same save.
+"""Restores where each node keeps its own files. A step counts if all of its nodes have their part of the same save.
 
-What a rank needs of another node's files comes over the communicator, in verified chunks. So there may be more or fewer
-ranks, spread over the nodes in another way, and new nodes, but none of the old may be missing.
+What a rank needs from another node's files comes over the communicator, in verified chunks. So the number of ranks and
+their placement on the nodes may change, and nodes may be added. No node of the save may be missing.
 """
 
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Offer:
-    """A step that can be put together: its save, and the nodes that have its parts."""
+    """Describes a step that is complete: its save, and the nodes that have its parts."""
 
     step: int
     save_id: str
@@ -38,18 +38,21 @@ class Offer:
 
 
 class NodeRestorer:
-    """Every method is called by all ranks, and returns the same or raises the same CheckpointError on all."""
+    """Restores from the nodes' local disks.
+
+    Every method is called by all ranks, and returns the same or raises the same CheckpointError on all.
+    """
 
     def __init__(self, root: Path, comm: Communicator, node: str) -> None:
         self._root, self._comm, self._node = root, comm, node
 
     def latest(self) -> int | None:
-        """As CheckpointManager.latest."""
+        """Do as CheckpointManager.latest, but only for steps of which all nodes have their part."""
         offers = self._offers(self._nodes())
         return offers[0].step if offers else None
 
     def restore(self, template: State, step: int | Literal["latest"]) -> Restored | None:
-        """As CheckpointManager.restore."""
+        """Do as CheckpointManager.restore, but only for steps of which all nodes have their part."""
         nodes = self._nodes()
         offers = [offer for offer in self._offers(nodes) if step in ("latest", offer.step)]
         if step != "latest" and not offers:
@@ -72,7 +75,7 @@ class NodeRestorer:
         return Nodes(tuple(self._comm.allgather_object(self._node)))
 
     def _offers(self, nodes: Nodes) -> list[Offer]:
-        """What the nodes have together, the newest first."""
+        """Return the steps that the nodes together have complete, the newest first."""
         leads = nodes.leads(self._comm.rank)
         parts = together(self._comm, f"cannot list {self._root}", lambda: _parts(self._root) if leads else [])
         holders: dict[tuple[int, str, tuple[str, ...]], set[str]] = {}
@@ -85,10 +88,10 @@ class NodeRestorer:
         return [Offer(*key) for key, have in sorted(holders.items(), reverse=True) if have == set(key[2])]
 
     def _restore_step(self, offer: Offer, nodes: Nodes, template: State) -> tuple[Restored | None, str]:
-        """The step, or the fault for which the node that has it has put it into quarantine."""
+        """Return the step, or a fault. Each node moves its faulty part to quarantine."""
         comm, what, directory = self._comm, f"cannot restore step {offer.step}", self._root / step_name(offer.step)
         own = self._node in offer.nodes
-        # A node that has no part goes by the first node's manifest, as if all files were others'.
+        # A node without a part uses the first node's manifest, as if all files were on other nodes.
         text = on_root(comm, what, lambda: to_bytes(open_step(directory)).decode(), nodes.leader(offer.nodes[0]))
         manifest = from_bytes(text.encode(), str(directory))
         wanted: dict[str, list[Wanted]] = {}
@@ -120,8 +123,10 @@ class NodeRestorer:
     def _pass_on(
         self, what: str, directory: Path, manifest: Manifest, owner: int, name: str, wanted: list[Wanted]
     ) -> str:
-        """One file from its node's leader to all ranks, of which each takes what it wants; or what is corrupt.
-        CheckpointError, on all ranks: it cannot be read."""
+        """Broadcast one file from its node's leader; each rank takes what it wants. Return what is corrupt, or "".
+
+        Raises CheckpointError, on all ranks: when the file cannot be read.
+        """
         comm = self._comm
         blocks: Iterator[tuple[int, Any]] = iter(())
         if comm.rank == owner:
@@ -143,7 +148,7 @@ class NodeRestorer:
 
 
 def _parts(root: Path) -> list[tuple[int, str, list[str]]]:
-    """(step, save, nodes that it needs) of each sound part in this node's root."""
+    """Return (step, save id, nodes that it needs) of each part in this node's root that passes `open_step`."""
     found = []
     for step in steps_in(storage.list_names(root)):
         try:
@@ -156,7 +161,7 @@ def _parts(root: Path) -> list[tuple[int, str, list[str]]]:
 
 
 def _verified_chunks(directory: Path, entry: FileEntry) -> Iterator[tuple[int, Any]]:
-    """(offset, uint8 array) of each chunk of a file."""
+    """Yield (offset in bytes, uint8 array) of each chunk of a file, verified."""
     for start in range(0, entry.size_bytes, entry.chunk_bytes):
         chunk = np.empty(min(entry.chunk_bytes, entry.size_bytes - start), np.uint8)
         read_wanted(directory, entry, [(start, chunk.data)])
@@ -164,7 +169,7 @@ def _verified_chunks(directory: Path, entry: FileEntry) -> Iterator[tuple[int, A
 
 
 def _fault(action: Any) -> str:
-    """What is corrupt, if that is why the action failed."""
+    """Run the action; return what is corrupt, or "" when nothing is."""
     try:
         action()
     except CorruptCheckpointError as error:

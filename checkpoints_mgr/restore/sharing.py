@@ -1,4 +1,4 @@
-"""Whole tensors, which all ranks want alike, on shared disks: each rank reads a share of them and passes it on."""
+"""Restores by broadcast: each rank reads a share of the replicated tensors from shared disks and sends it to all."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, zip_longest
@@ -11,25 +11,27 @@ from checkpoints_mgr.disk.manifest import Manifest
 from checkpoints_mgr.disk.reading import Wanted, plan_local_reads, read_local
 from checkpoints_mgr.state import Parts
 
-# Orbax, where one replica reads and broadcasts, took 0.79 of the speed of direct reads on 2 slices, 1.55 times on 4 and
-# 4.93 on 32 (its maximizing_performance.ipynb, 70 G parameters).
+# Orbax, where one replica reads and broadcasts, reached 0.79 times the speed of direct reads on 2 slices, 1.55 times on
+# 4 and 4.93 times on 32 (its maximizing_performance.ipynb, 70 G parameters).
 MIN_HOSTS = 4
-BUFFER_BYTES = 32 << 20  # for what all ranks together pass on at a time
+BUFFER_BYTES = 32 << 20  # holds what all ranks together send at a time
 ITEM_BYTES = 4
 
 Share = dict[str, list[Wanted]]
 
 
 def read_share(comm: Communicator, directory: Path, manifest: Manifest, parts: Parts) -> list[Share]:
-    """Fill this rank's share of what all want; returns all shares, for `pass_on`. Errors as of `read_parts`."""
+    """Fill this rank's share of what all ranks want. Return all shares, for `pass_on`. Raises as `read_parts`."""
     shares = shares_of(manifest, plan_local_reads(manifest, parts), comm.world_size)
     read_local(directory, manifest, shares[comm.rank])
     return shares
 
 
 def shares_of(manifest: Manifest, wanted: Share, world_size: int) -> list[Share]:
-    """By rank, what it is to read of what all want, the same on all ranks: whole chunks, so that each is read once. No
-    rank has more than the mean and a chunk."""
+    """Return what each rank reads of what all ranks want, by rank; the result is the same on all ranks.
+
+    A share consists of complete chunks, so that each chunk is read once. No rank has more than the mean plus one chunk.
+    """
     total_bytes = sum(len(memory) for reads in wanted.values() for _, memory in reads)
     shares: list[Share] = [{} for _ in range(world_size)]
     position = 0
@@ -47,7 +49,7 @@ def shares_of(manifest: Manifest, wanted: Share, world_size: int) -> list[Share]
 
 
 def pass_on(comm: Communicator, shares: Sequence[Share]) -> None:
-    """By all ranks, each of which has filled its share: fill the others'."""
+    """Fill the other ranks' shares. All ranks call this after each has filled its local share."""
     buffer = np.empty(BUFFER_BYTES // ITEM_BYTES, np.float32)
     content = buffer.view(np.uint8).data
     most_bytes = BUFFER_BYTES // comm.world_size // ITEM_BYTES * ITEM_BYTES
@@ -62,7 +64,7 @@ def pass_on(comm: Communicator, shares: Sequence[Share]) -> None:
 
 
 def _windows(share: Share, most_bytes: int) -> Iterator[list[memoryview]]:
-    """The share's memory in order, as much at a time; the last are fewer bytes."""
+    """Yield the share's memory in order, `most_bytes` at a time; the last window has fewer bytes."""
     window: list[memoryview] = []
     room_bytes = most_bytes
     for _, memory in (read for reads in share.values() for read in reads):
@@ -78,7 +80,7 @@ def _windows(share: Share, most_bytes: int) -> Iterator[list[memoryview]]:
 
 
 def _placed(window: Sequence[memoryview], item: int) -> Iterator[tuple[memoryview, int]]:
-    """Each memory of a window and its byte in the buffer, where the window begins at this item."""
+    """Yield each memory of a window with its offset in bytes in the buffer. The window begins at float32 `item`."""
     place = item * ITEM_BYTES
     for memory in window:
         yield memory, place

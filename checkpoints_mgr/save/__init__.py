@@ -1,1 +1,1 @@
-"""Saving a step by all ranks together, and what stays."""
+"""Saves a step by all ranks together, and removes expired steps."""

@@ -1,18 +1,19 @@
-"""Which rank writes what of the tensors that every rank has: a pure function, so that no rank has to be told."""
+"""Decides which rank writes which replicated tensor. The function is pure, so the ranks need not communicate."""
 
 import heapq
 from collections.abc import Iterator, Sequence
 
 from checkpoints_mgr.state import DTYPES, Range, TensorSpec
 
-SPLIT_ABOVE = 1.25  # times a rank's mean load: smaller tensors stay whole, so that other tools can read the files
+SPLIT_ABOVE = 1.25  # times a rank's mean load: smaller tensors are not split, so that other tools can read the files
 
 
 def shares(specs: Sequence[TensorSpec], loads_bytes: Sequence[int]) -> list[list[Range]]:
-    """Split whole tensors over the ranks by longest processing time first: result[rank], sorted by name.
+    """Distribute replicated tensors over the ranks by longest processing time first: result[rank], sorted by name.
 
-    loads_bytes: what each rank writes besides. From equal loads the largest is at most 4/3 of the best possible
-    (Graham 1969). A tensor that alone would outweigh a rank's mean load is split between rows.
+    loads_bytes: what each rank writes besides, in bytes.
+    If these loads are equal, the largest total is at most 4/3 of the best possible (Graham 1969). A tensor that alone
+    would outweigh a rank's mean load is split between rows.
     """
     mean_bytes = (sum(loads_bytes) + sum(spec.size_bytes for spec in specs)) / len(loads_bytes)
     pieces = [piece for spec in specs for piece in _split(spec, mean_bytes)]
@@ -27,7 +28,7 @@ def shares(specs: Sequence[TensorSpec], loads_bytes: Sequence[int]) -> list[list
 
 
 def _split(spec: TensorSpec, mean_bytes: float) -> Iterator[Range]:
-    """The whole tensor, or rows of at most a quarter of the mean load each (at least one row)."""
+    """Yield the full tensor, or blocks of rows of at most a quarter of the mean load each (at least one row)."""
     if spec.size_bytes <= SPLIT_ABOVE * mean_bytes or not spec.shape:
         yield Range(spec, 0, spec.numel)
         return

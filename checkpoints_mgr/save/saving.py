@@ -1,5 +1,8 @@
-"""One save at a time, by all ranks together: agree, stage, write, vote, commit. The collectives are all here, driven
-from the calling thread in the same order on every rank; the writer threads make none."""
+"""Runs one save at a time, by all ranks together: agree, stage, write, vote, commit.
+
+All collectives are in this module. The calling thread makes them in the same order on every rank. The writer threads
+make none.
+"""
 
 import logging
 import secrets
@@ -42,15 +45,17 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-WAIT_S = 1.0  # then the ranks look whether one of them is late
-QUIET_SHARE = 0.75  # of the polls that the last save was written in: the next is not asked about before
+WAIT_S = 1.0  # after it the ranks check whether one of them is late
+QUIET_SHARE = 0.75  # of the polls that the last save took to write: the next save holds no vote before
 
 
 @dataclass
 class Pending:
-    """A save whose files are being written, or that is being committed.
+    """Holds a save whose files are being written, or that is being committed.
 
-    whole: the tensors that each rank has; specs: all; facts: progress, record and metrics.
+    whole: the replicated tensors.
+    specs: all tensors.
+    facts: progress, record and metrics.
     """
 
     attempt: Attempt
@@ -63,28 +68,30 @@ class Pending:
     stage_seconds: float
     stall_seconds: float = 0.0
     polls: int = 0
-    written: list[tuple[list[Row], float]] | None = None  # by rank: rows and seconds, once all have written
+    written: list[tuple[list[Row], float]] | None = None  # (rows, seconds) by rank, once all have written
 
 
 class Saver:
-    """begin, then poll or wait until the outcome: every method is called by all ranks, and its outcome, a result or
-    the same CheckpointError, is that of all."""
+    """Saves steps: call `begin`, then `poll` or `wait` until the outcome.
+
+    Every method is called by all ranks, and returns the same or raises the same CheckpointError on all.
+    """
 
     def __init__(self, root: Path, comm: Communicator, retention: Retention, timeout_s: float, node: str) -> None:
         self._root, self._comm, self._retention, self._timeout_s = root, comm, retention, timeout_s
         self._node = node
         self._arena = Arena()
-        self._job: Job | None = None  # the last, which may still hold the arena after a timeout
+        self._job: Job | None = None  # the last one, which may still use the arena after a timeout
         self._sweeper: Job | None = None
         self._told: list[Unsound] = []
-        self._quiet_polls = 0  # the same on all ranks, as are those of a save
+        self._quiet_polls = 0  # the same on all ranks, as is the number of a save's polls
         self.pending: Pending | None = None
 
     def begin(self, step: int, state: State, metrics: dict[str, float], *, background: bool) -> None:
-        """Returns when `state` may change: at once after a copy if in the background, otherwise when all is written."""
+        """Start a save, and return when `state` may change: in the background after a copy, else after the write."""
         started_s = time.perf_counter()
         comm = self._comm
-        # Names and messages follow rank 0's step until all have shown that theirs is the same.
+        # Use rank 0's step in paths and messages until the vote has shown that all ranks save the same step.
         agreed_step, save_id = comm.broadcast_object((step, secrets.token_hex(16)) if comm.rank == 0 else None)
         what = f"cannot save step {agreed_step}"
         votes = self._agree(what, step, state, metrics)
@@ -105,10 +112,10 @@ class Saver:
         self._or_discard(attempt, start)
 
     def poll(self) -> SaveResult | None:
-        """The result as soon as all ranks have written theirs and rank 0 has committed; None before.
+        """Return the result as soon as all ranks have written their files and the leaders have committed; else None.
 
-        A vote waits for the rank that comes last, more so while the disk's threads have the cores. So there is none
-        before the files can be expected.
+        A vote waits for the last rank, and longer while writer threads occupy the cores. So no vote is held before the
+        files can be expected.
         """
         if self.pending is None:
             return None
@@ -116,10 +123,10 @@ class Saver:
         return self._vote(self.pending) if self.pending.polls > self._quiet_polls else None
 
     def _vote(self, pending: Pending) -> SaveResult | None:
-        """As `poll`, at once."""
+        """Do as `poll`, without waiting for the quiet polls to pass."""
         entered_s = time.perf_counter()
         writing = pending.written is None
-        # A commit that hangs is waited for: nobody could tell whether it will yet be carried out.
+        # A commit that hangs has no timeout: no rank could know whether it will still take effect.
         late = writing and self._comm.rank == 0 and entered_s - pending.started_s > self._timeout_s
         votes = self._comm.allgather_object([pending.job.ended.is_set(), late])
         waiting = [str(rank) for rank, (done, _) in enumerate(votes) if not done]
@@ -145,7 +152,7 @@ class Saver:
         return result if pending.background or not writing else self._vote(pending)
 
     def wait(self) -> SaveResult | None:
-        """The result of the save that is pending; None when none is."""
+        """Wait for the pending save and return its result; None when none is pending."""
         result = None
         while self.pending is not None:
             entered_s = time.perf_counter()
@@ -155,7 +162,7 @@ class Saver:
         return result
 
     def _agree(self, what: str, step: int, state: State, metrics: dict[str, float]) -> list[Vote]:
-        """What all ranks bring, after all have shown that they save the same step and table."""
+        """Return the votes of all ranks, after checking that they save the same step and the same tensors."""
 
         def check() -> Vote:
             if step < 0:
@@ -180,10 +187,10 @@ class Saver:
         return votes
 
     def _prepare(self, attempt: Attempt) -> None:
-        """The leader, before the others write: the save's own directory, and what dead saves left removed."""
+        """Make the save's directory and remove the leftovers of dead saves; the leader does so before others write."""
         storage.make_root(self._root)
         if self._node and storage.is_occupied(attempt.target):
-            # A restore has passed it over: other nodes lack their part of it.
+            # A restore has skipped this step, since other nodes lack their part of it.
             quarantine(self._root, attempt.target, "the same step is saved again", "superseded")
         if storage.is_occupied(attempt.target):
             raise CheckpointError(f"{attempt.target} exists already; move it away or continue from it")
@@ -222,7 +229,7 @@ class Saver:
         self.pending.stall_seconds = time.perf_counter() - started_s
 
     def _start_commit(self, what: str, pending: Pending) -> None:
-        """All have written or one has failed: let the leaders commit."""
+        """Let the leaders commit. All ranks have written, or one has failed."""
         comm, attempt = self._comm, pending.attempt
         pending.written = results_of(what, comm.allgather_object(pending.job.vote))
         rows = [rank_rows for rank_rows, _ in pending.written]
@@ -243,7 +250,7 @@ class Saver:
         pending.job = Job(finish if leads else follow, leads and pending.background, "checkpoint-committer")
 
     def _sound_steps(self) -> list[Sound]:
-        """Those of this node. What cannot be read is neither counted nor removed, and told once."""
+        """Return this node's sound steps. Others are neither counted nor removed, and are logged once."""
         try:
             judged = judge(self._root)
         except OSError as error:
@@ -256,7 +263,7 @@ class Saver:
         return judged.sound
 
     def _conclude(self, what: str, pending: Pending, entered_s: float) -> SaveResult:
-        """All leaders have committed, or one has failed."""
+        """Return the result. All leaders have committed, or one has failed."""
         comm, attempt = self._comm, pending.attempt
         now_s = time.perf_counter()
         own = [pending.stage_seconds, pending.stall_seconds + now_s - entered_s, now_s - pending.started_s]
@@ -278,7 +285,10 @@ class Saver:
         )
 
     def _retain(self, attempt: Attempt, sound_of_rank: Sequence[Sequence[Any]], background: bool) -> None:
-        """The leader, after a commit, never the step just saved. Renaming is quick; what it frees may take long."""
+        """Remove expired steps, never the step just saved; the leader does so after a commit.
+
+        The rename is quick, but freeing the space may take long, so it runs as a job.
+        """
         sound_of_node = {
             node: [Sound(*row) for row in sound_of_rank[attempt.nodes.leader(node)]] for node in attempt.nodes.of_rank
         }
@@ -288,7 +298,7 @@ class Saver:
             self._sweeper = Job(lambda: discard(*trash), background, "checkpoint-sweeper")
 
     def _or_discard(self, attempt: Attempt, action: Callable[[], T]) -> T:
-        """Run it; when it fails, on all ranks alike, nobody goes on while the attempt is still on disk."""
+        """Run the action. It fails on all ranks alike; then no rank continues while the attempt is still on disk."""
         try:
             return action()
         except CheckpointError:
@@ -296,7 +306,7 @@ class Saver:
             if attempt.nodes.leads(self._comm.rank):
                 discard(attempt.tmp)
                 if self._node and save_id_of(attempt.target) == attempt.save_id:
-                    # Another node's leader could not commit: what is here will never be whole.
+                    # Another node's leader could not commit, so this node's part will never be complete.
                     discard(*retire(self._root, [attempt.step], attempt.save_id))
             self._comm.barrier()
             raise

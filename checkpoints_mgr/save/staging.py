@@ -1,4 +1,4 @@
-"""A copy of what a rank saves, so that training may go on and change the original."""
+"""Copies what a rank saves, so that training may continue and change the original."""
 
 import mmap
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ ALIGNMENT_BYTES = 64
 
 
 class Arena:
-    """Memory that is taken once, at the first save, and used again by each."""
+    """Holds memory that the first save allocates and each later save reuses."""
 
     def __init__(self) -> None:
         self._memory: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def stage(self, state: State, ranges: Sequence[Range]) -> Parts:
-        """Copies of these ranges of the whole tensors and of the shards. The arena's earlier content is gone."""
+        """Copy these ranges of the replicated tensors, and the shards. This overwrites the arena's earlier content."""
         parts, shards = whole_parts(state, ranges), state.shards
-        # A shard in one piece: from tens of megabytes on a copy passes the caches by, and is a quarter faster.
+        # Copy a shard in one piece: from tens of megabytes on, a copy bypasses the caches and is a quarter faster.
         copies = self._copies([*(values for _, values in parts), *(shard.values for shard in shards.values())])
         staged = zip(shards.items(), copies[len(parts) :], strict=True)
         copied = {component: replace(shard, values=values) for (component, shard), values in staged}
@@ -46,5 +46,5 @@ class Arena:
             return
         memory = mmap.mmap(-1, size_bytes)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)  # the first copy is otherwise slowed by a fault every 4 KiB
+            memory.madvise(mmap.MADV_HUGEPAGE)  # otherwise a page fault every 4 KiB slows the first copy
         self._memory = np.frombuffer(memory, np.uint8)

@@ -1,4 +1,4 @@
-"""What rank 0 removes: what dead saves left, and the steps that retention gives up."""
+"""Removes, on a leader, the leftovers of dead saves and the steps that retention gives up."""
 
 import logging
 import secrets
@@ -15,13 +15,13 @@ from checkpoints_mgr.save.writing import discard
 
 logger = logging.getLogger(__name__)
 
-ABANDONED_AFTER_S = 3600.0  # a save of another host that has not grown for so long is taken for dead
+ABANDONED_AFTER_S = 3600.0  # another host's save that has not grown for this long counts as dead
 
 
 def sweep(root: Path, own_tmp: Path) -> None:
-    """Remove the directories of dead saves and of interrupted removals; a failure is logged only.
+    """Remove the directories of dead saves and of interrupted removals. A failure is only logged.
 
-    own_tmp: just made, so that its time is the file server's now.
+    own_tmp: the current save's directory, just made, so that its time is the file server's current time.
     """
     for name in leftovers(root, storage.modified_s(own_tmp)):
         if name == own_tmp.name:
@@ -31,7 +31,7 @@ def sweep(root: Path, own_tmp: Path) -> None:
 
 
 def file_server_s(root: Path) -> float:
-    """What the file server takes for now: by a clock that is ahead, another host's save would be taken for dead."""
+    """Return the file server's current time. By a local clock that is ahead, another host's save would seem dead."""
     made = root / trash_name(0, secrets.token_hex(16))
     storage.make_dir(made)
     now_s = storage.modified_s(made)
@@ -40,7 +40,10 @@ def file_server_s(root: Path) -> float:
 
 
 def leftovers(root: Path, now_s: float) -> list[str]:
-    """Names in a root that nobody works on any more. now_s: by the clock of the file server."""
+    """Return the names in a root that no process works on any more.
+
+    now_s: Unix time in seconds by the file server's clock.
+    """
     names = storage.list_names(root)
     return [
         name
@@ -56,15 +59,16 @@ def _is_dead(tmp: Path, now_s: float) -> bool:
     try:
         grown_s = max(storage.modified_s(path) for path in [tmp, *(tmp / name for name in storage.list_names(tmp))])
     except OSError:
-        return False  # it changes while we look
+        return False  # the directory changes during the check
     return now_s - grown_s > ABANDONED_AFTER_S
 
 
 def given_up(retention: Retention, sound_of_node: Mapping[str, Sequence[Sound]]) -> list[int]:
-    """The steps that retention gives up, of those that each node holds a sound part of ("": all disks are shared).
+    """Return the steps that retention gives up.
 
-    A step counts if all of its nodes hold it. One that some of them lack is given up when it is older than the newest
-    that count, as many as retention keeps.
+    sound_of_node: the steps of which each node holds a sound part; node "" when all disks are shared.
+    A step counts if all of its nodes hold it. A step that some nodes lack is given up when it is older than the newest
+    `retention.last` steps that count.
     """
     holders: dict[tuple[int, str], list[str]] = defaultdict(list)
     pinned = {each.step for steps in sound_of_node.values() for each in steps if each.pinned}
@@ -81,16 +85,21 @@ def given_up(retention: Retention, sound_of_node: Mapping[str, Sequence[Sound]])
 
 
 def given_up_here(retention: Retention, sound: Sequence[Sound]) -> list[int]:
-    """The same by somebody who sees this place alone. Of several nodes' steps the newest is kept and not counted: a
-    save that was killed may have left it on some nodes alone, and all older ones are on all."""
+    """Do as `given_up` for a process that sees this node's disks alone.
+
+    The newest step that spans several nodes is kept and not counted: a killed save may have left it on some nodes
+    only. All older ones are on all nodes.
+    """
     newest = max((each.step for each in sound if len(each.nodes) > 1), default=None)
     kept = [Kept(each.step, each.pinned, each.metrics) for each in sound if each.step != newest]
     return retention.expired(kept)
 
 
 def retire(root: Path, steps: Sequence[int], save_id: str) -> list[Path]:
-    """Take steps that nobody reads out of the root by a rename, so that no half-removed one is ever taken for a
-    checkpoint; returns what is left to discard. A failure is logged only."""
+    """Rename steps that no process reads out of the way, and return the directories left to discard.
+
+    After the rename, a half-removed step cannot be mistaken for a checkpoint. A failure is only logged.
+    """
     trash = []
     try:
         for step in steps:

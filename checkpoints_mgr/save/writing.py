@@ -1,4 +1,4 @@
-"""What one rank does to a save's directory, and how rank 0 commits it. No collectives here."""
+"""Writes one rank's files into a save's directory, and commits it on a leader. It makes no collectives."""
 
 import logging
 import time
@@ -26,8 +26,11 @@ Row = dict[str, JSON]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try to save a step. tmp: where it is written; target: where it becomes a step. The same on all ranks of a
-    node, and on all ranks where the disks are shared."""
+    """Describes one try to save a step. It is the same on all ranks that share disks.
+
+    tmp: the directory to which files are written.
+    target: the directory that makes it a step.
+    """
 
     root: Path
     step: int
@@ -46,7 +49,7 @@ class Attempt:
 
 
 def discard(*paths: Path) -> None:
-    """Remove directories that nobody needs, where they are; a failure is logged only."""
+    """Remove directories that no process needs, if they exist. A failure is only logged."""
     for path in paths:
         try:
             if storage.is_occupied(path):
@@ -56,8 +59,11 @@ def discard(*paths: Path) -> None:
 
 
 def write_share(attempt: Attempt, parts: Parts, index: Sequence[Sequence[Range]], rank: int) -> list[Row]:
-    """Write and flush this rank's files, one for each component; a node's leader also the model's index. index: by
-    rank, the ranges of whole tensors. Returns a row for each file: what this rank tells the others."""
+    """Write and flush this rank's files, one for each component. A node's leader also writes the model's index.
+
+    index: ranges of replicated tensors, by rank.
+    Returns a row for each file, which this rank sends to the others.
+    """
     tmp, world_size = attempt.tmp, len(index)
     if not storage.wait_until_visible(tmp, VISIBLE_TIMEOUT_S):
         raise CheckpointError(f"{tmp} is not there; do all ranks have the same checkpoint directory, on shared disks?")
@@ -86,15 +92,17 @@ def write_share(attempt: Attempt, parts: Parts, index: Sequence[Sequence[Range]]
 def _write(
     files: ExitStack, path: Path, size_bytes: int, content: Iterable[memoryview], rank: int, data_offset: int
 ) -> FileEntry:
-    """Write a file and hash it on the way; it is flushed when `files` ends: after the first such flush, which commits
-    the file system's journal, the others have little left to do."""
+    """Write a file and hash it on the way. The file is flushed when `files` ends.
+
+    The first such flush commits the file system's journal, so that the others have little left to do.
+    """
     hasher = ChunkHasher(chunk_bytes_of(size_bytes))
     files.enter_context(storage.new_file(path, size_bytes, hasher.passing(content)))
     return FileEntry(path.name, size_bytes, rank, data_offset, chunk_bytes_of(size_bytes), tuple(hasher.digests()))
 
 
 def _model_index(index: Sequence[Sequence[Range]]) -> bytes:
-    """The index by which Hugging Face tools find the model's tensors among the ranks' files."""
+    """Return the index with which Hugging Face tools find the model's tensors among the ranks' files."""
     model = [(part, rank) for rank, share in enumerate(index) for part in share if part.spec.component == "model"]
     return canonical_json(
         {
@@ -111,10 +119,12 @@ def merge(
     rows_of_ranks: Sequence[Sequence[Mapping[str, JSON]]],
     facts: Mapping[str, dict[str, JSON]],
 ) -> Manifest:
-    """The manifest of a node, of what all ranks say they wrote. specs: of all tensors; whole: of those that each node
-    has for itself; facts: progress, record and metrics.
+    """Build a node's manifest from what all ranks report to have written.
 
-    CheckpointError: the ranks' parts do not make up each tensor exactly once.
+    specs: the specs of all tensors.
+    whole: names of the replicated tensors, which each node stores for itself.
+    facts: progress, record and metrics.
+    Raises CheckpointError: when the ranks' parts do not make up each tensor exactly once.
     """
     pieces: dict[str, list[Piece]] = {spec.name: [] for spec in specs}
     files: list[FileEntry] = []
@@ -147,9 +157,9 @@ def merge(
 
 
 def commit(attempt: Attempt, manifest: Manifest) -> int:
-    """The leader, after a unanimous vote: the manifest, then the rename that makes the step exist.
+    """Write the manifest, then make the step exist by a rename. The leader calls this after a unanimous vote.
 
-    Returns the step's bytes on disk. An error before the rename leaves no step; one after it says so.
+    Returns the step's size on disk in bytes. An error before the rename leaves no step; an error after it says so.
     """
     tmp, target = attempt.tmp, attempt.target
     for entry in manifest.local_files:
@@ -163,7 +173,7 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
     try:
         storage.rename(tmp, target)
     except OSError as error:
-        # NFS may carry out a rename and report the retransmitted request as failed: look whose step it is.
+        # NFS may carry out a rename and report the retransmitted request as failed: check which save made the step.
         owner = save_id_of(target)
         if owner not in (None, attempt.save_id):
             raise CheckpointError(f"{target} was taken by another writer (save {owner})") from error
@@ -177,7 +187,7 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
 
 
 def save_id_of(target: Path) -> str | None:
-    """Which save made a step; None when there is none that can be read."""
+    """Return the id of the save that made a step; None when there is no readable step."""
     try:
         path = target / MANIFEST
         return from_bytes(storage.read_bytes(path), str(path)).save_id

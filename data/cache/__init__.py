@@ -1,1 +1,1 @@
-"""Arrays on disk under the digest of all that decides them."""
+"""Stores arrays on disk under the digest of all that determines them."""

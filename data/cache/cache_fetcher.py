@@ -1,4 +1,4 @@
-"""Training samples from a cache: moments of the autoencoder's posterior and text features, instead of images."""
+"""Makes training samples from a cache: moments of the autoencoder's posterior and text features, not images."""
 
 from binascii import hexlify
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from data.sources.captions import drawn_caption
 from data.sources.source import Source
 
 SHOWN = 10
-VARIANTS = (False, True)  # as it is, and mirrored
+VARIANTS = (False, True)  # whether an image is mirrored
 AT_A_TIME = 1 << 14  # samples
 HEX_DIGITS = 32  # of a content hash
 
@@ -30,25 +30,29 @@ Keys = NDArray[np.void]
 
 @dataclass(frozen=True)
 class CacheSpecs:
-    """What decides moments beside the image's bytes and its size in training, and text features beside the caption."""
+    """Declares what determines cached entries.
+
+    moments: what determines moments besides the image's bytes and its training size.
+    text: what determines text features besides the caption.
+    """
 
     moments: Spec
     text: Spec
 
     def moments_at(self, size: tuple[int, int]) -> Spec:
-        """All that decides moments of `size`, height and width of the crop in pixels, beside the image's bytes."""
+        """Return all that determines moments besides the image's bytes. size: height and width of the crop, pixels."""
         return {**self.moments, "height": size[0], "width": size[1]}
 
 
 def image_keys(specs: CacheSpecs, hashes: NDArray[np.uint8], size: tuple[int, int], flipped: bool) -> Keys:
-    """The keys of images at `size` by their content hashes (n, 16): (n,) of dtype KEY."""
+    """Return the keys of images at `size`, from their content hashes (n, 16): (n,) of dtype KEY."""
     variant, digits = b":mirrored" if flipped else b":plain", hexlify(hashes.tobytes())
     places = range(0, len(digits), HEX_DIGITS)
     return encoded_keys(specs.moments_at(size), (digits[place : place + HEX_DIGITS] + variant for place in places))
 
 
 def pieces(count: int) -> Iterator[NDArray[np.int64]]:
-    """The ids of `count` samples, as many at a time as take little memory."""
+    """Yield the ids of `count` samples, AT_A_TIME at a time, which takes little memory."""
     for start in range(0, count, AT_A_TIME):
         yield np.arange(start, min(start + AT_A_TIME, count))
 
@@ -56,8 +60,10 @@ def pieces(count: int) -> Iterator[NDArray[np.int64]]:
 def find_entries(
     cache: Cache, source: Source, specs: CacheSpecs, buckets: Buckets, *, mirrored: bool, remedy: str
 ) -> Entries:
-    """The entries of every sample at the size of its bucket, and of each of its captions. Raises DataError with the
-    first samples that lack one, and `remedy`."""
+    """Find the entries of every sample at its bucket's size, and of each of its captions.
+
+    Raises DataError, which names the first such samples and `remedy`: when samples lack an entry.
+    """
     moments = _find_moments(cache, source, specs, buckets, VARIANTS[: 1 + mirrored])
     captions, ends, empty = _find_captions(cache, source, specs)
     lacks_moments = np.any([rows == ABSENT for rows in moments], axis=0)
@@ -81,7 +87,7 @@ def find_entries(
 def _find_moments(
     cache: Cache, source: Source, specs: CacheSpecs, buckets: Buckets, variants: tuple[bool, ...]
 ) -> tuple[Rows, ...]:
-    """Rows (n,) of every sample's moments, for each variant."""
+    """Return the rows (n,) of all samples' moments, for each variant."""
     tables = [cache.table(specs.moments_at(size)) for size in buckets.sizes]
     found = tuple(np.empty(len(source), np.int32) for _ in variants)
     for ids in pieces(len(source)):
@@ -94,7 +100,7 @@ def _find_moments(
 
 
 def _find_captions(cache: Cache, source: Source, specs: CacheSpecs) -> tuple[Rows, NDArray[np.int64], int]:
-    """Rows (c,) of all captions, where each sample's end among them (n,), and the row of the empty caption."""
+    """Return the rows (c,) of all captions, where each sample's end in them (n,), and the empty caption's row."""
     table = cache.table(specs.text)
     ends = np.cumsum(np.concatenate([source.caption_counts(ids) for ids in pieces(len(source))]))
     rows = np.empty(int(ends[-1]), np.int32)
@@ -105,7 +111,7 @@ def _find_captions(cache: Cache, source: Source, specs: CacheSpecs) -> tuple[Row
 
 
 def table_of(specs: CacheSpecs, source: Source, entries: Entries, size: tuple[int, int]) -> Table:
-    """The entries of a source's images at `size`, unflipped, and of their captions, by their keys."""
+    """Return the table of a source's images at `size`, unflipped, and of their captions."""
     every = np.arange(len(source))
     images = image_keys(specs, source.content_hashes(every), size, flipped=False)
     captions = encoded_keys(specs.text, source.caption_bytes(every))
@@ -113,7 +119,7 @@ def table_of(specs: CacheSpecs, source: Source, entries: Entries, size: tuple[in
 
 
 def _other_settings(cache: Cache, specs: CacheSpecs, buckets: Buckets) -> Iterator[str]:
-    """Where a cache that has no entry of these specs at all differs: from what it has that is nearest to them."""
+    """Yield how the cache's nearest spec differs from each of these specs of which the cache has no entry."""
     for spec in (*map(specs.moments_at, buckets.sizes), specs.text):
         held = [held for held in cache.specs if held["kind"] == spec["kind"]]
         if held and spec not in held:
@@ -125,8 +131,10 @@ def _other_settings(cache: Cache, specs: CacheSpecs, buckets: Buckets) -> Iterat
 
 @dataclass(frozen=True)
 class CacheFetcher:
-    """`moments` (2 C, h, w) and `features` (tokens, width) of a sample, float32; flips, dropped captions and which of
-    several is taken are drawn as they are for images."""
+    """Fetches `moments` (2 C, h, w) float32 and `features` (tokens, width) float32 of a sample.
+
+    Flips, dropped captions and the choice among several captions are drawn as they are for images.
+    """
 
     entries: Entries
     config: DataConfig

@@ -1,4 +1,4 @@
-"""Where the samples of a source lie in a cache; found by one rank, and mapped by the others and their workers."""
+"""Locates the samples of a source in a cache. One rank finds them; the other ranks and all workers map the result."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,10 +20,16 @@ MOMENTS = ("moments", "mirrored")
 
 @dataclass(frozen=True)
 class Entries:
-    """Rows (n,) of the moments, as they are and with flips mirrored; rows (c,) of all captions, and where each sample's
-    end among them, None where each has one; `empty`: the row of the empty caption; `shapes`: of the moments, by the
-    sample's size; `squares`: what is looked at by itself, such as held-out images. `path`, `seal`: of the file that the
-    arrays are mapped from."""
+    """Holds the cache rows of all samples.
+
+    moments: rows (n,) of the moments; if training flips, a second array for the mirrored images.
+    captions: rows (c,) of all captions.
+    caption_ends: where each sample's captions end in `captions`, (n,); None if each sample has one caption.
+    empty: row of the empty caption.
+    shapes: shape of the moments, by the sample's size.
+    squares: table of entries that are looked up by key, such as those of held-out images.
+    path, seal: path and digest of the file that the arrays are mapped from.
+    """
 
     cache: Cache
     moments: tuple[Rows, ...]
@@ -36,7 +42,7 @@ class Entries:
     seal: str = ""
 
     def caption_count(self, sample_id: int) -> int:
-        """How many captions a sample has."""
+        """Return the number of a sample's captions."""
         return 1 if self.caption_ends is None else self.caption_ends.item(sample_id) - self._first_caption(sample_id)
 
     def _first_caption(self, sample_id: int) -> int:
@@ -45,8 +51,10 @@ class Entries:
         return self.caption_ends.item(sample_id - 1) if sample_id else 0
 
     def read_into(self, sample_id: int, flipped: bool, caption: int | None, into: Arrays) -> None:
-        """`moments` (2 C, h, w), mean above log-variance, and `features` (tokens, width) of a sample, float32; of one
-        of its captions or, with None, of the empty one."""
+        """Fill `moments` (2 C, h, w) float32, mean above log-variance, and `features` (tokens, width) float32.
+
+        caption: number of one of the sample's captions; None: the empty caption.
+        """
         self.cache.read_into(self.moments[flipped].item(sample_id), into["moments"])
         row = self.empty if caption is None else self.captions.item(self._first_caption(sample_id) + caption)
         self.cache.read_into(row, into["features"])
@@ -59,7 +67,10 @@ class Entries:
 
 
 def write_entries(entries: Entries, path: Path) -> Entries:
-    """The same entries, mapped from `path`, which is replaced whole. Raises OSError and SafetensorError."""
+    """Replace the file `path` atomically, and return the same entries mapped from it.
+
+    Raises OSError or SafetensorError: when the file cannot be written.
+    """
     shards, layouts = entries.cache.shards, list[Any]()
     numbers: dict[tuple[str, tuple[int, ...]], int] = {}
     for shard in shards:
@@ -82,8 +93,10 @@ def write_entries(entries: Entries, path: Path) -> Entries:
 
 
 def mapped_entries(path: Path, seal: str, cache: Path) -> Entries:
-    """What `write_entries` has put there, of the cache in that folder. Raises RuntimeError when it is not that any
-    more."""
+    """Return the entries that `write_entries` has written to `path`. cache: the cache's folder.
+
+    Raises RuntimeError: when the file was replaced since.
+    """
     found = mapped_again(path, seal)
     columns, facts = found.columns, {name: json.loads(fact) for name, fact in found.facts.items()}
     squares = None

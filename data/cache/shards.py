@@ -1,7 +1,7 @@
-"""The files of a cache: one shard is one safetensors file of entries that share `spec` and shape.
+"""Reads and writes the files of a cache. A shard is one safetensors file of entries that share `spec` and shape.
 
-It holds `keys` (n, 16) uint8, `xxh3` (n,) uint64, one for each row of `values` (n, ...) float32. Each writer has its
-own shards; the folder needs no other index.
+A shard holds `keys` (n, 16) uint8, `xxh3` (n,) uint64 with one digest for each row of `values`, and `values` (n, ...)
+float32. Each writer writes separate shards. The folder needs no other index.
 """
 
 import contextlib
@@ -24,30 +24,33 @@ from safetensors.numpy import save
 from data.errors import DataError
 
 FORMAT = "vpred-cache-1"
-SHARD_BYTES = 128 << 20  # what a killed writer loses at most
+SHARD_BYTES = 128 << 20  # a killed writer loses at most this
 SHARDS_AT_ONCE = 8
 HEAD_BYTES, MOST_HEADER_BYTES = 4096, 1 << 20
 ITEM_BYTES = {"U8": 1, "U64": 8, "F32": 4}
 KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
 
-Spec = Mapping[str, Any]  # what decides an entry beside its own content; JSON
+Spec = Mapping[str, Any]  # what determines an entry besides its content; JSON
 
 
 def entry_keys(spec: Spec, contents: Iterable[str]) -> NDArray[Any]:
-    """xxh3-128 of `spec` and each content's own digest or text: (n,) of dtype KEY."""
+    """Return the xxh3-128 of `spec` and each content, a digest or a text: (n,) of dtype KEY."""
     return encoded_keys(spec, (content.encode() for content in contents))
 
 
 def encoded_keys(spec: Spec, contents: Iterable[bytes]) -> NDArray[Any]:
-    """`entry_keys` of contents in UTF-8."""
+    """Return `entry_keys` of contents in UTF-8."""
     start, digest = canonical(spec).encode() + b"\0", xxhash.xxh3_128_digest
     return np.frombuffer(b"".join([digest(start + content) for content in contents]), KEY)
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of `count` entries, each of `shape`: where its keys, digests and values begin, and the row of its first
-    entry among all shards'."""
+    """Describes one file of `count` entries, each of `shape`.
+
+    keys_at, sums_at, values_at: where keys, digests and values begin, in bytes from the file's start.
+    first_row: row of the first entry among those of all shards.
+    """
 
     folder: Path
     name: str
@@ -65,7 +68,7 @@ class Shard:
 
 
 class CacheWriter:
-    """Writes entries of one `spec` as shards; what is not yet a whole shard when the block raises is left out."""
+    """Writes entries of one `spec` as shards. If the `with` block raises, the unfinished shard is not written."""
 
     def __init__(self, folder: Path, spec: Spec, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.spec, self.shard_bytes = folder, spec, shard_bytes
@@ -73,7 +76,7 @@ class CacheWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, key: np.void, value: NDArray[np.float32]) -> None:
-        """One entry (of dtype KEY, float32). Raises DataError when it cannot be written."""
+        """Add one entry. key: of dtype KEY; value: float32. Raises DataError: when a shard cannot be written."""
         if self._pending and self._pending[0][1].shape != value.shape:
             self.flush()
         self._pending.append((key, np.array(value, np.float32)))
@@ -81,7 +84,7 @@ class CacheWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Make a shard of what is pending: written aside, synced, renamed."""
+        """Write the pending entries as a shard: to a temporary file, which is flushed and renamed."""
         if not self._pending:
             return
         values = np.stack([value for _, value in self._pending])
@@ -108,16 +111,16 @@ class CacheWriter:
 
 
 def open_shards(folder: Path) -> list[Shard]:
-    """The headers of all shards, in the order of their names; hidden files are none."""
+    """Read the headers of all shards, in the order of their names. Hidden files are skipped."""
     try:
         names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors") and name[0] != ".")  # noqa: PTH208 - glob is slow
     except OSError:  # none yet
         names = []
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:  # a network's file system answers many at once
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:  # a network file system answers many requests at once
         found = list(pool.map(_open_shard, [folder / name for name in names]))
     specs: dict[str, Spec] = {}
     shards, first_row = [], 0
-    for shard in found:  # many thousands share a few specs
+    for shard in found:  # many thousands of shards share a few specs
         spec = specs.setdefault(canonical(shard.spec), shard.spec)
         shards.append(replace(shard, spec=spec, first_row=first_row))
         first_row += shard.count
@@ -125,7 +128,7 @@ def open_shards(folder: Path) -> list[Shard]:
 
 
 def _open_shard(path: Path) -> Shard:
-    """A shard by its header, which must account for every byte of the file."""
+    """Read a shard's header, which must account for every byte of the file."""
     try:
         with path.open("rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
@@ -157,7 +160,7 @@ def _open_shard(path: Path) -> Shard:
 
 
 def read_at(path: Path, offset: int, into: NDArray[Any]) -> None:
-    """Fill contiguous memory from byte `offset` of a shard. Raises DataError."""
+    """Fill contiguous memory from byte `offset` of a shard. Raises DataError: when it cannot be read in full."""
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
@@ -169,12 +172,12 @@ def read_at(path: Path, offset: int, into: NDArray[Any]) -> None:
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a damaged shard."""
+    """Return the advice for a damaged shard."""
     return f"remove this file and fill {folder} again with vpred-data encode"
 
 
 def canonical(spec: Spec) -> str:
-    """A spec as text, the same for equal ones."""
+    """Return a spec as text. Equal specs give equal text."""
     return json.dumps(spec, sort_keys=True, separators=(",", ":"))
 
 

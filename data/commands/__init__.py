@@ -1,1 +1,1 @@
-"""The commands of vpred-data that need no network."""
+"""Holds the commands of vpred-data that need no neural network."""

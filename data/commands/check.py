@@ -1,4 +1,4 @@
-"""`vpred-data check PATH ...`: are these folders fit to train on?"""
+"""Runs `vpred-data check PATH ...`, which reports whether folders are fit to train on."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ MINDONE_FILTER_PX = 256  # image_filter_size of MindONE's recipes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `vpred-data check`."""
+    """Add the options of `vpred-data check`."""
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="folder of images with their captions")
     parser.add_argument(
         "--min-side-px", type=int, default=MINDONE_FILTER_PX, help="count images with a smaller side (default: 256)"
@@ -27,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, make_tokenizer: Callable[[], Tokenizer] | None = None) -> int:
-    """Check, print, and write each folder's index for the trainings that follow; 2 when a row is bad.
+    """Check, print, and write each folder's index for later training runs. Returns 2 when a row is bad, otherwise 0.
 
-    Captions are counted in tokens when the caller knows a tokenizer. Raises DataError.
+    make_tokenizer: if the caller passes it, captions are also counted in tokens.
+    Raises DataError: when an option is wrong, a folder cannot be read, or the page cannot be written.
     """
     if arguments.workers is not None and arguments.workers < 1:
         raise DataError(f"--workers: found {arguments.workers} (must be at least 1)")
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace, make_tokenizer: Callable[[], Tokenizer] |
 
 
 def print_bad(findings: Findings) -> None:
-    """A page of the bad rows on stderr."""
+    """Print the first SHOWN_FAULTS bad rows to stderr."""
     for origin, reason in findings.bad[:SHOWN_FAULTS]:
         print(f"{findings.path}: {origin}: {reason}", file=sys.stderr)
     if len(findings.bad) > SHOWN_FAULTS:

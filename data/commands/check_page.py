@@ -1,4 +1,4 @@
-"""A check as one HTML file that needs nothing else: what was found, and a contact sheet."""
+"""Renders a check as one self-contained HTML file: the findings and a contact sheet."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from data.sources.source import Folder, Sample
 SHEET = 60  # images
 TILE_PX = 160
 SHOWN = 200  # rows of a list
-# The browser is told to load nothing, whatever a caption may contain.
+# The policy makes the browser load nothing, whatever a caption may contain.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """\
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #fff; --edge: #e1e4ea; --ink: #1b2430; --soft: #5b6675;
@@ -44,7 +44,7 @@ figcaption small { display: block; color: var(--soft); }
 
 
 def render_page(checks: Sequence[tuple[Folder, Findings]]) -> str:
-    """The page of all folders that were checked. All text is escaped."""
+    """Return the page of all folders that were checked. All text is escaped."""
     body = "\n".join(_folder(source, findings) for source, findings in checks)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -79,7 +79,7 @@ def _images(source: Folder, findings: Findings) -> Iterator[str]:
 
 
 def _list(heading: str, pairs: Sequence[tuple[str, str]], style: str = "") -> str:
-    """A table of pairs, its first SHOWN rows; nothing when there are none."""
+    """Return a table of the first SHOWN pairs; empty when there are none."""
     if not pairs:
         return ""
     rows = "".join(f'<tr><th scope="row">{escape(a)}</th><td>{escape(b)}</td></tr>' for a, b in pairs[:SHOWN])
@@ -98,7 +98,7 @@ def _bars(heading: str, counts: dict[str, int]) -> str:
 
 
 def _histogram(sides: Iterable[int]) -> dict[str, int]:
-    """Counts by powers of two of pixels."""
+    """Count sides by powers of two of pixels."""
     exponents = np.floor(np.log2(np.maximum(np.array(sides), 1))).astype(int)
     steps = range(exponents.min(), exponents.max() + 1)
     return {f"{2**each} to {2 ** (each + 1) - 1} px": int((exponents == each).sum()) for each in steps}

@@ -17,7 +17,7 @@ READER_GONE = 128 + signal.SIGPIPE
 
 @dataclass(frozen=True)
 class Command:
-    """`run` returns the exit code."""
+    """Describes a subcommand. `run` returns the exit code."""
 
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> None:
-    """Entry point; exit code 0 when the data is good, 2 with a list of what is not."""
+    """Run a command and exit: code 0 when the data is good, 2 with a list of what is not."""
     parser = argparse.ArgumentParser(prog="vpred-data", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, command in commands.items():
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
     except DataError as error:
         print(error, file=sys.stderr)
         code = BAD_DATA
-    except BrokenPipeError:  # who reads, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail too
         code = READER_GONE
     sys.exit(code)

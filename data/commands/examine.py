@@ -1,4 +1,4 @@
-"""What a data set is like: sizes, shapes, duplicates, captions and what of them does not fit."""
+"""Examines a data set: sizes, shapes, duplicates, captions, and the parts of captions that are cut off."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -18,20 +18,24 @@ CAPTIONS_PER_TASK = 8192
 
 
 class Tokenizer(Protocol):
-    """What captions are measured with."""
+    """Measures captions."""
 
     context_length: int
 
     def encode(self, text: str) -> list[int]:
-        """Its tokens, without start and end."""
+        """Return the text's tokens, without start and end."""
 
     def cut_off(self, text: str) -> str:
-        """The end of `text` that is not seen."""
+        """Return the end of `text` that no network sees."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A caption that is too long, and the end of it that no network sees."""
+    """Describes a caption that is too long.
+
+    tokens: its length in tokens, with start and end.
+    lost: the end that no network sees.
+    """
 
     origin: str
     tokens: int
@@ -40,7 +44,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Caption lengths, with start and end; `context_length` of them fit."""
+    """Holds caption lengths in tokens, with start and end.
+
+    context_length: number of tokens that fit.
+    cut: captions that do not fit.
+    """
 
     context_length: int
     mean: float
@@ -50,9 +58,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a check finds in one folder. Sides are in pixels; `bad` are (origin, reason) pairs; `duplicates` are
-    groups of origins whose images are the same bytes; `small` are (origin, width, height) of those with a side below
-    `smallest_allowed_side_px`."""
+    """Holds all that a check finds in one folder.
+
+    small: (origin, width, height) in pixels of images with a side below `smallest_allowed_side_px`.
+    duplicates: groups of origins whose images are the same bytes.
+    bad: (origin, reason) of bad rows.
+    """
 
     path: str
     format: str
@@ -76,7 +87,7 @@ class Findings:
         return asdict(self)
 
     def lines(self) -> list[tuple[str, str]]:
-        """(name, value) pairs for a reader."""
+        """Return (name, value) pairs to print."""
         copies = sum(len(group) - 1 for group in self.duplicates)
         found = [
             ("path", f"{self.path} ({self.format})"),
@@ -103,8 +114,10 @@ class Findings:
 
 
 def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Callable[[], Tokenizer] | None) -> Findings:
-    """Look through a folder's index; only captions take time, when there is a tokenizer. Where no row is good, sides
-    and lengths are 0."""
+    """Examine a folder's index. Only counting tokens takes time, when there is a tokenizer.
+
+    If no row is good, sides and lengths are 0.
+    """
     index = source.index
     every = np.arange(len(source))
     origins = [origin for origin, bad in zip(index.strings("origin"), index.is_bad, strict=True) if not bad]
@@ -141,7 +154,7 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
 
 
 def same_content(source: Folder, origins: Sequence[str]) -> list[list[str]]:
-    """Groups of origins whose image files are equal."""
+    """Return groups of origins whose image files are equal."""
     groups = defaultdict(list)
     for content_hash, origin in zip(map(bytes, source.content_hashes(np.arange(len(source)))), origins, strict=True):
         groups[content_hash].append(origin)
@@ -149,7 +162,7 @@ def same_content(source: Folder, origins: Sequence[str]) -> list[list[str]]:
 
 
 def count_tokens(texts: Sequence[str], origins: Sequence[str], make_tokenizer: Callable[[], Tokenizer]) -> Tokens:
-    """Lengths of the captions, and what does not fit; `origins` are theirs."""
+    """Measure the captions and find those that do not fit. origins: the origin of each caption."""
     distinct = list(dict.fromkeys(texts))
     measured = in_parallel(partial(_measure, make_tokenizer), distinct, CAPTIONS_PER_TASK, "counting tokens")
     by_text = dict(zip(distinct, measured, strict=True))
@@ -160,7 +173,7 @@ def count_tokens(texts: Sequence[str], origins: Sequence[str], make_tokenizer: C
 
 
 def _measure(make_tokenizer: Callable[[], Tokenizer], texts: Sequence[str]) -> list[tuple[int, str]]:
-    """(tokens with start and end, what is lost) of each."""
+    """Return (tokens with start and end, the end that is lost) of each text."""
     tokenizer = make_tokenizer()
     lengths = [len(tokenizer.encode(text)) + 2 for text in texts]
     return [

@@ -1,4 +1,4 @@
-"""`vpred-data verify`: is every entry of a cache what was written?"""
+"""Runs `vpred-data verify`, which checks that every entry of a cache is what was written."""
 
 import argparse
 import json
@@ -9,13 +9,13 @@ from data.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `vpred-data verify`."""
+    """Add the options of `vpred-data verify`."""
     parser.add_argument("cache", type=Path, help="what vpred-data encode has filled")
     parser.add_argument("--json", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read all of it. Raises DataError with the first fault of each damaged shard."""
+    """Read every entry and return 0. Raises DataError with the first fault of each damaged shard."""
     cache = Cache(arguments.cache)
     if not cache.shards:
         raise DataError(f"{arguments.cache}: holds no cache; give the --output of vpred-data encode")

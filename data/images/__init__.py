@@ -1,1 +1,1 @@
-"""An image file's bytes to pixels."""
+"""Turns an image file's bytes into pixels."""

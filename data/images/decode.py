@@ -1,4 +1,4 @@
-"""The bytes of an image file to upright RGB pixels: the one way for training, caches, validation and checks."""
+"""Decodes an image file's bytes to upright RGB pixels. Training, caches, validation and checks all use this module."""
 
 import io
 import struct
@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-# All that is ever opened, with what names of such files end in. Others of Pillow's readers are left out: that of
-# PostScript starts Ghostscript, and some take any bytes for an image.
+# The formats that are opened, with their file name suffixes. Pillow's other readers are left out: the PostScript reader
+# starts Ghostscript, and some readers accept any bytes as an image.
 FORMATS = {
     "AVIF": ("avif",),
     "BMP": ("bmp", "dib"),
@@ -22,7 +22,7 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 ORIENTATION = 0x0112  # EXIF
-UPRIGHT, QUARTER_TURN = 1, 5  # this orientation and those above
+UPRIGHT, QUARTER_TURN = 1, 5  # orientations from QUARTER_TURN on swap width and height
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,28 +32,31 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MAX_PIXELS = 89_478_485  # Pillow's own limit, where it only warns: 256 MiB of RGB
-# A JPEG is decoded at 1 / divisor where that leaves at least so many times the pixels asked for per side. Half a size
-# is well filtered as it is; a smaller one aliases near its limit, which the resize has to take away.
+MAX_PIXELS = 89_478_485  # Pillow's limit, at which it only warns: 256 MiB of RGB
+# divisor -> margin: a JPEG is decoded at 1 / divisor if each side then has at least margin times the requested pixels.
+# Half size is well filtered; a smaller scale aliases near its limit, and the resize must remove that.
 DRAFTS = {8: 1.25, 4: 1.25, 2: 1.0}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TEXT = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks
-PNG_ORIENTATION = {b"XML:com.adobe.xmp", b"Raw profile type exif"}  # keys of those that may tell how it is turned
+PNG_ORIENTATION = {b"XML:com.adobe.xmp", b"Raw profile type exif"}  # keys of text chunks that may hold the orientation
 PNG_TEXT_BYTES = 1 << 20
 
 
 def decode(content: bytes, background: str = "white", at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The image as upright RGB, as `decode_sized` makes it."""
+    """Return the image as upright RGB, as `decode_sized` makes it."""
     return decode_sized(content, background, at_least)[0]
 
 
 def decode_sized(
     content: bytes, background: str = "white", at_least: tuple[int, int] | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """The image as upright RGB, and width and height in pixels of all of it. Raises whatever Pillow does.
+    """Return the image as upright RGB, and (width, height) in pixels of the upright full-size image.
 
-    background: a colour as Pillow writes it, under transparent pixels. at_least: width and height that the caller will
-    scale the upright image down to cover; a large JPEG may then come smaller, by a power of two.
+    background: colour under transparent pixels, as Pillow writes colours.
+    at_least: (width, height) in pixels that the caller will scale the upright image down to cover. A large JPEG may
+    then come smaller, by a power of two.
+    Raises ValueError: when the image has too many or no pixels, or its header states another size.
+    Raises whatever Pillow raises.
     """
     with Image.open(io.BytesIO(_without_text(content)), formats=tuple(FORMATS)) as file:
         size = file.size
@@ -62,7 +65,7 @@ def decode_sized(
         if min(size) < 1:
             raise ValueError(f"it has {file.width} x {file.height} pixels")
         if file.format == "TIFF":
-            file.info.pop("xmp", None)  # it has a tag of its own, by which Pillow turns it
+            file.info.pop("xmp", None)  # Pillow turns a TIFF by its own orientation tag
         if at_least is not None and file.format == "JPEG":
             _draft(file, *at_least)
         said = file.size
@@ -75,19 +78,19 @@ def decode_sized(
 
 
 def _orientation(file: Image.Image) -> int:
-    """How the pixels that Pillow gives are to be turned; UPRIGHT for all that the standard does not know.
+    """Return the EXIF orientation of the pixels that Pillow returns; UPRIGHT for values outside the standard.
 
-    A TIFF's are turned by Pillow when they are loaded.
+    Pillow itself turns a TIFF when it loads the pixels.
     """
     try:
         found = file.getexif().get(ORIENTATION)
-    except Exception:  # EXIF that nobody can read does not spoil a picture
+    except Exception:  # unreadable EXIF does not make an image bad
         return UPRIGHT
     return found if isinstance(found, int) and found in TURNS else UPRIGHT
 
 
 def _draft(file: Image.Image, width: int, height: int) -> None:
-    """Let libjpeg scale while it decodes. Covering (width, height) or, for an image on its side, (height, width)."""
+    """Let libjpeg scale while it decodes. The result covers (width, height); swapped for an image on its side."""
     if _orientation(file) >= QUARTER_TURN:
         width, height = height, width
     ratio = min(file.width / width, file.height / height)
@@ -98,8 +101,10 @@ def _draft(file: Image.Image, width: int, height: int) -> None:
 
 
 def _without_text(content: bytes) -> bytes:
-    """A PNG without the text and colour profiles that it carries, at which Pillow refuses a picture: when they are
-    long, above all. What may tell its orientation stays."""
+    """Return a PNG without its text chunks and colour profiles, and any other content unchanged.
+
+    Pillow refuses an image for such chunks, above all for long ones. Chunks that may hold the orientation stay.
+    """
     if not content.startswith(PNG_SIGNATURE):
         return content
     kept, start, place = [], 0, len(PNG_SIGNATURE)
@@ -114,7 +119,7 @@ def _without_text(content: bytes) -> bytes:
 
 
 def _may_orient(kind: bytes, body: bytes) -> bool:
-    """Whether a text chunk of a PNG may hold its orientation, and is short enough to be read for it."""
+    """Return whether a PNG's text chunk may hold the orientation and is short enough to be read."""
     key, _, text = body.partition(b"\0")
     if key not in PNG_ORIENTATION:
         return False
@@ -130,7 +135,10 @@ def _may_orient(kind: bytes, body: bytes) -> bool:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled: Pillow's own conversion clips at 255. Wider pixels have no known range."""
+    """Scale 16-bit grey to 8 bits, since Pillow's conversion clips at 255.
+
+    Raises ValueError: when pixels are floats or values exceed 16 bits, since these have no known range.
+    """
     if image.mode == "F" or not image.mode.startswith("I"):
         if image.mode == "F":
             raise ValueError("float pixels have no known range; save it with 8 or 16 bits")

@@ -1,6 +1,6 @@
-"""Lanczos resizing as banded matrix products, several times as fast as Pillow's and equal to it but for rounding.
+"""Resizes by Lanczos as banded matrix products: several times as fast as Pillow, and equal to it except for rounding.
 
-Pillow rounds to bytes between the two passes, here is one rounding at the end.
+Pillow rounds to bytes between the two passes. This module rounds once at the end.
 """
 
 import math
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 LOBES = 3
 CHANNELS = 3
-BLOCK = 16  # output pixels of one product: more of them hold more zeros, fewer more calls
+BLOCK = 16  # output pixels of one product: a larger block holds more zeros, a smaller one needs more calls
 BANDS = 4
-LARGEST_PRODUCT = 1 << 19  # multiply-adds; larger ones OpenBLAS gives to threads, which here wait more than they work
+LARGEST_PRODUCT = 1 << 19  # multiply-adds; OpenBLAS gives larger ones to threads, which here wait more than work
 
 Band = tuple[slice, slice, NDArray[np.float32]]
 
@@ -21,9 +21,13 @@ Band = tuple[slice, slice, NDArray[np.float32]]
 def resample(
     pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: tuple[int, int], mirror: bool = False
 ) -> NDArray[np.uint8]:
-    """(3, h, w) uint8 of `size`: what `box` shows of pixels (H, W, 3), with antialias, the filter looking beyond it.
+    """Resize a box of an image with antialiasing. The filter also reads pixels beyond the box.
 
-    box: left, top, right and bottom in pixels, as Pillow takes it. mirror: left and right exchanged.
+    pixels: (H, W, 3) uint8.
+    box: left, top, right and bottom in pixels, as Pillow takes it.
+    size: (height, width) of the result in pixels.
+    mirror: left and right are exchanged.
+    Returns (3, height, width) uint8.
     """
     left, top, right, bottom = box
     height, width = size
@@ -31,7 +35,7 @@ def resample(
     down = list(_bands(top, bottom, pixels.shape[0], height))
     first, last = across[0][1].start, across[-1][1].stop
     columns = last - first
-    # A few bands at a time, so that their floats stay in the processor's cache.
+    # A few bands are processed at a time, so that their floats stay in the processor's cache.
     tall = np.empty((CHANNELS, BLOCK * BANDS, columns), np.float32)
     resized = np.empty((CHANNELS, height, width), np.uint8)
     for begin in range(0, len(down), BANDS):
@@ -44,14 +48,14 @@ def resample(
         values = np.empty((len(part), width), np.float32)
         for target, source, weights in across:
             np.matmul(part[:, source.start - first : source.stop - first], weights.T, out=values[:, target])
-        values += 0.5  # to the nearest, once it is cut off
+        values += 0.5  # so that the cast to uint8 rounds to the nearest
         np.minimum(np.maximum(values, 0, out=values), 255, out=values)
         resized[:, top_row:last_row] = values.reshape(CHANNELS, -1, width)
     return resized[:, :, ::-1] if mirror else resized
 
 
 def _shrink_rows(pixels: NDArray[np.uint8], weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """`weights` (outputs, inputs) times pixels (inputs, columns, 3), to `out` (3, outputs, columns)."""
+    """Multiply `weights` (outputs, inputs) by pixels (inputs, columns, 3), into `out` (3, outputs, columns)."""
     step = max(1, LARGEST_PRODUCT // weights.size)
     for start in range(0, pixels.shape[1], step):
         columns = slice(start, start + step)
@@ -60,10 +64,12 @@ def _shrink_rows(pixels: NDArray[np.uint8], weights: NDArray[np.float32], out: N
 
 
 def _bands(start: float, stop: float, count: int, wanted: int) -> Iterator[Band]:
-    """Output pixels, the input pixels that they need, and the weights (outputs, inputs) of these, by which `count`
-    pixels, seen from `start` to `stop`, become `wanted`."""
+    """Yield (output pixels, the input pixels that they need, weights (outputs, inputs) float32) of each band.
+
+    The bands resize the range `start` to `stop` of `count` pixels to `wanted` pixels.
+    """
     scale = (stop - start) / wanted
-    stretch = max(scale, 1.0)  # an image that grows is not smoothed
+    stretch = max(scale, 1.0)  # an image that is enlarged is not smoothed
     reach = LOBES * stretch
     centres = start + (np.arange(wanted) + 0.5) * scale
     firsts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)

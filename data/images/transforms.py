@@ -1,4 +1,4 @@
-"""An image file's bytes to an array: decode, flatten, resize, crop, flip."""
+"""Turns an image file's bytes into an array: decode, flatten, resize, crop, flip."""
 
 import math
 from dataclasses import dataclass
@@ -11,14 +11,17 @@ from data.files import INDEX_NAME
 from data.images.decode import decode_sized
 from data.images.resample import resample
 
-TRANSFORM = "lanczos-3"  # in the keys of caches: to be changed with what makes other pixels of the same file
+TRANSFORM = "lanczos-3"  # part of cache keys: change it whenever the same file gives other pixels
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How an image comes to `size`: resized to `resized`, then cut out at `top` and `left`, mirrored with `flip`.
+    """Describes how an image gets its training size: resized to `resized`, cropped at `top` and `left`, then mirrored.
 
-    All sizes are height and width in pixels; `original_size` is that of the upright image.
+    original_size: (height, width) in pixels of the upright image.
+    resized: (height, width) in pixels.
+    top, left: offset of the crop in the resized image, pixels.
+    flip: whether the crop is mirrored.
     """
 
     original_size: tuple[int, int]
@@ -31,10 +34,10 @@ class Placement:
 def place(
     original_size: tuple[int, int], size: tuple[int, int], config: DataConfig, generator: np.random.Generator
 ) -> Placement:
-    """Resized so that it just covers `size`, then cropped and flipped as `config` says.
+    """Resize so that the image just covers `size`, then crop and flip as `config` declares.
 
-    Crop offset and flip are drawn from `generator`, always two draws and one, so that a sample's randomness does not
-    depend on its shape.
+    The crop offset takes two draws from `generator` and the flip one, whatever the image's shape. So a sample's
+    randomness does not depend on its shape.
     """
     scale = max(target / edge for target, edge in zip(size, original_size, strict=True))
     height, width = (max(target, round(edge * scale)) for target, edge in zip(size, original_size, strict=True))
@@ -46,8 +49,8 @@ def place(
 
 
 def flips(config: DataConfig, generator: np.random.Generator) -> bool:
-    """Whether an image is mirrored, by the draws of `place` from the same generator."""
-    generator.random(2)  # the crop's
+    """Return whether an image is mirrored, by the same draws from the same generator as in `place`."""
+    generator.random(2)  # the draws of the crop
     return _mirrors(config, generator)
 
 
@@ -62,10 +65,11 @@ def load_pixels(
     size: tuple[int, int],
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], Placement]:
-    """(3, H, W) uint8 of `size`, with antialias (Lanczos), and how it was placed.
+    """Return (3, H, W) uint8 of `size`, resized with antialiasing (Lanczos), and how the image was placed.
 
-    `indexed_size`: height and width in pixels of the upright image as it was checked, where it was. Raises ValueError
-    when it has others now, by which its batch was chosen.
+    indexed_size: (height, width) in pixels of the upright image according to the index, which chose its batch; None
+    without an index.
+    Raises ValueError: when the image has another size than `indexed_size`.
     """
     height, width = size
     image, (whole_width, whole_height) = decode_sized(content, config.background, (width, height))
@@ -74,18 +78,18 @@ def load_pixels(
         found = f"{whole_width} x {whole_height} pixels, and {INDEX_NAME} says {indexed_size[1]} x {indexed_size[0]}"
         raise ValueError(f"it has {found}, made by another version: remove it and start again")
     placement = place(original_size, size, config, generator)
-    # Of the last pixel of a draft a part may lie beyond the image, which is not to stretch it.
+    # A part of a draft's last pixel may lie beyond the image. It must not stretch the image.
     divisor = 2 ** round(math.log2(max(original_size) / max(image.size)))
     down, across = (edge / now / divisor for edge, now in zip(original_size, placement.resized, strict=True))
-    # Only what the crop shows is computed: the filter still looks beyond the box, so that the pixels are those of
-    # resizing all and cropping then.
+    # Only the crop is computed. The filter still reads beyond the box, so the pixels equal those of a resize of the
+    # full image and a crop.
     top, left = placement.top, placement.left
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
     return resample(np.asarray(image), box, size, placement.flip), placement
 
 
 def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 of any shape -> float32 in [-1, 1]."""
+    """Scale uint8 of any shape to float32 in [-1, 1]."""
     values: NDArray[np.float32] = np.divide(pixels, np.float32(127.5), dtype=np.float32)
     np.subtract(values, np.float32(1), out=values)
     return values
@@ -94,7 +98,10 @@ def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def load_image(
     content: bytes, config: DataConfig, generator: np.random.Generator, size: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """(3, H, W) float32 in [-1, 1] of `size`, height and width, without which it is the recipe's square."""
+    """Return (3, H, W) float32 in [-1, 1].
+
+    size: (height, width) in pixels; None: the recipe's square.
+    """
     size = size or (config.resolution, config.resolution)
     pixels, _ = load_pixels(content, None, config, size, generator)
     return normalised(pixels)

@@ -1,1 +1,1 @@
-"""Batches of this rank's share, made ahead."""
+"""Makes batches of this rank's share ahead of training."""

@@ -1,4 +1,4 @@
-"""How the arrays of a batch lie in memory, such as that which a rank and its workers share."""
+"""Lays out the arrays of a batch in memory, such as the memory that a rank shares with its workers."""
 
 import math
 import mmap
@@ -12,12 +12,12 @@ ALIGNMENT_BYTES = 64
 
 
 def nbytes_of(specs: dict[str, ArraySpec], samples: int) -> int:
-    """What a batch of so many samples takes."""
+    """Return the memory of a batch of `samples` samples, in bytes."""
     return sum(_aligned(samples * spec.nbytes) for spec in specs.values())
 
 
 def views(memory: mmap.mmap | NDArray[np.uint8], start: int, specs: dict[str, ArraySpec], samples: int) -> Arrays:
-    """The arrays (samples, ...) of a batch that begins at byte `start`, one behind the other."""
+    """Return the arrays (samples, ...) of a batch. They begin at byte `start` and lie one after the other."""
     found: Arrays = {}
     for name, spec in specs.items():
         count = samples * math.prod(spec.shape)

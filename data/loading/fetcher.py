@@ -1,4 +1,4 @@
-"""What the loader asks for one sample at a time, in whichever process: images decoded, cropped and flipped."""
+"""Makes one sample at a time for the loader, in any process: decodes, crops and flips images."""
 
 import math
 from collections.abc import Sequence
@@ -18,39 +18,49 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape and dtype of one array of one sample."""
+    """Declares shape and dtype of one array of one sample."""
 
     shape: tuple[int, ...]
     dtype: str
 
     @property
     def nbytes(self) -> int:
-        """Its size in memory."""
+        """The array's size in memory, bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Fetcher(Protocol):
     """Makes the arrays of a sample. It is pickled to worker processes, so it holds no open file and no lock.
 
-    `size`: height and width in pixels of the sample's batch.
+    size: (height, width) in pixels of the sample's batch.
     """
 
     def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
-        """What `fetch` fills."""
+        """Return the specs of the arrays that `fetch` fills, by name."""
 
     def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
-        """Fill the arrays of a sample, its place in the batch, each of the shape and type that `specs` tells; random
-        choices are keyed by (seed, epoch, sample id)."""
+        """Fill the arrays of a sample. Random choices are keyed by (seed, epoch, sample id).
+
+        into: the sample's place in the batch, with the shapes and dtypes that `specs` declares.
+        """
 
     def collate(self, arrays: Arrays) -> Arrays:
-        """The arrays of a batch, stacked (b, ...), as the trainer takes them: what is cheaper in its process than to
-        carry between two. They may be the same arrays or in their memory."""
+        """Convert the stacked arrays (b, ...) of a batch to those that the trainer takes.
+
+        This is for work that costs less in the trainer's process than the transfer of its result between processes.
+        The result may be the same arrays, or share their memory.
+        """
 
 
 @dataclass(frozen=True)
 class ImageFetcher:
-    """Images of a source: (3, H, W) float32 in [-1, 1] as `images`, carried as bytes; `original_sizes` and `crops`
-    (2,) int32: height and width of the image as stored, top and left of the crop in the resized image."""
+    """Fetches images of a source.
+
+    The arrays of a sample are:
+    images: (3, H, W) float32 in [-1, 1], transferred as uint8.
+    original_sizes: (2,) int32, height and width in pixels of the upright image before the resize.
+    crops: (2,) int32, top and left of the crop in the resized image, pixels.
+    """
 
     source: Source
     config: DataConfig
@@ -76,6 +86,6 @@ class ImageFetcher:
 def load_centred(
     samples: Sequence[Sample], config: DataConfig, size: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """The images as they are, centre-cropped and unflipped: (n, 3, H, W) float32 in [-1, 1], sized as `load_image`."""
+    """Load images centre-cropped and unflipped: (n, 3, H, W) float32 in [-1, 1]. `size` is as in `load_image`."""
     plain = config.model_copy(update={"crop": "center", "horizontal_flip": False})
     return np.stack([load_image(each.read(), plain, sample_generator(0, "augment", 0, 0), size) for each in samples])

@@ -1,4 +1,4 @@
-"""Batches of this rank's share, made ahead in the background where that takes time."""
+"""Makes batches of this rank's share, ahead of training in the background if they take time."""
 
 import queue
 import threading
@@ -24,11 +24,14 @@ from data.sources.source import Source
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of a global batch.
+    """Holds one rank's share of a global batch.
 
-    arrays: what the fetcher makes, (b, ...) each; captions, "" where dropped; epochs and sample_ids (b,) int64;
-    places (b,) int64, which of the global batch's samples these are; samples_seen: the run's clock after this global
-    batch; wait_s: how long the trainer waited for it.
+    arrays: what the fetcher makes, each (b, ...).
+    captions: b captions; "" where the caption was dropped.
+    epochs, sample_ids: (b,) int64.
+    places: (b,) int64, positions of these samples in the global batch.
+    samples_seen: the run's clock after this global batch.
+    wait_s: how long the trainer waited for the batch.
     """
 
     arrays: Arrays
@@ -41,11 +44,11 @@ class Batch:
 
     @property
     def images(self) -> NDArray[np.float32]:
-        """(b, 3, H, W) float32 in [-1, 1]; KeyError where the fetcher makes none."""
+        """The images, (b, 3, H, W) float32 in [-1, 1]. Raises KeyError: when the fetcher makes none."""
         return self.arrays["images"]
 
     def part(self, index: int, count: int) -> "Batch":
-        """Micro-batch `index` of `count` equal ones."""
+        """Return micro-batch `index` of `count` equal ones."""
         size = len(self.captions) // count
         own = slice(index * size, (index + 1) * size)
         shares = ("captions", "epochs", "sample_ids", "places")
@@ -53,22 +56,22 @@ class Batch:
         return replace(self, arrays=arrays, **{name: getattr(self, name)[own] for name in shares})
 
 
-Item = Batch | Exception  # what comes next, or why nothing does
-# Batches that are made faster, such as those read from the page cache, are made when they are asked for: to hand one to
-# another thread takes a quarter of the time again. From the first slower one on, a thread makes them ahead.
+Item = Batch | Exception  # the next batch, or the error that ends them
+# Batches faster than this, such as those read from the page cache, are made on demand, since a hand-over between
+# threads would cost 25 % more. The first slow batch starts a prefetch thread.
 SLOW_S_PER_BYTE = 1e-9
 
 
 def dropped(config: DataConfig, seed: int, epoch: int, sample_id: int) -> bool:
-    """Whether a sample's caption gives way to the empty one this time."""
+    """Return whether the empty caption replaces a sample's caption in this epoch."""
     share = config.caption_drop
     return share > 0 and bool(sample_generator(seed, "caption_drop", epoch, sample_id).random() < share)
 
 
 class Loader(Iterator[Batch]):
-    """An endless iterator from `start_samples_seen` on. A failure in the background is raised by `next`.
+    """Iterates without end over the batches from `start_samples_seen` on. `next` raises failures of the background.
 
-    worker: the words after `python` that start `data.loading.worker`.
+    worker: the arguments after `python` that start `data.loading.worker`.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class Loader(Iterator[Batch]):
         item = next(self._made) if self._thread is None else self._ready.get()
         wait_s = time.perf_counter() - started
         if isinstance(item, Exception):
-            # For who asks again: nothing comes after it.
+            # Nothing comes after an error: a further `next` raises it again.
             if self._thread is None:
                 self._made = repeat(item)
             else:
@@ -134,7 +137,7 @@ class Loader(Iterator[Batch]):
         return captions[drawn_caption(len(captions), self.order.seed, epoch, sample_id)]
 
     def _make(self, shares: Iterator[Share], samples_seen: int) -> Iterator[Item]:
-        """Batches, and last of all what went wrong."""
+        """Yield batches, and at the end the error if there is one."""
         try:
             for share, arrays in self._maker.batches(shares):
                 samples_seen += self.order.global_batch

@@ -1,6 +1,6 @@
-"""A process that makes samples for a rank, started by `workers.py`: `data.loading.worker SOCKET_FD MEMORY_FD`.
+"""Makes samples for a rank in a process that `workers.py` starts: `data.loading.worker SOCKET_FD MEMORY_FD`.
 
-A program of its own and no fork: a rank has MPI, MindSpore and their threads in it, which do not survive one.
+It is a separate program, not a fork: a rank runs MPI, MindSpore and their threads, which do not survive a fork.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from multiprocessing.connection import Connection
 
 from data.loading.batch_memory import views
 
-# Of mallopt (malloc.h, glibc), in bytes.
+# Parameters of mallopt (malloc.h, glibc), and their values in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES, MAPPED_FROM_BYTES = 256 << 20, 32 << 20  # the second is the most that glibc takes
 
 
 def end_with_rank() -> None:
-    """End this process, whatever it is doing, when the rank has gone: the kernel then closes the other end of stdin."""
+    """End this process, whatever it does, when the rank has ended: the kernel then closes the other end of stdin."""
 
     def wait() -> None:
         os.read(0, 1)
@@ -30,8 +30,11 @@ def end_with_rank() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the next image be made in the memory of the last one. Given back to the kernel and taken again, its pages
-    cost up to half of the time, depending on which sizes come first. Other C libraries have no such setting."""
+    """Make glibc keep freed memory, so that the next image reuses the memory of the last one.
+
+    Pages that return to the kernel and are taken again cost up to half of the time, depending on which sizes come
+    first. Other C libraries have no such setting.
+    """
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
@@ -39,7 +42,7 @@ def keep_freed_memory() -> None:
 
 
 def serve(tasks: Connection, memory: mmap.mmap) -> None:
-    """Make what is asked for until nobody asks any more; answer each task with None or what went wrong."""
+    """Make each requested sample until the rank closes the socket; answer each task with None or the traceback."""
     fetcher, samples = tasks.recv()
     while True:
         start, place, sample_id, epoch, size = tasks.recv()
@@ -53,7 +56,7 @@ def serve(tasks: Connection, memory: mmap.mmap) -> None:
 
 
 def main() -> None:
-    """Runs until the rank closes the socket or ends."""
+    """Serve tasks until the rank closes the socket or ends."""
     end_with_rank()
     keep_freed_memory()
     socket_fd, memory_fd = (int(text) for text in sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Who makes the arrays of batches: a rank's own thread, or processes beside it that share memory with it."""
+"""Makes the arrays of batches, in a thread of the rank or in worker processes that share memory with it."""
 
 import mmap
 import os
@@ -17,29 +17,29 @@ from data.loading.batch_memory import nbytes_of, views
 from data.loading.fetcher import Arrays, Fetcher
 from data.order.order import Share
 
-SLOTS = 2  # batches that are being made at a time: while one is awaited, its idle workers begin the next
-TASKS_AHEAD = 2  # given to a worker before it has answered, so that it need not wait for the next
+SLOTS = 2  # batches in work at a time: while one is awaited, idle workers begin the next
+TASKS_AHEAD = 2  # tasks that a worker holds unanswered, so that it need not wait for the next
 POLL_S = 0.2
 END_S = 5.0
 WORKER = (
     "-P",
     "-m",
     "data.loading.worker",
-)  # after `python`; a program on top may know a way that no namesake can spoil
+)  # arguments after `python`; a caller may pass ones that no module of the same name can shadow
 
 
 class Maker(Protocol):
     """Makes the arrays of batches, in order."""
 
     def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
-        """The arrays of each share, stacked and collated. Raises SampleError."""
+        """Yield each share with its arrays, stacked and collated. Raises SampleError: when a sample cannot be made."""
 
     def close(self) -> None:
-        """End what works in the background."""
+        """End the background processes."""
 
 
 class InThread:
-    """In the thread that asks."""
+    """Makes batches in the calling thread."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self.fetcher = fetcher
@@ -48,7 +48,7 @@ class InThread:
         for share in shares:
             count = len(share.sample_ids)
             specs = self.fetcher.specs(share.size)
-            # In one piece: large ones the kernel gives in large pages, of which few have to be taken.
+            # Allocate all arrays in one piece: the kernel backs large pieces with large pages, so few pages fault.
             batch = views(np.empty(nbytes_of(specs, count), np.uint8), 0, specs, count)
             for place, (sample_id, epoch) in enumerate(
                 zip(share.sample_ids.tolist(), share.epochs.tolist(), strict=True)
@@ -68,7 +68,11 @@ class InThread:
 
 @dataclass
 class _Pending:
-    """A batch that is being made, in the shared memory from byte `start` on."""
+    """Holds a batch that is being made.
+
+    start: where it begins in the shared memory, in bytes.
+    missing: number of samples that are not made yet.
+    """
 
     share: Share
     start: int
@@ -77,25 +81,31 @@ class _Pending:
 
 @dataclass
 class _Worker:
-    """A process and the tasks that it has not answered, the oldest first: that one it is at."""
+    """Holds a worker process.
+
+    tasks: its unanswered tasks, the oldest first. The process works on the oldest.
+    """
 
     process: subprocess.Popen[bytes]
     connection: Connection
     tasks: deque[tuple[_Pending, int]] = field(default_factory=deque)
 
     def greet(self, fetcher: Fetcher, samples: int) -> None:
-        """What comes first: who makes samples, and how many a batch has."""
+        """Send the first message: the fetcher, and the number of samples of a batch."""
         self.connection.send((fetcher, samples))
 
     def give(self, pending: _Pending, place: int) -> None:
-        """One sample to make."""
+        """Send the task to make one sample."""
         share = pending.share
         self.tasks.append((pending, place))
         message = (pending.start, place, int(share.sample_ids[place]), int(share.epochs[place]), share.size)
         self.connection.send(message)
 
     def take(self) -> None:
-        """An answer. Raises SampleError when the sample cannot be made, EOFError and OSError when the worker died."""
+        """Receive an answer.
+
+        Raises SampleError: when the sample cannot be made. Raises EOFError or OSError: when the worker died.
+        """
         answer = self.connection.recv()
         pending, place = self.tasks.popleft()
         if answer is not None:
@@ -103,7 +113,7 @@ class _Worker:
         pending.missing -= 1
 
     def death(self) -> Exception:
-        """What to say of a worker that has gone."""
+        """Return the error for a worker that has died."""
         code = self.process.wait(END_S)
         end = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         told = f"the worker process {self.process.pid} that made it {end}; signal 9 often means that memory ran out"
@@ -114,8 +124,10 @@ class _Worker:
 
 
 class Workers:
-    """`count` processes. Each is given single samples and writes them to shared memory, which has no name and goes with
-    the last process that has it."""
+    """Makes batches in `count` processes. Each makes single samples and writes them to shared memory.
+
+    The memory has no name. The kernel frees it when the last process that maps it ends.
+    """
 
     def __init__(
         self,
@@ -139,9 +151,9 @@ class Workers:
         argv = [sys.executable, *self.worker, str(other.fileno()), str(memory_fd)]
         process = subprocess.Popen(
             argv,
-            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however that comes
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, for any reason
             pass_fds=(other.fileno(), memory_fd),
-            process_group=0,  # signals to the rank's group, such as Ctrl-C, are for the rank to act upon
+            process_group=0,  # only the rank handles signals to its group, such as Ctrl-C
         )
         other.close()
         return _Worker(process, own)
@@ -167,7 +179,7 @@ class Workers:
             free.append(done.start)
 
     def _own(self, arrays: Arrays) -> Arrays:
-        """Copies of those that lie in the shared memory, which the next batch is made in."""
+        """Copy the arrays that lie in the shared memory, since a later batch overwrites it."""
         shared = np.frombuffer(self.memory, np.uint8)
         return {name: array.copy() if np.may_share_memory(array, shared) else array for name, array in arrays.items()}
 

@@ -1,1 +1,1 @@
-"""Which sample comes when: a pure function of the seed and the clock."""
+"""Computes which sample comes when, as a pure function of the seed and the clock."""

@@ -1,4 +1,4 @@
-"""Aspect buckets: images of unlike shapes are trained on at sizes of about one area (NovelAI 2022)."""
+"""Groups images into aspect buckets: images of different shapes train at sizes of about equal area (NovelAI 2022)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +15,15 @@ BLOCK = 1024  # samples
 AT_A_TIME = 64 * BLOCK
 
 Ids = NDArray[np.int64]
-OfSamples = Callable[[Ids], NDArray[Any]]  # sample ids (n,) -> something of each
+OfSamples = Callable[[Ids], NDArray[Any]]  # sample ids (n,) -> one value or row for each
 
 
 class Buckets:
-    """The sizes, (height, width) in pixels, and which samples have which.
+    """Holds the sizes, (height, width) in pixels, and assigns each sample to one.
 
-    No list of samples is kept: `number_of` tells the buckets (n,) of samples from the sizes of their images, and a
-    table how many of a bucket come before each block of samples. For seven buckets these are 28 bytes for 1024 samples.
+    number_of: returns the buckets (n,) of samples (n,), from the sizes of their images.
+    No list of samples is kept, only a table of how many samples of a bucket come before each block of samples. For
+    seven buckets this table takes 28 bytes for 1024 samples.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], count: int, number_of: OfSamples) -> None:
@@ -30,12 +31,12 @@ class Buckets:
 
     @property
     def numbers(self) -> range:
-        """Of the buckets."""
+        """The numbers of the buckets."""
         return range(len(self.sizes))
 
     @cached_property
     def _before(self) -> NDArray[np.uint32]:
-        """(buckets, blocks + 1): how many of a bucket's samples come before each block, and how many there are."""
+        """Number of a bucket's samples before each block, and in total at the end: (buckets, blocks + 1) uint32."""
         buckets = len(self.sizes)
         before = np.zeros((buckets, -(-self.count // BLOCK) + 1), np.uint32)
         for ids in _in_pieces(self.count):
@@ -46,13 +47,13 @@ class Buckets:
         return np.cumsum(before, axis=1, dtype=before.dtype, out=before)
 
     def below(self, number: int, sample_id: int) -> int:
-        """How many samples of a bucket come before `sample_id`."""
+        """Return how many samples of a bucket come before `sample_id`."""
         block = sample_id // BLOCK
         rest = self.number_of(np.arange(block * BLOCK, sample_id))
         return int(self._before[number, block]) + int((rest == number).sum())
 
     def members(self, number: int, places: Ids) -> Ids:
-        """The ids (n,) of a bucket's samples at `places` (n,), counted from 0 in the order of their ids."""
+        """Return the ids (n,) of a bucket's samples at `places` (n,), counted from 0 in the order of their ids."""
         before = self._before[number]
         blocks = np.searchsorted(before, places.astype(before.dtype), side="right") - 1
         found = np.empty_like(places)
@@ -63,32 +64,33 @@ class Buckets:
         return found
 
     def describe(self) -> str:
-        """Every size, width x height in pixels, and how many samples it has."""
+        """Return every size, width x height in pixels, with its number of samples, as text."""
         return ", ".join(f"{w} x {h}: {n}" for (h, w), n in zip(self.sizes, self._before[:, -1], strict=True))
 
 
 def one_bucket(size: tuple[int, int], count: int) -> Buckets:
-    """All samples at one size, (height, width) in pixels."""
+    """Return buckets with all samples at one size, (height, width) in pixels."""
     return Buckets([size], count, lambda ids: np.zeros(len(ids), np.int64))
 
 
 def buckets_of(source: Source, config: DataConfig, global_batch: int) -> Buckets:
-    """The sizes that a source's samples are trained at."""
+    """Return the buckets that a source's samples train in."""
     if config.buckets is None:
         return one_bucket((config.resolution, config.resolution), len(source))
     return make_buckets(config.buckets, config.resolution, len(source), source.sizes, global_batch)
 
 
 def make_buckets(config: BucketsConfig, resolution: int, count: int, sizes_of: OfSamples, global_batch: int) -> Buckets:
-    """The buckets of `count` images; `sizes_of` tells those (n, 2) of samples, width and height in pixels.
+    """Make the buckets of `count` images.
 
-    Each image goes to the size whose aspect ratio is nearest to its own, as a ratio of ratios. A size with fewer images
-    than a global batch, and beyond `config.max_shapes` the one with the fewest, is given up and its images go to the
-    nearest that is left.
+    sizes_of: returns the sizes (n, 2) of samples (n,), width and height in pixels.
+    Each image goes to the size with the nearest aspect ratio, measured as a ratio of ratios. The size with the fewest
+    images is dropped as long as it has fewer than a global batch, or there are more than `config.max_shapes` sizes.
+    Its images go to the nearest remaining size.
     """
     candidates = bucket_sizes(resolution, config.multiple_px, config.max_aspect)
     aspects = np.log([width / height for height, width in candidates])
-    # Of all borders that there may be in the end, so that the images are looked at but once.
+    # Count between all borders that may remain in the end, so that one pass over the images suffices.
     every_border = np.unique((aspects[:, None] + aspects) / 2)
     between = sum(
         np.bincount(_nearest(every_border, sizes_of, ids), minlength=len(every_border) + 1) for ids in _in_pieces(count)
@@ -107,8 +109,11 @@ def make_buckets(config: BucketsConfig, resolution: int, count: int, sizes_of: O
 
 
 def bucket_sizes(resolution: int, multiple_px: int, max_aspect: float) -> Sequence[tuple[int, int]]:
-    """(height, width) in pixels, the tallest first: for each width that is a multiple of `multiple_px` the height that
-    brings the area nearest to resolution^2, within `max_aspect` either way."""
+    """Return the candidate sizes as (height, width) in pixels, the tallest first.
+
+    For each short side that is a multiple of `multiple_px`, the long side brings the area nearest to resolution^2.
+    Both orientations are included, within `max_aspect`.
+    """
     area, found = resolution**2, set()
     for short in range(multiple_px, resolution + multiple_px, multiple_px):
         long = max(multiple_px, multiple_px * round(area / short / multiple_px))
@@ -118,7 +123,7 @@ def bucket_sizes(resolution: int, multiple_px: int, max_aspect: float) -> Sequen
 
 
 def _nearest(borders: NDArray[np.float64], sizes_of: OfSamples, ids: Ids) -> NDArray[np.int64]:
-    """Between which logarithms of aspect ratios those of samples lie: how many `borders` are below, (n,)."""
+    """Return how many `borders`, logarithms of aspect ratios, lie below each sample's logarithm: (n,) int64."""
     width, height = sizes_of(ids).T
     found: NDArray[np.int64] = np.searchsorted(borders, np.log(width / height))
     return found

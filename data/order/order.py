@@ -1,4 +1,4 @@
-"""Which sample comes when: a pure function of the seed and the run's clock, in constant memory and without replay."""
+"""Computes which sample comes when: a pure function of the seed and the clock, in constant memory, without replay."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from data.order.buckets import Buckets, buckets_of
 from data.order.permutation import Permutation
 from data.sources.source import Source
 
-# What a checkpoint records. To be raised with each change of which sample comes when: runs cannot go on across one.
+# A checkpoint records it. Raise it with each change of which sample comes when: runs cannot resume across one.
 ORDER_VERSION = 2
 
 KEPT_PERMUTATIONS = 64
@@ -23,22 +23,26 @@ DRAWN_AHEAD = 32  # batches
 
 @dataclass(frozen=True)
 class Part:
-    """One source's samples, `count` of them, of which an epoch takes `per_epoch`: more or fewer by its weight."""
+    """Describes one source's part in an epoch.
+
+    count: number of the source's samples.
+    per_epoch: number of samples that an epoch takes: more or fewer than `count`, by the source's weight.
+    """
 
     count: int
     per_epoch: int
 
 
 def part_of(count: int, weight: float) -> Part:
-    """A source's part in an epoch: each of its samples `weight` times on average, at least one sample of it."""
+    """Return a source's part in an epoch: each sample `weight` times on average, and at least one sample."""
     return Part(count, max(1, round(weight * count)) if count else 0)
 
 
 class Pool:
-    """An endless stream over the samples of some parts, which lie one behind the other.
+    """Orders the samples of some parts, numbered one part after the other, in an endless stream.
 
-    An epoch takes so many samples of each part as it tells, shuffled among each other. Each part is gone through in
-    turns of its own: every sample exactly once in a turn, a new shuffle for each turn.
+    An epoch takes `per_epoch` samples of each part, and mixes the parts by a shuffle. Each part has its separate turns:
+    a turn takes every sample of the part exactly once, in a new shuffle.
     """
 
     def __init__(self, parts: Sequence[Part], seed: int, number: int = 0) -> None:
@@ -49,8 +53,11 @@ class Pool:
         self._permutation = lru_cache(KEPT_PERMUTATIONS)(self._make_permutation)
 
     def at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(turns, members), each (n,) int64, of the stream's `positions` (n,): the how manieth time it is that a sample
-        comes, and its number within the pool."""
+        """Return (turns, members), each (n,) int64, at the stream's `positions` (n,).
+
+        turns: how often the sample has been drawn before.
+        members: the sample's number within the pool.
+        """
         epochs, places = np.divmod(positions, self.per_epoch)
         if len(self.parts) > 1:
             places = self._shuffled("mixture", 0, epochs, places, self.per_epoch)
@@ -66,7 +73,7 @@ class Pool:
     def _shuffled(
         self, stream: str, part: int, turns: NDArray[np.int64], places: NDArray[np.int64], size: int
     ) -> NDArray[np.int64]:
-        """`places` (n,) in 0 .. size - 1, each under the permutation of its turn."""
+        """Permute `places` (n,) in 0 .. size - 1, each by the permutation of its turn."""
         shuffled = np.empty_like(places)
         for turn in np.unique(turns):
             own = turns == turn
@@ -79,8 +86,12 @@ class Pool:
 
 @dataclass(frozen=True)
 class Share:
-    """Some samples of one global batch: the height and width in pixels that all of them get, and (n,) int64 each the
-    turns and the sample ids. A turn counts how often a sample has come before; with it all its randomness is keyed."""
+    """Holds some samples of one global batch.
+
+    size: (height, width) in pixels of all these samples.
+    epochs: turns, (n,) int64: how often each sample has been drawn before. A turn keys all randomness of its sample.
+    sample_ids: (n,) int64.
+    """
 
     size: tuple[int, int]
     epochs: NDArray[np.int64]
@@ -88,12 +99,12 @@ class Share:
 
 
 class Order:
-    """The batches of a run over folders of `counts` samples, one behind the other, and their weights. Nothing is
-    dropped or repeated: what an epoch leaves over opens the next one.
+    """Orders the batches of a run over folders of `counts` samples, one folder after the other, with their weights.
 
-    Without buckets the clock is the position in one stream, so that a batch may straddle two epochs.
-    With them each bucket is such a stream, of which epoch e takes the whole batches that have become full by its end
-    and not before: its left-over waits for the next epoch. An epoch's batches are shuffled, whatever their bucket.
+    Nothing is dropped or repeated: the remainder of an epoch opens the next one.
+    Without buckets, the clock is the position in one stream, so that a batch may straddle two epochs.
+    With buckets, each bucket is such a stream. Epoch e takes the batches of a bucket that become full during it; the
+    remainder waits for the next epoch. An epoch's batches are shuffled across the buckets.
     """
 
     def __init__(
@@ -121,18 +132,21 @@ class Order:
 
     @property
     def samples_per_epoch(self) -> int:
-        """How many samples an epoch takes; with weights, not how many there are."""
+        """Number of samples that an epoch takes. With weights, it differs from the number of samples."""
         return sum(self.taken_per_epoch)
 
     @property
     def taken_per_epoch(self) -> list[int]:
-        """How many of each source."""
+        """Number of samples that an epoch takes of each source."""
         return [
             sum(part.per_epoch for part in parts) for parts in zip(*(pool.parts for pool in self.pools), strict=True)
         ]
 
     def share(self, samples_seen: int, first: int, count: int) -> Share:
-        """Samples `first` to `first + count` of the global batch that follows `samples_seen`."""
+        """Return samples [first, first + count) of the global batch that follows `samples_seen`.
+
+        Raises ValueError: when `samples_seen` is no multiple of the global batch, with several buckets.
+        """
         number, start = 0, samples_seen
         if len(self.pools) > 1:
             if samples_seen % self.global_batch:
@@ -144,8 +158,10 @@ class Order:
         return Share(self.buckets.sizes[number], turns, sample_ids)
 
     def shares(self, samples_seen: int, first: int, count: int) -> Iterator[Share]:
-        """`share` of each global batch from there on, without end; without buckets many at a time, which costs hardly
-        more than one."""
+        """Yield `share` of each global batch from `samples_seen` on, without end.
+
+        Without buckets, DRAWN_AHEAD shares are drawn at a time, which costs hardly more than one.
+        """
         while len(self.pools) > 1:
             yield self.share(samples_seen, first, count)
             samples_seen += self.global_batch
@@ -158,8 +174,8 @@ class Order:
             samples_seen += self.global_batch * DRAWN_AHEAD
 
     def _batch(self, index: int) -> tuple[int, int]:
-        """The bucket of the run's batch `index`, and where in its stream that batch begins."""
-        # Buckets end within one batch of their share, so the epoch is at or a little behind this one.
+        """Return the bucket of the run's batch `index`, and the batch's first position in the bucket's stream."""
+        # Each bucket's batches lag its samples by less than one batch, so the epoch is `earliest` or slightly later.
         earliest = index * self.global_batch // self.samples_per_epoch
         latest = earliest + len(self.pools) * self.global_batch // self.samples_per_epoch + 2
         epoch = bisect_right(range(earliest, latest), index, key=lambda epoch: sum(self._full(epoch))) + earliest - 1
@@ -172,11 +188,11 @@ class Order:
         return bucket, (before[bucket] + place - int(starts[bucket])) * self.global_batch
 
     def _full(self, epoch: int) -> list[int]:
-        """How many batches of each bucket are full before `epoch`."""
+        """Return how many batches of each bucket are full before `epoch`."""
         return [epoch * pool.per_epoch // self.global_batch for pool in self.pools]
 
 
 def make_order(source: Source, config: DataConfig, seed: int, global_batch: int) -> Order:
-    """The order of a source's samples in a run."""
+    """Return the order of a source's samples in a run."""
     weights = [folder.weight for folder in config.folders]
     return Order(source.counts, weights, seed, global_batch, buckets_of(source, config, global_batch))

@@ -1,4 +1,4 @@
-"""A shuffle that is computed and not stored: where an index goes, without a list of all of them."""
+"""Computes a shuffle without storing it: the place of one index needs no list of all indices."""
 
 from math import isqrt
 
@@ -11,11 +11,12 @@ ROUNDS = 16  # fewer leave the permutations of five or six samples measurably un
 
 
 class Permutation:
-    """A keyed bijection of 0 .. size - 1 in constant memory.
+    """Permutes 0 .. size - 1 by a keyed bijection, in constant memory.
 
-    A generalised Feistel cipher (Black and Rogaway 2002, Ciphers with arbitrary finite domains, section 5): an index is
-    a place in a table of `rows` x `columns` cells, of which each round moves the row by a hash of the column, or the
-    other way about. The table has a few cells too many; from those the walk goes on until it is back inside.
+    It is a generalised Feistel cipher (Black and Rogaway 2002, Ciphers with arbitrary finite domains, section 5). An
+    index is a cell in a table of `rows` x `columns`. A round shifts the row by a hash of the column, or the column by a
+    hash of the row. The table has a few cells in excess; an index that lands there is enciphered again until it is
+    below `size`.
     """
 
     def __init__(self, size: int, generator: np.random.Generator) -> None:
@@ -25,7 +26,7 @@ class Permutation:
         self.keys = generator.integers(0, 2**64, ROUNDS, np.uint64)
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The images of `indices` (n,), each in 0 .. size - 1."""
+        """Return the images of `indices` (n,) under the permutation, each in 0 .. size - 1."""
         places = self._encipher(indices.astype(np.uint64))
         while (outside := places >= self.size).any():
             places[outside] = self._encipher(places[outside])

@@ -1,1 +1,1 @@
-"""Captioned images behind one protocol, whatever they lie in."""
+"""Reads captioned images in any storage format through one protocol."""

@@ -1,4 +1,4 @@
-"""The captions of an image: what counts as one, and which of several is trained on this time."""
+"""Decides what counts as a caption of an image, and which of several captions an epoch takes."""
 
 import reprlib
 
@@ -9,10 +9,10 @@ REMEDY = "give a string, or a list of strings of which one is drawn each epoch"
 
 
 def captions_of(value: object) -> tuple[str, ...]:
-    """The captions in a value that somebody else wrote: a string, or a list of several.
+    """Return the captions in a value from a table: a string, or a list of several.
 
-    Raises ValueError with what is wrong, to be read behind the name of the column. Nothing is converted: what Python
-    prints of a number, of bytes or of a list is no caption.
+    Nothing is converted, since what Python prints for a number, bytes or a list is no caption.
+    Raises ValueError: when the value holds no valid captions. Its message continues the column's name.
     """
     if not isinstance(value, list):
         return (_caption(value),)
@@ -41,10 +41,9 @@ def _caption(value: object) -> str:
 
 
 def drawn_caption(count: int, seed: int, epoch: int, sample_id: int) -> int:
-    """Which of an image's `count` captions is taken this time, each as likely as the others.
+    """Return which of an image's `count` captions this epoch takes; all are equally likely.
 
-    The draw has a stream of its own: an image with one caption draws nothing, and no other draw depends on how many
-    there are.
+    The draw has a separate stream. An image with one caption draws nothing, and no other draw depends on `count`.
     """
     if count == 1:
         return 0

@@ -1,6 +1,6 @@
-"""Named arrays in one safetensors file that is mapped and not read, with a digest of all that it holds.
+"""Stores named arrays in one safetensors file, with a digest of its content. The file is mapped, not read.
 
-Strings are two columns: their UTF-8 bytes in a row, and where each ends (`NAME_ends`, int64).
+Strings take two columns: their UTF-8 bytes one after the other, and where each ends (`NAME_ends`, int64).
 """
 
 import json
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"I64": np.int64, "I32": np.int32, "U64": np.uint64, "U8": np.uint8}
 PIECE_BYTES = 1 << 20
-# What a header raises that is not ours, or not any more.
+# The errors of parsing a header that is damaged or that other software wrote.
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 Columns = Mapping[str, NDArray[Any]]
@@ -31,7 +31,11 @@ Facts = Mapping[str, str]
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """What a file holds; `seal` is the digest of its columns and facts, `pages` what they are mapped in."""
+    """Holds the content of a file.
+
+    seal: digest of the columns and facts.
+    pages: the mapping that holds the columns.
+    """
 
     columns: Columns
     facts: Facts
@@ -40,32 +44,34 @@ class Mapped:
 
 
 def string_columns(name: str, values: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Strings as the two columns that hold them."""
+    """Return the two columns that hold the strings."""
     encoded = [value.encode(errors="surrogateescape") for value in values]  # names need not be UTF-8
     ends = np.cumsum([len(value) for value in encoded], dtype=np.int64)
     return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}_ends": ends}
 
 
 def string_at(columns: Columns, name: str, row: int) -> str:
-    """One value of a column of strings."""
+    """Return one value of a column of strings."""
     ends = columns[f"{name}_ends"]
     start = int(ends[row - 1]) if row else 0
     return bytes(columns[name][start : int(ends[row])]).decode(errors="surrogateescape")
 
 
 def write_columns(path: Path, columns: Columns, facts: Facts) -> Mapped:
-    """Replace `path` whole, with the rights that a new file of this process gets there, and map it. Raises OSError and
-    SafetensorError."""
+    """Replace the file `path` atomically, and map it. It gets the permissions of a new file of this process.
+
+    Raises OSError or SafetensorError: when the file cannot be written.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     whole = {name: np.ascontiguousarray(array) for name, array in columns.items()}
     seal = _start_seal(facts, {name: (array.dtype.newbyteorder("="), array.shape) for name, array in whole.items()})
     for name in sorted(whole):
         seal.update(whole[name].data)
     try:
-        aside.touch()  # so that what is wrong with the folder is an OSError
+        aside.touch()  # so that a fault of the folder raises OSError
         mode = aside.stat().st_mode
         save_file(whole, aside, {**facts, "seal": seal.hexdigest()})
-        aside.chmod(mode)  # safetensors makes a file that nobody else may read
+        aside.chmod(mode)  # safetensors makes a file that other users may not read
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
@@ -75,8 +81,11 @@ def write_columns(path: Path, columns: Columns, facts: Facts) -> Mapped:
 
 
 def read_columns(path: Path, version: str) -> Mapped | None:
-    """What `path` holds, once every byte of it has been read and is what was written; None when there is nothing of
-    this version. Its pages stay out of this process's memory until they are used."""
+    """Read every byte of `path`, check the digest, and return the content mapped.
+
+    Returns None when there is no intact file of this version; damage and read errors are logged. The pages stay out of
+    this process's memory until they are used.
+    """
     try:
         if not path.is_file():
             return None
@@ -101,8 +110,10 @@ def read_columns(path: Path, version: str) -> Mapped | None:
 
 
 def mapped_again(path: Path, seal: str) -> Mapped:
-    """A file that this run has written or read before, by its seal alone. Raises RuntimeError when it is not that one
-    any more."""
+    """Map again a file that this run has written or read before. Only its seal is compared.
+
+    Raises RuntimeError: when the file was replaced or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             found, _ = _open(file)
@@ -114,7 +125,7 @@ def mapped_again(path: Path, seal: str) -> Mapped:
 
 
 def _open(file: BinaryIO) -> tuple[Mapped, dict[str, tuple[int, int]]]:
-    """The mapped columns, and between which bytes of the file each lies."""
+    """Return the mapped content, and the range of bytes in the file of each column."""
     start, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
     if 8 + start > size:
         raise ValueError("it is cut off")

@@ -1,4 +1,4 @@
-"""MindONE's layout: a folder of images and any number of *.csv with the columns `dir,text`."""
+"""Reads MindONE's layout: a folder of images and any number of *.csv with the columns `dir,text`."""
 
 import csv
 import re
@@ -11,25 +11,25 @@ from data.images.decode import SUFFIXES
 from data.sources.rows import Row, check_rows
 
 COLUMNS = ("dir", "text")
-# A field that is an image file's name, beside another: a line of a caption with one is a row that a stray quote has
-# swallowed.
+# It finds an image file's name as a field beside another field. If a caption's line has one, the line is a row that a
+# stray quote has swallowed.
 IMAGE = rf'[^,"]*\.(?:{"|".join(SUFFIXES)})'
 NAMES_IMAGE = re.compile(rf"^{IMAGE},|,(?! ){IMAGE}(?:,|$)", re.IGNORECASE)
 CLOSE_IT = 'close it, or write each quote within a quoted text twice ("")'
 
 
 def csv_rows(folder: Path, tables: list[Path]) -> list[Row]:
-    """All rows, those that are bad in themselves blamed. Raises DataError when a file is no such table."""
+    """Return all rows; rows that are bad by themselves are blamed. Raises DataError: when a file is no such table."""
     rows = [row for table in tables for row in read_table(table)]
     check_rows(folder, rows, *COLUMNS)
     return rows
 
 
 def read_table(table: Path) -> list[Row]:
-    """The rows of one file: one for every line that is not blank and not within a quoted text of several lines.
+    """Return the rows of one file: one for each line that is not blank and not inside a multi-line quoted text.
 
-    Those that cannot be taken apart are blamed and name no image. `origin` has the line of the file. Raises DataError
-    when it is no such table.
+    Rows that cannot be parsed are blamed and name no image. `origin` holds the line number.
+    Raises DataError: when the file is no such table.
     """
     lines = read_lines(table, "CSV in UTF-8")
     for number, line in enumerate(lines, 1):
@@ -55,7 +55,7 @@ def read_table(table: Path) -> list[Row]:
 
 
 def _header(table: Path, number: int, fields: list[str] | str) -> list[str]:
-    """The names of the columns. Raises DataError when they are not those that are needed, once each."""
+    """Return the names of the columns. Raises DataError: when a needed column is missing or comes twice."""
     if isinstance(fields, str):
         raise DataError(f"{table}:{number}: {fields}")
     wrong = [f"missing {column}" for column in COLUMNS if column not in fields]
@@ -67,12 +67,12 @@ def _header(table: Path, number: int, fields: list[str] | str) -> list[str]:
 
 
 def records(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
-    """The number of the line where a record begins, from 1, with its fields or what is wrong with it; not of blank
-    lines.
+    """Yield (line number, fields) of each record, or (line number, fault). Blank lines are skipped.
 
-    A wrong record is its first line alone, so that a stray quote takes no other rows with it.
+    The line number is that of the record's first line, counted from 1. A bad record is its first line alone, so that a
+    stray quote spoils no other rows.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), sum(map(len, lines))))  # of the process: only ever raised
+    csv.field_size_limit(max(csv.field_size_limit(), sum(map(len, lines))))  # process-wide, so only ever raised
     first = 0
     while first < len(lines):
         begin = first
@@ -91,7 +91,7 @@ def records(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _fault(told: str, lines: int) -> str:
-    """What is wrong with a record of so many lines, of which `csv` says `told`."""
+    """Return what is wrong with a record of `lines` lines. told: the error message of `csv`."""
     if told == "unexpected end of data":
         return f'a quote (") opened here is never closed; {CLOSE_IT}'
     if lines > 1:

@@ -1,4 +1,4 @@
-"""Samples that are kept from training, chosen by the content of their images."""
+"""Holds samples out of training. The content of their images chooses them."""
 
 from dataclasses import replace
 
@@ -14,7 +14,10 @@ AT_A_TIME = 1 << 16
 
 
 class Subset:
-    """These samples of a source, (n,) ids in rising order, numbered anew from 0; the digest is also of which."""
+    """Selects samples of a source and numbers them from 0. The digest covers the selection.
+
+    sample_ids: (n,) int64 in rising order.
+    """
 
     def __init__(self, source: Source, sample_ids: NDArray[np.int64]) -> None:
         self.name = source.name
@@ -51,13 +54,15 @@ class Subset:
 def hold_out(
     source: Source, seed: int, *, share: float | None = None, count: int | None = None
 ) -> tuple[Source, Source]:
-    """(training, held-out) samples, each numbered anew from 0. Held out are the images whose draw is below `share`, or
-    the `count` images with the lowest.
+    """Split a source into (training, held-out) samples, each numbered from 0.
 
-    An image's draw depends on `seed` and the bytes of its file alone: with `share` no other row decides about it, with
-    `count` a new image takes the place of one of those held out if its draw is lower. Rows with the same file, under
-    whatever name, caption or folder, count as one image and stay together, so that `count` may hold out more rows than
-    images. Raises DataError when no sample of a folder would be left to train on, or none held out.
+    share: hold out the images whose draw is below this share.
+    count: hold out this number of images, those with the lowest draws.
+    An image's draw depends on `seed` and the bytes of its file alone. With `share`, no other row affects an image. With
+    `count`, a new image replaces a held-out one if its draw is lower.
+    Rows with the same file, under any name, caption or folder, count as one image and stay together. So `count` may
+    hold out more rows than images.
+    Raises DataError: when a folder would have no sample left to train on, or no sample would be held out.
     """
     draws = image_draws(source, seed)
     if share is not None:
@@ -79,21 +84,22 @@ def hold_out(
 
 
 def image_count(source: Source) -> int:
-    """How many different images there are."""
+    """Return the number of distinct images."""
     return len(np.unique(image_draws(source, 0)))
 
 
 def numbers_in_both(part: Source, whole: Source) -> NDArray[np.int64]:
-    """The ids of the samples of `part` whose image is in `whole` too, under whatever name."""
-    # A seed's draws are as good as the hashes: two of 2^64 that are equal by chance are not met.
+    """Return the ids of the samples of `part` whose image is also in `whole`, under any name."""
+    # One seed's draws serve as hashes: among 2^64 values, a collision by chance is negligible.
     return np.flatnonzero(np.isin(image_draws(part, 0), image_draws(whole, 0)))
 
 
 def image_draws(source: Source, seed: int) -> NDArray[np.uint64]:
-    """(n,): a keyed hash of each image's `content_hash`, evenly spread over 0 .. 2^64 - 1.
+    """Return a keyed hash of each image's `content_hash`, uniform over 0 .. 2^64 - 1: (n,) uint64.
 
-    mixed(mixed(a ^ k0) ^ b ^ k1), where a and b are the halves of the hash as little-endian integers and k0 and k1 the
-    first draws of the seed's stream "hold_out". A run's held-out images depend on it: it never changes.
+    The hash is mixed(mixed(a ^ k0) ^ b ^ k1). Here a and b are the halves of `content_hash` as little-endian integers,
+    and k0 and k1 are the first draws of the seed's stream "hold_out". It never changes, since a run's held-out images
+    depend on it.
     """
     keys = sample_generator(seed, "hold_out", 0, 0).integers(0, 2**64, 2, np.uint64)
     draws = np.empty(len(source), np.uint64)

@@ -1,4 +1,4 @@
-"""Making the index of a folder, and mending it where files differ from it."""
+"""Makes the index of a folder, and updates it where files differ from it."""
 
 import logging
 import os
@@ -30,22 +30,26 @@ from data.sources.tar_format import tar_rows
 
 logger = logging.getLogger(__name__)
 STATS_AT_ONCE = 8
-FILES_PER_PROCESS = 16384  # fewer are asked for sooner than a process starts
-Key = tuple[str, int, int]  # file, offset, length: what was looked at
+FILES_PER_PROCESS = 16384  # fewer take less time than the start of a process
+Key = tuple[str, int, int]  # file, offset, length of an image
 Joined = Callable[[int, int], bytes]  # the names of files [first, last), with NUL bytes between them
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to store captioned images. `tables`: the name of the files that list them, lower-case, or * and its end;
-    `rows`: what they list; `read`: the bytes of an image by its file, offset and length."""
+    """Describes a way to store captioned images.
+
+    tables: name of the files that list them, in lower case, or * and the name's end.
+    rows: returns the rows that the tables of a folder list.
+    read: returns the bytes of an image, by its file, offset and length.
+    """
 
     tables: str
     rows: Callable[[Path, list[Path]], list[Row]]
     read: Reader = read_file
 
 
-# The first of which a folder holds any table is its format.
+# A folder has the first format of which it holds a table.
 FORMATS = {
     "csv": Format("*.csv", csv_rows),
     "jsonl": Format("metadata.jsonl", jsonl_rows),
@@ -55,28 +59,33 @@ FORMATS = {
 
 
 def index_paths(path: Path) -> list[Path]:
-    """Where an index may be kept: in the folder itself and, for who may not read or write there, in the user's
-    cache."""
+    """Return where an index may be kept: in the folder itself, and in the user's cache.
+
+    The cache serves users who may not read or write in the folder.
+    """
     inside = [path / INDEX_NAME]
     try:
         home = Path.home()
-    except RuntimeError:  # a user without an entry, as in some containers
+    except RuntimeError:  # the user has no passwd entry, as in some containers
         return inside
     name = xxhash.xxh3_128_hexdigest(os.fsencode(path.resolve()))
     return [*inside, home / ".cache" / "vpred" / f"{name}.safetensors"]
 
 
 def find_format(path: Path) -> tuple[str, list[Path]]:
-    """Name of the folder's format, and its tables. Raises DataError."""
+    """Return the name of the folder's format, and its tables.
+
+    Raises DataError: when the folder cannot be listed, holds no table, or a table is a link that leaves it.
+    """
     try:
         if not path.is_dir():
             raise DataError(f"{path}: no such folder; give the folder that holds the images and their .csv")
-        # Not by glob, which takes a second for a million files.
+        # Not glob, which takes a second for a million files.
         names = os.listdir(path)  # noqa: PTH208
     except OSError as error:
         raise DataError(f"{path}: cannot be listed ({error.strerror}); let this user read the folder") from None
     ends = tuple(form.tables.lstrip("*") for form in FORMATS.values())
-    # Those behind a dot are not for readers: macOS leaves ._img_txt.csv beside img_txt.csv.
+    # Hidden files are no tables: macOS leaves ._img_txt.csv beside img_txt.csv.
     names = sorted(name for name in names if name.lower().endswith(ends) and not name.startswith("."))
     for format_name, form in FORMATS.items():
         if tables := [path / name for name in names if fnmatchcase(name.lower(), form.tables)]:
@@ -96,8 +105,10 @@ def _require_within(path: Path, tables: Sequence[Path]) -> None:
 
 
 def up_to_date(path: Path, workers: int | None = None) -> Index:
-    """The folder's index, made or brought up to date where files differ from it, and kept at the first of
-    `index_paths` that can be replaced."""
+    """Return the folder's index. If files differ from it, it is updated and written to the first writable index path.
+
+    Raises DataError: when the folder cannot be read.
+    """
     name, tables = find_format(path)
     kept = index_paths(path)
     old = []
@@ -121,18 +132,18 @@ def up_to_date(path: Path, workers: int | None = None) -> Index:
 
 
 def checked_index(path: Path, digest: str) -> Index | None:
-    """The index of that digest, which another process has just brought up to date; None where this one finds none."""
+    """Return the index with this digest, which another process has just updated; None when this process finds none."""
     indices = (read_index(file) for file in index_paths(path))
     return next((index for index in indices if index is not None and index.digest == digest), None)
 
 
 def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
-    """Whether all files are as they were when the index was made."""
+    """Return whether all files are as they were when the index was made."""
     if [index.string("name", row) for row in range(index.tables)] != [table.name for table in tables]:
         return False
 
     def names(first: int, last: int) -> bytes:
-        # The index has them in UTF-8, which is not what names are in everywhere.
+        # The index has the names in UTF-8, but a file system may use another encoding.
         return os.fsencode(index.joined("name", first, last).decode(errors="surrogateescape"))
 
     sizes, times = _stats(path, len(index.columns["file_bytes"]), names)
@@ -140,14 +151,14 @@ def is_fresh(index: Index, path: Path, tables: Sequence[Path]) -> bool:
 
 
 def stat_files(path: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sizes in bytes and times of change in ns, (f,) each; -1 where there is no file."""
+    """Return sizes in bytes and modification times in ns, each (f,) int64; -1 where there is no file."""
     return _stats(path, len(names), lambda first, last: os.fsencode("\0".join(names[first:last])))
 
 
 def _stats(path: Path, count: int, joined: Joined) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     per_process = max(FILES_PER_PROCESS, -(-count // STATS_AT_ONCE))
     slices = [(first, min(first + per_process, count)) for first in range(0, count, per_process)]
-    # A network's file system answers many at once.
+    # A network file system answers many requests at once.
     with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
         found = list(pool.map(lambda each: _stat_slice(path, joined(*each), apart=len(slices) > 1), slices))
     stats = np.concatenate([*found, np.empty((0, 2), np.int64)])
@@ -155,7 +166,7 @@ def _stats(path: Path, count: int, joined: Joined) -> tuple[NDArray[np.int64], N
 
 
 def _stat_slice(path: Path, names: bytes, *, apart: bool) -> NDArray[np.int64]:
-    """(names, 2); with `apart` in a process of its own."""
+    """Return size in bytes and modification time in ns, (names, 2) int64. apart: use a separate process."""
     if apart:
         argv = [sys.executable, "-I", "-S", stat_process.__file__, str(path)]
         found = subprocess.run(argv, input=names, stdout=subprocess.PIPE, check=True).stdout
@@ -165,9 +176,12 @@ def _stat_slice(path: Path, names: bytes, *, apart: bool) -> NDArray[np.int64]:
 
 
 def build(path: Path, name: str, tables: list[Path], old: Sequence[Index], workers: int | None) -> Index:
-    """List and look; what `old` ones know of unchanged files is taken over."""
+    """List the rows and look at the images. What `old` indexes know of unchanged files is taken over.
+
+    Raises DataError: when a table cannot be read.
+    """
     for table in tables:
-        if not table.is_file():  # to open a FIFO would wait for ever
+        if not table.is_file():  # opening a FIFO would block forever
             raise DataError(f"{table}: is no regular file; remove it or give it another name")
     rows = FORMATS[name].rows(path, tables)
     names = list(dict.fromkeys([*(table.name for table in tables), *(row.file for row in rows if row.file)]))
@@ -184,7 +198,7 @@ def build(path: Path, name: str, tables: list[Path], old: Sequence[Index], worke
 def _known(
     old: Index, names: Sequence[str], stats: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> Iterator[tuple[Key, Look]]:
-    """What the old index tells of images in files that have not changed; bad ones are looked at again."""
+    """Yield what the old index knows of images in unchanged files. Bad images are left out, to be looked at again."""
     now = {name: (size, mtime) for name, size, mtime in zip(names, *(each.tolist() for each in stats), strict=True)}
     columns = {name: array.tolist() for name, array in old.columns.items() if name not in ("text", "origin", "fault")}
     then = zip(columns["file_bytes"], columns["file_mtime_ns"], strict=True)
@@ -199,7 +213,7 @@ def _known(
 
 
 def _as_written(caption: object) -> str:
-    """What stands for the captions of a bad row: its text, if it has one, as in the digests of earlier versions."""
+    """Return the stand-in for a bad row's captions: its text, if it has one, as in the digests of earlier versions."""
     return caption.encode(errors="ignore").decode() if isinstance(caption, str) else ""
 
 
@@ -209,7 +223,7 @@ def build_columns(
     number_of: dict[str, int],
     stats: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> Columns:
-    """The rows and what was found at each; rows whose image is bad are blamed."""
+    """Return the columns of the rows and of what was found at each. Rows whose image is bad are blamed."""
     nothing = Look(0, 0, bytes(16), "")
     found = [looks.get((row.file, row.offset, row.length), nothing) for row in rows]
     for row, each in zip(rows, found, strict=True):

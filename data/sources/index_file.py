@@ -1,10 +1,16 @@
-"""What is known of every row of a folder, as columns in one file that is mapped and not read.
+"""Stores what is known of every row of a folder as columns in one file, which is mapped and not read.
 
-Columns: `file` (n,) int32, a row's file among the names, -1 for none; `offset`, `length` (n,) int64; `size` (n, 2)
-int32, width and height of the upright image; `content_hash` (n, 16) uint8, xxh3-128 of the encoded image; `origin` and
-`fault` (n) strings; `text` (c) strings, every row's captions, a blank one where it has none, and `caption_ends` (n,)
-int64, where each row's end among them; without it each row has one. `name` (f) strings, `file_bytes` and
-`file_mtime_ns` (f,) int64, -1 where there is no such file. The first `tables` files list the others.
+Columns of n rows, c captions and f files:
+file: number of a row's file among the names, (n,) int32; -1 for none.
+offset, length: (n,) int64.
+size: width and height in pixels of the upright image, (n, 2) int32.
+content_hash: xxh3-128 of the encoded image, (n, 16) uint8.
+origin, fault: n strings.
+text: c strings, the captions of every row; one blank caption for a row without any.
+caption_ends: where each row's captions end in `text`, (n,) int64; without this column each row has one caption.
+name: f strings.
+file_bytes, file_mtime_ns: (f,) int64; -1 where there is no such file.
+The first `tables` files list the others.
 """
 
 import mmap
@@ -27,8 +33,14 @@ DECIDING = ("size", "content_hash", "text", "text_ends", "origin", "origin_ends"
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The columns, and the digest of what a training sees of them. `path` is the file that they are mapped from, None
-    while they are in memory alone; `seal` that file's own digest, `pages` where it is mapped."""
+    """Holds the columns of a folder's index.
+
+    tables: number of files that list the others.
+    digest: digest of what training sees of the columns.
+    path: file that the columns are mapped from; None while they are only in memory.
+    seal: digest of that file.
+    pages: mapping of that file.
+    """
 
     format: str
     tables: int
@@ -42,25 +54,25 @@ class Index:
         return len(self.columns["file"])
 
     def string(self, column: str, row: int) -> str:
-        """One value of a column of strings."""
+        """Return one value of a column of strings."""
         return string_at(self.columns, column, row)
 
     def strings(self, column: str) -> list[str]:
-        """All values of a column of strings."""
+        """Return all values of a column of strings."""
         content, ends = bytes(self.columns[column]), self.columns[f"{column}_ends"]
         found, start = [], 0
-        for first in range(0, len(ends), AT_A_TIME):  # as Python's integers, all would take more than the strings
+        for first in range(0, len(ends), AT_A_TIME):  # all ends as Python integers would outgrow the strings
             for end in ends[first : first + AT_A_TIME].tolist():
                 found.append(content[start:end].decode(errors="surrogateescape"))
                 start = end
         return found
 
     def captions(self, row: int) -> tuple[str, ...]:
-        """A row's captions."""
+        """Return a row's captions."""
         return tuple(self.string("text", number) for number in self.caption_numbers(np.array([row])).tolist())
 
     def caption_counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many captions some rows (n,) have: (n,)."""
+        """Return how many captions each of some rows (n,) has: (n,) int64."""
         if "caption_ends" not in self.columns:
             return np.ones(len(rows), np.int64)
         ends = self.columns["caption_ends"]
@@ -68,7 +80,7 @@ class Index:
         return counts
 
     def caption_numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which of all captions are those of some rows (n,), one row's behind the other's."""
+        """Return the numbers of the captions of some rows (n,) among all captions, row after row."""
         if "caption_ends" not in self.columns:
             return rows
         counts = self.caption_counts(rows)
@@ -77,16 +89,16 @@ class Index:
         return numbers
 
     def caption_bytes(self, rows: NDArray[np.int64]) -> list[bytes]:
-        """The captions of some rows (n,) in UTF-8, one row's behind the other's."""
+        """Return the captions of some rows (n,) in UTF-8, row after row."""
         numbers, ends, content = self.caption_numbers(rows), self.columns["text_ends"], self.columns["text"].data
         places = zip(_starts(ends, numbers).tolist(), ends[numbers].tolist(), strict=True)
         found = [bytes(content[start:end]) for start, end in places]
-        if self.pages is not None:  # who asks for many goes through all, and is not to keep all in memory
+        if self.pages is not None:  # a caller that reads many reads all, and must not keep all pages in memory
             self.pages.madvise(mmap.MADV_DONTNEED)
         return found
 
     def joined(self, column: str, first: int, last: int) -> bytes:
-        """The values of rows [first, last) in UTF-8, with NUL bytes between them."""
+        """Return the values of rows [first, last) in UTF-8, with NUL bytes between them."""
         ends = self.columns[f"{column}_ends"]
         begin = int(ends[first - 1]) if first else 0
         places = [0, *(ends[first:last] - begin).tolist()]
@@ -95,7 +107,7 @@ class Index:
 
     @property
     def is_bad(self) -> NDArray[np.bool_]:
-        """(n,): which rows have a fault."""
+        """Which rows have a fault, (n,) bool."""
         ends = self.columns["fault_ends"]
         return np.concatenate([ends[:1] > 0, ends[1:] > ends[:-1]])
 
@@ -107,13 +119,16 @@ class Index:
 
 
 def _starts(ends: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of some (n,) begins, by where all of them end."""
+    """Return where each of some values (n,) begins, from where all values end."""
     return np.where(numbers > 0, ends[numbers - 1], 0)
 
 
 def make_index(format_name: str, tables: int, columns: Columns) -> Index:
-    """An index in memory, with the digest of what a training sees of it: of faults which rows have one, since what is
-    said of them is partly Pillow's. Nothing in the digest depends on where the folder is."""
+    """Make an index in memory, with the digest of what training sees of it.
+
+    The digest covers which rows have a fault, but not the faults' texts, since parts of these come from Pillow.
+    Nothing in the digest depends on where the folder is.
+    """
     index = Index(format_name, tables, columns, "")
     digest = xxhash.xxh3_128()
     for column in (*(columns[name] for name in DECIDING if name in columns), index.is_bad.astype(np.int64)):
@@ -122,19 +137,22 @@ def make_index(format_name: str, tables: int, columns: Columns) -> Index:
 
 
 def write_index(index: Index, path: Path) -> Index:
-    """The same index, mapped from `path`, which is replaced whole. Raises OSError and SafetensorError."""
+    """Replace the file `path` atomically, and return the same index mapped from it.
+
+    Raises OSError or SafetensorError: when the file cannot be written.
+    """
     facts = {"version": VERSION, "format": index.format, "tables": str(index.tables), "digest": index.digest}
     return _of_file(write_columns(path, index.columns, facts), path)
 
 
 def read_index(path: Path) -> Index | None:
-    """The index in `path`; None when there is none that this version reads, or when it is damaged, which is logged."""
+    """Return the index in `path`; None when this version cannot read it, or it is damaged, which is logged."""
     found = read_columns(path, VERSION)
     return None if found is None else _of_file(found, path)
 
 
 def reopened(path: Path, seal: str) -> Index:
-    """The index in `path`. Raises RuntimeError when it is not the one of that seal any more."""
+    """Return the index in `path`. Raises RuntimeError: when it no longer has this seal."""
     return _of_file(mapped_again(path, seal), path)
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's image folder: a metadata.jsonl with `file_name` and `text` (or `caption`) beside the images."""
+"""Reads Hugging Face's image folder: a metadata.jsonl with `file_name` and `text` (or `caption`) beside the images."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ CAPTIONS = ("text", "caption")
 
 
 def jsonl_rows(folder: Path, tables: list[Path]) -> list[Row]:
-    """All rows, those that are bad in themselves blamed. Raises DataError when a file is no text."""
+    """Return all rows; rows that are bad by themselves are blamed. Raises DataError: when a file is no text."""
     rows = []
     for table in tables:
         lines = read_lines(table, "JSON lines in UTF-8")
@@ -37,10 +37,13 @@ def _row(line: str, origin: str) -> Row:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object of text that is UTF-8, empty for other JSON. Raises ValueError, also for a key that comes twice."""
+    """Parse a JSON object; other JSON gives an empty one.
+
+    Raises ValueError: when the text is not UTF-8 or no JSON, or a key comes twice.
+    """
     if fault := encoding_fault(text):
         raise ValueError(fault)
-    pairs: list[tuple[str, Any]] = []  # in the end those of the outermost object
+    pairs: list[tuple[str, Any]] = []  # after parsing, those of the outermost object
 
     def make(inner: list[tuple[str, Any]]) -> dict[str, Any]:
         pairs[:] = inner
@@ -48,7 +51,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
     try:
         record = json.loads(text, object_pairs_hook=make)
-        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no character
+        json.dumps(record, ensure_ascii=False).encode()  # raises for half of a surrogate pair, which is no character
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(record, dict):
@@ -60,5 +63,5 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def caption_of(record: dict[str, Any], keys: Sequence[str]) -> object:
-    """What the first of the keys that is there holds; None without any."""
+    """Return the value of the first key that the record has; None without any."""
     return next((record[key] for key in keys if record.get(key) is not None), None)

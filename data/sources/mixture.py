@@ -1,4 +1,4 @@
-"""Several folders as one source."""
+"""Joins several folders to one source."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from data.sources.source import Folder, Sample
 
 
 class Joined:
-    """The samples of folders one behind the other; `origin` tells the folder too."""
+    """Holds the samples of folders, one folder after the other. A sample's `origin` also names the folder."""
 
     def __init__(self, folders: Sequence[Folder]) -> None:
         self.folders = folders
@@ -27,14 +27,14 @@ class Joined:
         return tuple(len(folder) for folder in self.folders)
 
     def _owner(self, sample_id: int) -> tuple[Folder, int]:
-        """A sample's folder and its number there."""
+        """Return a sample's folder and its number there."""
         number = int(np.searchsorted(self.starts, sample_id, side="right")) - 1
         return self.folders[number], sample_id - int(self.starts[number])
 
     def _by_folder(
         self, sample_ids: NDArray[np.int64]
     ) -> Iterator[tuple[Folder, NDArray[np.bool_], NDArray[np.int64]]]:
-        """Each folder that some samples (n,) are of, which of them (n,), and their numbers there."""
+        """Yield each folder with some of the samples (n,), which of them it holds (n,), and their numbers there."""
         owner = np.searchsorted(self.starts, sample_ids, side="right") - 1
         for number in np.unique(owner).tolist():
             own = owner == number
@@ -58,7 +58,7 @@ class Joined:
     def caption_bytes(self, sample_ids: NDArray[np.int64]) -> list[bytes]:
         found: list[bytes] = []
         owner = np.searchsorted(self.starts, sample_ids, side="right") - 1
-        for own in np.split(sample_ids, np.flatnonzero(np.diff(owner)) + 1):  # runs of one folder, in their order
+        for own in np.split(sample_ids, np.flatnonzero(np.diff(owner)) + 1):  # runs of one folder, in order
             for folder, _, numbers in self._by_folder(own):
                 found += folder.caption_bytes(numbers)
         return found
@@ -77,10 +77,10 @@ class Joined:
 
     @property
     def bad(self) -> list[tuple[str, str]]:
-        """(origin, what is wrong) of the rows that are left out."""
+        """The rows that are left out, as (origin, what is wrong)."""
         return [(str(folder.path / origin), fault) for folder in self.folders for origin, fault in folder.bad]
 
 
 def join(folders: Sequence[Folder]) -> Folder | Joined:
-    """The one folder as it is, or several as one source."""
+    """Return one folder as it is, or several as one source."""
     return folders[0] if len(folders) == 1 else Joined(folders)

@@ -1,6 +1,6 @@
-"""Parquet with the image files' bytes, as Hugging Face stores them: a column `image` and a column `text` or `caption`.
+"""Reads Parquet with image bytes, as Hugging Face stores it: a column `image` and a column `text` or `caption`.
 
-A caption that is a list of strings is several of one image. Needs PyArrow (pip install 'vpred[parquet]').
+A list of strings holds several captions of one image. This needs PyArrow (pip install 'vpred[parquet]').
 """
 
 import os
@@ -14,11 +14,14 @@ from data.sources.rows import Row
 
 CAPTIONS = ("text", "caption")
 IMAGE = "image"
-KEPT_GROUPS = 4  # row groups in memory: reading one sample reads its whole group
+KEPT_GROUPS = 4  # row groups in memory: reading one sample reads its full group
 
 
 def parquet_rows(folder: Path, files: list[Path]) -> list[Row]:
-    """All rows; `offset` is the row in its file. Raises DataError for a file without the columns."""
+    """Return all rows; `offset` is the row's number in its file.
+
+    Raises DataError: when a file is no Parquet file, is damaged or lacks the columns.
+    """
     return [row for path in files for row in _file_rows(path)]
 
 
@@ -41,7 +44,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
             row = Row(None, f"{path.name}:{number}", path.name, number)
             try:
                 row.caption = cell.as_py()
-            except Exception as error:  # whatever PyArrow makes of one cell is that row's fault
+            except Exception as error:  # any error of PyArrow about one cell is a fault of that row
                 row.blame(f"{caption} cannot be read ({_told(error)})")
             else:
                 row.check_caption(caption)
@@ -52,7 +55,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
 
 
 def _cells(path: Path, file: Any, column: str) -> Iterator[Any]:
-    """The column, an array at a time. Raises DataError when the file is damaged."""
+    """Yield the column, an array at a time. Raises DataError: when the file is damaged."""
     from pyarrow import ArrowException
 
     try:
@@ -63,7 +66,7 @@ def _cells(path: Path, file: Any, column: str) -> Iterator[Any]:
 
 
 def read_cell(path: Path, offset: int, length: int) -> bytes:
-    """The image bytes of row `offset`. Raises ValueError when it has none."""
+    """Return the image bytes of row `offset`. Raises ValueError: when it has none, or there is no such row."""
     written_ns = path.stat().st_mtime_ns
     file = _open(path, written_ns)
     for group in range(file.num_row_groups):
@@ -80,7 +83,7 @@ def read_cell(path: Path, offset: int, length: int) -> bytes:
 
 @lru_cache(KEPT_GROUPS)
 def _images(path: Path, written_ns: int, group: int) -> Any:
-    """The column of images, of a struct its bytes alone: its path may be in any encoding."""
+    """Read the column of images. If it is a struct, only `bytes` is read: `path` may be in any encoding."""
     file = _open(path, written_ns)
     kind = file.schema_arrow.field(IMAGE).type
     parts = [kind.field(number).name for number in range(kind.num_fields)]
@@ -89,17 +92,17 @@ def _images(path: Path, written_ns: int, group: int) -> Any:
 
 @lru_cache(KEPT_GROUPS)
 def _open(path: Path, written_ns: int) -> Any:
-    """Kept by the time of change too, so that a file which was replaced is read as it is now."""
+    """Open a file, cached by path and modification time, so that a replaced file is read in its new version."""
     try:
         from pyarrow import ArrowException, OSFile, parquet
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs PyArrow; pip install 'vpred[parquet]'") from None
     try:
-        return parquet.ParquetFile(OSFile(os.fsencode(path)))  # a path would have to be UTF-8
-    except (ArrowException, OSError, ValueError, MemoryError) as error:  # names in GBK, or sizes out of damaged bytes
+        return parquet.ParquetFile(OSFile(os.fsencode(path)))  # ParquetFile needs a path in UTF-8
+    except (ArrowException, OSError, ValueError, MemoryError) as error:  # names in GBK, or sizes from damaged bytes
         raise DataError(f"{path}: no Parquet file ({_told(error)})") from None
 
 
 def _told(error: Exception) -> str:
-    """An error of PyArrow's in one line."""
+    """Return the message of a PyArrow error as one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a table tells of a sample before anybody has looked at its image."""
+"""Describes what a table says about a sample, before its image is read."""
 
 import os
 from collections.abc import Callable
@@ -13,12 +13,14 @@ WHOLE_FILE = -1
 
 @dataclass(slots=True)
 class Row:
-    """One captioned image as it is written down.
+    """Holds one captioned image as its table states it. Origin and fault are made printable.
 
-    caption: as it is written there, of whatever type; `captions` are taken from it by `check_caption`, none where the
-    row is bad. origin: img_txt.csv:17. file: relative to the folder; "" when it must not be opened. offset, length:
-    where in the file, as the format's reader takes them. fault: all that is wrong with the row, "" when nothing is.
-    Origin and fault are made printable.
+    caption: the table's value, of any type.
+    origin: where the row is listed, such as img_txt.csv:17.
+    file: path relative to the folder; "" when it must not be opened.
+    offset, length: position in the file, as the format's reader takes them.
+    fault: all that is wrong with the row; "" when nothing is.
+    captions: `check_caption` takes them from `caption`; none if the caption is bad.
     """
 
     caption: object
@@ -37,7 +39,7 @@ class Row:
         self.fault = f"{self.fault}; {printable(fault)}" if self.fault else printable(fault)
 
     def check_caption(self, column: str, where: str = "") -> None:
-        """Take the captions that `column` holds, or blame the row for what stands there instead."""
+        """Take the captions from `column`, or blame the row for the value there."""
         try:
             self.captions = captions_of(self.caption)
         except ValueError as error:
@@ -45,7 +47,7 @@ class Row:
 
 
 def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str) -> None:
-    """Blame rows of a table of image files for what is wrong with them by themselves."""
+    """Blame rows of a table of image files for faults that show without opening the files."""
     folder = folder.resolve()
     first_use: dict[PurePosixPath, str] = {}
     allowed = reach(folder)
@@ -70,7 +72,7 @@ def check_rows(folder: Path, rows: list[Row], file_column: str, text_column: str
 
 
 def _name_fault(name: str) -> str:
-    """Why no file can have that name; "" when one can."""
+    """Return why no file can have that name; "" when one can."""
     if "\0" in name:
         return "holds a NUL byte"
     try:
@@ -81,8 +83,11 @@ def _name_fault(name: str) -> str:
 
 
 def reach(folder: Path) -> tuple[Path, ...]:
-    """Where the files of a folder may lie, links followed: below it and, of a snapshot in Hugging Face's cache
-    (REPOSITORY/snapshots/REVISION, full of links), among that repository's blobs."""
+    """Return the folders below which a folder's files may lie after links are followed.
+
+    The first is the folder itself. A snapshot in Hugging Face's cache (REPOSITORY/snapshots/REVISION) consists of
+    links, so its files may also lie among that repository's blobs.
+    """
     resolved = folder.resolve()
     for revision in (resolved, *resolved.parents):
         if revision.parent.name == "snapshots" and (blobs := revision.parents[1] / "blobs").is_dir():
@@ -91,7 +96,7 @@ def reach(folder: Path) -> tuple[Path, ...]:
 
 
 def is_within(allowed: tuple[Path, ...], folder: Path, name: PurePosixPath) -> bool:
-    """Whether a file of the folder lies where it may, links followed; those that go round in circles lead nowhere."""
+    """Return whether a file of the folder, links followed, lies below an allowed place. A circular link does not."""
     try:
         target = (folder / name).resolve()
     except RuntimeError:
@@ -104,7 +109,7 @@ Reader = Callable[[Path, int, int], bytes]
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image file's bytes are."""
+    """Locates an image file's bytes."""
 
     path: Path
     offset: int

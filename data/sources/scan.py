@@ -1,4 +1,4 @@
-"""Every image looked at once: does it decode, how large is it, what is its content's hash?"""
+"""Looks at every image once: whether it decodes, its size, and the hash of its content."""
 
 import multiprocessing
 import os
@@ -22,16 +22,21 @@ from data.sources.rows import Place, Reader
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PER_TASK = 64
-FEW = 2048  # items for which starting processes takes longer than it saves
+FEW = 2048  # below this number of items, starting processes takes longer than it saves
 THREADS = 4
-DRAFT_PX = 32  # a JPEG's data are read to their end at any scale
+DRAFT_PX = 32  # at any scale, a JPEG's data are read to the end
 POLL_S = 2.0
 NO_HASH = bytes(16)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was found: upright size in pixels, xxh3-128 of the bytes, and what is wrong, "" when nothing is."""
+    """Holds what was found about an image.
+
+    width, height: of the upright image, pixels.
+    content_hash: xxh3-128 of the encoded image.
+    fault: what is wrong; "" when nothing is.
+    """
 
     width: int
     height: int
@@ -40,7 +45,7 @@ class Look:
 
 
 def look(read: Reader, place: Place) -> Look:
-    """Decode one image to its end. Whatever an image raises, out of memory too, is its own fault and nobody else's."""
+    """Decode one image to its end. Any error that it raises, out of memory too, is a fault of this image alone."""
     content_hash, name = NO_HASH, shortened(place.path.name)
     try:
         content = read(place.path, place.offset, place.length)
@@ -56,7 +61,7 @@ def look(read: Reader, place: Place) -> Look:
 
 
 def look_at_all(read: Reader, places: Sequence[Place], workers: int | None = None) -> list[Look]:
-    """What is found at each place."""
+    """Look at the image at each place."""
     return in_parallel(partial(_look_at, read), places, PER_TASK, "checking images", workers)
 
 
@@ -71,8 +76,11 @@ def in_parallel(
     doing: str,
     workers: int | None = None,
 ) -> list[Result]:
-    """`work` on slices of the items, in `workers` processes (default: one a core) where there are many; a bar on a
-    terminal after two seconds."""
+    """Run `work` on slices of the items, and return all results in order.
+
+    Many items are processed in `workers` processes (default: one per core), few in threads. A terminal shows a progress
+    bar after two seconds.
+    """
     tasks = [items[start : start + per_task] for start in range(0, len(items), per_task)]
     found: list[Result] = []
     with (
@@ -88,7 +96,7 @@ def in_parallel(
 
 
 def _be_quiet() -> None:
-    """No warnings of what `decode` refuses, nor of odd metadata, which name no file."""
+    """Silence Pillow's warnings, which name no file: about sizes that `decode` refuses, and about odd metadata."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -96,13 +104,13 @@ def _be_quiet() -> None:
 def _executor(items: int, workers: int) -> Executor:
     if items < FEW or workers == 1:
         return ThreadPoolExecutor(THREADS)
-    # Spawned: the process may have MPI and MindSpore in it, whose threads do not survive a fork.
+    # Spawn, since the process may run MPI and MindSpore, whose threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),))
 
 
 def _start_worker(parent_pid: int) -> None:
-    """Gone soon after the parent, which may be killed."""
+    """Make the worker end soon after its parent, which may be killed."""
     _be_quiet()
 
     def watch() -> None:

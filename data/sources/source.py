@@ -1,4 +1,4 @@
-"""Captioned images behind one protocol, whatever they lie in; opened through an index, so that it takes no time."""
+"""Reads captioned images in any storage format through one protocol. An index makes opening a source quick."""
 
 import fcntl
 import os
@@ -23,9 +23,11 @@ SHOWN_FAULTS = 20
 
 @dataclass(frozen=True)
 class Sample:
-    """One captioned image; `origin` names where it is listed, such as img_txt.csv:17 or shard-0003.tar:000017.jpg.
+    """Holds one captioned image.
 
-    width, height: in pixels, upright. content_hash: xxh3-128 of the encoded image, 32 hexadecimal digits.
+    origin: where it is listed, such as img_txt.csv:17 or shard-0003.tar:000017.jpg.
+    width, height: of the upright image, pixels.
+    content_hash: xxh3-128 of the encoded image, 32 hexadecimal digits.
     """
 
     sample_id: int
@@ -39,11 +41,11 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """The first caption: the one that samples, previews, the probe and validation go by."""
+        """The first caption, which samples, previews, the probe and validation use."""
         return self.captions[0]
 
     def read(self) -> bytes:
-        """The encoded image. Raises DataError when it is not the one that was checked."""
+        """Read the encoded image. Raises DataError: when it cannot be read, or has changed since it was checked."""
         try:
             content = self.reader(self.place.path, self.place.offset, self.place.length)
         except (OSError, ValueError) as error:
@@ -54,55 +56,55 @@ class Sample:
 
 
 class Source(Protocol):
-    """Samples 0 .. n-1. It can be pickled to a worker process, which then reads the same index."""
+    """Holds samples 0 .. n-1. It can be pickled to a worker process, which then reads the same index."""
 
     name: str
-    digest: str  # of all images and captions and where each is listed, not of where the folder is
+    digest: str  # covers all images, captions and origins, but not where the folder is
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of samples."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many of each of its folders; they come one folder after the other."""
+        """Number of samples of each folder. The samples come one folder after the other."""
 
     def sample(self, sample_id: int) -> Sample:
-        """One of them."""
+        """Return one sample."""
 
     def captions(self, sample_id: int) -> tuple[str, ...]:
-        """Its captions alone, at least one."""
+        """Return a sample's captions alone, at least one."""
 
     def caption_counts(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,): how many captions each of some (n,) has."""
+        """Return how many captions each of some samples (n,) has: (n,) int64."""
 
     def caption_bytes(self, sample_ids: NDArray[np.int64]) -> list[bytes]:
-        """All captions of some (n,) in UTF-8, one sample's behind the other's."""
+        """Return all captions of some samples (n,) in UTF-8, sample after sample."""
 
     def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        """(n, 2): width and height in pixels of the upright images of some (n,)."""
+        """Return width and height in pixels of the upright images of some samples (n,): (n, 2) int32."""
 
     def content_hashes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(n, 16): xxh3-128 of the encoded images of some (n,)."""
+        """Return the xxh3-128 of the encoded images of some samples (n,): (n, 16) uint8."""
 
 
 class Folder:
-    """The good rows of an indexed folder, in the order of its tables: the one Source of all formats."""
+    """Holds the good rows of an indexed folder, in the order of its tables. It is the Source for all formats."""
 
     def __init__(self, path: Path, index: Index) -> None:
         self.path, self.index = path, index
         self.name, self.digest = str(path), index.digest
         self.bad_rows = np.flatnonzero(index.is_bad)
-        self._good_before = self.bad_rows - np.arange(len(self.bad_rows))  # each bad row
+        self._good_before = self.bad_rows - np.arange(len(self.bad_rows))  # number of good rows before each bad row
 
     def __len__(self) -> int:
         return len(self.index) - len(self.bad_rows)
 
     def rows(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of the index: (n,)."""
+        """Return the index rows of some samples (n,): (n,) int64."""
         return sample_ids + np.searchsorted(self._good_before, sample_ids, side="right")
 
     def row(self, sample_id: int) -> int:
-        """That of the index."""
+        """Return the index row of a sample."""
         return sample_id + bisect_right(self._good_before, sample_id)
 
     @property
@@ -144,7 +146,7 @@ class Folder:
 
     @property
     def bad(self) -> list[tuple[str, str]]:
-        """(origin, what is wrong) of the rows that are left out."""
+        """The rows that are left out, as (origin, what is wrong)."""
         return [(self.index.string("origin", row), self.index.string("fault", row)) for row in self.bad_rows.tolist()]
 
 
@@ -155,11 +157,14 @@ def open_source(
     workers: int | None = None,
     checked: str = "",
 ) -> Folder:
-    """The samples of a folder of any of FORMATS.
+    """Open a folder of any of FORMATS.
 
-    Files that are new or changed since the folder's index was made are looked at first, by `workers` processes, and the
-    index is written again; `checked` is the digest of the index that another process has just made so. Raises DataError
-    listing bad rows, with "skip" only when no row is good, with "tell" never: they are in `Folder.bad`.
+    If files are new or changed since the folder's index was made, they are looked at first, and the index is written
+    again.
+    bad_samples: "fail" raises for any bad row, "skip" only when no row is good, "tell" never. `Folder.bad` lists them.
+    workers: number of processes that look at images.
+    checked: digest of the index that another process has just updated.
+    Raises DataError: when the folder cannot be read, has no rows, or has bad rows, which it lists.
     """
     index = checked_index(path, checked) if checked else None
     if index is None:
@@ -179,11 +184,14 @@ def open_source(
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time makes the index, where the file system can lock; elsewhere each makes it, and the last
-    one's stays. The lock is on the folder itself, so that no file is left."""
+    """Let one process at a time make the index.
+
+    If the file system has no locks, each process makes the index, and the last one's stays. The lock is on the folder
+    itself, so that no lock file is left.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # no such folder: said later
+    except OSError:  # no such folder, which is reported later
         yield
         return
     try:

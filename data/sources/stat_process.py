@@ -1,7 +1,7 @@
-"""`python -I -S stat_process.py FOLDER`: `stat_files` of the names on standard input, which NUL bytes separate.
+"""Runs as `python -I -S stat_process.py FOLDER`: `stat_files` of the NUL-separated names on standard input.
 
-A program of its own that imports next to nothing: in threads of one process the questions wait for each other, and a
-million of them take seconds.
+It is a separate program that imports almost nothing. In threads of one process the calls would wait for each other, and
+a million of them take seconds.
 """
 
 import os
@@ -14,8 +14,8 @@ ABSENT = -1
 
 
 def stat_files(folder: str, names: Iterable[bytes]) -> "array[int]":
-    """Size in bytes and time of change in ns of each file, int64 in turn; ABSENT where there is no regular one."""
-    below = os.open(folder, os.O_RDONLY)  # where names are found sooner than whole paths
+    """Return size in bytes and modification time in ns of each file, int64 in turn; ABSENT without a regular file."""
+    below = os.open(folder, os.O_RDONLY)  # relative names are resolved faster than full paths
     found = array("q")
     for name in names:
         try:

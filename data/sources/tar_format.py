@@ -1,4 +1,4 @@
-"""WebDataset shards: *.tar whose members 000017.jpg and 000017.txt (or .json with a caption) make a sample."""
+"""Reads WebDataset shards: *.tar whose members 000017.jpg and 000017.txt (or .json with a caption) make a sample."""
 
 import tarfile
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from data.sources.jsonl_format import caption_of, parse_object
 from data.sources.rows import Row
 
 CAPTIONS = ("caption", "text")  # keys of a .json
-SHARDS_AT_ONCE = 8  # waits for disks more than it computes
+SHARDS_AT_ONCE = 8  # threads, which wait for disks more than they compute
 END_MARK_BYTES = 2 * tarfile.BLOCKSIZE  # zeros
 CHUNK_BYTES = 1 << 20
 
 
 def tar_rows(folder: Path, shards: list[Path]) -> list[Row]:
-    """All samples, in the order of shards and members. Raises DataError for a file that is no plain tar."""
+    """Return all samples, in the order of shards and members. Raises DataError: when a file is no plain tar."""
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         return [row for rows in pool.map(_shard_rows, shards) for row in rows]
 
 
 def _shard_rows(shard: Path) -> list[Row]:
-    # WebDataset's grouping: neighbours in the file with one name up to the first dot of the base name.
+    # WebDataset groups adjacent members whose names agree up to the first dot of the base name.
     rows: list[Row] = []
     key, group = "", dict[str, tarfile.TarInfo]()
     try:
@@ -54,10 +54,10 @@ def _shard_rows(shard: Path) -> list[Row]:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """All but folders and what hides behind a dot, such as the ._000.jpg that macOS puts beside 000.jpg."""
+    """Yield all members except folders and hidden files, such as the ._000.jpg that macOS puts beside 000.jpg."""
     offset = -1
     for member in tar:
-        if tar.offset <= offset:  # a negative size would lead back, for ever
+        if tar.offset <= offset:  # a negative size would lead back to earlier members, without end
             raise ValueError(f"the size of {member.name} is damaged")
         offset = tar.offset
         hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
@@ -66,8 +66,11 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(file: BinaryIO, end: int) -> None:
-    """Raises ValueError unless a tar whose members end at byte `end` goes on with its mark and nothing else: `tarfile`
-    takes any header that it cannot read for the end, as of a file that was cut off."""
+    """Check that the end mark of a tar follows its members, which end at byte `end`, and that only zeros follow.
+
+    The check is needed since `tarfile` takes any unreadable header for the end, as in a file that was cut off.
+    Raises ValueError: when something else follows.
+    """
     file.seek(end)
     mark = file.read(END_MARK_BYTES)
     if mark != bytes(END_MARK_BYTES):
@@ -101,7 +104,10 @@ def _group_rows(tar: tarfile.TarFile, shard: Path, group: dict[str, tarfile.TarI
 
 
 def _caption(tar: tarfile.TarFile, group: dict[str, tarfile.TarInfo]) -> object:
-    """The .txt, else what the .json has as a caption; None when there is neither. Raises ValueError."""
+    """Return the .txt, or else the caption in the .json; None when there is neither.
+
+    Raises ValueError: when the content cannot be decoded or parsed.
+    """
     if "txt" in group:
         return decode_text(_content(tar, group["txt"])).strip()
     return caption_of(parse_object(decode_text(_content(tar, group["json"]))), CAPTIONS) if "json" in group else None
