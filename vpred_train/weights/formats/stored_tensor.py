@@ -21,7 +21,7 @@ NO_NUMPY_TYPE = {"bfloat16": "uint16"}  # stored type -> the numpy type that hol
 MOST_AXES = 32  # every version of numpy allows this many
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """Describes a tensor in a file.
 

@@ -3,7 +3,7 @@
 In memory, weights are one mapping from Stability's names to float32 arrays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from vpred_train.weights.layouts.weight_source import Source, open_source
 
 Which = Literal["ema", "raw", "auto"]
 Shape = tuple[int, ...]
-Place = tuple[str, list[StoredTensor], Shape]  # (first of its names in the source, its parts there, its shape)
+Place = tuple[str, tuple[StoredTensor, ...], Shape]  # (first of its names in the source, its parts there, its shape)
 SHOWN = 10
 
 
@@ -75,7 +75,7 @@ def _fitting(source: Source, which: Which, model: ModelConfig | None) -> dict[st
     model = model or source.model
     shapes = stability_shapes(model)
     chosen = _chosen_names(source, settled(source, which, model), model)
-    parts = {name: [source.tensors[part] for part in chosen[name]] for name in shapes if name in chosen}
+    parts = {name: tuple(source.tensors[part] for part in chosen[name]) for name in shapes if name in chosen}
     faults = [
         f"missing {' or '.join(candidates(source.layout, model)[name][0])}" for name in shapes if name not in parts
     ]
@@ -207,14 +207,14 @@ def _fits(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     return found == needed or (*found, 1, 1) == needed or found == (*needed, 1, 1)
 
 
-def _finite(name: str, parts: list[StoredTensor], shape: Shape) -> Float32:
+def _finite(name: str, parts: Sequence[StoredTensor], shape: Shape) -> Float32:
     array = _assembled(parts, shape)
     if not is_finite(array):
         raise ConfigError(f"{parts[0].path}: {name} holds {count_text(array)}; give weights that are finite")
     return array
 
 
-def _assembled(parts: list[StoredTensor], shape: Shape) -> Float32:
+def _assembled(parts: Sequence[StoredTensor], shape: Shape) -> Float32:
     if len(parts) == 1:
         return parts[0].float32().reshape(shape)
     return np.concatenate([part.float32().reshape(_part_shape(shape, len(parts))) for part in parts])
