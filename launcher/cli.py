@@ -1,4 +1,4 @@
-"""vpred-launch run | plan | check | status | logs | ranktable | schema."""
+"""vpred-launch run | plan | check | doctor | status | logs | ranktable | schema."""
 
 import argparse
 import errno
@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from launcher.cluster.config import ClusterConfig
 from launcher.commands import logs, ranktable, status
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
+from launcher.doctor.doctor import examine
 from launcher.planning.job import Job
 from launcher.planning.plan import describe
 from launcher.planning.trainer import TRAINER, RecipeError, Trainer
@@ -28,6 +30,7 @@ _HERE = Path(__file__).resolve().parent
 # A checkout has a link here to the folder at its top. An installation has the files themselves.
 _DEFAULT_CLUSTER = (_HERE / "cluster_configs").resolve() / "local_cpu.yaml"
 _DEFAULT_RECIPE = _HERE.parent / "vpred_train" / "recipes" / "tiny_emoji.yaml"
+_RUN_DIR = "default: runs/RECIPE in this directory"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=", re.ASCII)
 _NO_FAULT_OF_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -99,6 +102,12 @@ def _check(options: argparse.Namespace, overrides: Sequence[str], trainer: Train
     return ExitCode.BAD_CONFIG if failed else ExitCode.OK
 
 
+def _doctor(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    run_dir = options.run_dir or Path("runs") / "doctor" / time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    job = load_job(options.cluster, options.recipe, run_dir, overrides, trainer, try_mpi=True, data=False)
+    return examine(job, options.json)
+
+
 def _schema(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
     print(schema_json(ClusterConfig))
     return ExitCode.OK
@@ -114,11 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
     run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
-    for name, command, text in (
-        ("plan", _plan, "show what run would do; writes nothing"),
-        ("check", _check, "look for what would make run fail; exit code 2 if anything would"),
+    doctor = "start all ranks, try on each machine what training needs, report findings; exit code 1 if there are any"
+    for name, command, text, folder in (
+        ("plan", _plan, "show what run would do; writes nothing", _RUN_DIR),
+        ("check", _check, "look for what would make run fail; exit code 2 if anything would", _RUN_DIR),
+        ("doctor", _doctor, doctor, "folder to make for logs; default: runs/doctor/TIME in this directory"),
     ):
-        _job_command(commands, name, command, text).add_argument("--json", action="store_true", help="for programs")
+        job_command = _job_command(commands, name, command, text, folder)
+        job_command.add_argument("--json", action="store_true", help="for programs")
     ranktable.add_commands(commands)
     status.add_command(commands)
     logs.add_command(commands)
@@ -132,6 +144,7 @@ def _job_command(
     name: str,
     command: Callable[[argparse.Namespace, Sequence[str], Trainer], int],
     text: str,
+    folder: str = _RUN_DIR,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
@@ -143,7 +156,7 @@ def _job_command(
     )
     parser.add_argument("--cluster", type=Path, default=_DEFAULT_CLUSTER, metavar="FILE", help="where to run")
     parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="what to train")
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/RECIPE in this directory")
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help=folder)
     text = "the least urgent of the launcher's messages to show on stderr; progress is shown anyway; default: info"
     parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help=text)
     parser.set_defaults(command=command)

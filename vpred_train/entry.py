@@ -22,6 +22,7 @@ PROGRAMS = {
     "launcher.ranktable.npu_probe",
     "launcher.rank.shim",
     "launcher.processes.sweep",
+    "vpred_train.commands.doctor",
 }
 _STREAMS = {1: "standard output", 2: "standard error"}
 BAD_INPUT = 2  # ExitCode.BAD_CONFIG, copied because nothing of ours is loaded yet

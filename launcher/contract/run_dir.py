@@ -2,7 +2,7 @@
 
 RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock events.jsonl
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
-                  dump_stacks rank_0.stacks.json stragglers.json failure.json
+                  dump_stacks rank_0.stacks.json rank_0.doctor.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom cache_entries.safetensors
 A person creates RUN/checkpoint_now.
@@ -180,6 +180,10 @@ class AttemptDir:
 
     def stacks(self, rank: int) -> Path:
         return self.root / f"rank_{rank}.stacks.json"
+
+    def doctor(self, rank: int) -> Path:
+        """Holds a rank's results of `vpred-launch doctor`."""
+        return self.root / f"rank_{rank}.doctor.json"
 
     @property
     def stragglers_json(self) -> Path:

@@ -15,6 +15,7 @@ class Job:
     train_yaml: the resolved recipe, with which `run` can go on
     found_recipe: the recipe in the run directory at that moment, None without one
     mpi: result of a trial of MPI, None without a trial
+    data: the ranks will read the recipe's data and weights, so that every host needs them
     """
 
     cluster: ClusterConfig
@@ -23,3 +24,4 @@ class Job:
     run: RunDir
     trainer: Trainer
     mpi: Finding | None = None
+    data: bool = True

@@ -11,7 +11,7 @@ from pathlib import Path
 from launcher.contract import yaml_dialect
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir, Summary
-from launcher.processes.tied import as_child_of
+from launcher.processes.tied import as_child_of, own_program
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,20 @@ class Trainer:
     """Describes the command that trains and what it needs.
 
     argv: the command without its options
+    doctor: the command that examines a rank's machine, with the same options
     packages: Python packages that it needs
     libraries: system libraries that it needs, file name -> the Debian package that has it
     """
 
     argv: tuple[str, ...]
+    doctor: tuple[str, ...]
     packages: tuple[str, ...]
     libraries: Mapping[str, str]
 
 
 TRAINER = Trainer(
     (sys.executable, "-P", "-m", "vpred_train"),
+    own_program(sys.executable, "vpred_train.commands.doctor"),
     ("mindspore", "mpi4py", "numpy"),
     {"libgomp.so.1": "libgomp1"},  # MindSpore's wheel links it, but does not contain it
 )
@@ -47,13 +50,22 @@ class RecipeError(Exception):
 
 
 def resolve_recipe(
-    trainer: Trainer, recipe: Path, accelerator: str, world_size: int, run: RunDir, overrides: Sequence[str]
+    trainer: Trainer,
+    recipe: Path,
+    accelerator: str,
+    world_size: int,
+    run: RunDir,
+    overrides: Sequence[str],
+    *,
+    data: bool = True,
 ) -> str:
     """Have the trainer resolve the recipe to YAML text with which `run` can go on. Its stderr goes to this process's.
 
+    data: check the data and the weights too; without that the weights may be absent, as for a memory plan
+
     Raises RecipeError: when the check fails; BAD_CONFIG when the trainer calls it the user's mistake, else FAILED.
     """
-    argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
+    argv = [*trainer.argv, "--check" if data else "--memory-plan", "--print-config", "--recipe", str(recipe)]
     argv += ["--accelerator", accelerator, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
     answer = _ask(argv)
     if answer.returncode == ExitCode.BAD_CONFIG:

@@ -46,7 +46,8 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
             findings.append(_mpirun_refused(error))
     if not _failed(in_place):
         path = mpirun.path if mpirun else None
-        findings += check_hosts(cluster, job.run, job.trainer.packages, job.train_yaml, path, env, remote)
+        recipe = job.train_yaml if job.data else ""
+        findings += check_hosts(cluster, job.run, job.trainer.packages, recipe, path, env, remote)
     # Slow checks run only when the fast ones passed.
     if not _failed(findings):
         findings += [job.mpi] if job.mpi else _trials(job, env, remote, mpirun)
@@ -67,10 +68,10 @@ def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterato
 def _trials(job: Job, env: Mapping[str, str], remote: Remote, mpirun: Mpirun | None) -> list[Finding]:
     """Try MPI on all hosts. Meanwhile run the trainer's check on the hosts where it has not run yet."""
     if mpirun is None:
-        return check_recipe(job, env, remote)
+        return check_recipe(job, env, remote) if job.data else []
     try:
         with mpi_trial(mpirun, job.cluster, env) as trial:
-            found = check_recipe(job, env, remote)
+            found = check_recipe(job, env, remote) if job.data else []
             return found if _failed(found) else [*found, trial.finding()]
     except MpirunError as error:
         return [_mpirun_refused(error)]

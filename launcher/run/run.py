@@ -49,12 +49,14 @@ def load_job(
     trainer: Trainer,
     *,
     try_mpi: bool = False,
+    data: bool = True,
 ) -> Job:
     """Load and check both documents of a launch.
 
     run_dir: None means runs/RECIPE in the current directory
     overrides: those that start with "cluster." go to the cluster file, the others to the trainer
     try_mpi: on one host, try MPI while the trainer checks the recipe; several hosts must be checked before that
+    data: have the trainer check the data and the weights too
 
     Raises ConfigError: on a mistake in the cluster file or the rank table. Raises RecipeError: when the trainer's check
     of the recipe fails.
@@ -67,8 +69,8 @@ def load_job(
     with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
         run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
         found_recipe = read_recipe(run)
-        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, run, theirs)
-        return Job(cluster, train_yaml, found_recipe, run, trainer, trial.finding() if trial else None)
+        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, run, theirs, data=data)
+        return Job(cluster, train_yaml, found_recipe, run, trainer, trial.finding() if trial else None, data)
 
 
 def plan_job(job: Job) -> LaunchPlan:
@@ -129,7 +131,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
 def _attempt(job: Job, stop: StopRequest, events: EventLog, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:
     """Plan, write, start and watch one attempt on `cluster`. It may have fewer ranks than `shown` names."""
     plan = plan_job(replace(job, cluster=cluster))
-    _write_files(job.run, plan)
+    write_files(job.run, plan)
     print(describe(plan), flush=True)
     records = read_records(job.run)
     lease = Lease(job.run.attempt(plan.attempt).lease, cluster.launcher.lease_s)
@@ -152,7 +154,7 @@ def closing_line(run: RunDir, summary: Summary) -> str:
     )
 
 
-def _write_files(run: RunDir, plan: LaunchPlan) -> None:
+def write_files(run: RunDir, plan: LaunchPlan) -> None:
     """Write the plan and its files. On an error remove the new ones, so that nothing looks half set up."""
     contents = {**plan.files, run.plan_json: plan.to_json()}
     new = [path for path in contents if not path.exists()]

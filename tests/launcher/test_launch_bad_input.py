@@ -150,7 +150,7 @@ def test_root_needs_permission(bench):
 
 
 def test_a_missing_system_library_is_named_with_its_package(tmp_path):
-    trainer = Trainer((), (), {"libvpred-none.so.9": "libvpred-none9"})
+    trainer = Trainer((), (), (), {"libvpred-none.so.9": "libvpred-none9"})
     job = Job(load_cluster(CONFIGS / "local_cpu.yaml"), "", None, RunDir(tmp_path / "run"), trainer)
     findings = preflight(job, os.environ, Ssh())
     (error,) = [finding for finding in findings if finding.severity == "error"]

@@ -1,0 +1,37 @@
+"""Shows which check the slowest rank is in, and renews the launcher's lease."""
+
+from collections.abc import Mapping
+from typing import TextIO
+
+from launcher.contract.doctor_record import DoctorRecord
+from launcher.contract.run_dir import AttemptDir, RankStatus
+from launcher.rank.lease import Lease
+
+
+class DoctorProgress:
+    """Implements the Progress of `supervise`: one line for each check."""
+
+    def __init__(self, attempt: AttemptDir, lease: Lease, stream: TextIO) -> None:
+        self._attempt, self._lease, self._stream = attempt, lease, stream
+        self._shown = ""
+        self._step = -1
+        lease.renew()
+
+    def update(self, statuses: Mapping[int, RankStatus]) -> None:
+        self._lease.renew()
+        if not statuses:
+            return
+        slowest = min(statuses.values(), key=lambda status: (status.step, status.rank))
+        if slowest.step == self._step:
+            return
+        self._step = slowest.step
+        record = DoctorRecord.read(self._attempt.doctor(slowest.rank))
+        if record is not None and record.check != self._shown:
+            self._shown = record.check
+            self.line(f"{slowest.step}/{slowest.total_steps} {record.check} ...")
+
+    def line(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        self._stream.flush()

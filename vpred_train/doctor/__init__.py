@@ -1,0 +1,1 @@
+"""Tries on one rank what training needs of its machine; `vpred-launch doctor` starts it on all ranks."""
