@@ -252,7 +252,7 @@ def test_what_crosses_between_ranks_is_no_pickle() -> None:
     assert {
         "vpred_train.distributed.collectives",
         "launcher.preflight.mpi_trial",
-        "tests.launcher.fake_trainer",
+        "tests.support.programs.fake_trainer",
     } <= trees.keys()
     assert [fault for module, tree in trees.items() for fault in mpi_faults(module, tree)] == []
 

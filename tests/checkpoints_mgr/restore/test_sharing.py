@@ -28,8 +28,8 @@ SIZES = {
 
 
 @pytest.fixture
-def hosts(monkeypatch):
-    """hosts("aabbcd"): the host of each rank."""
+def on_hosts(monkeypatch):
+    """on_hosts("aabbcd"): the host of each rank."""
 
     def place(names):
         monkeypatch.setattr(socket, "gethostname", lambda: names[thread_rank()])
@@ -54,11 +54,11 @@ def weights(seed):
 @pytest.mark.parametrize("writers", [1, 3, 8])
 @pytest.mark.parametrize("layout", ["abcd", "aabbccddee", "abcdefgh"])
 def test_any_number_of_ranks_on_many_hosts_gets_every_bit(
-    tmp_path, run_ranks, make_state, sharded, blank, assert_same, hosts, small_pieces, writers, layout
+    tmp_path, run_ranks, make_state, sharded, blank, assert_same, on_hosts, small_pieces, writers, layout
 ):
     state, size = make_state(7), len(layout)
     run_ranks(writers, lambda comm: CheckpointManager(tmp_path, comm).save(1, sharded(state, comm.rank, writers)))
-    hosts(layout)
+    on_hosts(layout)
     passed = []
 
     def read(comm):
@@ -74,12 +74,12 @@ def test_any_number_of_ranks_on_many_hosts_gets_every_bit(
 
 @pytest.mark.parametrize(("layout", "most"), [("abcd", 1.05), ("aabbccdd", 1.05), ("aabbcc", 6.05)])
 def test_all_ranks_together_read_the_weights_once(
-    tmp_path, run_ranks, blank, assert_same, hosts, read_bytes, layout, most
+    tmp_path, run_ranks, blank, assert_same, on_hosts, read_bytes, layout, most
 ):
     """And below 4 hosts each rank all of them."""
     state = weights(3)
     run_ranks(3, lambda comm: CheckpointManager(tmp_path, comm).save(1, state))
-    hosts(layout)
+    on_hosts(layout)
 
     def read(comm):
         assert_same(CheckpointManager(tmp_path, comm).restore(blank(state)).state, state)
@@ -112,13 +112,13 @@ def test_shares_are_whole_chunks_and_even(tmp_path, run_ranks, blank):
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_what_one_rank_finds_corrupt_is_so_for_all(
-    tmp_path, run_ranks, blank, assert_same, names, flip_bit, hosts, place
+    tmp_path, run_ranks, blank, assert_same, names, flip_bit, on_hosts, place
 ):
     for step in (10, 20):
         CheckpointManager(tmp_path).save(step, weights(step))
     (file,) = (tmp_path / "step_0000000020").glob("model-*")
     flip_bit(file, int(place * file.stat().st_size))
-    hosts("abcdd")
+    on_hosts("abcdd")
 
     def read(comm):
         restored = CheckpointManager(tmp_path, comm).restore(blank(weights(0)))
@@ -131,10 +131,10 @@ def test_what_one_rank_finds_corrupt_is_so_for_all(
 
 @pytest.mark.parametrize("rank", [0, 3])
 def test_a_rank_that_cannot_read_its_share_leaves_no_other_waiting(
-    tmp_path, run_ranks, blank, names, hosts, monkeypatch, rank
+    tmp_path, run_ranks, blank, names, on_hosts, monkeypatch, rank
 ):
     CheckpointManager(tmp_path).save(10, weights(1))
-    hosts("abcd")
+    on_hosts("abcd")
     real = sharing.read_local
 
     def fail(directory, manifest, wanted):
@@ -149,10 +149,10 @@ def test_a_rank_that_cannot_read_its_share_leaves_no_other_waiting(
     assert names(tmp_path) == ["step_0000000010"]
 
 
-def test_ranks_that_want_different_tensors_read_for_themselves(tmp_path, run_ranks, blank, assert_same, hosts):
+def test_ranks_that_want_different_tensors_read_for_themselves(tmp_path, run_ranks, blank, assert_same, on_hosts):
     state = weights(1)
     CheckpointManager(tmp_path).save(10, state)
-    hosts("abcd")
+    on_hosts("abcd")
 
     def read(comm):
         own = State({name: state.whole[name] for name in list(state.whole)[comm.rank :]}, state.progress)
@@ -162,9 +162,9 @@ def test_ranks_that_want_different_tensors_read_for_themselves(tmp_path, run_ran
     assert run_ranks(4, read) == [None] * 4
 
 
-def test_one_ranks_bad_template_is_an_error_of_all(tmp_path, run_ranks, hosts):
+def test_one_ranks_bad_template_is_an_error_of_all(tmp_path, run_ranks, on_hosts):
     CheckpointManager(tmp_path).save(10, weights(1))
-    hosts("abcd")
+    on_hosts("abcd")
 
     def read(comm):
         bad = State({"nonsense": np.zeros(3, np.float32)}, {})
@@ -176,6 +176,7 @@ def test_one_ranks_bad_template_is_an_error_of_all(tmp_path, run_ranks, hosts):
     assert "rank 2: tensor name 'nonsense' is not" in str(errors[0])
 
 
+@pytest.mark.mpi
 def test_weights_are_passed_on_under_mpirun(tmp_path):
     """Four ranks that say they are on four hosts, with the collectives of training."""
     state = weights(1)

@@ -12,6 +12,7 @@ from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 from support import PROGRAMS, PYTHONPATH
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize(
     ("spec", "step"),
     [
