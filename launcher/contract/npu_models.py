@@ -13,6 +13,6 @@ def refused_model(name: str) -> str | None:
     if not _FIRST_GENERATION.fullmatch(name.strip()):
         return None
     return (
-        f"{name.strip()} is the first generation of Ascend 910: no bfloat16, no flash attention, float16 saturates, and "
-        "float32 products are computed in float16"
+        f"{name.strip()} is the first generation of Ascend 910: it has no bfloat16 and no flash attention, its float16 "
+        "saturates, and it computes float32 products in float16"
     )

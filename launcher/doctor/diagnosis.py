@@ -63,9 +63,7 @@ def diagnose(records: Sequence[DoctorRecord], hosts: Mapping[int, str]) -> tuple
         state = found[0][0] if found else _state(results)
         wanted = next(iter(results.values())).wanted
         lines.append(Line(state, check, subject, _summary(results), wanted, len(results)))
-        troubles += [
-            Trouble(check, subject, rank, hosts[rank], text, results[rank].remedy) for _, rank, text in found
-        ]
+        troubles += [Trouble(check, subject, rank, hosts[rank], text, results[rank].remedy) for _, rank, text in found]
     return lines, troubles
 
 

@@ -42,7 +42,9 @@ class Report:
     def __str__(self) -> str:
         rows = [(line.state, line.check, line.subject, _cut(line.found), line.wanted) for line in self.lines]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
-        text = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows]
+        text = [
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
+        ]
         if self.troubles:
             text += ["", *(f"finding  {trouble}" for trouble in self.troubles)]
         count = len(self.troubles)

@@ -12,6 +12,7 @@ from support.source_tree import PACKAGES, module_name, sources
 FLOORS: dict[str, list[set[str]]] = {
     "launcher": [
         {"cli"},
+        {"doctor"},
         {"run"},
         {"commands", "preflight", "supervision"},
         {"planning"},
@@ -24,6 +25,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"__main__", "text_to_image", "train_text_to_image"},
         {"entry"},
         {"commands"},
+        {"doctor"},
         {"training"},
         {"training.hooks"},
         {"engine", "latent_cache", "sampling"},

@@ -16,7 +16,7 @@ def convolution(x: Array, weight: Array, bias: Array, stride: int = 1, at_end: b
     kernel = weight.shape[-1]
     before, after = (0 if at_end else kernel // 2), kernel // 2
     padded = np.pad(x, ((0, 0), (0, 0), (before, after), (before, after)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
+    windows: Array = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))  # type: ignore[call-overload]
     y = np.einsum("bchwij,ocij->bohw", windows[:, :, ::stride, ::stride], weight, optimize=True)
     return np.asarray(y + bias[:, None, None])
 
