@@ -28,6 +28,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"doctor"},
         {"training"},
         {"training.hooks"},
+        {"engine.engines"},
+        {"engine.host"},
         {"engine", "latent_cache", "sampling"},
         {"models", "prepare"},
         {"weights", "ema", "estimates", "optim"},
