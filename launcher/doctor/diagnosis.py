@@ -16,6 +16,7 @@ class Line:
     """Sums up one item on all ranks that tried it.
 
     ranks: the number of these
+    figure, unit: the largest figure, None without one
     """
 
     state: State
@@ -24,6 +25,8 @@ class Line:
     found: str
     wanted: str
     ranks: int
+    figure: float | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,10 @@ def diagnose(records: Sequence[DoctorRecord], hosts: Mapping[int, str]) -> tuple
     for (check, subject), results in sorted(items.items(), key=lambda item: checks.index(item[0][0])):
         found = [*_failed(results), *(_slow(results) or _different(results))]
         state = found[0][0] if found else _state(results)
-        wanted = next(iter(results.values())).wanted
-        lines.append(Line(state, check, subject, _summary(results), wanted, len(results)))
+        first = next(iter(results.values()))
+        largest = max((each.figure for each in results.values() if each.figure is not None), default=None)
+        text = _summary(results)
+        lines.append(Line(state, check, subject, text, first.wanted, len(results), largest, first.unit))
         troubles += [Trouble(check, subject, rank, hosts[rank], text, results[rank].remedy) for _, rank, text in found]
     return lines, troubles
 

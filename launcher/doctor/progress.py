@@ -26,9 +26,10 @@ class DoctorProgress:
             return
         self._step = slowest.step
         record = DoctorRecord.read(self._attempt.doctor(slowest.rank))
-        if record is not None and record.check != self._shown:
+        if record is not None and not record.complete and record.check != self._shown:
             self._shown = record.check
-            self.line(f"{slowest.step}/{slowest.total_steps} {record.check} ...")
+            done = f" ({slowest.step} of {slowest.total_steps} results)" if slowest.step else ""
+            self.line(f"{record.check} ...{done}")
 
     def line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

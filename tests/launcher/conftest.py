@@ -71,9 +71,9 @@ class Bench:
             check=False,
         )
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, command: str = "run") -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            self.argv("run", *options),
+            self.argv(command, *options),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -198,7 +198,8 @@ def test_the_check_of_a_recipe_does_not_outlive_the_launcher(tmp_path, wait_unti
     trainer.chmod(0o755)
     program = "import sys; from pathlib import Path; from launcher.planning.trainer import Trainer, resolve_recipe\n"
     program += "from launcher.contract.run_dir import RunDir\n"
-    program += "resolve_recipe(Trainer((sys.argv[1],), (), (), {}), Path('recipe.yaml'), 'cpu', 2, RunDir(Path('run')), [])"
+    program += "trainer = Trainer((sys.argv[1],), (), (), {})\n"
+    program += "resolve_recipe(trainer, Path('recipe.yaml'), 'cpu', 2, RunDir(Path('run')), [])"
     launcher = subprocess.Popen([sys.executable, "-P", "-c", program, str(trainer)])
     wait_until(told.exists)
     launcher.terminate()

@@ -17,7 +17,7 @@ from launcher.contract.accelerators import ComputeDtype
 from vpred_train.arrays import FloatArray
 from vpred_train.distributed.collectives import Collective
 from vpred_train.distributed.device_collective import REDUCE_SCATTER, AllGather, AllReduce
-from vpred_train.distributed.flat_arrays import FlatArrays, bounds_of
+from vpred_train.distributed.flat_arrays import FlatArrays, shard_bounds
 from vpred_train.doctor.check import Item, Measured, left_out
 from vpred_train.doctor.station import Station
 from vpred_train.models.layers import COMPUTE_DTYPES
@@ -54,19 +54,19 @@ def all_reduce(collective: Collective, values: FloatArray) -> FloatArray:
 
 def reduce_scatter(collective: Collective, values: FloatArray) -> FloatArray:
     """Sum over the ranks; each keeps its range."""
-    own = collective.reduce_scatter_sum_(FlatArrays([values]), bounds_of(values.size, collective.world_size))
+    own = collective.reduce_scatter_sum_(FlatArrays([values]), shard_bounds(values.size, collective.world_size))
     return own[0 : own.size]
 
 
 def all_gather(collective: Collective, values: FloatArray) -> FloatArray:
     """Fill the other ranks' ranges with theirs."""
-    collective.all_gather_(values, bounds_of(values.size, collective.world_size))
+    collective.all_gather_(values, shard_bounds(values.size, collective.world_size))
     return values
 
 
 def own_range(values: Any, rank: int, ranks: int) -> Any:
     """Return the elements of a rank's range."""
-    bounds = bounds_of(values.size, ranks)
+    bounds = shard_bounds(values.size, ranks)
     return values[bounds[rank] : bounds[rank + 1]]
 
 

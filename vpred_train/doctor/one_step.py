@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,13 +13,12 @@ from launcher.contract.doctor_record import DoctorRecord
 from vpred_train.config.model import ModelConfig
 from vpred_train.config.optimizer import ScheduleConfig
 from vpred_train.config.train import TrainConfig
-from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.doctor.check import Item, Measured, left_out
 from vpred_train.doctor.station import Station
-from vpred_train.engine.graph_cache import CachedGraph
+from vpred_train.engine.engines import ENGINES
+from vpred_train.engine.inputs import OnlineInputs
 from vpred_train.engine.kernel_agreement import agree_on_updates
-from vpred_train.engine.state import TrainState
-from vpred_train.engine.step import TrainStep
+from vpred_train.engine.progress import Progress
 from vpred_train.models.build import build_networks
 
 STEPS = 4
@@ -150,12 +150,14 @@ def steps(station: Station) -> tuple[list[float], list[float], str]:
     config = narrow(station.config, ranks)
     agree_on_updates(station.collective, station.identity.hostname)
     networks = build_networks(config)
-    state = TrainState(config, FlatSpace(networks, config.trainable), station.collective)
-    step = TrainStep(config, networks, state, station.collective)
-    step.loss_and_gradients = CachedGraph(step.loss_and_gradients, config, station.run.graphs(rank))
+    inputs = OnlineInputs(config.model, config.data, config.seed, networks)
+    keeping = replace(station.accelerator, cached_graphs=True)  # also where a run does not trust cached graphs yet
+    state, step = ENGINES["host"](
+        config, networks, station.collective, keeping, Progress.fresh(config), inputs, station.run.graphs(rank)
+    )
     losses, seconds = [], []
     for number in range(STEPS):
         started_s = time.perf_counter()
         losses.append(step(noise_batch(config, rank, ranks, number)).loss)
         seconds.append(time.perf_counter() - started_s)
-    return losses, seconds, xxhash.xxh3_64_hexdigest(state.weights.tobytes())
+    return losses, seconds, xxhash.xxh3_64_hexdigest(state.full(None).tobytes())

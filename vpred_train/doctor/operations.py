@@ -258,7 +258,7 @@ def compare(operation: Operation, dtype: ComputeDtype) -> Measured:
     return Measured(
         f"forward {forward:.1e}, gradient {backward:.1e}",
         verdict="ok" if share <= 1 else "failed",  # NaN fails too
-        wanted=f"{tolerance:.0e}, {GRADIENT_FACTOR * tolerance:.0e} of the largest value",
+        wanted=f"{tolerance:.1e}, {GRADIENT_FACTOR * tolerance:.1e} of the largest value",
         figure=share,
         unit="of what is allowed",
     )

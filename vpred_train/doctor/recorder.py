@@ -9,21 +9,21 @@ from launcher.contract.doctor_record import CheckResult, DoctorRecord
 from launcher.contract.files import write_atomic
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import BEAT_S, AttemptDir, Phase, RankStatus
-from vpred_train.distributed.watchdog import Waits
+from vpred_train.distributed.watchdog import CollectiveTimer
 
 
 class Recorder:
     """Keeps this rank's record and status.
 
     total: number of items that the rank will try
-    waits: of its collective, as soon as there is one
+    timer: that of its collective, as soon as there is one
     """
 
     def __init__(self, identity: Identity, attempt: AttemptDir) -> None:
         self.identity, self.attempt = identity, attempt
         self.results: list[CheckResult] = []
         self.total = 0
-        self.waits = Waits()
+        self.timer = CollectiveTimer()
         self.phase: Phase = "starting"
         self.phase_unix_s: dict[Phase, float] = {}
         self.tried = 0
@@ -71,7 +71,7 @@ class Recorder:
                 step=self.tried,
                 total_steps=self.total,
                 samples_seen=0,
-                waiting=self.waits.now,
+                waiting=self.timer.inside,
                 phase_unix_s=self.phase_unix_s,
                 updated_unix_s=time.time(),
             ).write(self.attempt.status(self.identity.rank))

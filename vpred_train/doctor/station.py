@@ -69,7 +69,7 @@ def begin(config: TrainConfig, arguments: argparse.Namespace) -> Station:
     runtime.start(accelerator, identity, device_id, arguments.rank_table)
     backend = accelerator.collective_under(identity.launcher)
     collective = make_collective(backend, identity.world_size, arguments.collective_timeout_s)
-    recorder.waits = collective.waits
+    recorder.timer = collective.timer
     before = None
     if arguments.before is not None:
         before = DoctorRecord.read(run.attempt(arguments.before).doctor(identity.rank))

@@ -1,4 +1,4 @@
-"""vpred-launch with the fake trainer, as a program of its own: it can be signalled and killed."""
+"""vpred-launch with the fake trainer and the fake doctor, as a program of its own: it can be signalled and killed."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,10 @@ from launcher.cli import main
 from launcher.planning.trainer import Trainer
 from vpred_train.entry import prepare
 
-FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
+TRAINER, DOCTOR = (
+    (sys.executable, "-P", str(Path(__file__).with_name(f"fake_{name}.py"))) for name in ("trainer", "doctor")
+)
 
 if __name__ == "__main__":
     prepare()
-    sys.exit(main(sys.argv[1:], Trainer((sys.executable, "-P", str(FAKE_TRAINER)), ("mpi4py",), {})))
+    sys.exit(main(sys.argv[1:], Trainer(TRAINER, DOCTOR, ("mpi4py",), {})))

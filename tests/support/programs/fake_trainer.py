@@ -169,6 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--memory-plan", action="store_true")
     parser.add_argument("--print-rank-counts", action="store_true")
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--world-size", type=int)
@@ -183,7 +184,7 @@ def main() -> int:
     if options.print_rank_counts:  # a global batch of 4
         print(*(count for count in (1, 2, 4) if count <= options.world_size))
         return ExitCode.OK
-    if options.check:
+    if options.check or options.print_config:
         return check(options, options.overrides)
     die_with_parent(os.getppid())
     tell_stacks()
