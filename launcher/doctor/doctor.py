@@ -1,6 +1,7 @@
 """Performs one `vpred-launch doctor`: preflight, all ranks twice, diagnosis. The second start takes cached graphs."""
 
 import logging
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -45,6 +46,7 @@ def examine(job: Job, as_json: bool) -> int:
     if not troubles:
         with locked(job.run), unheard(), stop_requests() as stop:
             found = _both_starts(job, stop)
+            shutil.rmtree(job.run.graphs(0).parent, ignore_errors=True)  # of no use to anybody else
         more, about_ranks = diagnose(found.records, found.hosts)
         lines, troubles, logs = [*lines, *more], [*about_ranks, *found.troubles], str(job.run.attempts)
     report = Report(lines, troubles, job.cluster.world_size, time.monotonic() - started_s, logs)

@@ -1,6 +1,7 @@
 """Reads what the ranks of one start have left, and says why some did not come to the end of their checks."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from launcher.contract.doctor_record import DoctorRecord
@@ -49,10 +50,9 @@ def read_examined(attempt: AttemptDir, plan: LaunchPlan, verdict: Verdict, *, st
 
 def _record(attempt: AttemptDir, rank: int) -> DoctorRecord:
     """Read a rank's record. A host that lost power may leave an empty one, and then its results are lost."""
-    try:
+    found = None
+    with suppress(DamagedRecordError):
         found = DoctorRecord.read(attempt.doctor(rank))
-    except DamagedRecordError:
-        found = None
     return found or DoctorRecord(rank=rank, check=_START)
 
 

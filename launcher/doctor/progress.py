@@ -1,6 +1,7 @@
 """Shows which check the slowest rank is in, and renews the launcher's lease."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TextIO
 
 from launcher.contract.doctor_record import DoctorRecord
@@ -25,7 +26,9 @@ class DoctorProgress:
         if slowest.step == self._step:
             return
         self._step = slowest.step
-        record = DoctorRecord.read(self._attempt.doctor(slowest.rank))
+        record = None
+        with suppress(OSError, ValueError):  # a shared file system may fail briefly, or show a file before its content
+            record = DoctorRecord.read(self._attempt.doctor(slowest.rank))
         if record is not None and not record.complete and record.check != self._shown:
             self._shown = record.check
             done = f" ({slowest.step} of {slowest.total_steps} results)" if slowest.step else ""

@@ -56,7 +56,7 @@ def test_sound_machines_are_found_sound(world: str, tmp_path: Path) -> None:
     checks = {line["check"] for line in report["checks"]} - {"preflight"}
     assert checks == CHECKS
     left_out = {line["subject"] for line in report["checks"] if line["state"] == "left out"}
-    expected = {"CANN", "bfloat16 keeps its values", "device to host"} | ({""} if ranks == 1 else set())
+    expected = {"CANN and driver", "bfloat16 keeps its values", "device to host"} | ({""} if ranks == 1 else set())
     assert left_out == expected
     operations = [line for line in report["checks"] if line["check"] == "operations"]
     assert len(operations) == 2 * len({line["subject"].split(",")[0] for line in operations})

@@ -11,7 +11,21 @@ logger = logging.getLogger(__name__)
 
 
 def examine(station: Station, checks: Mapping[str, Check]) -> ExitCode:
-    """Run all checks in the order of the table. All ranks call it. Findings are results, not failures."""
+    """Run all checks in the order of the table. All ranks call it. Findings are results, not failures.
+
+    An error outside of the checks, such as a full disk, ends all ranks.
+    """
+    try:
+        run(station, checks)
+    except BaseException:  # without an abort the other ranks would wait for this one
+        logger.exception("rank %d on %s failed", station.identity.rank, station.identity.hostname)
+        station.collective.abort(ExitCode.FAILED)
+    station.collective.close()
+    return ExitCode.OK
+
+
+def run(station: Station, checks: Mapping[str, Check]) -> None:
+    """Run the checks and record what each finds."""
     planned = {name: check.items_of(station) for name, check in checks.items()}
     recorder, collective = station.recorder, station.collective
     recorder.total = sum(map(len, planned.values()))
@@ -35,8 +49,6 @@ def examine(station: Station, checks: Mapping[str, Check]) -> ExitCode:
                 collective.abort(ExitCode.FAILED)  # the other ranks wait inside the item
     collective.barrier()  # ranks leave together: one that ends early looks like a failure
     recorder.end()
-    collective.close()
-    return ExitCode.OK
 
 
 def first_line(error: Exception) -> str:

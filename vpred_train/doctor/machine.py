@@ -23,6 +23,7 @@ from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Linear
 
 MINDSPORE = "2.10."
 START_S = 60.0
+DRIVER = Path("/usr/local/Ascend/driver")
 LEAST_MEMORY_SHARE = 0.95  # of the other ranks' device
 JUST_ABOVE_ONE = 1 + 2.0**-12  # HF32 has 11 bits of mantissa and rounds it to 1
 _INSTALL = "install the same on every host"
@@ -32,7 +33,7 @@ def software(station: Station) -> Sequence[Item]:
     """List versions of what a step runs on, which must be equal on all ranks."""
     return [
         Item("python and packages", packages, f"{_INSTALL}: pip install '.[train]'"),
-        Item("CANN", partial(cann, station), f"{_INSTALL}: the toolkit and kernels of one CANN release"),
+        Item("CANN and driver", partial(cann, station), f"{_INSTALL}: driver, toolkit and kernels of one release"),
         Item("device", partial(device, station), "take NPUs of Atlas A2 or A3, the same model everywhere"),
         Item("memory", partial(memory, station), "look for other programs on this device: npu-smi info"),
     ]
@@ -55,13 +56,21 @@ def _version(package: str) -> str:
 
 
 def cann(station: Station) -> Measured:
-    """Report CANN's version, which ASCEND_HOME_PATH/compiler/version.info holds."""
+    """Report the versions of CANN and of the driver, which their files version.info hold."""
     if station.on_cpu:
         return left_out("not needed on cpu")
-    file = Path(environment().get("ASCEND_HOME_PATH", "")) / "compiler" / "version.info"
-    lines = dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
-    version = lines.get("Version", "unknown")
-    return Measured(version, same=version)
+    home = environment().get("ASCEND_HOME_PATH")
+    if home is None:
+        return Measured("ASCEND_HOME_PATH is not set: source CANN's set_env.sh", "failed", "a version of CANN")
+    found = f"CANN {_version_in(Path(home) / 'compiler')}, driver {_version_in(DRIVER)}"
+    return Measured(found, same=found)
+
+
+def _version_in(folder: Path) -> str:
+    file = folder / "version.info"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    named = (line.partition("=") for line in lines)
+    return next((value.strip() for name, _, value in named if name.strip().lower() == "version"), "unknown")
 
 
 def device(station: Station) -> Measured:
@@ -71,7 +80,7 @@ def device(station: Station) -> Measured:
             f"{_processor()}, {len(psutil.Process().cpu_affinity())} cores for {station.identity.local_size} rank(s)"
         )
     soc = MSContext.get_instance().get_ascend_soc_version()
-    name = hal.get_device_name(station.identity.local_rank)
+    name = hal.get_device_name(station.device_id)
     if reason := refused_model(soc) or refused_model(name):
         return Measured(reason, "failed", "Atlas A2 or A3")
     return Measured(f"{name} ({soc})", same=f"{name} ({soc})")
@@ -98,7 +107,7 @@ def memory_bytes(station: Station) -> int:
     """Return the memory of this rank's device, or of its host on cpu."""
     if station.on_cpu:
         return int(psutil.virtual_memory().total)
-    return int(hal.get_device_properties(station.identity.local_rank).total_memory)
+    return int(hal.get_device_properties(station.device_id).total_memory)
 
 
 def start(station: Station) -> Sequence[Item]:

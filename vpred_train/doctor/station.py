@@ -23,6 +23,7 @@ class Station:
     """Holds one rank that is to be examined.
 
     config: the recipe, with its precision resolved
+    device_id: number of the device
     backend: name of the collective's implementation
     start_s: how long the start took, with MindSpore and the collective
     before: this rank's results of the start before, None in the first
@@ -31,6 +32,7 @@ class Station:
     config: TrainConfig
     accelerator: Accelerator
     identity: Identity
+    device_id: int
     collective: Collective
     backend: str
     run: RunDir
@@ -74,4 +76,4 @@ def begin(config: TrainConfig, arguments: argparse.Namespace) -> Station:
     if arguments.before is not None:
         before = DoctorRecord.read(run.attempt(arguments.before).doctor(identity.rank))
     start_s = time.monotonic() - started_s
-    return Station(config, accelerator, identity, collective, backend, run, recorder, start_s, before)
+    return Station(config, accelerator, identity, device_id, collective, backend, run, recorder, start_s, before)

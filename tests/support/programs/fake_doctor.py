@@ -91,7 +91,7 @@ def main() -> int:
     recorder.timer = collective.timer
     before = options.before and DoctorRecord.read(run.attempt(options.before).doctor(identity.rank))
     config: Any = None
-    station = Station(config, ACCELERATORS["cpu"], identity, collective, "mpi4py", run, recorder, 0.1, before)
+    station = Station(config, ACCELERATORS["cpu"], identity, 0, collective, "mpi4py", run, recorder, 0.1, before)
     if before is None:
         return examine(station, checks(fault, identity.rank))
     stale = fault == "again" and identity.rank == 1

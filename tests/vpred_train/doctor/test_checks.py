@@ -37,7 +37,7 @@ def made(config: TrainConfig, folder: Path, before: DoctorRecord | None = None) 
     config = config.model_copy(update={"precision": config.precision.on(cpu)})
     recorder: Any = None
     identity = Identity(0, 1, 0, 1, "here", "none")
-    return Station(config, cpu, identity, SingleProcess(), "mpi4py", RunDir(folder), recorder, 1.0, before)
+    return Station(config, cpu, identity, 0, SingleProcess(), "mpi4py", RunDir(folder), recorder, 1.0, before)
 
 
 def test_all_twelve_checks_of_the_reference_are_in_the_table() -> None:
@@ -221,11 +221,14 @@ def test_cann_is_read_from_its_folder(station: Station, monkeypatch: pytest.Monk
     (tmp_path / "compiler").mkdir()
     (tmp_path / "compiler" / "version.info").write_text("Version=8.5.0\nversion_dir=8.5.0\n")
     monkeypatch.setattr(machine, "environment", lambda: {"ASCEND_HOME_PATH": str(tmp_path)})
-    assert machine.cann(npu).same == "8.5.0"
+    monkeypatch.setattr(machine, "DRIVER", tmp_path / "none")
+    assert machine.cann(npu).same == "CANN 8.5.0, driver unknown"
+    monkeypatch.setattr(machine, "environment", dict)
+    assert machine.cann(npu).verdict == "failed"
 
 
 def test_an_npu_of_the_first_generation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    npu: Any = SimpleNamespace(on_cpu=False, identity=SimpleNamespace(local_rank=0))
+    npu: Any = SimpleNamespace(on_cpu=False, device_id=0)
     for soc, name, verdict in (("ascend910", "Ascend910A", "failed"), ("ascend910b", "Ascend910B3", "ok")):
         context = SimpleNamespace(get_ascend_soc_version=lambda soc=soc: soc)
         monkeypatch.setattr(machine, "MSContext", SimpleNamespace(get_instance=lambda context=context: context))
