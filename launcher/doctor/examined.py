@@ -44,7 +44,7 @@ def read_examined(attempt: AttemptDir, plan: LaunchPlan, verdict: Verdict, *, st
         failure = verdict.failure
         record = records[failure.rank]
         if not _has_said_why(record, failure):
-            troubles.append(_of_failure(record, failure))
+            troubles.append(_of_failure(record, failure, hosts[failure.rank]))
     return Examined(records, hosts, tuple(troubles))
 
 
@@ -61,10 +61,10 @@ def _has_said_why(record: DoctorRecord, failure: Failure) -> bool:
     return failure.kind == "exit" and bool(record.results) and record.results[-1].verdict == "failed"
 
 
-def _of_failure(record: DoctorRecord, failure: Failure) -> Trouble:
+def _of_failure(record: DoctorRecord, failure: Failure, host: str) -> Trouble:
     cause = f": {failure.cause}" if failure.cause else ""
     remedy = f"{failure.hint}; log: {failure.log}" if failure.hint else f"log: {failure.log}"
     if failure.kind == "hang":
         remedy = f"the stack of it is at the end of {failure.log}"
     text = f"{failure.ended}{cause}"
-    return Trouble(record.check, record.subject, failure.rank, failure.host, text, remedy)
+    return Trouble(record.check, record.subject, failure.rank, host, text, remedy)
