@@ -94,7 +94,7 @@ def _slow(results: Mapping[int, CheckResult]) -> list[Found]:
     for rank, figure in figures.items():
         others = [each for other, each in figures.items() if other != rank]
         least = results[rank].least_share
-        if others and figure < least * (usual := median(others)):
+        if results[rank].verdict == "ok" and others and figure < least * (usual := median(others)):
             unit = results[rank].unit
             text = f"{_number(figure)} {unit}, below {least:.0%} of the other ranks' median of {_number(usual)} {unit}"
             found.append(("slow", rank, text))

@@ -29,7 +29,7 @@ KERNELS = 250
 LEAST_TFLOPS = {"bfloat16": 188.0, "float16": 188.0}
 LEAST_COPY_GBS = 5.0
 MOST_LAUNCH_US = 10.0
-LEAST_S, MOST_RUNS = 0.4, 60
+LEAST_S, MOST_RUNS = 0.6, 100
 
 
 @dataclass(frozen=True)
