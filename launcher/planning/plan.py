@@ -51,6 +51,7 @@ class LaunchPlan(Section):
     run_dir: Path
     attempt: int
     accelerator: str
+    engine: str
     starter: str
     init: str
     binding: str
@@ -107,6 +108,7 @@ def make_plan(
         run_dir=run_dir,
         attempt=attempt,
         accelerator=cluster.accelerator,
+        engine=cluster.chosen_engine,
         ranks=ranks,
         starter=str(mpirun) if mpirun else f"{python} -m vpred_train.entry launcher.rank.node",
         init=cluster.init,
@@ -130,7 +132,8 @@ def describe(plan: LaunchPlan) -> str:
         f"variables      {' '.join(plan.forwarded) or 'none'} (cross to other hosts)",
         *(f"  {name}={value}" for name, value in plan.environment.items()),
         f"files          {' '.join(path.name for path in plan.files)}",
-        f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}",
+        f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}, "
+        f"engine {plan.engine}",
     ]
     for hosts in _runs_alike(plan):
         shown = hosts if len(hosts) <= _SHOWN_ALIKE + 2 else [*hosts[:_SHOWN_ALIKE], hosts[-1]]
@@ -203,7 +206,7 @@ def _metrics_target(cluster: ClusterConfig, host: Host, local_rank: int) -> str:
 def _trainer_options(
     cluster: ClusterConfig, run: RunDir, attempt: int, ranks: tuple[RankPlace, ...]
 ) -> tuple[str, ...]:
-    options = ["--run-dir", str(run.root), "--attempt", str(attempt), "--accelerator", cluster.accelerator]
+    options = ["--run-dir", str(run.root), "--attempt", str(attempt), *cluster.device_options]
     options += ["--metrics-address", cluster.metrics.address]
     options += ["--metrics-port-base", str(cluster.metrics.base_port)]
     options += ["--collective-timeout-s", f"{cluster.network.collective_timeout_s:g}"]

@@ -67,7 +67,7 @@ def load_job(
     with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
         run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
         found_recipe = read_recipe(run)
-        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, run, theirs)
+        train_yaml = resolve_recipe(trainer, recipe, cluster.device_options, cluster.world_size, run, theirs)
         return Job(cluster, train_yaml, found_recipe, run, trainer, trial.finding() if trial else None)
 
 

@@ -6,8 +6,12 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from vpred_train.kernels import library, operations
+from vpred_train.kernels import implementations, library, operations
 from vpred_train.models.layers import GELU, GroupNorm, LayerNorm, Linear
+
+# MindSpore documents flash_attention_score for heads of 16, 32, ... 512 channels. The limit itself, which only the
+# autoencoder would reach, is avoided.
+FLASH_HEAD_CHANNELS = range(16, 257, 16)
 
 
 class Attention(nn.Cell):
@@ -27,6 +31,7 @@ class Attention(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.attention(heads)
+        self.flash = implementations.chosen().attention == "flash" and head_channels in FLASH_HEAD_CHANNELS
         self.logits = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.wait = ops.Depend()
@@ -45,6 +50,8 @@ class Attention(nn.Cell):
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.use_compiled and mask is None and q.dtype == mstype.float32:
             return self.operation(q, k, v)[0]
+        if self.flash and mask is None and q.dtype != mstype.float32:
+            return ops.flash_attention_score(q, k, v, self.heads, scalar_value=self.scale, input_layout="BSH")
         y = self.in_turn(self.split(q), self.split(k), self.split(v), mask)
         return y.transpose(0, 2, 1, 3).reshape(q.shape)
 
