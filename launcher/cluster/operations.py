@@ -25,6 +25,9 @@ class OperationSettings(Section):
     linear: Literal["auto", "mint", "ops"] = "auto"
     """Linear maps. "ops" adds the bias by a kernel of CANN's old interface. "auto": mint on ascend, ops on cpu."""
 
+    indexing: Literal["auto", "mint", "ops"] = "auto"
+    """Cuts, look-ups and means. The choices are those of `convolution`."""
+
     attention: Literal["auto", "flash", "composed"] = "auto"
     """Attention. "flash" is CANN's fused kernel, for ascend and half precision alone; it keeps no table of logits.
     "composed" is two matrix products and a softmax. "auto": flash on ascend, composed on cpu."""

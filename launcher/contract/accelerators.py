@@ -28,6 +28,7 @@ class Operations:
     layer_norm: "ops" is LayerNorm, "mint" is mint's layer_norm
     group_norm: "ops" is GroupNorm, "batch_norm" is BatchNorm over groups
     linear: "ops" is MatMul and BiasAdd, "mint" is mint's linear
+    indexing: "ops" is Split, StridedSlice, Gather and ReduceMean, "mint" is mint's functions for the same
     attention: "composed" is two matrix products around a softmax, "flash" is flash_attention_score in half precision
     """
 
@@ -36,6 +37,7 @@ class Operations:
     layer_norm: str
     group_norm: str
     linear: str
+    indexing: str
     attention: str
 
 
@@ -126,6 +128,7 @@ ACCELERATORS: dict[str, Accelerator] = {
                 "layer_norm": ("ops",),
                 "group_norm": ("batch_norm", "ops"),  # MindSpore's GroupNorm for CPU runs at 1 GB/s
                 "linear": ("ops", "mint"),
+                "indexing": ("ops",),
                 "attention": ("composed",),
             }
         ),
@@ -159,6 +162,7 @@ ACCELERATORS: dict[str, Accelerator] = {
                 "layer_norm": ("mint", "ops"),
                 "group_norm": ("ops",),
                 "linear": ("mint", "ops"),
+                "indexing": ("mint", "ops"),
                 "attention": ("flash", "composed"),
             }
         ),

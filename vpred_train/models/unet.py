@@ -12,6 +12,7 @@ from mindspore import dtype as mstype
 from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config.model import UNetConfig
 from vpred_train.kernels import implementations
+from vpred_train.models import indexing
 from vpred_train.models.attention import SpatialTransformer
 from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Doubled, GroupNorm, Linear, orthogonal
 
@@ -79,12 +80,13 @@ class Upsample(nn.Cell):
     def __init__(self, rng: np.random.Generator, channels: int) -> None:
         super().__init__()
         self.double = Doubled()
+        self.crop = indexing.chosen().crop
         self.conv = Conv2d(rng, channels, channels, 3)
 
     def construct(self, x: Tensor, embedding: Tensor, context: Tensor, size: Size) -> Tensor:
         x = self.double(x)
         if x.shape[2:] != size:  # halving rounded an odd side up
-            x = x[:, :, : size[0], : size[1]]
+            x = self.crop(x, size[0], size[1])
         return self.conv(x)
 
 
