@@ -35,8 +35,8 @@ def random(*shape: int) -> Tensor:
 def graphs(dtype: str) -> dict[str, tuple[nn.Cell, tuple[Tensor, ...]]]:
     """Name -> the graph, and inputs for it."""
     from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.host.step import LossAndGradients
     from vpred_train.engine.objective import DiffusionLoss
-    from vpred_train.engine.step import LossAndGradients
     from vpred_train.models.latents import LatentSpace
     from vpred_train.models.networks import Networks
 
