@@ -141,7 +141,7 @@ def device_memory() -> dict[str, int]:
 def require_known_chip(accelerator: Accelerator) -> None:
     """Raise ConfigError when the device is an Ascend 910 of the first generation."""
     if accelerator.device_target == "Ascend":
-        from mindspore import MSContext
+        from mindspore._c_expression import MSContext
 
         refuse_first_generation([MSContext.get_instance().get_ascend_soc_version()])
 

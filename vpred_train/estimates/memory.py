@@ -135,9 +135,9 @@ def plan_on_device(config: TrainConfig, world_size: int, accelerator: Accelerato
 
 
 def _padding(config: TrainConfig, learning: int, sharers: int) -> int:
-    """Return the most elements that pad this rank's part of all buckets."""
+    """Return the most elements that pad this rank's part of all buckets: two neighbours are more than one bucket."""
     tensors = len(stability_shapes(config.model))
-    buckets = 2 + learning // BUCKET_ELEMENTS + tensors // BUCKET_TENSORS
+    buckets = 2 + 2 * (learning // BUCKET_ELEMENTS) + tensors // BUCKET_TENSORS
     return buckets * BUCKET_UNIT if sharers > 1 else 0
 
 
