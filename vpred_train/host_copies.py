@@ -1,31 +1,37 @@
-"""Copies tensors from the device to the host. Only this module calls `asnumpy`, so that all such copies are counted."""
+"""Copies between device and host. All copies to the host are made here, so that a test can count their bytes."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
+@dataclass
 class Copied:
-    """Counts the copies of this process.
+    """Counts the bytes that this process has copied, in both directions."""
 
-    number: copies
-    size_bytes: their bytes in total
-    """
-
-    def __init__(self) -> None:
-        self.number = self.size_bytes = 0
+    to_host_bytes: int = 0
+    to_device_bytes: int = 0
 
 
 copied = Copied()
 
 
-def to_host(tensor: Any) -> np.ndarray[Any, Any]:
+def to_host(tensor: Any) -> NDArray[Any]:
     """Wait for a tensor's values, and return them.
 
     On a device that computes in host memory, the array shares the tensor's memory. Elsewhere the tensor may fill the
     array again at its next copy.
     """
-    values: np.ndarray[Any, Any] = tensor.asnumpy()
-    copied.number += 1
-    copied.size_bytes += values.nbytes
+    values: NDArray[Any] = tensor.asnumpy()
+    copied.to_host_bytes += values.nbytes
     return values
+
+
+def to_device(values: NDArray[Any]) -> Any:
+    """Return a tensor of these values. On a device that computes in host memory, it shares the memory of `values`."""
+    from mindspore import Tensor  # the environment of MindSpore's import is set first
+
+    copied.to_device_bytes += values.nbytes
+    return Tensor.from_numpy(np.ascontiguousarray(values))

@@ -73,9 +73,10 @@ def _start_once(accelerator: str) -> None:
 
 @contextmanager
 def compile_cache(folder: Path) -> Iterator[None]:
-    """Let MindSpore read the graph that is compiled inside the `with` block from `folder`, or store it there.
+    """Let MindSpore read the graphs that are compiled inside the `with` block from `folder`, or store them there.
 
-    Compile only one graph in each block: the cache distinguishes graphs by their order alone.
+    Compile the same graphs in the same order each time: the cache distinguishes graphs by their order alone.
+    Only the first block of a process has an effect on the folder.
     """
     import mindspore
 

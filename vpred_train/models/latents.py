@@ -85,19 +85,27 @@ class LatentSpace:
     """
 
     def __init__(self, autoencoder: AutoencoderKL, config: VaeConfig, tile: int = 96, overlap: int = 16) -> None:
-        self.config, self.tile, self.overlap = config, tile, overlap
+        self.autoencoder, self.config, self.tile, self.overlap = autoencoder, config, tile, overlap
         self.posterior_graph = _Posterior(autoencoder)
         self.decode_graph = _Decoded(autoencoder)
 
-    def posterior(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return mean and log-variance of the autoencoder's latents, each (B, latent_channels, H / f, W / f) float32.
+    def shape_of(self, images: FloatArray) -> tuple[int, int, int]:
+        """Return the shape of each image's latents, (latent_channels, H / f, W / f).
 
-        images: (B, 3, H, W) float32 in [-1, 1].
         Raises ValueError: when f = `config.downsampling` does not divide H and W.
         """
         factor, (height, width) = self.config.downsampling, images.shape[2:]
         if height % factor or width % factor:
             raise ValueError(f"images of {height} x {width} pixels: the sides must be multiples of {factor}")
+        return self.config.latent_channels, height // factor, width // factor
+
+    def posterior(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return mean and log-variance of the autoencoder's latents, each (B, latent_channels, H / f, W / f) float32.
+
+        images: (B, 3, H, W) float32 in [-1, 1].
+        Raises ValueError: as `shape_of`.
+        """
+        self.shape_of(images)
         mean, log_variance = self.posterior_graph(Tensor(images))
         return mean.asnumpy(), log_variance.asnumpy()
 

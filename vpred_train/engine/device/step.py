@@ -14,7 +14,7 @@ from vpred_train.distributed.collectives import Collective
 from vpred_train.ema.profiles import decays
 from vpred_train.engine.device.rules import RULES
 from vpred_train.engine.device.state import DeviceState
-from vpred_train.engine.inputs import Inputs as ModelInputs
+from vpred_train.engine.inputs import ModelInputs
 from vpred_train.engine.objective import Objective
 from vpred_train.engine.step_result import StepResult
 from vpred_train.host_copies import to_host
