@@ -17,6 +17,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity, is_scheduler, read_identity
 from launcher.contract.process import die_with_parent
 from vpred_train.config.precision import PrecisionConfig
+from vpred_train.host_copies import to_host
 from vpred_train.kernels import library
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def float16_saturates() -> bool:
     from mindspore import Tensor, float16
 
     largest = Tensor([65504.0], float16)
-    return math.isfinite(float((largest + largest).asnumpy()[0]))
+    return math.isfinite(float(to_host(largest + largest)[0]))
 
 
 def _threads(identity: Identity) -> int:

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 
 from vpred_train.arrays import FloatArray
 from vpred_train.config.model import ModelConfig, VaeConfig
+from vpred_train.host_copies import to_host
 from vpred_train.models.autoencoder_kl import AutoencoderKL
 
 
@@ -107,7 +108,7 @@ class LatentSpace:
         """
         self.shape_of(images)
         mean, log_variance = self.posterior_graph(Tensor(images))
-        return mean.asnumpy(), log_variance.asnumpy()
+        return to_host(mean), to_host(log_variance)
 
     def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray:
         """Return latents (B, latent_channels, H / f, W / f) float32.
@@ -129,7 +130,7 @@ class LatentSpace:
         return np.concatenate(images)
 
     def _decode(self, z: FloatArray) -> FloatArray:
-        return self.decode_graph(Tensor(z)).asnumpy()
+        return to_host(self.decode_graph(Tensor(z)))
 
 
 def drawn_latents(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from checkpoints_mgr import Segment
 from vpred_train.distributed.spans import Span
@@ -92,8 +92,8 @@ class LocalParts:
     @property
     def places(self) -> tuple[slice, ...]:
         """Return the place of each part in an array of all of this rank's parts, one after the other."""
-        stops = list(accumulate((each.stop - each.start for each in self.slices), initial=0))
-        return tuple(slice(start, stop) for start, stop in zip(stops, stops[1:], strict=False))
+        stops = accumulate((each.stop - each.start for each in self.slices), initial=0)
+        return tuple(slice(start, stop) for start, stop in pairwise(stops))
 
     def segments(self) -> list[Segment]:
         """List the elements of each tensor that this rank keeps, with their places in the array of all parts."""

@@ -14,6 +14,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from vpred_train.config.optimizer import OptimizerConfig, component_of
+from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.device_collective import REDUCE_SCATTER, AllGather, AllReduce
 from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.engine.device.buckets import Bucket, LocalParts
@@ -106,7 +107,7 @@ class Flatten(nn.Cell):
 
     def construct(self, gradients: Any) -> tuple[Tensor, ...]:
         flat = self.map(flat_, gradients)
-        buckets = ()
+        buckets: Any = ()
         for index in range(self.count):
             start, stop = self.ranges[index]
             buckets += (concat(flat[start:stop] + self.paddings[index]),)
@@ -126,7 +127,7 @@ class Spread(nn.Cell):
         self.lengths = tuple(bucket.lengths for bucket in local.buckets)
         self.counts = tuple(len(bucket.spans) for bucket in local.buckets)
         self.count, self.sharded = len(targets), local.ranks > 1
-        self.gather = AllGather() if self.sharded else None
+        self.gather: Any = AllGather() if self.sharded else None
         self.map = ops.HyperMap()
 
     def construct(self, parts: Any) -> None:
@@ -162,7 +163,7 @@ class Update(nn.Cell):
         self.count, self.average_count = len(local.buckets), len(arrays.averages)
         self.several = world_size > 1
         if self.several:
-            self.reduce = REDUCE_SCATTER[backend]() if local.ranks > 1 else AllReduce()
+            self.reduce: Any = REDUCE_SCATTER[backend]() if local.ranks > 1 else AllReduce()
             self.sum, self.gather = AllReduce(), AllGather()
         self.copies = Tensor([1 / (world_size // local.ranks)], mstype.float32)
         self.map, self.one = ops.HyperMap(), Tensor([1.0], mstype.float32)
@@ -174,7 +175,7 @@ class Update(nn.Cell):
         square = votes[1:]
         if self.several:
             votes = self.gather(votes)
-            reduced = ()
+            reduced: Any = ()
             for bucket in gradients:
                 reduced += (self.reduce(bucket),)
             gradients = reduced
@@ -195,7 +196,8 @@ class Update(nn.Cell):
 
     def update(self, finite: Tensor, factor: Tensor, gradients: Any, numbers: Any) -> tuple[Tensor, ...]:
         stop = self.decaying
-        moments, other_moments = (), ()
+        moments: Any = ()
+        other_moments: Any = ()
         for moment in self.moments:
             moments += (moment[:stop],)
             other_moments += (moment[stop:],)
@@ -203,7 +205,7 @@ class Update(nn.Cell):
         if stop > 0:
             weights = self.rule(finite, factor, numbers, gradients[:stop], self.model[:stop], moments)
         if stop < self.count:
-            numbers = numbers[:-1] + (self.without_decay,)
+            numbers = numbers[:-1] + (self.without_decay,)  # noqa: RUF005 MindSpore's parser knows no starred items
             weights += self.rule(finite, factor, numbers, gradients[stop:], self.model[stop:], other_moments)
         return weights
 
@@ -292,3 +294,20 @@ class Show(nn.Cell):
             parts = self.map(ops.partial(choose_, flags[index]), self.averages[index], parts)
         self.spread(parts)
         return chosen
+
+
+def make_graphs(
+    config: TrainConfig, loss: DiffusionLoss, space: FlatSpace, local: LocalParts, arrays: Arrays, world_size: int,
+    backend: str,
+) -> tuple[nn.Cell, ...]:  # fmt: skip
+    """Return `WholeStep`, or `Accumulate` and `Apply`.
+
+    There are two for accumulation, and for images of several sizes: only the first is then compiled for each size.
+    backend: MindSpore's communication between the ranks, a key of REDUCE_SCATTER
+    """
+    backward = Backward(loss, space, local.buckets)
+    update = Update(arrays, space, local, config.optimizer, world_size, backend)
+    if config.gradient_accumulation_steps == 1 and config.data.buckets is None:
+        return (WholeStep(backward, update),)
+    sums = Sums(local.buckets)
+    return Accumulate(backward, sums), Apply(update, sums, config.gradient_accumulation_steps)

@@ -21,14 +21,12 @@ assign, select, sqrt = ops.Assign(), ops.Select(), ops.Sqrt()
 
 
 @adam_.register(*["Tensor"] * 14)
-def _adam(
-    finite, factor, beta1, share1, beta2, share2, step_size, root_correction, epsilon, keep, gradient, weights, m, v
-):  # type: ignore[no-untyped-def]
+def _adam(finite, factor, beta1, share1, beta2, share2, step_size, root, epsilon, keep, gradient, weights, m, v):  # type: ignore[no-untyped-def]  # fmt: skip
     """Update one bucket in place and return its weights; change nothing unless `finite`."""
     g = gradient * factor
     new_m = beta1 * m + share1 * g
     new_v = beta2 * v + share2 * (g * g)
-    new = keep * weights - step_size * (new_m / (sqrt(new_v) * root_correction + epsilon))
+    new = keep * weights - step_size * (new_m / (sqrt(new_v) * root + epsilon))
     done = (assign(m, select(finite, new_m, m)), assign(v, select(finite, new_v, v)))
     return ops.depend(assign(weights, select(finite, new, weights)), done)
 
@@ -56,6 +54,8 @@ class Rule(Protocol):
     """
 
     without_decay: float
+
+    def __init__(self, optimizer: OptimizerConfig) -> None: ...
 
     @staticmethod
     def numbers(optimizer: OptimizerConfig, update: int, learning_rate: float) -> tuple[float, ...]:
@@ -121,7 +121,9 @@ class Sgd(nn.Cell):
     ) -> Buckets:
         rate, momentum, decay = numbers
         if self.has_momentum:
-            return self.map(ops.partial(momentum_, finite, factor, rate, momentum, decay), gradients, weights, moments[0])
+            return self.map(
+                ops.partial(momentum_, finite, factor, rate, momentum, decay), gradients, weights, moments[0]
+            )
         return self.map(ops.partial(descent_, finite, factor, rate, decay), gradients, weights)
 
 

@@ -25,20 +25,13 @@ class DeviceState:
     arrays: the parts of the weights, from which the networks' parameters are set, and of moments and averages
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        space: FlatSpace,
-        collective: Collective,
-        progress: Progress,
-        max_elements: int = MAX_ELEMENTS,
-    ) -> None:
+    def __init__(self, config: TrainConfig, space: FlatSpace, collective: Collective, progress: Progress) -> None:
         self.space, self.collective, self.progress = space, collective, progress
         networks = {name: to_host(each) for name, each in zip(space.shapes, space.parameters, strict=True)}
         check_alike(collective, "cannot train", networks)
         sharded = config.zero_stage == 1
         ranks, rank = (collective.world_size, collective.rank) if sharded else (1, 0)
-        self.local = LocalParts(make_buckets(space.spans, ranks, max_elements), rank, ranks)
+        self.local = LocalParts(make_buckets(space.spans, ranks, MAX_ELEMENTS), rank, ranks)
         self.arrays = Arrays(self.local, config.optimizer, config.ema.names)
         self._names = config.ema.names
         self._show = Show(self.arrays, Spread(space, self.local))

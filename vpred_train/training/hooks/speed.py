@@ -11,6 +11,7 @@ from mindspore import Tensor, nn
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
 from vpred_train.estimates.flops import flops_per_image
+from vpred_train.host_copies import to_host
 from vpred_train.models.layers import Linear
 
 logger = logging.getLogger(__name__)
@@ -86,11 +87,11 @@ def matmul_flops_per_second(collective: Collective) -> float:
     The other ranks run the same at the same time.
     """
     products, x = Products(), Tensor(np.ones((CEILING_SIDE, CEILING_SIDE), np.float32))
-    products(x).asnumpy()  # compiles
+    to_host(products(x))  # compiles
     collective.barrier()
     seconds = []
     for _ in range(CEILING_RUNS):
         started = time.perf_counter()
-        products(x).asnumpy()
+        to_host(products(x))
         seconds.append(time.perf_counter() - started)
     return 2 * CEILING_PRODUCTS * CEILING_SIDE**3 / median(seconds)
