@@ -18,6 +18,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity, is_scheduler, read_identity
 from launcher.contract.process import die_with_parent
 from vpred_train.config.precision import PrecisionConfig
+from vpred_train.host_copies import to_host
 from vpred_train.kernels import implementations, library
 
 logger = logging.getLogger(__name__)
@@ -96,9 +97,10 @@ def _start_once(accelerator: str) -> None:
 
 @contextmanager
 def compile_cache(folder: Path) -> Iterator[None]:
-    """Let MindSpore read the graph that is compiled inside the `with` block from `folder`, or store it there.
+    """Let MindSpore read the graphs that are compiled inside the `with` block from `folder`, or store them there.
 
-    Compile only one graph in each block: the cache distinguishes graphs by their order alone.
+    Compile the same graphs in the same order each time: the cache distinguishes graphs by their order alone.
+    Only the first block of a process has an effect on the folder.
     """
     import mindspore
 
@@ -163,7 +165,7 @@ def float16_saturates() -> bool:
     from mindspore import Tensor, float16
 
     largest = Tensor([65504.0], float16)
-    return math.isfinite(float((largest + largest).asnumpy()[0]))
+    return math.isfinite(float(to_host(largest + largest)[0]))
 
 
 def _threads(identity: Identity) -> int:

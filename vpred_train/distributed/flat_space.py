@@ -8,6 +8,7 @@ from mindspore import Tensor, nn
 
 from vpred_train.arrays import FloatArray
 from vpred_train.distributed.spans import Span
+from vpred_train.host_copies import to_host
 
 
 class FlatSpace:
@@ -34,7 +35,7 @@ class FlatSpace:
 
     def read(self) -> FloatArray:
         """Return a copy of the parameters' values, (size,) float32."""
-        return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.parameters])
+        return np.concatenate([to_host(parameter).reshape(-1) for parameter in self.parameters])
 
     def flatten(self) -> FloatArray:
         """Move the parameters' values one by one into one array, (size,) float32, and return it.
@@ -43,7 +44,7 @@ class FlatSpace:
         """
         values = np.empty(self.size, np.float32)
         for parameter, view in zip(self.parameters, self.views(values).values(), strict=True):
-            np.copyto(view, parameter.asnumpy())
+            np.copyto(view, to_host(parameter))
             parameter.set_data(Tensor.from_numpy(view))
         return values
 

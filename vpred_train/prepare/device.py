@@ -26,15 +26,3 @@ def check_device(config: TrainConfig, accelerator: Accelerator, profiled_steps: 
             "record",
             "leave it out; metrics.jsonl has the parts of each step",
         )
-
-
-def check_collective(accelerator: Accelerator, collective: str, world_size: int) -> None:
-    """Raise ConfigError when the ranks' collective cannot be part of the device engine's graph.
-
-    collective: the backend among the ranks
-    """
-    if accelerator.engine == "device" and collective == "mpi4py" and world_size > 1:
-        raise ConfigError(
-            f"--engine: found device for {world_size} ranks that mpi4py connects, which no graph can contain",
-            "start them with msrun (launcher.kind=msrun or launcher.init=dynamic_cluster), or take --engine host",
-        )

@@ -128,7 +128,7 @@ def make_hooks(
     resources: ExitStack,
 ) -> list[Any]:
     """Resume the trainer, and make its hooks. Only rank 0 keeps the history."""
-    from vpred_train.engine.graph_cache import COMPILATIONS
+    from vpred_train.engine.graph_cache import compilations
     from vpred_train.training.export import MindoneCkptHook
     from vpred_train.training.hooks.hook import Hook
     from vpred_train.training.hooks.profile import ProfileHook
@@ -153,7 +153,7 @@ def make_hooks(
         resources.callback(exporter.close)
         metrics.count_quarantined(len(trainer.quarantined))
         metrics.observe_left_out(left_out)
-        hooks.append(MetricsHook(metrics, config, speed, COMPILATIONS if identity.rank == 0 else None))
+        hooks.append(MetricsHook(metrics, config, speed, compilations if identity.rank == 0 else None))
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
         history.truncate_after(step)

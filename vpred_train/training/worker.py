@@ -19,7 +19,6 @@ from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective, make_collective
 from vpred_train.errors import is_users
-from vpred_train.prepare.device import check_collective
 from vpred_train.prepare.recipe import check_world_size
 from vpred_train.prepare.recipe_changes import check_run_dir
 from vpred_train.training.run import train_rank
@@ -34,7 +33,6 @@ def train(config: TrainConfig, arguments: argparse.Namespace, accelerator: Accel
         die_with_parent(os.getppid())
     configure_logging(identity.rank, logging.INFO)
     kind = accelerator.collective_under(identity.launcher)
-    check_collective(accelerator, kind, identity.world_size)
     device_id = identity.local_rank
     if arguments.device_ids:
         physical = int(arguments.device_ids.split(",")[identity.rank])

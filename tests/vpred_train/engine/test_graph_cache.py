@@ -41,17 +41,19 @@ def test_the_key_follows_code_recipe_weights_and_batch(tmp_path: Path, monkeypat
     (tmp_path / "room").mkdir()
     (tmp_path / "room" / "a.py").write_text("x = 1\n")
     monkeypatch.setattr(graph_cache, "PACKAGE", tmp_path)
-    keys = [graph_key(CONFIG, cell, make_inputs())]
-    assert keys == [graph_key(CONFIG, make_cell(2), make_inputs())]
-    keys.append(graph_key(CONFIG, cell, make_inputs(8)))
-    keys.append(graph_key(CONFIG.model_copy(update={"recompute": True}), cell, make_inputs()))
+    keys = [graph_key(CONFIG, [(cell, make_inputs())])]
+    assert keys == [graph_key(CONFIG, [(make_cell(2), make_inputs())])]
+    keys.append(graph_key(CONFIG, [(cell, make_inputs(8))]))
+    keys.append(graph_key(CONFIG.model_copy(update={"recompute": True}), [(cell, make_inputs())]))
     next(iter(cell.get_parameters())).requires_grad = False
-    keys.append(graph_key(CONFIG, cell, make_inputs()))
+    keys.append(graph_key(CONFIG, [(cell, make_inputs())]))
     (tmp_path / "room" / "a.py").write_text("x = 2\n")
-    keys.append(graph_key(CONFIG, cell, make_inputs()))
+    keys.append(graph_key(CONFIG, [(cell, make_inputs())]))
     monkeypatch.setattr(graph_cache.library, "_loaded", Path("other.so"))
-    keys.append(graph_key(CONFIG, cell, make_inputs()))
-    assert len(set(keys)) == len(keys) == 6
+    keys.append(graph_key(CONFIG, [(cell, make_inputs())]))
+    keys.append(graph_key(CONFIG, [(cell, make_inputs())], ["2 ranks"]))
+    keys.append(graph_key(CONFIG, [(cell, make_inputs()), (cell, make_inputs())]))
+    assert len(set(keys)) == len(keys) == 8
 
 
 def test_the_key_covers_every_room_of_the_package() -> None:

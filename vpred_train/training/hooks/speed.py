@@ -13,6 +13,7 @@ from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
 from vpred_train.estimates.flops import flops_per_image
+from vpred_train.host_copies import to_host
 from vpred_train.models.layers import COMPUTE_DTYPES, Linear
 
 logger = logging.getLogger(__name__)
@@ -93,11 +94,11 @@ def matmul_flops_per_second(collective: Collective, side: int, dtype: ComputeDty
     The other ranks run the same at the same time.
     """
     products, x = Products(side, dtype), Tensor(np.ones((side, side), np.float32))
-    products(x).asnumpy()  # compiles
+    to_host(products(x))  # compiles
     collective.barrier()
     seconds = []
     for _ in range(CEILING_RUNS):
         started = time.perf_counter()
-        products(x).asnumpy()
+        to_host(products(x))
         seconds.append(time.perf_counter() - started)
     return 2 * CEILING_PRODUCTS * side**3 / median(seconds)
