@@ -28,7 +28,7 @@ class Operations:
     layer_norm: "ops" is LayerNorm, "mint" is mint's layer_norm
     group_norm: "ops" is GroupNorm, "batch_norm" is BatchNorm over groups
     linear: "ops" is MatMul and BiasAdd, "mint" is mint's linear
-    indexing: "ops" is Split, StridedSlice, Gather and ReduceMean, "mint" is mint's functions for the same
+    indexing: "ops" is Split, StridedSlice, Gather and ReduceMean, "mint" is SplitWithSize, Embedding and MeanExt
     attention: "composed" is two matrix products around a softmax, "flash" is flash_attention_score in half precision
     """
 
