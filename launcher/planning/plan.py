@@ -82,6 +82,7 @@ def make_plan(
     run_dir: Path,
     attempt: int,
     train_yaml: str,
+    profiled_steps: int = 0,
 ) -> LaunchPlan:
     """Plan to start `trainer` (an argv) on every rank of `cluster`.
 
@@ -103,7 +104,7 @@ def make_plan(
     environment = dict(cluster.environment)
     if cluster.launcher.allow_run_as_root:
         environment |= ROOT_VARIABLES
-    trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks))
+    trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks), *profile_options(profiled_steps))
     return LaunchPlan(
         run_dir=run_dir,
         attempt=attempt,
@@ -215,6 +216,11 @@ def _trainer_options(
     if cluster.accelerator == "ascend":
         options += ["--device-ids", ",".join(str(place.device_id) for place in ranks)]
     return tuple(options)
+
+
+def profile_options(steps: int) -> list[str]:
+    """Return the trainer's options to record `steps` steps with MindSpore's profiler."""
+    return ["--profile", str(steps)] if steps else []
 
 
 def _targets(run_name: str, ranks: tuple[RankPlace, ...]) -> str:

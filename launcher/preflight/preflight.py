@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from launcher.cluster.config import ClusterConfig
 from launcher.contract.accelerators import HOST_ENGINE_COST
@@ -39,6 +40,7 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
         *_forwarded(cluster, env),
         *_cores(cluster),
         *_engine(cluster),
+        *_msrun(cluster, Path(sys.executable).parent),
     ]
     mpirun = None
     if cluster.needs_mpirun:
@@ -175,6 +177,14 @@ def _cores(cluster: ClusterConfig) -> list[Finding]:
         return []
     found = f"{cluster.ranks_on(host)} workers on {cores} core(s)"
     return [Finding("warning", "cores", found, "workers_per_host up to the number of cores is faster")]
+
+
+def _msrun(cluster: ClusterConfig, binaries: Path) -> list[Finding]:
+    """Check that msrun lies beside python, from where every host starts it."""
+    if cluster.launcher.kind != "msrun" or os.access(binaries / "msrun", os.X_OK):
+        return []
+    remedy = "install mindspore into this environment (pip install '.[train]'), or take launcher.kind=mpirun"
+    return [Finding("error", "msrun", f"{binaries / 'msrun'} cannot be run", remedy)]
 
 
 def _engine(cluster: ClusterConfig) -> list[Finding]:
