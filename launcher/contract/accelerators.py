@@ -191,7 +191,8 @@ def accelerator_with(
         known = accelerator.known_operations.get(kind, ())
         if value not in known:
             raise ConfigError(
-                f"operations.{kind}: found {value!r} (accelerator {name} has {' and '.join(known) or 'no such key'})",
+                f"operations.{kind}: found {value!r}, an operation that accelerator {name} does not have "
+                f"(known: {', '.join(known) or 'none of this kind'})",
                 "take auto",
             )
     return replace(

@@ -153,8 +153,8 @@ def test_root_needs_permission(bench):
 def test_an_engine_without_a_collective_of_its_own(bench):
     line = refused(bench, "cluster.engine=device")
     assert line == (
-        f"{CONFIGS / 'local_cpu.yaml'}: engine: found 'device' with launcher.init mpi on cpu (MindSpore's own collective MCCL cannot "
-        "start that way; set launcher.init=dynamic_cluster or launcher.kind=msrun)"
+        f"{CONFIGS / 'local_cpu.yaml'}: engine: found 'device' with launcher.init mpi on cpu (MindSpore's own "
+        "collective MCCL cannot start that way; set launcher.init=dynamic_cluster or launcher.kind=msrun)"
     )
 
 

@@ -86,8 +86,8 @@ def test_an_engine_and_operations_are_checked_for_the_accelerator(
     monkeypatch.setattr(device, "DEVICE_OPTIMIZERS", ("sgd",))
     refused = {
         ("--engine", "device"): "optimizer.name: found 'adamw', which engine device does not have; take sgd, or eng",
-        ("--accelerator", "cpu", "--operation", "attention=flash"): "operations.attention: found 'flash' (accelerator ",
-        ("--accelerator", "ascend", "--operation", "softmax=mint"): "operations.softmax: found 'mint' (accelerator asc",
+        ("--accelerator", "cpu", "--operation", "attention=flash"): "operations.attention: found 'flash', an operation",
+        ("--accelerator", "ascend", "--operation", "softmax=mint"): "operations.softmax: found 'mint', an operation",
         ("--accelerator", "cpu", "--profile", "3"): "--profile: found 3 on accelerator cpu, which MindSpore's profiler",
     }
     for options, message in refused.items():
