@@ -24,9 +24,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe(optimizer: str = "adamw", **keys: Any) -> TrainConfig:
+def recipe(kind: str = "adamw", **keys: Any) -> TrainConfig:
     """A small recipe in which weights decay and gradients are clipped."""
-    settings = {"learning_rate": 1e-3, "weight_decay": 0.1, "max_grad_norm": 0.5, **OPTIMIZERS[optimizer]}
+    settings = {"learning_rate": 1e-3, "weight_decay": 0.1, "max_grad_norm": 0.5, **OPTIMIZERS[kind]}
     config = TrainConfig.model_validate(DOCUMENT | {"model": MODEL | {"unet": FLAT_UNET}, "optimizer": settings} | keys)
     return config.model_copy(update={"precision": config.precision.on(ACCELERATORS["cpu"])})
 
