@@ -34,4 +34,4 @@ def to_device(values: NDArray[Any]) -> Any:
     from mindspore import Tensor  # the environment of MindSpore's import is set first
 
     copied.to_device_bytes += values.nbytes
-    return Tensor.from_numpy(np.ascontiguousarray(values))
+    return Tensor.from_numpy(np.require(values, requirements="C"))

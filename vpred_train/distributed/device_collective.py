@@ -108,7 +108,7 @@ class DeviceCollective:
 
     def any(self, flag: bool) -> bool:
         with self._watchdog.watching():
-            return bool(self._gather(np.array([flag], np.int32), 1).any())
+            return bool(run(self._all_reduce, np.array([flag], np.float32))[0] > 0)
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         return self.allgather_object(value if self.rank == root else None)[root]

@@ -55,7 +55,7 @@ class DeviceStep:
         progress.samples_seen = batch.samples_seen
         scale = progress.loss_scale.value
         rate = learning_rate(config, progress.samples_seen)
-        report = self._run(batch, to_device(self._numbers(rate)))
+        report = self._run(batch, to_device(self.numbers(rate)))
         votes, (grad_norm, updated) = report[:-2].reshape(-1, 2), report[-2:].tolist()
         loss, finite = float(votes[:, 0].mean(dtype=np.float64)) / scale, bool(updated)
         overflow = not finite and math.isfinite(loss) and progress.loss_scale.can_fall
@@ -114,7 +114,7 @@ class DeviceStep:
                 cell.compile(*inputs)
         self._compiled.add(shapes)
 
-    def _numbers(self, rate: float) -> NDArray[Any]:
+    def numbers(self, rate: float) -> NDArray[Any]:
         """Return the numbers that `Update` takes, float32, for an update at the present clock."""
         config, progress = self.config, self.state.progress
         # The gradient is that of the scaled loss, summed over ranks and micro-batches.
