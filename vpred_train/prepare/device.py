@@ -21,5 +21,5 @@ def check_device(config: TrainConfig, accelerator: Accelerator, profiled_steps: 
         raise ConfigError(
             f"--profile: found {profiled_steps} on accelerator {accelerator.name}, which MindSpore's profiler does not "
             "record",
-            "leave it out; metrics.jsonl has the parts of each step",
+            "leave it out (metrics.jsonl has the parts of each step)",
         )
