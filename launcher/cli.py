@@ -114,7 +114,22 @@ def _schema(options: argparse.Namespace, overrides: Sequence[str], trainer: Trai
 
 
 def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer, *, try_mpi: bool = False) -> Job:
-    return load_job(options.cluster, options.recipe, options.run_dir, overrides, trainer, try_mpi=try_mpi)
+    return load_job(
+        options.cluster,
+        options.recipe,
+        options.run_dir,
+        overrides,
+        trainer,
+        profiled_steps=options.profile,
+        try_mpi=try_mpi,
+    )
+
+
+def _steps(text: str) -> int:
+    """Parse a number of steps. Raises ValueError: for anything but a whole number from 0 up."""
+    if (steps := int(text)) < 0:
+        raise ValueError(text)
+    return steps
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,14 +138,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
     run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
-    doctor = "start all ranks, try on each machine what training needs, report findings; exit code 1 if there are any"
-    for name, command, text, folder in (
-        ("plan", _plan, "show what run would do; writes nothing", _RUN_DIR),
-        ("check", _check, "look for what would make run fail; exit code 2 if anything would", _RUN_DIR),
-        ("doctor", _doctor, doctor, "folder to make for logs; default: runs/doctor/TIME in this directory"),
-    ):
-        job_command = _job_command(commands, name, command, text, folder)
-        job_command.add_argument("--json", action="store_true", help="for programs")
+    plan = _job_command(commands, "plan", _plan, "show what run would do; writes nothing")
+    text = "look for what would make run fail; exit code 2 if anything would"
+    check = _job_command(commands, "check", _check, text)
+    for parser_of_run in (run, plan, check):
+        text = "record N steps of each rank with MindSpore's profiler, on accelerator ascend; default: 0"
+        parser_of_run.add_argument("--profile", type=_steps, default=0, metavar="N", help=text)
+    text = "start all ranks, try on each machine what training needs, report findings; exit code 1 if there are any"
+    folder = "folder to make for logs; default: runs/doctor/TIME in this directory"
+    doctor = _job_command(commands, "doctor", _doctor, text, folder)
+    for reading in (plan, check, doctor):
+        reading.add_argument("--json", action="store_true", help="for programs")
     ranktable.add_commands(commands)
     status.add_command(commands)
     logs.add_command(commands)

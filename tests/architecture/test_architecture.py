@@ -41,6 +41,7 @@ OWNERS: dict[str, str | tuple[str, ...] | None] = {
     "mindspore.set_context": "vpred_train.runtime",
     "mindspore.set_device": "vpred_train.runtime",
     "mindspore.communication.init": "vpred_train.runtime",
+    "mindspore.Tensor.asnumpy": "vpred_train.host_copies",  # and `.numpy()`: every copy to the host is counted there
     "mpi4py": "vpred_train.distributed.collectives",
     "yaml.load": "launcher.contract.yaml_dialect",  # with a SafeLoader, see below
     "yaml.full_load": None,
@@ -111,6 +112,10 @@ def used_names(tree: ast.AST) -> Iterator[str]:
             yield ".".join([aliases.get(whole[0], whole[0]), *whole[1:]])
             if node.attr in {"set_context", "set_device"}:  # by whatever name mindspore goes
                 yield f"mindspore.{node.attr}"
+            if node.attr == "asnumpy":
+                yield "mindspore.Tensor.asnumpy"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "numpy":
+            yield "mindspore.Tensor.asnumpy"  # its name to come
 
 
 def name_faults(module: str, tree: ast.AST) -> list[str]:
@@ -319,6 +324,7 @@ def test_the_import_rule_bites(module: str, text: str, fault: str) -> None:
         ("context.set_context(mode=0)", "uses mindspore.set_context"),
         ("from mindspore import set_device", "uses mindspore.set_device"),
         ("ms.communication.init()", "uses mindspore.communication.init"),
+        ("x.asnumpy()", "uses mindspore.Tensor.asnumpy"), ("graph(x).numpy()", "uses mindspore.Tensor.asnumpy"),
         ("def f():\n    from mpi4py import MPI", "uses mpi4py"), ("sys.path.append('x')", "uses sys.path"),
         ("from sys import path", "uses sys.path"), ("pickle.loads(x)", "uses pickle"),
         ("from pickle import loads", "uses pickle"), ("import marshal", "uses marshal"),

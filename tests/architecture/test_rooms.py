@@ -37,7 +37,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"weights.layouts", "diffusion.samplers", "runtime"},
         {"diffusion", "kernels"},
         {"config", "text", "weights.formats"},
-        {"arrays", "errors", "foreign"},
+        {"arrays", "errors", "foreign", "host_copies"},
     ],
     "data": [
         {"commands"},

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
@@ -57,6 +58,9 @@ class Collective(Protocol):
     def barrier(self) -> None:
         """Wait for all ranks."""
 
+    def watching(self) -> AbstractContextManager[None]:
+        """Treat the body of the `with` block as a collective: it is timed, and must end within the timeout."""
+
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank at once."""
 
@@ -93,6 +97,9 @@ class SingleProcess:
 
     def barrier(self) -> None:
         pass
+
+    def watching(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def abort(self, exit_code: int) -> NoReturn:
         raise SystemExit(exit_code)
@@ -175,6 +182,9 @@ class MpiCollective:
     def barrier(self) -> None:
         with self._watchdog.watching():
             self._comm.Barrier()
+
+    def watching(self) -> AbstractContextManager[None]:
+        return self._watchdog.watching()
 
     def abort(self, exit_code: int) -> NoReturn:
         self._comm.Abort(exit_code)

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,6 +15,7 @@ from vpred_train.arrays import FloatArray
 from vpred_train.distributed.flat_arrays import FlatArrays, blocks, largest_shard, padded_shards, range_in
 from vpred_train.distributed.object_codec import decode, encode
 from vpred_train.distributed.watchdog import Watchdog
+from vpred_train.host_copies import to_device, to_host
 
 # Elements that one operation handles. Each length is a graph to compile, so there are few; zeros fill the rest.
 PIECES = (1 << 10, 1 << 14, 1 << 18)
@@ -107,7 +108,7 @@ class DeviceCollective:
 
     def any(self, flag: bool) -> bool:
         with self._watchdog.watching():
-            return bool(self._gather(np.array([flag], np.int32), 1).any())
+            return bool(run(self._all_reduce, np.array([flag], np.float32))[0] > 0)
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         return self.allgather_object(value if self.rank == root else None)[root]
@@ -127,6 +128,9 @@ class DeviceCollective:
 
     def barrier(self) -> None:
         self.any(False)
+
+    def watching(self) -> AbstractContextManager[None]:
+        return self._watchdog.watching()
 
     def abort(self, exit_code: int) -> NoReturn:
         # Exit at once: MindSpore's shutdown waits for the other ranks, which the launcher ends when this one fails.
@@ -149,7 +153,7 @@ class DeviceCollective:
 
 def run(operation: nn.Cell, values: NDArray[Any]) -> NDArray[Any]:
     """Run a graph and return its result, in memory that its next run may reuse."""
-    return operation(Tensor.from_numpy(values)).asnumpy()
+    return to_host(operation(to_device(values)))
 
 
 def piece_elements(size: int) -> int:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from vpred_train.arrays import FloatArray
 from vpred_train.distributed.spans import Span
+from vpred_train.host_copies import to_device, to_host
 
 
 class FlatSpace:
@@ -34,7 +35,7 @@ class FlatSpace:
 
     def read(self) -> FloatArray:
         """Return a copy of the parameters' values, (size,) float32."""
-        return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.parameters])
+        return np.concatenate([to_host(parameter).reshape(-1) for parameter in self.parameters])
 
     def flatten(self) -> FloatArray:
         """Move the parameters' values one by one into one array, (size,) float32, and return it.
@@ -43,14 +44,14 @@ class FlatSpace:
         """
         values = np.empty(self.size, np.float32)
         for parameter, view in zip(self.parameters, self.views(values).values(), strict=True):
-            np.copyto(view, parameter.asnumpy())
-            parameter.set_data(Tensor.from_numpy(view))
+            np.copyto(view, to_host(parameter))
+            parameter.set_data(to_device(view))
         return values
 
     def write(self, values: FloatArray) -> None:
         """Set the parameters from `values` (size,) float32."""
         for parameter, span in zip(self.parameters, self.spans, strict=True):
-            parameter.set_data(Tensor.from_numpy(values[span.start : span.stop].reshape(span.shape)))
+            parameter.set_data(to_device(values[span.start : span.stop].reshape(span.shape)))
 
     def views(self, values: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
         """Return `values` (size,) as named tensors that share its memory."""

@@ -3,9 +3,15 @@
 from pathlib import Path
 
 from launcher.contract.accelerators import Accelerator
+from launcher.contract.config import ConfigError
 from vpred_train.config.train import TrainConfig
-from vpred_train.distributed.collectives import Collective
+from vpred_train.distributed.collectives import Collective, SingleProcess
+from vpred_train.distributed.device_collective import DeviceCollective
 from vpred_train.distributed.flat_space import FlatSpace
+from vpred_train.engine.device.cells import make_graphs
+from vpred_train.engine.device.rules import RULES
+from vpred_train.engine.device.state import DeviceState
+from vpred_train.engine.device.step import DeviceStep
 from vpred_train.engine.graph_cache import CachedGraph
 from vpred_train.engine.host.state import HostState
 from vpred_train.engine.host.step import HostStep, LossAndGradients
@@ -31,9 +37,39 @@ def make_host(
     """
     state = HostState(config, FlatSpace(networks, config.trainable), collective, progress)
     graph = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
-    keeps = graph_folder if accelerator.cached_graphs else None
-    loss_and_gradients = graph if keeps is None else CachedGraph(graph, config, keeps)
+    loss_and_gradients = CachedGraph(graph, config, graph_folder if accelerator.cached_graphs else None)
     return state, HostStep(config, state, collective, inputs, Objective(config), loss_and_gradients)
 
 
-ENGINES: dict[str, EngineFactory] = {"host": make_host}
+def make_device(
+    config: TrainConfig,
+    networks: Networks,
+    collective: Collective,
+    accelerator: Accelerator,
+    progress: Progress,
+    inputs: ModelInputs,
+    graph_folder: Path | None = None,
+) -> tuple[DeviceState, DeviceStep]:
+    """Make the state and the step of the device engine. Arguments as in `make_host`.
+
+    Raises ConfigError: when the ranks do not communicate through MindSpore, or the engine lacks the optimiser.
+    """
+    if not isinstance(collective, SingleProcess | DeviceCollective):
+        raise ConfigError(
+            "engine: found 'device', but mpirun's ranks communicate by mpi4py in host memory; give "
+            "launcher.init=dynamic_cluster (or launcher.kind=msrun), or engine=host"
+        )
+    if config.optimizer.name not in RULES:
+        raise ConfigError(
+            f"optimizer.name: found {config.optimizer.name!r}, which the device engine lacks (it has: "
+            f"{', '.join(RULES)}); give one of these, or engine=host in the cluster file"
+        )
+    space = FlatSpace(networks, config.trainable)
+    state = DeviceState(config, space, collective, progress)
+    backend, loss = accelerator.msrun_collective, DiffusionLoss(networks)
+    graphs = make_graphs(config, loss, space, state.local, state.arrays, collective.world_size, backend)
+    keeps = graph_folder if accelerator.cached_graphs else None
+    return state, DeviceStep(config, state, collective, inputs, Objective(config), graphs, keeps)
+
+
+ENGINES: dict[str, EngineFactory] = {"host": make_host, "device": make_device}

@@ -14,6 +14,8 @@ from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.diffusion.timesteps import timestep_cdf, timesteps_at
 from vpred_train.diffusion.weighting import image_weights, loss_weights, weight_mass
+from vpred_train.host_copies import to_device
+from vpred_train.models import indexing
 from vpred_train.models.networks import Networks
 
 
@@ -85,13 +87,20 @@ class Objective:
 
         loss_scale: multiplies the weights, and so loss and gradient
         """
-        alpha = self.schedule.alpha[draws.timesteps].reshape(-1, 1, 1, 1)
-        sigma = self.schedule.sigma[draws.timesteps].reshape(-1, 1, 1, 1)
+        alpha, sigma = self.levels(draws)
         z_t = alpha * z_0 + sigma * draws.input_noise
         target = TARGETS[self.config.diffusion.prediction_type](z_0, draws.noise, alpha, sigma)
+        return (to_device(z_t), to_device(target), *self.conditions(draws, text, loss_scale))
+
+    def levels(self, draws: Draws) -> tuple[FloatArray, FloatArray]:
+        """Return alpha and sigma of each latent, (B, 1, 1, 1) float32."""
+        alpha, sigma = (table[draws.timesteps] for table in (self.schedule.alpha, self.schedule.sigma))
+        return alpha.reshape(-1, 1, 1, 1), sigma.reshape(-1, 1, 1, 1)
+
+    def conditions(self, draws: Draws, text: NDArray[Any], loss_scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Make the last arguments of `DiffusionLoss`: weight, timesteps and text."""
         weights = self.weights[draws.timesteps] * np.float32(loss_scale)
-        arrays = (z_t, target, weights, draws.timesteps.astype(np.float32), text)
-        return tuple(Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+        return to_device(weights), to_device(draws.timesteps.astype(np.float32)), to_device(text)
 
 
 class DiffusionLoss(nn.Cell):
@@ -104,7 +113,8 @@ class DiffusionLoss(nn.Cell):
     def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.networks = networks
+        self.mean = indexing.chosen().mean
 
     def construct(self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         error = self.networks(z_t, timesteps, text) - target
-        return (weight * (error**2).mean((1, 2, 3))).mean()
+        return self.mean(weight * self.mean(error**2, (1, 2, 3)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from data import load_centred
 from vpred_train.arrays import FloatArray
 from vpred_train.config.train import TrainConfig
+from vpred_train.host_copies import to_host
 from vpred_train.latent_cache.plan import Task
 from vpred_train.models.build import networks_of
 from vpred_train.models.latents import LatentSpace
@@ -50,7 +51,7 @@ class Encoders:
         """Yield the text encoder's features of each caption, (context_length, width)."""
         for part in batches(tasks, self.batch_size):
             tokens = filled(self.tokenizer([task.text for task in part]), self.batch_size)
-            yield from zip(part, self.text_encoder(Tensor(tokens)).asnumpy(), strict=False)
+            yield from zip(part, to_host(self.text_encoder(Tensor(tokens))), strict=False)
 
     def _load(self, tasks: Sequence[Task]) -> FloatArray:
         try:

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 
 from vpred_train.arrays import FloatArray
 from vpred_train.config.model import ModelConfig, VaeConfig
+from vpred_train.host_copies import to_host
 from vpred_train.models.autoencoder_kl import AutoencoderKL
 
 
@@ -85,21 +86,29 @@ class LatentSpace:
     """
 
     def __init__(self, autoencoder: AutoencoderKL, config: VaeConfig, tile: int = 96, overlap: int = 16) -> None:
-        self.config, self.tile, self.overlap = config, tile, overlap
+        self.autoencoder, self.config, self.tile, self.overlap = autoencoder, config, tile, overlap
         self.posterior_graph = _Posterior(autoencoder)
         self.decode_graph = _Decoded(autoencoder)
 
-    def posterior(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return mean and log-variance of the autoencoder's latents, each (B, latent_channels, H / f, W / f) float32.
+    def shape_of(self, images: FloatArray) -> tuple[int, int, int]:
+        """Return the shape of each image's latents, (latent_channels, H / f, W / f).
 
-        images: (B, 3, H, W) float32 in [-1, 1].
         Raises ValueError: when f = `config.downsampling` does not divide H and W.
         """
         factor, (height, width) = self.config.downsampling, images.shape[2:]
         if height % factor or width % factor:
             raise ValueError(f"images of {height} x {width} pixels: the sides must be multiples of {factor}")
+        return self.config.latent_channels, height // factor, width // factor
+
+    def posterior(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return mean and log-variance of the autoencoder's latents, each (B, latent_channels, H / f, W / f) float32.
+
+        images: (B, 3, H, W) float32 in [-1, 1].
+        Raises ValueError: as `shape_of`.
+        """
+        self.shape_of(images)
         mean, log_variance = self.posterior_graph(Tensor(images))
-        return mean.asnumpy(), log_variance.asnumpy()
+        return to_host(mean), to_host(log_variance)
 
     def encode(self, images: FloatArray, generators: Sequence[np.random.Generator] = ()) -> FloatArray:
         """Return latents (B, latent_channels, H / f, W / f) float32.
@@ -121,7 +130,7 @@ class LatentSpace:
         return np.concatenate(images)
 
     def _decode(self, z: FloatArray) -> FloatArray:
-        return self.decode_graph(Tensor(z)).asnumpy()
+        return to_host(self.decode_graph(Tensor(z)))
 
 
 def drawn_latents(

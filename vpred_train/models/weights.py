@@ -5,6 +5,7 @@ from functools import partial
 
 from mindspore import Tensor
 
+from vpred_train.host_copies import to_host
 from vpred_train.models.networks import Networks
 from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors
 from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, stability_name
@@ -20,5 +21,5 @@ def set_weights(networks: Networks, tensors: Mapping[str, Float32], parts: Seque
 def get_weights(networks: Networks) -> LazyTensors:
     """Return all tensors of the networks; each is copied when it is fetched."""
     return LazyTensors(
-        {stability_name(name): partial(parameter.asnumpy) for name, parameter in networks.parameters_and_names()}
+        {stability_name(name): partial(to_host, parameter) for name, parameter in networks.parameters_and_names()}
     )

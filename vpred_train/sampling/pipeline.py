@@ -17,6 +17,7 @@ from vpred_train.diffusion.samplers.registry import SAMPLERS, STOCHASTIC, guided
 from vpred_train.diffusion.samplers.spacing import spaced_timesteps
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import Collective
+from vpred_train.host_copies import to_host
 from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import set_weights
@@ -105,7 +106,7 @@ class TextToImage:
         def model(z: FloatArray, t: float) -> FloatArray:
             both = Tensor(np.concatenate((z, z)))
             timesteps = Tensor(np.full(len(both), t, np.float32))
-            prediction = self.networks.unet(both, timesteps, context).asnumpy()
+            prediction = to_host(self.networks.unet(both, timesteps, context))
             mixed = guided(prediction[len(z) :], prediction[: len(z)], np.float32(self.sampling.guidance_scale))
             return rescale_guidance(mixed, prediction[len(z) :], self.sampling.guidance_rescale)
 
@@ -131,7 +132,7 @@ class TextToImage:
         for start in range(0, len(different), size):
             batch = different[start : start + size]
             tokens = self.tokenizer([*batch, *[""] * (size - len(batch))])
-            features += [*self.networks.text_encoder(Tensor(tokens)).asnumpy()[: len(batch)]]
+            features += [*to_host(self.networks.text_encoder(Tensor(tokens)))[: len(batch)]]
         by_prompt = dict(zip(different, features, strict=True))
         return np.stack([by_prompt[prompt] for prompt in prompts])
 

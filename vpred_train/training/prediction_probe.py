@@ -18,6 +18,7 @@ from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import Schedule, make_schedule
 from vpred_train.distributed.collectives import Collective
 from vpred_train.engine.inputs import ModelInputs
+from vpred_train.host_copies import to_host
 from vpred_train.models.build import probed_schedule
 from vpred_train.models.networks import Networks
 from vpred_train.prepare.data import PROBED_IMAGES
@@ -67,7 +68,7 @@ def probe(networks: Networks, diffusion: DiffusionConfig, source: Source, inputs
 
     def predict(z: FloatArray, t: int, image: int) -> FloatArray:
         inputs = (z[None], np.array([t], np.float32), text[image : image + 1])
-        prediction: FloatArray = networks(*(Tensor(each) for each in inputs)).asnumpy()[0]
+        prediction: FloatArray = to_host(networks(*(Tensor(each) for each in inputs)))[0]
         return prediction
 
     return measure(predict, latents, generators, schedule)

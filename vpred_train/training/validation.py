@@ -18,6 +18,7 @@ from vpred_train.diffusion.weighting import UNIFORM
 from vpred_train.distributed.collectives import Collective
 from vpred_train.engine.inputs import ModelInputs, Text
 from vpred_train.engine.protocol import TrainingState
+from vpred_train.host_copies import to_host
 from vpred_train.models.networks import Networks
 from vpred_train.training.hooks.hook import Hook, ValidationLoss
 
@@ -126,7 +127,7 @@ class Validation:
                 alpha, sigma = (table[t].reshape(-1, 1, 1, 1) for table in (self.schedule.alpha, self.schedule.sigma))
                 target = self.target_of(batch.z_0, noise, alpha, sigma)
                 inputs = (alpha * batch.z_0 + sigma * noise, target, t.astype(np.float32), batch.text)
-                found = self.squared_error(*(Tensor(each) for each in inputs)).asnumpy()
+                found = to_host(self.squared_error(*(Tensor(each) for each in inputs)))
                 errors[:, b] += (found * self.to_v[t])[:images] / settings.draws
         return errors
 

@@ -15,6 +15,7 @@ from vpred_train.engine.host.state import HostState
 from vpred_train.engine.inputs import ModelInputs
 from vpred_train.engine.objective import DiffusionLoss, Objective
 from vpred_train.engine.step_result import StepResult
+from vpred_train.host_copies import to_host
 from vpred_train.optim.learning_rate import learning_rate
 from vpred_train.optim.optimizers import clip_factor
 
@@ -108,6 +109,6 @@ class HostStep:
         loss_scale = self.state.progress.loss_scale.value
         inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
         loss, gradients = self.loss_and_gradients(*inputs)
-        # asnumpy shares the tensor's memory: the graph's gradients are summed and reduced in place.
-        arrays = apart(tensor.asnumpy().reshape(-1) for tensor in gradients)
-        return float(loss.asnumpy()) / loss_scale, FlatArrays(arrays)
+        # On CPU the arrays share the tensors' memory: the graph's gradients are summed and reduced in place.
+        arrays = apart(to_host(tensor).reshape(-1) for tensor in gradients)
+        return float(to_host(loss)) / loss_scale, FlatArrays(arrays)

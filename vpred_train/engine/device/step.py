@@ -1,0 +1,131 @@
+"""Runs one optimiser step on the device: the batch and a few numbers in, a few numbers out."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
+
+from data import Batch
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective
+from vpred_train.ema.profiles import decays
+from vpred_train.engine.device.feed import make_feed
+from vpred_train.engine.device.rules import RULES
+from vpred_train.engine.device.state import DeviceState
+from vpred_train.engine.graph_cache import Graph, compile_cached, counted_compilation
+from vpred_train.engine.inputs import ModelInputs
+from vpred_train.engine.objective import Objective
+from vpred_train.engine.step_result import StepResult
+from vpred_train.host_copies import to_device, to_host
+from vpred_train.optim.learning_rate import learning_rate
+
+
+class DeviceStep:
+    """Implements `Step` with graphs that keep gradients, optimiser and averages on the device.
+
+    graphs: those of `make_graphs`
+    graph_folder: keeps them for the next start of this rank; None compiles them each time
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        state: DeviceState,
+        collective: Collective,
+        inputs: ModelInputs,
+        objective: Objective,
+        graphs: Sequence[nn.Cell],
+        graph_folder: Path | None = None,
+    ) -> None:
+        self.config, self.state, self.collective = config, state, collective
+        self.inputs, self.objective, self.graphs = inputs, objective, graphs
+        self.feed = make_feed(inputs, objective)
+        self.rule = RULES[config.optimizer.name]
+        self._folder = graph_folder
+        self._compiled: set[tuple[Any, ...]] = set()
+
+    def __call__(self, batch: Batch) -> StepResult:
+        started_s, waited_s = time.perf_counter(), self.collective.timer.total_s
+        config, progress = self.config, self.state.progress
+        progress.samples_seen = batch.samples_seen
+        scale = progress.loss_scale.value
+        rate = learning_rate(config, progress.samples_seen)
+        report = self._run(batch, to_device(self.numbers(rate)))
+        votes, (grad_norm, updated) = report[:-2].reshape(-1, 2), report[-2:].tolist()
+        loss, finite = float(votes[:, 0].mean(dtype=np.float64)) / scale, bool(updated)
+        overflow = not finite and math.isfinite(loss) and progress.loss_scale.can_fall
+        if finite:
+            progress.optimizer_steps += 1
+            progress.updated_at_samples = progress.samples_seen
+            progress.loss_scale = progress.loss_scale.after_update()
+        elif overflow:
+            progress.loss_scale = progress.loss_scale.lowered()
+        return StepResult(
+            step=progress.samples_seen // config.global_batch,
+            samples_seen=progress.samples_seen,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            finite=finite,
+            overflow=overflow,
+            loss_scale=scale,
+            nonfinite_samples={} if finite else self._blamed(votes, batch),
+            step_seconds=time.perf_counter() - started_s + batch.wait_s,
+            data_wait_seconds=batch.wait_s,
+            collective_seconds=self.collective.timer.total_s - waited_s,
+        )
+
+    def _run(self, batch: Batch, numbers: Tensor) -> NDArray[Any]:
+        """Run the step's graphs, and return the numbers of `Update`."""
+        scale = self.state.progress.loss_scale.value
+        *accumulate, last = self.graphs
+        parts = self.config.gradient_accumulation_steps if accumulate else 1
+        inputs: tuple[Tensor, ...] = (numbers,)
+        for index in range(parts):
+            arguments = self.feed(batch.part(index, parts), scale)
+            if not accumulate:
+                inputs = (*arguments, numbers)
+                self._prepare([(last, inputs)])
+                continue
+            micro = (*arguments, to_device(np.array([index == 0])))
+            self._prepare([(accumulate[0], micro), (last, inputs)])
+            accumulate[0](*micro)
+        with self.collective.watching():
+            return to_host(last(*inputs)).copy()
+
+    def _prepare(self, graphs: Sequence[Graph]) -> None:
+        """Compile the graphs for inputs of these shapes, unless that is done. The first ones may come from the cache.
+
+        This is no wait for other ranks: compiling takes longer than a collective may.
+        """
+        shapes = tuple(each.shape for _, inputs in graphs for each in inputs)
+        if shapes in self._compiled:
+            return
+        with counted_compilation():
+            if self._folder is not None and not self._compiled:
+                facts = (type(self).__name__, self.collective.rank, self.collective.world_size)
+                compile_cached(graphs, self.config, self._folder, facts)
+            for cell, inputs in graphs:
+                cell.compile(*inputs)
+        self._compiled.add(shapes)
+
+    def numbers(self, rate: float) -> NDArray[Any]:
+        """Return the numbers that `Update` takes, float32, for an update at the present clock."""
+        config, progress = self.config, self.state.progress
+        # The gradient is that of the scaled loss, summed over ranks and micro-batches.
+        divisor = progress.loss_scale.value * self.collective.world_size * config.gradient_accumulation_steps
+        update = progress.optimizer_steps + 1
+        decay_of = decays(config.ema, update, progress.updated_at_samples, progress.samples_seen)
+        shares = [1 - decay_of[name] for name in config.ema.names]
+        rule = self.rule.numbers(config.optimizer, update, rate)
+        return np.array([1 / divisor, config.optimizer.max_grad_norm, *rule, *shares], np.float32)
+
+    def _blamed(self, votes: NDArray[Any], batch: Batch) -> dict[int, list[int]]:
+        """Return rank -> its sample ids, for the ranks whose loss or gradient was not finite. Called by all ranks."""
+        sample_ids = self.collective.allgather_object(batch.sample_ids.tolist())
+        return {rank: sample_ids[rank] for rank, row in enumerate(votes) if not np.isfinite(row).all()}
