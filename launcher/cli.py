@@ -105,7 +105,22 @@ def _schema(options: argparse.Namespace, overrides: Sequence[str], trainer: Trai
 
 
 def _job(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer, *, try_mpi: bool = False) -> Job:
-    return load_job(options.cluster, options.recipe, options.run_dir, overrides, trainer, try_mpi=try_mpi)
+    return load_job(
+        options.cluster,
+        options.recipe,
+        options.run_dir,
+        overrides,
+        trainer,
+        profiled_steps=options.profile,
+        try_mpi=try_mpi,
+    )
+
+
+def _steps(text: str) -> int:
+    """Parse a number of steps. Raises ValueError: for anything but a whole number from 0 up."""
+    if (steps := int(text)) < 0:
+        raise ValueError(text)
+    return steps
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,6 +159,8 @@ def _job_command(
     parser.add_argument("--cluster", type=Path, default=_DEFAULT_CLUSTER, metavar="FILE", help="where to run")
     parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="what to train")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/RECIPE in this directory")
+    text = "record N steps of each rank with MindSpore's profiler, on accelerator ascend; default: 0"
+    parser.add_argument("--profile", type=_steps, default=0, metavar="N", help=text)
     text = "the least urgent of the launcher's messages to show on stderr; progress is shown anyway; default: info"
     parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help=text)
     parser.set_defaults(command=command)

@@ -31,6 +31,7 @@ class WorkerMetrics:
         self._add_of_checkpoints()
         self._left_out = self._gauge("vpred_bad_samples", "Rows of the data that are left out as bad.")
         self._add_of_validation()
+        self._add_of_the_device()
         self._add_readings()
 
     def _add_of_steps(self) -> None:
@@ -51,7 +52,7 @@ class WorkerMetrics:
         )
         self._ceiling = self._gauge(
             "vpred_matmul_ceiling_flops_per_second",
-            "What this rank's float32 matrix products reached at the start, all ranks at once.",
+            "What this rank's matrix products in the compute dtype reached at the start, all ranks at once.",
         )
         self._last_step = self._gauge("vpred_last_step_timestamp_seconds", "When the last step ended, unix time.")
         self._steps = self._counter("vpred_optimizer_steps", "Updates made by this process.")
@@ -87,6 +88,20 @@ class WorkerMetrics:
         self._size = self._gauge("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks.")
         self._last_checkpoint = self._gauge(
             "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
+        )
+
+    def _add_of_the_device(self) -> None:
+        self._device_memory = Gauge(
+            "vpred_device_memory_bytes",
+            "Memory of this rank's device: allocated to tensors, reserved by MindSpore's pool, and peak allocated.",
+            (*LABELS, "kind"),
+            registry=self.registry,
+        )
+        self._compile_seconds = self._gauge(
+            "vpred_graph_compile_seconds", "Time in which rank 0 compiled its training graphs or read them."
+        )
+        self._cache_hits = self._gauge(
+            "vpred_graph_cache_hits", "Training graphs that rank 0 read from the cache instead of compiling them."
         )
 
     def _add_of_validation(self) -> None:
@@ -145,6 +160,16 @@ class WorkerMetrics:
     def observe_ceiling(self, flops_per_second: float) -> None:
         """Record the speed of matrix products on this rank."""
         self._set(self._ceiling, flops_per_second)
+
+    def observe_device_memory(self, size_bytes: Mapping[str, int]) -> None:
+        """Record bytes of the device's memory by kind. A device that reports none has no series."""
+        for kind, kind_bytes in size_bytes.items():
+            self._device_memory.labels(*self._values, kind).set(kind_bytes)
+
+    def observe_compilations(self, *, seconds: float, cache_hits: int) -> None:
+        """Record the time for this process's training graphs, and how many came from the cache."""
+        self._set(self._compile_seconds, seconds)
+        self._set(self._cache_hits, cache_hits)
 
     def observe_checkpoint(
         self,

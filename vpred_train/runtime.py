@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
+from launcher.contract.chips import refuse_first_generation
 from launcher.contract.config import ConfigError
 from launcher.contract.environment import environment, export
 from launcher.contract.exit_codes import ExitCode
@@ -18,7 +19,7 @@ from launcher.contract.identity import Identity, is_scheduler, read_identity
 from launcher.contract.process import die_with_parent
 from vpred_train.config.precision import PrecisionConfig
 from vpred_train.host_copies import to_host
-from vpred_train.kernels import library
+from vpred_train.kernels import implementations, library
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_tab
     """Export the accelerator's variables, then import and set up MindSpore.
 
     Call it before any MindSpore import, since MindSpore reads the environment while it is imported.
+
+    device_id: number of the device among those that the process sees
     """
     export(accelerator.environment(identity, device_id, rank_table))
     if not (accelerator.compiled_operations and library.load(_threads(identity))):
@@ -49,11 +52,31 @@ def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_tab
             logger.warning("no compiled operations for this processor; make them: %s", library.BUILD_COMMAND)
     import mindspore
 
+    implementations.choose(accelerator.operations)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_device(accelerator.device_target, device_id)
     if accelerator.device_target == "CPU":
         # One actor thread: ranks, not threads, fill the cores.
         mindspore.set_context(runtime_num_threads=1)
+    else:
+        _set_up_ascend(accelerator)
+
+
+def _set_up_ascend(accelerator: Accelerator) -> None:
+    """Choose how graphs are compiled, and let kernels compute in the dtypes of their inputs.
+
+    CANN computes float32 convolutions in HF32 by default, which keeps 11 bits of the mantissa. MindSpore accepts each
+    setting of the precision once in a process.
+    """
+    import mindspore
+    from mindspore.device_context.ascend import op_precision
+
+    mindspore.set_context(jit_config={"jit_level": accelerator.operations.jit_level})
+    if accelerator.deterministic:
+        mindspore.set_deterministic(True)  # before the communication starts, which reads what this exports
+    op_precision.precision_mode("must_keep_origin_dtype")
+    op_precision.conv_allow_hf32(False)
+    op_precision.matmul_allow_hf32(False)
 
 
 def start_single(accelerator: str = "cpu") -> None:
@@ -100,6 +123,29 @@ def init_communication() -> None:
     from mindspore.communication import init
 
     init()
+
+
+def device_memory() -> dict[str, int]:
+    """Return the bytes of the device's memory by kind: allocated to tensors, reserved by the pool, and peak allocated.
+
+    The dictionary is empty where MindSpore reports nothing, as on CPU.
+    """
+    from mindspore import runtime
+
+    found = {
+        "allocated": runtime.memory_allocated(),
+        "reserved": runtime.memory_reserved(),
+        "peak": runtime.max_memory_allocated(),
+    }
+    return found if found["reserved"] else {}
+
+
+def require_known_chip(accelerator: Accelerator) -> None:
+    """Raise ConfigError when the device is an Ascend 910 of the first generation."""
+    if accelerator.device_target == "Ascend":
+        from mindspore._c_expression import MSContext
+
+        refuse_first_generation([MSContext.get_instance().get_ascend_soc_version()])
 
 
 def require_overflow(precision: PrecisionConfig) -> None:

@@ -12,10 +12,11 @@ from pydantic import Field, field_validator, model_validator
 
 from launcher.cluster.backends import INITS, Init, faults
 from launcher.cluster.hosts import LOCAL_ADDRESSES, Host
+from launcher.cluster.operations import OperationSettings
 from launcher.cluster.start import LauncherSettings, Metrics, Network, PreflightSettings
 from launcher.cluster.supervision import SupervisionSettings
-from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.config import SecondsOrNone, Section, load_document
+from launcher.contract.accelerators import ACCELERATORS, Engine, accelerator_with
+from launcher.contract.config import ConfigError, SecondsOrNone, Section, load_document
 from launcher.contract.identity import tells_identity
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -64,6 +65,13 @@ class ClusterConfig(Section):
 
     accelerator: Literal["cpu", "ascend"]
     """Kind of device that ranks compute on."""
+
+    engine: Literal["auto", Engine] = "auto"
+    """Where gradients are reduced and weights updated: on the host, or within the graph on the device.
+    "auto": host on cpu, device on ascend. "host" on ascend is many times slower, and meant for debugging."""
+
+    operations: OperationSettings = OperationSettings()
+    """How the device computes the networks."""
 
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
     """Machines that ranks start on."""
@@ -129,6 +137,17 @@ class ClusterConfig(Section):
     def init(self) -> Init:
         """Return the way in which ranks find each other."""
         return self.launcher.init or INITS[self.accelerator, self.launcher.kind][0]
+
+    @property
+    def chosen_engine(self) -> Engine:
+        """Return the engine without "auto"."""
+        return ACCELERATORS[self.accelerator].engine if self.engine == "auto" else self.engine
+
+    @property
+    def device_options(self) -> list[str]:
+        """Return the trainer's options on where and how it computes."""
+        options = ["--accelerator", self.accelerator, "--engine", self.chosen_engine]
+        return [*options, *self.operations.trainer_options]
 
     @property
     def needs_mpirun(self) -> bool:
@@ -216,6 +235,23 @@ class ClusterConfig(Section):
         )
         if fault := next(found, None):
             raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _check_engine_has_its_collective(self) -> Self:
+        if self.accelerator == "cpu" and self.chosen_engine == "device" and self.init == "mpi" and self.world_size > 1:
+            raise ValueError(
+                "engine: found 'device' with launcher.init mpi on cpu (MindSpore's own collective MCCL cannot start "
+                "that way; set launcher.init=dynamic_cluster or launcher.kind=msrun)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_device_has_the_operations(self) -> Self:
+        try:
+            accelerator_with(self.accelerator, operations=self.operations.names)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ class PlannedRanks(Record):
     """Is plan.json with the keys that `status` reads."""
 
     model_config = ConfigDict(extra="ignore")
+    engine: str = "host"  # plans of earlier versions name none
     ranks: tuple[PlannedRank, ...]
 
 
@@ -73,12 +74,14 @@ class AttemptState(Section):
 class RunState(Record):
     """Describes a run.
 
+    engine: where the newest attempt computes its steps; on "device" the ranks' own seconds are those of their hosts
     images_per_second: sum over all ranks
     checkpoint_step: step of the newest checkpoint that the ranks know to be committed
     """
 
     run_dir: Path
     state: Literal["running", "complete", "ended"]
+    engine: str
     step: int
     total_steps: int | None
     loss: float | None
@@ -136,8 +139,11 @@ def require_run(root: Path) -> RunDir:
 
 def planned_hosts(run: RunDir) -> dict[int, str]:
     """Return rank -> host, as the newest attempt was planned."""
-    plan = PlannedRanks.read(run.plan_json)
-    return {} if plan is None else {place.rank: place.host for place in plan.ranks}
+    return {place.rank: place.host for place in _plan(run).ranks}
+
+
+def _plan(run: RunDir) -> PlannedRanks:
+    return PlannedRanks.read(run.plan_json) or PlannedRanks(ranks=())
 
 
 def read_state(run: RunDir, now_unix_s: float) -> RunState:
@@ -155,6 +161,7 @@ def read_state(run: RunDir, now_unix_s: float) -> RunState:
     return RunState(
         run_dir=run.root,
         state="running" if running else "complete" if complete else "ended",
+        engine=_plan(run).engine,
         step=0 if lead is None else lead.step,
         total_steps=None if lead is None else lead.total_steps,
         loss=None if lead is None else lead.loss,
@@ -178,10 +185,7 @@ def describe_state(state: RunState) -> str:
         code = "" if each.exit_code is None else f"exit code {each.exit_code}{': ' if each.text else ''}"
         lines.append(f"attempt {each.attempt:<3} {code}{each.text}")
     for slow in state.stragglers:
-        lines.append(
-            f"slow        rank {slow.rank}: {slow.own_step_seconds:.3f} s of its own per step, the others' median is "
-            f"{slow.others_step_seconds:.3f} s"
-        )
+        lines.append(f"slow        rank {slow.rank}: {slow.describe(state.engine)}")
     return "\n".join([*lines, *_table([_HEADINGS, *map(_row, state.ranks)])])
 
 

@@ -4,6 +4,7 @@ RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
+    profile/rank_0/
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom cache_entries.safetensors
 A person creates RUN/checkpoint_now.
 """
@@ -294,6 +295,10 @@ class RunDir:
     def graphs(self, rank: int) -> Path:
         """Name the folder of a rank's compiled graph. Ranks share no file."""
         return self.root / "graphs" / f"rank_{rank}"
+
+    def profile(self, rank: int) -> Path:
+        """Name the folder of what the profiler recorded on a rank."""
+        return self.root / "profile" / f"rank_{rank}"
 
     @property
     def metrics_jsonl(self) -> Path:

@@ -14,6 +14,7 @@ class Job:
 
     train_yaml: the resolved recipe, with which `run` can go on
     found_recipe: the recipe in the run directory at that moment, None without one
+    profiled_steps: number of steps that each rank records with MindSpore's profiler
     mpi: result of a trial of MPI, None without a trial
     """
 
@@ -22,4 +23,5 @@ class Job:
     found_recipe: bytes | None
     run: RunDir
     trainer: Trainer
+    profiled_steps: int = 0
     mpi: Finding | None = None

@@ -51,6 +51,7 @@ class LaunchPlan(Section):
     run_dir: Path
     attempt: int
     accelerator: str
+    engine: str
     starter: str
     init: str
     binding: str
@@ -81,6 +82,7 @@ def make_plan(
     run_dir: Path,
     attempt: int,
     train_yaml: str,
+    profiled_steps: int = 0,
 ) -> LaunchPlan:
     """Plan to start `trainer` (an argv) on every rank of `cluster`.
 
@@ -102,11 +104,12 @@ def make_plan(
     environment = dict(cluster.environment)
     if cluster.launcher.allow_run_as_root:
         environment |= ROOT_VARIABLES
-    trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks))
+    trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks), *profile_options(profiled_steps))
     return LaunchPlan(
         run_dir=run_dir,
         attempt=attempt,
         accelerator=cluster.accelerator,
+        engine=cluster.chosen_engine,
         ranks=ranks,
         starter=str(mpirun) if mpirun else f"{python} -m vpred_train.entry launcher.rank.node",
         init=cluster.init,
@@ -130,7 +133,8 @@ def describe(plan: LaunchPlan) -> str:
         f"variables      {' '.join(plan.forwarded) or 'none'} (cross to other hosts)",
         *(f"  {name}={value}" for name, value in plan.environment.items()),
         f"files          {' '.join(path.name for path in plan.files)}",
-        f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}",
+        f"ranks          {len(plan.ranks)} on {len(plan.hosts)} host(s), accelerator {plan.accelerator}, "
+        f"engine {plan.engine}",
     ]
     for hosts in _runs_alike(plan):
         shown = hosts if len(hosts) <= _SHOWN_ALIKE + 2 else [*hosts[:_SHOWN_ALIKE], hosts[-1]]
@@ -203,7 +207,7 @@ def _metrics_target(cluster: ClusterConfig, host: Host, local_rank: int) -> str:
 def _trainer_options(
     cluster: ClusterConfig, run: RunDir, attempt: int, ranks: tuple[RankPlace, ...]
 ) -> tuple[str, ...]:
-    options = ["--run-dir", str(run.root), "--attempt", str(attempt), "--accelerator", cluster.accelerator]
+    options = ["--run-dir", str(run.root), "--attempt", str(attempt), *cluster.device_options]
     options += ["--metrics-address", cluster.metrics.address]
     options += ["--metrics-port-base", str(cluster.metrics.base_port)]
     options += ["--collective-timeout-s", f"{cluster.network.collective_timeout_s:g}"]
@@ -212,6 +216,11 @@ def _trainer_options(
     if cluster.accelerator == "ascend":
         options += ["--device-ids", ",".join(str(place.device_id) for place in ranks)]
     return tuple(options)
+
+
+def profile_options(steps: int) -> list[str]:
+    """Return the trainer's options to record `steps` steps with MindSpore's profiler."""
+    return ["--profile", str(steps)] if steps else []
 
 
 def _targets(run_name: str, ranks: tuple[RankPlace, ...]) -> str:

@@ -47,14 +47,16 @@ class RecipeError(Exception):
 
 
 def resolve_recipe(
-    trainer: Trainer, recipe: Path, accelerator: str, world_size: int, run: RunDir, overrides: Sequence[str]
+    trainer: Trainer, recipe: Path, device: Sequence[str], world_size: int, run: RunDir, overrides: Sequence[str]
 ) -> str:
     """Have the trainer resolve the recipe to YAML text with which `run` can go on. Its stderr goes to this process's.
+
+    device: the trainer's options on where and how it computes
 
     Raises RecipeError: when the check fails; BAD_CONFIG when the trainer calls it the user's mistake, else FAILED.
     """
     argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
-    argv += ["--accelerator", accelerator, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
+    argv += [*device, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
     answer = _ask(argv)
     if answer.returncode == ExitCode.BAD_CONFIG:
         raise RecipeError(ExitCode.BAD_CONFIG)

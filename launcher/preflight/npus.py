@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from launcher.cluster.config import ClusterConfig
 from launcher.cluster.hosts import Host
+from launcher.contract.chips import chip_names, first_generation, is_first_generation, visible_devices
 from launcher.preflight.host_probe import HostFacts, NpuWords
 from launcher.ranktable.controller_table import chosen_table
 from launcher.ranktable.editing import placements
@@ -20,7 +21,6 @@ _HEALTHY = re.compile(r"net health status\s*:\s*(success|init)", re.IGNORECASE)
 _TLS = re.compile(r"tls switch\s*\[(\d)\]", re.IGNORECASE)
 # npu-smi's table of processes: | NPU  Chip | Process id | Process name | ...
 _PROCESS = re.compile(r"^\|\s*(\d+)\s+\d+\s*\|\s*(\d+)\s*\|\s*(\S+)\s*\|", re.MULTILINE)
-_SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 _MAKE_ANEW = "take what `vpred-launch ranktable generate --discover --to hosts` says"
 
 # device id -> (its addresses in the table, separated by commas; its super_device_id); a text is empty where absent
@@ -57,8 +57,10 @@ def npu_findings(host: Host, facts: HostFacts, entries: Entries) -> Iterator[Fin
         yield Finding("error", "devices", found, "correct hosts[].devices, or look at `npu-smi info` there")
     hidden = _hidden(host, facts["visible_devices"])
     if hidden is not None:
-        found = f"{name} has ASCEND_RT_VISIBLE_DEVICES={facts['visible_devices']}, which hides or renumbers {hidden}"
+        found = f"{name} has ASCEND_RT_VISIBLE_DEVICES={facts['visible_devices']}, which hides device {hidden}"
         yield Finding("error", "devices", found, "unset it: hosts[].devices alone says which are used")
+    if old := next(filter(is_first_generation, chip_names(facts["npu_smi"])), None):
+        yield Finding("error", "chips", f"{name}: {first_generation(old)}", "take Atlas A2 or later")
     if facts["inventory"] is not None:
         yield from _against_table(name, facts["inventory"], {k: v for k, v in entries.items() if k not in absent})
     for device, said in facts["npu"].items():
@@ -102,18 +104,12 @@ def _against_table(name: str, captured: Captured, entries: Entries) -> Iterator[
         yield Finding("warning", "rank table", found, f"`hccn_tool -i {device} -ip -g` there; it may want root")
 
 
-def _hidden(host: Host, visible: str | None) -> str | None:
-    """Name the first device of `host` that ASCEND_RT_VISIBLE_DEVICES hides or renumbers, None without one."""
+def _hidden(host: Host, visible: str | None) -> int | None:
+    """Return the first device of `host` that ASCEND_RT_VISIBLE_DEVICES hides, None without one."""
     if not visible:
         return None
-    seen: list[int] = []
-    for part in visible.split(","):
-        match = _SPAN.fullmatch(part.strip())
-        if match is None:
-            break
-        seen += range(int(match[1]), int(match[2] or match[1]) + 1)
-    moved = [device.id for device in host.devices if device.id >= len(seen) or seen[device.id] != device.id]
-    return f"device {moved[0]}" if moved else None
+    seen = visible_devices(visible)
+    return next((device.id for device in host.devices if device.id not in seen), None)
 
 
 def _switch(said: NpuWords) -> str | None:

@@ -8,8 +8,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from launcher.cluster.config import ClusterConfig
+from launcher.contract.accelerators import HOST_ENGINE_COST
 from launcher.contract.run_dir import RunDir
 from launcher.planning.job import Job
 from launcher.planning.mpirun import Mpirun, MpirunError, find_mpirun
@@ -37,6 +39,8 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
         *_ports(cluster),
         *_forwarded(cluster, env),
         *_cores(cluster),
+        *_engine(cluster),
+        *_msrun(cluster, Path(sys.executable).parent),
     ]
     mpirun = None
     if cluster.needs_mpirun:
@@ -173,3 +177,17 @@ def _cores(cluster: ClusterConfig) -> list[Finding]:
         return []
     found = f"{cluster.ranks_on(host)} workers on {cores} core(s)"
     return [Finding("warning", "cores", found, "workers_per_host up to the number of cores is faster")]
+
+
+def _msrun(cluster: ClusterConfig, binaries: Path) -> list[Finding]:
+    """Check that msrun lies beside python, from where every host starts it."""
+    if cluster.launcher.kind != "msrun" or os.access(binaries / "msrun", os.X_OK):
+        return []
+    remedy = "install mindspore into this environment (pip install '.[train]'), or take launcher.kind=mpirun"
+    return [Finding("error", "msrun", f"{binaries / 'msrun'} cannot be run", remedy)]
+
+
+def _engine(cluster: ClusterConfig) -> list[Finding]:
+    if cluster.accelerator == "cpu" or cluster.chosen_engine == "device":
+        return []
+    return [Finding("warning", "engine", f"host on ascend: {HOST_ENGINE_COST}", "take engine: auto, but to debug")]

@@ -29,7 +29,7 @@ def check_recipe(job: Job, env: Mapping[str, str], remote: Remote) -> list[Findi
         recipe.write(job.train_yaml)
         recipe.flush()
         argv = [*crossing_words(cluster, env), *job.trainer.argv, "--check", "--recipe", recipe.name]
-        argv += ["--accelerator", cluster.accelerator, "--world-size", str(cluster.world_size)]
+        argv += [*cluster.device_options, "--world-size", str(cluster.world_size)]
         answers = remote.run({host: argv for host in others}, _TIMEOUT_S)
         refused = {host: _refused(answers[host], recipe.name) for host in others}
         # An unreachable spare host has been reported already.

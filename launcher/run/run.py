@@ -16,7 +16,7 @@ from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
 from launcher.planning.job import Job
 from launcher.planning.mpirun import find_mpirun
-from launcher.planning.plan import LaunchPlan, describe, make_plan
+from launcher.planning.plan import LaunchPlan, describe, make_plan, profile_options
 from launcher.planning.trainer import Trainer, is_complete, rank_counts, read_recipe, resolve_recipe
 from launcher.preflight.preflight import preflight, trial_on_one_host
 from launcher.processes.ssh import Ssh
@@ -48,12 +48,14 @@ def load_job(
     overrides: Sequence[str],
     trainer: Trainer,
     *,
+    profiled_steps: int = 0,
     try_mpi: bool = False,
 ) -> Job:
     """Load and check both documents of a launch.
 
     run_dir: None means runs/RECIPE in the current directory
     overrides: those that start with "cluster." go to the cluster file, the others to the trainer
+    profiled_steps: number of steps that each rank records with MindSpore's profiler
     try_mpi: on one host, try MPI while the trainer checks the recipe; several hosts must be checked before that
 
     Raises ConfigError: on a mistake in the cluster file or the rank table. Raises RecipeError: when the trainer's check
@@ -67,8 +69,10 @@ def load_job(
     with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
         run = RunDir((run_dir or Path("runs") / recipe.stem).absolute())
         found_recipe = read_recipe(run)
-        train_yaml = resolve_recipe(trainer, recipe, cluster.accelerator, cluster.world_size, run, theirs)
-        return Job(cluster, train_yaml, found_recipe, run, trainer, trial.finding() if trial else None)
+        device = [*cluster.device_options, *profile_options(profiled_steps)]
+        train_yaml = resolve_recipe(trainer, recipe, device, cluster.world_size, run, theirs)
+        mpi = trial.finding() if trial else None
+        return Job(cluster, train_yaml, found_recipe, run, trainer, profiled_steps, mpi)
 
 
 def plan_job(job: Job) -> LaunchPlan:
@@ -81,6 +85,7 @@ def plan_job(job: Job) -> LaunchPlan:
         run_dir=job.run.root,
         attempt=job.run.next_attempt(),
         train_yaml=job.train_yaml,
+        profiled_steps=job.profiled_steps,
     )
 
 

@@ -257,10 +257,7 @@ class _Watch:
         slow = tuple(self._stragglers.stragglers[rank] for rank in sorted(self._stragglers.stragglers))
         _keep(Stragglers(ranks=slow), self.attempt.stragglers_json)
         for each in slow:
-            self._note(
-                f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.own_step_seconds:.3f} s of its own "
-                f"per step, the others' median is {each.others_step_seconds:.3f} s"
-            )
+            self._note(f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.describe(self.plan.engine)}")
         if not slow:
             self._note("no rank is slow any more")
 

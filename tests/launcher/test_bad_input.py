@@ -150,6 +150,34 @@ def test_root_needs_permission(bench):
     assert line.startswith("error   user: root, which mpirun refuses; set launcher.allow_run_as_root: true")
 
 
+def test_an_engine_without_a_collective_of_its_own(bench):
+    line = refused(bench, "cluster.engine=device")
+    assert line == (
+        f"{CONFIGS / 'local_cpu.yaml'}: engine: found 'device' with launcher.init mpi on cpu (MindSpore's own "
+        "collective MCCL cannot start that way; set launcher.init=dynamic_cluster or launcher.kind=msrun)"
+    )
+
+
+def test_an_msrun_that_is_missing(tmp_path, monkeypatch):
+    cluster = load_cluster(CONFIGS / "local_msrun.yaml")
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.setattr("launcher.preflight.preflight.sys.executable", str(tmp_path / "python"))
+    job = Job(cluster, "", None, RunDir(tmp_path / "run"), Trainer((), (), {}))
+    (error,) = [finding for finding in preflight(job, os.environ, Ssh()) if finding.check == "msrun"]
+    assert str(error) == (
+        f"error   msrun: {tmp_path}/msrun cannot be run; install mindspore into this environment "
+        "(pip install '.[train]'), or take launcher.kind=mpirun"
+    )
+
+
+def test_the_host_engine_on_ascend_says_what_it_costs(tmp_path):
+    cluster = load_cluster(CONFIGS / "ascend_1x8.yaml", ["engine=host"])
+    job = Job(cluster, "", None, RunDir(tmp_path / "run"), Trainer((), (), {}))
+    (warning,) = [finding for finding in preflight(job, os.environ, Ssh()) if finding.check == "engine"]
+    assert warning.severity == "warning"
+    assert "14.7 GB over PCIe and launches 6,600 graphs, by estimate 15 to 30 times slower than" in warning.found
+
+
 def test_a_missing_system_library_is_named_with_its_package(tmp_path):
     trainer = Trainer((), (), {"libvpred-none.so.9": "libvpred-none9"})
     job = Job(load_cluster(CONFIGS / "local_cpu.yaml"), "", None, RunDir(tmp_path / "run"), trainer)

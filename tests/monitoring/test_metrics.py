@@ -107,6 +107,22 @@ def test_the_ceiling_is_there_from_the_start(metrics: WorkerMetrics) -> None:
     assert "vpred_mfu_ratio" not in found
 
 
+def test_device_memory_has_a_series_for_each_kind_that_the_device_reports(metrics: WorkerMetrics) -> None:
+    metrics.observe_device_memory({})
+    assert "vpred_device_memory_bytes" not in scrape(metrics)
+    metrics.observe_device_memory({"allocated": 5, "peak": 9})
+    metrics.observe_device_memory({"allocated": 4, "peak": 9})
+    assert scrape(metrics)["vpred_device_memory_bytes"] == {"{'kind': 'allocated'}": 4, "{'kind': 'peak'}": 9}
+
+
+def test_compilations_are_those_of_the_process(metrics: WorkerMetrics) -> None:
+    assert "vpred_graph_compile_seconds" not in scrape(metrics)
+    metrics.observe_compilations(seconds=2.5, cache_hits=1)
+    found = scrape(metrics)
+    assert found["vpred_graph_compile_seconds"] == {"": 2.5}
+    assert found["vpred_graph_cache_hits"] == {"": 1}
+
+
 def test_step_duration_falls_into_the_right_bucket(metrics: WorkerMetrics) -> None:
     for seconds in (0.4, 0.4, 7.0):
         metrics.observe_step(**{**STEP, "step_seconds": seconds})

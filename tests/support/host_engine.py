@@ -31,4 +31,4 @@ def host_state(config: TrainConfig, space: Any, collective: Collective | None = 
 
 def networks_of(step: Any) -> Any:
     """The networks that a step trains."""
-    return step.loss_and_gradients.loss.networks
+    return step.loss_and_gradients.cell.loss.networks

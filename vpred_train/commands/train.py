@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.accelerators import ACCELERATORS, Accelerator, accelerator_with
 from launcher.contract.config import ConfigError, dump_yaml, load_document, schema_json
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
@@ -21,6 +21,7 @@ from vpred_train.estimates.memory import memory_plans, table
 from vpred_train.foreign import finite_number
 from vpred_train.latent_cache.requirements import cache_specs, check_cache
 from vpred_train.prepare.data import open_data
+from vpred_train.prepare.device import check_device
 from vpred_train.prepare.mindone_keys import read_mindone
 from vpred_train.prepare.mindone_recipe import TABLE, notes
 from vpred_train.prepare.recipe import check_world_size, from_mindone, load_recipe, rank_counts
@@ -52,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     mindone = parser.add_argument_group("MindONE's train_text_to_image (instead of --recipe)")
     mindone.add_argument("--train_config", type=Path, metavar="FILE", help="MindONE's YAML; the flags are its keys")
     for key, rule in TABLE.items():
+        if key == "profile":  # ours has the same name, and takes MindONE's False
+            continue
         # Stored as pairs in one list, so that no key of MindONE's can collide with an option of ours.
         pair = partial(lambda name, text: (name, text), key)
         mindone.add_argument(
@@ -65,6 +68,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rank.add_argument("--attempt", type=int, help="number of this start (default: a new one)")
     rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), help="(default: cpu; also checked for)")
+    rank.add_argument(
+        "--engine", choices=("auto", "host", "device"), default="auto", help="where a step is computed (default: auto)"
+    )
+    rank.add_argument(
+        "--operation",
+        type=operation,
+        action="append",
+        default=[],
+        metavar="KIND=NAME",
+        help="a key of the cluster file's section operations; may be repeated",
+    )
+    rank.add_argument("--deterministic", action="store_true", help="kernels and collectives add up in a fixed order")
+    rank.add_argument(
+        "--profile",
+        type=profiled_steps,
+        default=0,
+        metavar="N",
+        help="record N steps with MindSpore's profiler, on accelerator ascend (default: 0)",
+    )
     rank.add_argument("--metrics-address", default="127.0.0.1", help="where to serve metrics")
     rank.add_argument("--metrics-port-base", type=int, help="port of local rank 0 (default: no metrics)")
     rank.add_argument(
@@ -81,6 +103,27 @@ def world_sizes(text: str) -> tuple[int, ...]:
     if min(sizes) < 1:
         raise ValueError(text)
     return sizes
+
+
+def operation(text: str) -> tuple[str, str]:
+    """Parse a word such as attention=composed. Raises ValueError: for a word without =."""
+    kind, name = text.split("=")
+    return kind, name
+
+
+def profiled_steps(text: str) -> int:
+    """Parse the number of steps to profile. MindONE's False is 0. Raises ArgumentTypeError: for other words."""
+    if text.lower() == "false":
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"found {text!r}; give the number of steps to record")
+    return int(text)
+
+
+def accelerator_of(arguments: argparse.Namespace) -> Accelerator:
+    """Return the accelerator of the command line. Raises ConfigError: when it lacks an operation."""
+    name = arguments.accelerator or "cpu"
+    return accelerator_with(name, arguments.engine, dict(arguments.operation), arguments.deterministic)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,8 +152,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         check_world_size(config, arguments.world_size)
         if arguments.run_dir is not None:
             check_run_dir(RunDir(arguments.run_dir), config)
-        if arguments.accelerator is not None:
-            config.precision.on(ACCELERATORS[arguments.accelerator])
+        if arguments.accelerator is not None or arguments.engine != "auto":
+            check_device(config, accelerator_of(arguments), arguments.profile)
         if arguments.check:
             data = open_data(config)
             if config.pretrained is not None:
@@ -125,15 +168,17 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             print(dump_yaml(config), end="")
         return ExitCode.OK
     if arguments.memory_plan:
-        plans = memory_plans(config, arguments.world_sizes, arguments.accelerator or "cpu")
+        plans = memory_plans(config, arguments.world_sizes, arguments.accelerator or "cpu", arguments.engine)
         print(json.dumps([plan.to_json() for plan in plans], indent=2) if arguments.json else table(plans))
         return ExitCode.OK
     if arguments.run_dir is None:
         raise ConfigError("--run-dir is missing: give the directory to train in (or --check)")
+    accelerator = accelerator_of(arguments)
+    check_device(config, accelerator, arguments.profile)
     tell_stacks()
     from vpred_train.training.worker import train
 
-    return train(config, arguments)
+    return train(config, arguments, accelerator)
 
 
 def resolve(arguments: argparse.Namespace) -> TrainConfig:

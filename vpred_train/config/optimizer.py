@@ -15,6 +15,7 @@ SIGMA_REL_MAX = 0.28
 SigmaRel = Annotated[float, Field(gt=0, le=SIGMA_REL_MAX)]
 
 ADAMS = ("adamw", "adam_weight_decay")
+DEVICE_OPTIMIZERS = (*ADAMS, "sgd")  # the device engine has these update rules
 
 
 def refuse_unread(section: Section, chosen: Collection[str], readers: Mapping[str, Collection[str]]) -> None:

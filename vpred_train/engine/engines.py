@@ -37,8 +37,7 @@ def make_host(
     """
     state = HostState(config, FlatSpace(networks, config.trainable), collective, progress)
     graph = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
-    keeps = graph_folder if accelerator.cached_graphs else None
-    loss_and_gradients = graph if keeps is None else CachedGraph(graph, config, keeps)
+    loss_and_gradients = CachedGraph(graph, config, graph_folder if accelerator.cached_graphs else None)
     return state, HostStep(config, state, collective, inputs, Objective(config), loss_and_gradients)
 
 

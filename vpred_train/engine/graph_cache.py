@@ -9,7 +9,10 @@ import hashlib
 import importlib.metadata
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,27 @@ from mindspore import nn
 from launcher.contract.files import beside, write_atomic
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
-from vpred_train.kernels import library
+from vpred_train.kernels import implementations, library
 
 logger = logging.getLogger(__name__)
 
 DIGEST = "xxh3"
 PACKAGE = Path(__file__).parents[1]  # the full package: the graph depends on the networks' code too
 
+
+@dataclass
+class Compilations:
+    """Counts what this process's training graphs took before their first run.
+
+    seconds: time to compile them, or to read them from the cache
+    cache_hits: graphs that were read from the cache
+    """
+
+    seconds: float = 0.0
+    cache_hits: int = 0
+
+
+compilations = Compilations()
 
 Graph = tuple[nn.Cell, Sequence[Any]]  # a cell, and inputs of the shapes for which it is compiled
 
@@ -36,15 +53,28 @@ class CachedGraph:
     Graphs of other shapes, such as those of aspect buckets, are compiled again in each process.
     """
 
-    def __init__(self, cell: nn.Cell, config: TrainConfig, folder: Path) -> None:
+    def __init__(self, cell: nn.Cell, config: TrainConfig, folder: Path | None) -> None:
         self.cell, self.config, self.folder = cell, config, folder
-        self.ready = False
+        self.compiled: set[tuple[Any, ...]] = set()
 
     def __call__(self, *inputs: Any) -> Any:
-        if not self.ready:
-            compile_cached([(self.cell, inputs)], self.config, self.folder)
-            self.ready = True
+        shapes = tuple((each.shape, each.dtype) for each in inputs)
+        if shapes not in self.compiled:
+            with counted_compilation():
+                if self.folder is None or self.compiled:
+                    self.cell.compile(*inputs)
+                else:
+                    compile_cached([(self.cell, inputs)], self.config, self.folder)
+            self.compiled.add(shapes)
         return self.cell(*inputs)
+
+
+@contextmanager
+def counted_compilation() -> Iterator[None]:
+    """Add the time of the `with` block to `compilations`."""
+    started_s = time.perf_counter()
+    yield
+    compilations.seconds += time.perf_counter() - started_s
 
 
 def compile_cached(graphs: Sequence[Graph], config: TrainConfig, folder: Path, facts: Sequence[object] = ()) -> None:
@@ -65,6 +95,7 @@ def compile_cached(graphs: Sequence[Graph], config: TrainConfig, folder: Path, f
     if is_sound(entry):
         logger.info("compiled graph taken from %s", entry)
         _compile(graphs, entry)
+        compilations.cache_hits += len(graphs)
     else:
         shutil.rmtree(folder, ignore_errors=True)  # an entry there is of other code or other ranks, or damaged
         aside = beside(entry)
@@ -84,7 +115,7 @@ def _compile(graphs: Sequence[Graph], entry: Path) -> None:
 def graph_key(config: TrainConfig, graphs: Sequence[Graph], facts: Sequence[object] = ()) -> str:
     """Return a digest, 32 hexadecimal digits, of all that the graphs depend on.
 
-    This is the package's code, MindSpore's version, the compiled operations, the recipe, `facts`, and the names, shapes
+    This is the package's code, MindSpore's version, the chosen operations, the recipe, `facts`, and the names, shapes
     and types of parameters and inputs.
     """
     digest = hashlib.sha256()
@@ -95,7 +126,9 @@ def graph_key(config: TrainConfig, graphs: Sequence[Graph], facts: Sequence[obje
         shapes = [(each.shape, each.dtype) for each in inputs]
         digest.update(repr((type(cell).__name__, parameters, shapes)).encode())
     version = importlib.metadata.version("mindspore")
-    digest.update(repr((version, library.loaded(), config.model_dump_json(), *facts)).encode())
+    digest.update(
+        repr((version, library.loaded(), implementations.chosen(), config.model_dump_json(), *facts)).encode()
+    )
     return digest.hexdigest()[:32]
 
 

@@ -15,6 +15,7 @@ from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.diffusion.timesteps import timestep_cdf, timesteps_at
 from vpred_train.diffusion.weighting import image_weights, loss_weights, weight_mass
 from vpred_train.host_copies import to_device
+from vpred_train.models import indexing
 from vpred_train.models.networks import Networks
 
 
@@ -112,7 +113,8 @@ class DiffusionLoss(nn.Cell):
     def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.networks = networks
+        self.mean = indexing.chosen().mean
 
     def construct(self, z_t: Tensor, target: Tensor, weight: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         error = self.networks(z_t, timesteps, text) - target
-        return (weight * (error**2).mean((1, 2, 3))).mean()
+        return self.mean(weight * self.mean(error**2, (1, 2, 3)))

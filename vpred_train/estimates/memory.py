@@ -2,7 +2,7 @@
 
 It builds no network and imports no MindSpore.
 Sharding: ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1), as implemented by
-`vpred_train.distributed.zero`.
+`vpred_train.distributed.zero` for engine host. Engine device shards the master weights too.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.accelerators import Accelerator, accelerator_with
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import PIECE_ELEMENTS
 from vpred_train.distributed.flat_arrays import largest_shard, shard_bounds
@@ -19,11 +19,21 @@ from vpred_train.weights.lora.factors import attention_targets
 
 Place = Literal["host", "device"]
 FLOAT32_BYTES = 4
+# Engine device reduces gradients in buckets of at most this many elements and tensors, padded to units per rank.
+BUCKET_ELEMENTS = 1 << 25
+BUCKET_TENSORS = 100
+BUCKET_UNIT = 128
+HCCL_BYTES = 2 * 200_000_000  # HCCL reserves twice HCCL_BUFFSIZE for each communicator, by default 2 x 200 MB
 NOT_COUNTED = (
     "activations",
     "MindSpore's and MPI's own memory",
     "what a checkpoint copies",
     "an average made whole while it is validated, sampled or exported",
+)
+NOT_COUNTED_ON_DEVICE = (
+    "activations",
+    "MindSpore's own memory",
+    "an average made whole while it is sampled or exported",
 )
 
 
@@ -65,8 +75,19 @@ class MemoryPlan:
         return tuple(dict.fromkeys(item.place for item in self.items))
 
 
-def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") -> MemoryPlan:
+def memory_plan(
+    config: TrainConfig, world_size: int, accelerator: str = "cpu", engine: Literal["auto", "host", "device"] = "auto"
+) -> MemoryPlan:
     """Plan a recipe's memory on `world_size` ranks of an accelerator of `ACCELERATORS`.
+
+    engine: host, device, or "auto" for the accelerator's
+    """
+    chosen = accelerator_with(accelerator, engine)
+    return (plan_on_device if chosen.engine == "device" else plan_on_host)(config, world_size, chosen)
+
+
+def plan_on_host(config: TrainConfig, world_size: int, accelerator: Accelerator) -> MemoryPlan:
+    """Plan engine host, which keeps the flat arrays of weights, gradients and optimiser on the host.
 
     On CPU the networks share the memory of the flat weights and gradients. Other devices hold separate copies.
     """
@@ -81,12 +102,43 @@ def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") 
     counts |= dict.fromkeys(config.optimizer.moment_names, local)
     counts |= dict.fromkeys((f"average {name}" for name in config.ema.names), local)
     host = [Item(kind, "host", FLOAT32_BYTES * count) for kind, count in counts.items()]
-    if ACCELERATORS[accelerator].device_target == "CPU":
+    if accelerator.device_target == "CPU":
         items = [Item("frozen weights", "host", FLOAT32_BYTES * frozen), *host]
     else:
         on_device = {"frozen weights": frozen, "network weights": learning, "network gradients": learning}
         items = host + [Item(kind, "device", FLOAT32_BYTES * count) for kind, count in on_device.items()]
     return MemoryPlan(world_size, config.zero_stage, learning, frozen, tuple(items))
+
+
+def plan_on_device(config: TrainConfig, world_size: int, accelerator: Accelerator) -> MemoryPlan:
+    """Plan engine device: networks and state on the device, and on the host what a checkpoint copies.
+
+    The device's total is its peak, at the end of the backward pass. Each rank holds 4 bytes of weights and 4 of
+    gradients for each parameter that learns, and 1 / world_size of master weights, moments and averages, 4 bytes each.
+    """
+    learning, frozen = parameter_counts(config)
+    sharers = world_size if config.zero_stage == 1 else 1
+    local = -(-learning // sharers) + _padding(config, learning, sharers)
+    counts = {"frozen weights": frozen, "weights": learning, "gradients": learning}
+    if config.gradient_accumulation_steps > 1:
+        counts["accumulated gradients"] = learning
+    names = ["master weights", *config.optimizer.moment_names, *(f"average {name}" for name in config.ema.names)]
+    counts |= dict.fromkeys(names, local)
+    counts["a bucket of gradients"] = min(BUCKET_ELEMENTS, learning)
+    place: Place = "host" if accelerator.device_target == "CPU" else "device"
+    items = [Item(kind, place, FLOAT32_BYTES * count) for kind, count in counts.items()]
+    if accelerator.collective == "hccl" and world_size > 1:
+        items.append(Item("HCCL buffers", place, HCCL_BYTES))
+    items.append(Item("copy for a checkpoint", "host", FLOAT32_BYTES * local * len(names)))
+    items.sort(key=lambda item: item.place, reverse=True)  # the host first
+    return MemoryPlan(world_size, config.zero_stage, learning, frozen, tuple(items), NOT_COUNTED_ON_DEVICE)
+
+
+def _padding(config: TrainConfig, learning: int, sharers: int) -> int:
+    """Return the most elements that pad this rank's part of all buckets: two neighbours are more than one bucket."""
+    tensors = len(stability_shapes(config.model))
+    buckets = 2 + 2 * (learning // BUCKET_ELEMENTS) + tensors // BUCKET_TENSORS
+    return buckets * BUCKET_UNIT if sharers > 1 else 0
 
 
 def parameter_counts(config: TrainConfig) -> tuple[int, int]:
@@ -102,11 +154,16 @@ def parameter_counts(config: TrainConfig) -> tuple[int, int]:
     return learning, sum(sizes.values()) - learning
 
 
-def memory_plans(config: TrainConfig, world_sizes: Sequence[int], accelerator: str) -> list[MemoryPlan]:
+def memory_plans(
+    config: TrainConfig,
+    world_sizes: Sequence[int],
+    accelerator: str,
+    engine: Literal["auto", "host", "device"] = "auto",
+) -> list[MemoryPlan]:
     """Plan with ZeRO stage 1 on each number of ranks, then without, where the number does not matter."""
     stages = [(1, world_size) for world_size in world_sizes] + [(0, world_sizes[-1])]
     return [
-        memory_plan(config.model_copy(update={"zero_stage": stage}), world_size, accelerator)
+        memory_plan(config.model_copy(update={"zero_stage": stage}), world_size, accelerator, engine)
         for stage, world_size in stages
     ]
 

@@ -6,8 +6,13 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from vpred_train.kernels import library, operations
+from vpred_train.kernels import implementations, library, operations
+from vpred_train.models import indexing
 from vpred_train.models.layers import GELU, GroupNorm, LayerNorm, Linear
+
+# MindSpore documents flash_attention_score for heads of 16, 32, ... 512 channels. The limit itself, which only the
+# autoencoder would reach, is avoided.
+FLASH_HEAD_CHANNELS = range(16, 257, 16)
 
 
 class Attention(nn.Cell):
@@ -27,9 +32,11 @@ class Attention(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.attention(heads)
+        self.flash = implementations.chosen().attention == "flash" and head_channels in FLASH_HEAD_CHANNELS
         self.logits = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.wait = ops.Depend()
+        self.cut = indexing.chosen().split
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         # The query is scaled first, because SD2's raw logits exceed the range of float16.
@@ -45,6 +52,8 @@ class Attention(nn.Cell):
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.use_compiled and mask is None and q.dtype == mstype.float32:
             return self.operation(q, k, v)[0]
+        if self.flash and mask is None and q.dtype != mstype.float32:
+            return ops.flash_attention_score(q, k, v, self.heads, scalar_value=self.scale, input_layout="BSH")
         y = self.in_turn(self.split(q), self.split(k), self.split(v), mask)
         return y.transpose(0, 2, 1, 3).reshape(q.shape)
 
@@ -56,7 +65,7 @@ class Attention(nn.Cell):
             return self.attend(q, k, v, mask)
         parts = ()
         done = q
-        for part in ops.split(q, queries, 2):
+        for part in self.cut(q, queries, 2):
             # Each part waits for the one before, because the graph's executor would start all of them at once.
             done = self.attend(self.wait(part, done), k, v, None)
             parts += (done,)  # type: ignore[assignment]
@@ -91,11 +100,12 @@ class GEGLU(nn.Cell):
         if self.use_compiled:
             self.operation = operations.geglu()
         self.gelu = GELU()
+        self.chunk = indexing.chosen().chunk
 
     def construct(self, x: Tensor) -> Tensor:
         if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(self.proj(x))
-        value, gate = ops.chunk(self.proj(x), 2, -1)
+        value, gate = self.chunk(self.proj(x), 2, -1)
         return value * self.gelu(gate)
 
 

@@ -10,6 +10,7 @@ from mindspore import dtype as mstype
 
 from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config.model import VaeConfig
+from vpred_train.models import indexing
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Doubled, GroupNorm
 
@@ -199,6 +200,7 @@ class AutoencoderKL(nn.Cell):
         self.decoder = Decoder(config, rng)
         self.quant_conv = Conv2d(rng, 2 * latent, 2 * latent, 1)
         self.post_quant_conv = Conv2d(rng, latent, latent, 1)
+        self.chunk = indexing.chosen().chunk
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode (B, 3, H, W) to moments (B, 2 * latent_channels, H / f, W / f) float32, f = `config.downsampling`."""
@@ -209,7 +211,7 @@ class AutoencoderKL(nn.Cell):
 
         The log-variance is clipped to [-30, 20].
         """
-        mean, log_variance = ops.chunk(moments, 2, 1)
+        mean, log_variance = self.chunk(moments, 2, 1)
         return mean, ops.clip_by_value(log_variance, *LOG_VARIANCE_RANGE)
 
     def decode(self, latents: Tensor) -> Tensor:

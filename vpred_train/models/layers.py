@@ -7,11 +7,11 @@ Norms, softmax and GELU are computed in float32. The compiled operations exist o
 import math
 
 import numpy as np
-from mindspore import Parameter, Tensor, get_context, nn, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore import dtype as mstype
 
 from vpred_train.arrays import FloatArray
-from vpred_train.kernels import library, operations
+from vpred_train.kernels import implementations, library, operations
 
 COMPUTE_DTYPES = {"float32": mstype.float32, "float16": mstype.float16, "bfloat16": mstype.bfloat16}
 
@@ -80,6 +80,7 @@ class Linear(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.linear(bias)
+        self.by_mint = implementations.chosen().linear == "mint"
         self.lora: LowRank | None = None
 
     def construct(self, x: Tensor) -> Tensor:
@@ -94,8 +95,12 @@ class Linear(nn.Cell):
         """Apply weight and bias: (n, in) -> (n, out)."""
         if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias) if self.has_bias else self.operation(x, self.weight)
-        y = self.product(x, self.weight.astype(x.dtype))
-        return self.add(y, self.bias.astype(x.dtype)) if self.has_bias else y
+        weight = self.weight.astype(x.dtype)
+        bias = self.bias.astype(x.dtype) if self.has_bias else None
+        if self.by_mint:
+            return mint.nn.functional.linear(x, weight, bias)
+        y = self.product(x, weight)
+        return y if bias is None else self.add(y, bias)
 
 
 class Conv2d(nn.Cell):
@@ -128,7 +133,9 @@ class Conv2d(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.convolution(kernel, stride, pad_end)
+        self.by_mint = implementations.chosen().convolution == "mint"
         before, after = (0 if pad_end else kernel // 2), kernel // 2
+        self.stride, self.padding, self.padded_end = stride, before, (0, after, 0, after) if pad_end else ()
         self.add = ops.BiasAdd()  # on CPU a broadcasting + is slower and keeps an index of 16 bytes per element
         self.convolve = ops.Conv2D(
             out_channels, kernel, pad_mode="pad", pad=(before, after, before, after), stride=stride
@@ -137,7 +144,12 @@ class Conv2d(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias)
-        return self.add(self.convolve(x, self.weight.astype(x.dtype)), self.bias.astype(x.dtype))
+        weight, bias = self.weight.astype(x.dtype), self.bias.astype(x.dtype)
+        if self.by_mint:
+            if self.padded_end:
+                x = mint.nn.functional.pad(x, self.padded_end)
+            return mint.nn.functional.conv2d(x, weight, bias, self.stride, self.padding)
+        return self.add(self.convolve(x, weight), bias)
 
 
 class Doubled(nn.Cell):
@@ -179,7 +191,7 @@ class GroupNorm(nn.Cell):
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.group_norm(groups, silu)
-        self.on_cpu = get_context("device_target") == "CPU"
+        self.as_batch_norm = implementations.chosen().group_norm == "batch_norm"
         self.normalise = ops.BatchNorm(is_training=True, epsilon=eps, momentum=0.0)  # keeps no running statistics
         self.scale = ops.BatchNorm(is_training=False, epsilon=1e-12)
 
@@ -187,7 +199,7 @@ class GroupNorm(nn.Cell):
         if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias, constant(1, self.eps))[0]
         x_32 = x.astype(mstype.float32)
-        y = self.by_batch_norm(x_32) if self.on_cpu else self.by_group_norm(x_32)
+        y = self.by_batch_norm(x_32) if self.as_batch_norm else self.by_group_norm(x_32)
         y = y.astype(x.dtype)
         return ops.silu(y) if self.silu else y
 
@@ -211,16 +223,21 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.weight = Parameter(Tensor(np.ones(features, np.float32)), name="weight")
         self.bias = Parameter(Tensor(np.zeros(features, np.float32)), name="bias")
-        self.eps = eps
+        self.features, self.eps = features, eps
         self.use_compiled = library.loaded() is not None
         if self.use_compiled:
             self.operation = operations.layer_norm()
+        self.by_mint = implementations.chosen().layer_norm == "mint"
         self.normalise = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
     def construct(self, x: Tensor) -> Tensor:
         if self.use_compiled and x.dtype == mstype.float32:
             return self.operation(x, self.weight, self.bias, constant(1, self.eps))[0]
-        y, _, _ = self.normalise(x.astype(mstype.float32), self.weight, self.bias)
+        x_32 = x.astype(mstype.float32)
+        if self.by_mint:
+            y = mint.nn.functional.layer_norm(x_32, (self.features,), self.weight, self.bias, self.eps)
+        else:
+            y, _, _ = self.normalise(x_32, self.weight, self.bias)
         return y.astype(x.dtype)
 
 

@@ -6,6 +6,7 @@ from mindspore import dtype as mstype
 
 from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config.model import TextEncoderConfig
+from vpred_train.models import indexing
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import COMPUTE_DTYPES, GELU, LayerNorm, Linear, LowRank, uniform
 
@@ -26,6 +27,7 @@ class SelfAttention(nn.Cell):
         self.product = ops.MatMul(transpose_b=True)
         self.in_proj_lora: LowRank | None = None
         self.attend = Attention(heads, width // heads)
+        self.chunk = indexing.chosen().chunk
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, tokens, width = x.shape
@@ -33,7 +35,7 @@ class SelfAttention(nn.Cell):
         packed = self.product(x, self.in_proj_weight.astype(x.dtype)) + self.in_proj_bias.astype(x.dtype)
         if self.in_proj_lora is not None:
             packed = packed + self.in_proj_lora(x)
-        q, k, v = ops.chunk(packed.reshape(batch, tokens, 3 * width), 3, -1)
+        q, k, v = self.chunk(packed.reshape(batch, tokens, 3 * width), 3, -1)
         return self.out_proj(self.attend(q, k, v, mask))
 
 
@@ -86,10 +88,10 @@ class Embedding(nn.Cell):
     def __init__(self, table: Tensor) -> None:
         super().__init__()
         self.weight = Parameter(table, name="weight")
-        self.gather = ops.Gather()
+        self.rows = indexing.chosen().rows
 
     def construct(self, numbers: Tensor) -> Tensor:
-        return self.gather(self.weight, numbers, 0)
+        return self.rows(numbers, self.weight)
 
 
 class TextEncoder(nn.Cell):

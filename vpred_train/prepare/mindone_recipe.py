@@ -204,7 +204,7 @@ def all_images(recipe: MindoneRecipe, setting: Setting) -> Settings:
 NO_MODELARTS = WithoutEffect("it only goes with enable_modelarts")
 TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "mode": WithoutEffect("the networks always run in graph mode"),
-    "jit_level": WithoutEffect("the accelerator decides how graphs are compiled"),
+    "jit_level": WithoutEffect("the accelerator decides how graphs are compiled, unless there is --operation"),
     "use_parallel": WithoutEffect("the ranks of an mpirun always share the batch"),
     "replace_small_images": WithoutEffect("no image is dropped, so none is replaced"),
     "enable_modelarts": Refused((False,), "data are read from a folder that every host sees"),
@@ -213,7 +213,7 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "data_path": Becomes("data.path", lambda r, _: {"data.path": str(Path(r.data_path).resolve())}),
     "output_path": Within("the run directory, unless there is --run-dir"),
     "resume": Refused((False, True), "the same command goes on where a run was stopped, and from no other file"),
-    "profile": Refused((False,), "there is no profiler; step times are in metrics.jsonl"),
+    "profile": Refused((False,), "give the number of steps to record as --profile N"),
     "model_config": Becomes("diffusion.prediction_type", model),
     "custom_text_encoder": Refused(("",), "the text encoder is SD2's"),
     "pretrained_model_path": Becomes("pretrained", pretrained),
@@ -251,7 +251,9 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
         lambda r, _: {"optimizer.max_grad_norm": r.max_grad_norm if r.clip_grad else float("inf")},
     ),
     "max_grad_norm": Within("clip_grad"),
-    "enable_flash_attention": WithoutEffect("the accelerator decides how attention is computed"),
+    "enable_flash_attention": WithoutEffect(
+        "the accelerator decides how attention is computed, unless there is --operation"
+    ),
     "ckpt_save_interval": Becomes("checkpoint", checkpoints),
     "step_mode": Within("ckpt_save_interval"),
     "random_crop": Becomes(

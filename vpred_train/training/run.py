@@ -64,7 +64,7 @@ def train_rank(
     )
     progress = Progress.fresh(config, data.training.digest, data.held_out_digest)
     graphs = run.graphs(identity.rank)
-    state, step = ENGINES["host"](config, networks, collective, accelerator, progress, inputs, graphs)
+    state, step = ENGINES[accelerator.engine](config, networks, collective, accelerator, progress, inputs, graphs)
     trainer = Trainer(config, networks, data.training, collective, checkpoints, run.snapshots, state, step, fetcher)
     trainer.saves.request = SaveRequest(run.checkpoint_now, looks=identity.rank == 0)
     trainer.observers += make_observers(config, trainer, data.held_out, run)
@@ -74,7 +74,9 @@ def train_rank(
         logger.info("objective %s: weight on v (samples) by log SNR: %s", config.objective.weight, mass)
     with ExitStack() as resources:
         resources.callback(stop.close)
-        hooks = make_hooks(config, arguments, identity, run, attempt, trainer, len(data.left_out), resources)
+        hooks = make_hooks(
+            config, arguments, accelerator, identity, run, attempt, trainer, len(data.left_out), resources
+        )
         if trainer.steps_done == 0:
             check_prediction(config, networks, data.training, inputs, collective)
         try:
@@ -117,6 +119,7 @@ def make_observers(config: TrainConfig, trainer: Any, held_out: Source | None, r
 def make_hooks(
     config: TrainConfig,
     arguments: argparse.Namespace,
+    accelerator: Accelerator,
     identity: Identity,
     run: RunDir,
     attempt: AttemptDir,
@@ -125,13 +128,15 @@ def make_hooks(
     resources: ExitStack,
 ) -> list[Any]:
     """Resume the trainer, and make its hooks. Only rank 0 keeps the history."""
+    from vpred_train.engine.graph_cache import compilations
     from vpred_train.training.export import MindoneCkptHook
     from vpred_train.training.hooks.hook import Hook
+    from vpred_train.training.hooks.profile import ProfileHook
     from vpred_train.training.hooks.reporting import HistoryHook, LogHook, MetricsHook
     from vpred_train.training.hooks.speed import measure_speed
     from vpred_train.training.hooks.status import StatusHook
 
-    speed = measure_speed(config, trainer.collective)
+    speed = measure_speed(config, trainer.collective, accelerator.ceiling_side)
     status = StatusHook(identity, os.getpid(), config, attempt, trainer.collective.timer)
     resources.callback(status.close)
     hooks: list[Hook] = [LogHook(config, speed), status]
@@ -148,7 +153,7 @@ def make_hooks(
         resources.callback(exporter.close)
         metrics.count_quarantined(len(trainer.quarantined))
         metrics.observe_left_out(left_out)
-        hooks.append(MetricsHook(metrics, config, speed))
+        hooks.append(MetricsHook(metrics, config, speed, compilations if identity.rank == 0 else None))
     if identity.rank == 0:
         history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
         history.truncate_after(step)
@@ -157,4 +162,8 @@ def make_hooks(
     unit_samples, writes = config.checkpoint.mindone_unit_samples, identity.rank == 0
     if unit_samples is not None:
         hooks.append(MindoneCkptHook(config, trainer.networks, trainer.state, run.mindone_ckpt, unit_samples, writes))
+    if arguments.profile:
+        profile = ProfileHook(run.profile(identity.rank), arguments.profile)
+        resources.callback(profile.close)
+        hooks.append(profile)
     return hooks

@@ -6,8 +6,10 @@ import os
 import sys
 from contextlib import suppress
 
-from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.accelerators import HOST_ENGINE_COST, Accelerator
+from launcher.contract.chips import logical_device
 from launcher.contract.config import dump_yaml
+from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.process import die_with_parent
@@ -24,22 +26,27 @@ from vpred_train.training.run import train_rank
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
+def train(config: TrainConfig, arguments: argparse.Namespace, accelerator: Accelerator) -> ExitCode:
     """Train as the rank that the environment says this process is. Any failure ends all ranks."""
     identity = runtime.identify()
     if identity.launcher != "none":
         die_with_parent(os.getppid())
     configure_logging(identity.rank, logging.INFO)
-    accelerator = ACCELERATORS[arguments.accelerator or "cpu"]
-    device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
-    runtime.start(accelerator, identity, device_id, arguments.rank_table)
     kind = accelerator.collective_under(identity.launcher)
+    device_id = identity.local_rank
+    if arguments.device_ids:
+        physical = int(arguments.device_ids.split(",")[identity.rank])
+        device_id = logical_device(physical, environment().get("ASCEND_RT_VISIBLE_DEVICES"))
+    runtime.start(accelerator, identity, device_id, arguments.rank_table)
+    if accelerator.device_target == "Ascend" and accelerator.engine == "host":
+        logger.warning("engine host on ascend: %s", HOST_ENGINE_COST)
     collective = make_collective(kind, identity.world_size, arguments.collective_timeout_s)
     try:
         # Only after rendezvous: msrun's scheduler waits minutes for a rank that exits before it.
         check_world_size(config, identity.world_size)
         precision = config.precision.on(accelerator)
         runtime.require_overflow(precision)
+        runtime.require_known_chip(accelerator)
         # Recorded before `precision` is resolved: the run may continue on another accelerator.
         adopt_run_dir(config, RunDir(arguments.run_dir), collective)
         config = config.model_copy(update={"precision": precision})

@@ -78,6 +78,7 @@ def watch(ranks: int, seconds: float, answer: "multiprocessing.Queue[dict[str, f
             run_dir=Path(folder),
             attempt=1,
             accelerator="cpu",
+            engine="host",
             starter="mpirun",
             init="mpi",
             binding="none",

@@ -148,6 +148,8 @@ def test_accelerators(tmp_path):
     table = tmp_path / "rank_table.json"
     assert ascend.environment(identity, 5, table) == {
         "GLOG_v": "3",
+        "MS_DISABLE_KERNEL_BACKOFF": "1",
+        "MS_ASCEND_CHECK_OVERFLOW_MODE": "INFNAN_MODE",
         "RANK_ID": "9",
         "RANK_SIZE": "16",
         "DEVICE_ID": "5",

@@ -171,6 +171,16 @@ NPU = "name: a\naccelerator: ascend\nhosts: [{address: n1, devices: [{id: 0, ip:
             "environment={OMP_NUM_THREADS: '4'}",
             "environment: OMP_NUM_THREADS is set by the accelerator cpu",
         ),
+        (NPU, "environment={MS_DISABLE_KERNEL_BACKOFF: '0'}", "environment: MS_DISABLE_KERNEL_BACKOFF is set by"),
+        (CPU, "engine=npu", "engine: found 'npu' (not one of the choices); known: auto, host, device"),
+        (CPU, "engine=device", "engine: found 'device' with launcher.init mpi on cpu"),
+        (CPU, "engine=device", "set launcher.init=dynamic_cluster or launcher.kind=msrun"),
+        (
+            CPU,
+            "operations={attention: flash}",
+            "operations.attention: found 'flash', an operation that accelerator cpu does",
+        ),
+        (CPU, "operations={jit_level: O1}", "accelerator cpu does not have (known: O0); take auto"),
         (CPU, "environment={A: 1}", "environment.A: found 1 (should be a valid string)"),
         (NPU, "workers_per_host=8", "workers_per_host: remove it (one rank per device"),
         (NPU, "hosts=[{address: n1}]", "hosts: n1 without devices"),
@@ -207,6 +217,32 @@ def test_impossible_clusters_are_refused(tmp_path, text, override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "engine"),
+    [(CPU, [], "host"), (NPU, [], "device"), (NPU, ["engine=host"], "host"), (CPU, ["engine=auto"], "host")]
+    + [(CPU, ["engine=device", each], "device") for each in ("launcher.init=dynamic_cluster", "launcher.kind=msrun")]
+    + [(CPU, ["engine=device", each], "device") for each in ("launcher.kind=local", "workers_per_host=1")],
+)
+def test_the_engine_is_planned_and_handed_to_the_trainer(tmp_path, text, overrides, engine):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    cluster = load_cluster(path, overrides)
+    plan = make_plan(cluster, OPENMPI_5, Path("/p"), ("t",), Path("/r"), 1, "")
+    assert plan.engine == engine
+    assert plan.argv[plan.argv.index("--engine") + 1] == engine
+    assert f"accelerator {cluster.accelerator}, engine {engine}" in describe(plan)
+
+
+def test_operations_of_the_device_are_handed_to_the_trainer(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(NPU)
+    cluster = load_cluster(path, ["operations={attention: composed, jit_level: O1, linear: auto, deterministic: true}"])
+    argv = make_plan(cluster, OPENMPI_5, Path("/p"), ("t",), Path("/r"), 1, "").argv
+    chosen = [argv[place + 1] for place, word in enumerate(argv) if word == "--operation"]
+    assert chosen == ["jit_level=O1", "attention=composed"]
+    assert "--deterministic" in argv
+
+
 def farm(hosts: int, folder: Path) -> LaunchPlan:
     """The plan of that many Ascend servers with 8 NPUs each, named in the order of their ranks."""
     document = {
@@ -230,10 +266,10 @@ def farm(hosts: int, folder: Path) -> LaunchPlan:
 # Recorded from the code as it was, so they tell that a plan has changed, not that it is right; what is checked of its
 # contents is below, and whole plans and tables lie in golden/.
 PLAN_DIGESTS = {
-    1: "6552ed6d7e4ade43",
-    8: "2cd0810780033c53",
-    64: "4e7ddf9498aff48f",
-    1024: "7a7bb4e642af4cb1",
+    1: "2e00cd1c716e494f",
+    8: "1b2b39b726e24471",
+    64: "adff7f201a89e58c",
+    1024: "98772d3393d6bcf0",
 }
 
 

@@ -85,6 +85,10 @@ def test_hosts_that_are_well_and_alike_pass(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_devices_that_are_only_renumbered_pass(tmp_path: Path) -> None:
+    assert bad({"visible_devices": "0,1,2,3,4,5,7,6"}, tmp_path) == []
+
+
 OTHER = {"python": "3.11.2", "mindspore": "2.9.0", "code": "abc", "mpirun": "5"}
 FAULT = {str(device): {"health": "net health status: Fault\n", "tls": TLS} for device in range(8)}
 OFF = {str(device): {"health": HEALTH, "tls": "dev_id:0, tls switch[0]\n"} for device in range(8)}
@@ -93,6 +97,8 @@ MOVED = captured("10.0.0.3", device_3="ipaddr:10.1.1.1\nnetmask:255.255.255.0\n"
 NO_IP = captured("10.0.0.3", device_3="ipaddr:-.-.-.-\nnetmask:-.-.-.-\n")
 SILENT = captured("10.0.0.3", device_3="hccn_tool: Permission denied\n")
 BUSY = "| NPU     Chip | Process id | Process name |\n| 3       0    | 4242       | python       | 1024 |\n"
+
+OLD = "| 0     910B                | OK            | 68.2        37                0    / 0             |\n"
 
 
 @pytest.mark.parametrize(
@@ -113,17 +119,13 @@ BUSY = "| NPU     Chip | Process id | Process name |\n| 3       0    | 4242     
         (
             {"visible_devices": "0-6"},
             "devices",
-            "10.0.0.3 has ASCEND_RT_VISIBLE_DEVICES=0-6, which hides or renumbers dev",
-        ),
-        (
-            {"visible_devices": "0,1,2,3,4,5,7,6"},
-            "devices",
-            "10.0.0.3 has ASCEND_RT_VISIBLE_DEVICES=0,1,2,3,4,5,7,6, wh",
+            "10.0.0.3 has ASCEND_RT_VISIBLE_DEVICES=0-6, which hides device 7",
         ),
         ({"inventory": MOVED}, "rank table", f"10.0.0.3 device 3 has 10.1.1.1, {OF_DEVICE_3} (HCCL: EI0014)"),
         ({"inventory": NO_IP}, "rank table", f"10.0.0.3 device 3 has no address, {OF_DEVICE_3} (HCCL: EI0014)"),
         ({"inventory": SILENT}, "rank table", "10.0.0.3 does not tell the address of device 3 (1 such; hccn_tool: P"),
         ({"npu_smi": BUSY}, "devices busy", "10.0.0.3 device 3 is used by python (pid 4242)"),
+        ({"npu_smi": OLD}, "chips", "10.0.0.3: accelerator ascend: found 910B, an Ascend 910 of the first generation"),
     ],
 )
 def test_each_fault_is_found_on_its_host_with_a_remedy(

@@ -175,6 +175,7 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--attempt", type=int)
     parser.add_argument("--accelerator")
+    parser.add_argument("--engine")
     parser.add_argument("--metrics-address")
     parser.add_argument("--metrics-port-base", type=int)
     parser.add_argument("--collective-timeout-s", type=float)

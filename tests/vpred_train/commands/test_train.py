@@ -14,6 +14,7 @@ from support.weights_files import write_tiny
 from vpred_train.commands.train import main
 from vpred_train.config.train import TrainConfig
 from vpred_train.optim.learning_rate import learning_rate
+from vpred_train.prepare import device
 
 DEMO = CHECKOUT / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 
@@ -72,6 +73,47 @@ def test_a_dtype_is_checked_for_the_accelerator_where_one_is_told(capsys: pytest
     message = capsys.readouterr().err
     assert message.startswith("precision.compute_dtype: found 'bfloat16', in which accelerator cpu does not compute")
     assert message.count("\n") == 1
+
+
+def test_an_engine_and_operations_are_checked_for_the_accelerator(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--check", "--recipe", str(DEMO))
+    ends_with(0, *given, "--engine", "device")
+    ends_with(0, *given, "--accelerator", "ascend", "--operation", "attention=composed", "--operation", "jit_level=O1")
+    ends_with(0, *given, "--accelerator", "cpu", "--profile", "False")
+    capsys.readouterr()
+    monkeypatch.setattr(device, "DEVICE_OPTIMIZERS", ("sgd",))
+    refused = {
+        ("--engine", "device"): "optimizer.name: found 'adamw', which engine device does not have; take sgd, or eng",
+        ("--accelerator", "cpu", "--operation", "attention=flash"): "operations.attention: found 'flash', an operation",
+        ("--accelerator", "ascend", "--operation", "softmax=mint"): "operations.softmax: found 'mint', an operation",
+        ("--accelerator", "cpu", "--profile", "3"): "--profile: found 3 on accelerator cpu, which MindSpore's profiler",
+    }
+    for options, message in refused.items():
+        ends_with(2, *given, *options)
+        printed = capsys.readouterr().err
+        assert printed.startswith(message)
+        assert printed.count("\n") == 1
+    ends_with(2, *given, "--profile", "True")
+    assert "found 'True'; give the number of steps to record" in capsys.readouterr().err
+
+
+def test_chips_of_the_first_generation_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "npu-smi"
+    tool.write_text("#!/bin/sh\necho '| 0     910ProB             | OK            | 68.2        37     0    / 0  |'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    given = ("--check", "--recipe", str(DEMO), "--accelerator")
+    ends_with(0, *given, "cpu")
+    capsys.readouterr()
+    ends_with(2, *given, "ascend")
+    assert capsys.readouterr().err == (
+        "accelerator ascend: found 910ProB, an Ascend 910 of the first generation, which is not supported; take Atlas "
+        "A2 or later (910B1 to 910B4, 910_93xx)\n"
+    )
 
 
 def test_the_printed_recipe_loads_back_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

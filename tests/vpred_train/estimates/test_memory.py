@@ -101,7 +101,7 @@ def test_micro_batches_hold_a_second_gradient_and_a_device_its_own_weights() -> 
     config = narrow(gradient_accumulation_steps=2)
     once, twice = memory_plan(narrow(), 2), memory_plan(config, 2)
     assert twice.total_bytes() - once.total_bytes() == 4 * once.learning
-    on_device = memory_plan(narrow(), 2, "ascend")
+    on_device = memory_plan(narrow(), 2, "ascend", "host")
     frozen = 4 * once.frozen
     assert on_device.total_bytes("host") == once.total_bytes("host") - frozen
     assert on_device.total_bytes("device") == frozen + 2 * 4 * once.learning
@@ -121,8 +121,52 @@ def test_stable_diffusion_over_many_ranks(capsys: pytest.CaptureFixture[str]) ->
         assert "activations" in plan["not_counted"]
 
 
+@pytest.mark.parametrize(
+    ("world_size", "profiles", "static_gb", "peak_gb"),
+    [(1, "mindone", 17.3, 20.9), (8, "mindone", 5.2, 8.8), (8, "mindone,constant", 5.6, 9.2)],
+)
+def test_stable_diffusion_on_engine_device(
+    world_size: int, profiles: str, static_gb: float, peak_gb: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the 865.9 M parameters that learn: 4 bytes of weights, 4 of gradients, and (12 + 4 E) / W.
+
+    The figures were worked out by hand, and are rounded as there. The peak has a bucket of 128 MiB more.
+    """
+    options = ["--memory-plan", "--json", "--accelerator", "ascend", "--world-sizes", str(world_size)]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*options, *SD2, f"ema.profiles=[{profiles}]"])
+    plan = json.loads(capsys.readouterr().out)[0]
+    found = {item["kind"]: item["nbytes"] for item in plan["items"] if item["place"] == "device"}
+    hccl = found.pop("HCCL buffers", 0)
+    assert hccl == (400_000_000 if world_size > 1 else 0)
+    peak = sum(found.values()) - found["frozen weights"]
+    assert round(peak / 1e9, 1) == peak_gb
+    assert round((peak - found["gradients"] - found["a bucket of gradients"]) / 1e9, 1) == static_gb
+    kept = [name for name in found if name.startswith(("master", "adam", "average"))]
+    assert len(kept) == 3 + len(profiles.split(","))
+    shard = 4 * 865_910_724 / world_size
+    assert all(shard <= found[name] <= shard + 100 * 4 * 128 for name in kept)  # 35 buckets, padded by 128 elements
+    assert plan["total_bytes"]["host"] == sum(found[name] for name in kept)
+
+
+def test_engine_device_holds_sums_of_micro_batches_and_whole_state_without_sharding() -> None:
+    once = memory_plan(narrow(), 2, "ascend")
+    twice = memory_plan(narrow(gradient_accumulation_steps=2), 2, "ascend")
+    assert twice.total_bytes("device") - once.total_bytes("device") == 4 * once.learning
+    unsharded = {item.kind: item.nbytes for item in memory_plan(narrow(zero_stage=0), 4, "ascend").items}
+    assert unsharded["master weights"] == unsharded["average mindone"] == 4 * once.learning
+    assert unsharded["copy for a checkpoint"] == (3 + len(narrow().ema.names)) * 4 * once.learning
+
+
+def test_engine_device_on_cpu_takes_the_memory_of_the_host() -> None:
+    plan = memory_plan(narrow(), 2, "cpu", "device")
+    assert plan.places == ("host",)
+    assert {item.kind for item in plan.items} >= {"master weights", "adam_v"}
+    assert "HCCL buffers" not in {item.kind for item in plan.items}
+
+
 def test_the_table_shows_each_kind_once() -> None:
-    lines = table(memory_plans(narrow(), [2, 4], "ascend")).splitlines()
+    lines = table(memory_plans(narrow(), [2, 4], "ascend", "host")).splitlines()
     assert lines[1].split() == ["zero_stage", "1", "on", "2", "ranks", "4", "ranks", "zero_stage", "0"]
     names = [line[:28].strip() for line in lines[2:-1]]
     assert len(set(names)) == len(names)

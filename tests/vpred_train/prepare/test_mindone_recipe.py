@@ -126,7 +126,7 @@ def test_other_values(flag: Flag, place: str, expected: dict[str, Any], tmp_path
         (("gradient_accumulation_steps", "4"), ("found 4", "not accumulated")),
         (("enable_modelarts", "True"), ("found True", "every host sees")),
         (("resume", "out/train_resume.ckpt"), ("'out/train_resume.ckpt'", "the same command")),
-        (("profile", "True"), ("found True", "no profiler")),
+        (("profile", "True"), ("found True", "--profile N")),
         (("custom_text_encoder", "cn_clip"), ("'cn_clip'", "SD2's")),
         (("model_config", "configs/v1-train.yaml"), ("'configs/v1-train.yaml'", "known: v2-vpred-train.yaml")),
         (("pretrained_model_path", ""), ("found nothing", "start from")),

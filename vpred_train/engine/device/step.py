@@ -17,7 +17,7 @@ from vpred_train.ema.profiles import decays
 from vpred_train.engine.device.feed import make_feed
 from vpred_train.engine.device.rules import RULES
 from vpred_train.engine.device.state import DeviceState
-from vpred_train.engine.graph_cache import Graph, compile_cached
+from vpred_train.engine.graph_cache import Graph, compile_cached, counted_compilation
 from vpred_train.engine.inputs import ModelInputs
 from vpred_train.engine.objective import Objective
 from vpred_train.engine.step_result import StepResult
@@ -106,11 +106,12 @@ class DeviceStep:
         shapes = tuple(each.shape for _, inputs in graphs for each in inputs)
         if shapes in self._compiled:
             return
-        if self._folder is not None and not self._compiled:
-            facts = (type(self).__name__, self.collective.rank, self.collective.world_size)
-            compile_cached(graphs, self.config, self._folder, facts)
-        for cell, inputs in graphs:
-            cell.compile(*inputs)
+        with counted_compilation():
+            if self._folder is not None and not self._compiled:
+                facts = (type(self).__name__, self.collective.rank, self.collective.world_size)
+                compile_cached(graphs, self.config, self._folder, facts)
+            for cell, inputs in graphs:
+                cell.compile(*inputs)
         self._compiled.add(shapes)
 
     def numbers(self, rate: float) -> NDArray[Any]:

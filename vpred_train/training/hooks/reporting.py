@@ -8,7 +8,9 @@ from dataclasses import asdict
 from checkpoints_mgr import SaveResult
 from launcher.contract.run_dir import Phase
 from monitoring import History, WorkerMetrics
+from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
+from vpred_train.engine.graph_cache import Compilations
 from vpred_train.engine.step_result import StepResult
 from vpred_train.training.hooks.hook import Hook, ValidationLoss
 from vpred_train.training.hooks.speed import Speed
@@ -61,8 +63,10 @@ class LogHook(Hook):
 class MetricsHook(Hook):
     """Feeds this rank's Prometheus metrics."""
 
-    def __init__(self, metrics: WorkerMetrics, config: TrainConfig, speed: Speed) -> None:
-        self.metrics, self.config, self.speed = metrics, config, speed
+    def __init__(
+        self, metrics: WorkerMetrics, config: TrainConfig, speed: Speed, compilations: Compilations | None = None
+    ) -> None:
+        self.metrics, self.config, self.speed, self.compilations = metrics, config, speed, compilations
         metrics.observe_ceiling(speed.matmul_flops_per_second)
 
     def on_step(self, result: StepResult) -> None:
@@ -80,6 +84,10 @@ class MetricsHook(Hook):
             loss_scale=result.loss_scale,
             **asdict(self.speed.rates(result.step_seconds)),
         )
+
+        self.metrics.observe_device_memory(runtime.device_memory())
+        if self.compilations is not None:
+            self.metrics.observe_compilations(**asdict(self.compilations))
 
     def on_checkpoint(self, saved: SaveResult) -> None:
         self.metrics.observe_checkpoint(

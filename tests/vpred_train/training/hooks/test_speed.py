@@ -3,8 +3,11 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mindspore import Tensor
 
+from launcher.contract.accelerators import ACCELERATORS, ComputeDtype
 from monitoring import History, WorkerMetrics
 from support.step_results import RESULT
 from vpred_train.config.train import TrainConfig
@@ -32,19 +35,31 @@ def test_rates_of_a_step() -> None:
 def test_a_rank_counts_its_own_share_however_it_is_cut(
     train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "matmul_flops_per_second", lambda collective: 1e11)
+    asked = []
+    precision = train_config.precision.on(ACCELERATORS["cpu"])
+    monkeypatch.setattr(speed, "matmul_flops_per_second", lambda collective, *how: asked.append(how) or 1e11)
     per_image = sum(each.total for each in flops_per_image(train_config).values())
     for parts in (1, 2):
-        config = train_config.model_copy(update={"gradient_accumulation_steps": parts})
-        assert measure_speed(config, SingleProcess()) == Speed(4, 4 * per_image, 1e11)
-        assert measure_speed(config, TwoRanks()) == Speed(2, 2 * per_image, 1e11)
+        config = train_config.model_copy(update={"gradient_accumulation_steps": parts, "precision": precision})
+        assert measure_speed(config, SingleProcess(), 64) == Speed(4, 4 * per_image, 1e11)
+        assert measure_speed(config, TwoRanks(), 64) == Speed(2, 2 * per_image, 1e11)
+    assert set(asked) == {(64, "float32")}
 
 
-def test_the_ceiling_is_that_of_the_linear_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that goes on by a second at each look: 2 products of 2 * 1024^3 operations in one."""
+@pytest.mark.parametrize(("dtype", "found"), [("float32", 1 + 2**-12), ("float16", 1)])
+def test_the_ceiling_is_measured_in_the_compute_dtype(dtype: ComputeDtype, found: float) -> None:
+    """By a number that float16 rounds, and products that keep it."""
+    products = speed.Products(16, dtype)
+    products.linear.weight.set_data(Tensor(np.eye(16, dtype=np.float32)))
+    x = np.full((16, 16), 1 + 2**-12, np.float32)
+    assert products(Tensor(x)).asnumpy() == 16 * 16 * found
+
+
+def test_the_ceiling_counts_the_operations_of_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by a second at each look: 2 products of 2 * 256^3 operations in one."""
     times = iter(range(100))
     monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(times)))
-    assert speed.matmul_flops_per_second(SingleProcess()) == 2 * 2 * 1024**3
+    assert speed.matmul_flops_per_second(SingleProcess(), 256, "float32") == 2 * 2 * 256**3
 
 
 def test_log_history_and_metrics_tell_it(
