@@ -175,8 +175,8 @@ class Update(nn.Cell):
 
     def construct(self, gradients: Any, loss: Tensor, numbers: Tensor) -> Tensor:
         numbers = split(numbers, (1,) * numbers.shape[0], 0)
-        votes = concat((loss, self.square_sum(gradients)))
-        square = votes[1:]
+        square = self.square_sum(gradients)
+        votes = concat((loss, square))
         if self.several:
             votes = self.gather(votes)
             reduced: Any = ()
