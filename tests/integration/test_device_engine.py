@@ -16,7 +16,10 @@ from support.jobs import SMALL_RECIPE, end, free_ports, lend_graphs, losses, sta
 
 STEPS, STEPS_PER_CHECKPOINT = 30, 10
 LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=2"]
-LOOKS = ["validation={every_samples: 40, count: 8}", "ema={profiles: [constant, power], snapshot_every_samples: 40}"]
+LOOKS = [
+    "validation={every_samples: 40, count: 8}",
+    "ema={profiles: [constant, power], snapshot_every_samples: 40, snapshot_dtype: float32}",
+]
 DEVICE = "cluster.engine=device"
 
 
@@ -47,15 +50,15 @@ def under_msrun(recipe: Path, run: RunDir, *options: str) -> subprocess.Popen[st
 
 
 def assert_close(found: RunDir, expected: RunDir) -> None:
-    """Losses within 1e-6, and every exported tensor, snapshot and validation of it."""
+    """Losses within 1e-6; exported weights and snapshots within 1e-5 of a file's largest value."""
     np.testing.assert_allclose(losses(found.root), losses(expected.root), rtol=1e-6)
     paths = [*expected.weights.glob("*.safetensors"), *expected.snapshots.rglob("*.safetensors")]
     assert len(paths) >= 4 + 2 * 3
     for path in paths:
         ours, theirs = load_file(found.root / path.relative_to(expected.root)), load_file(path)
         assert ours.keys() == theirs.keys()
-        for name, values in theirs.items():
-            np.testing.assert_allclose(ours[name], values, rtol=1e-3, atol=1e-5 * np.abs(values).max())
+        largest = max(float(np.abs(values).max()) for values in theirs.values())
+        assert max(float(np.abs(ours[name] - values).max()) for name, values in theirs.items()) < 1e-5 * largest
     assert len(list(found.samples.glob("*.png"))) == 2
 
 

