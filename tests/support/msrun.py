@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from support import PYTHONPATH
 from support.jobs import free_ports
 
 DEADLINE_S = 240
@@ -20,7 +21,7 @@ def msrun(ranks: int, arguments: list[str], folder: Path) -> tuple[int, list[str
     binaries = Path(sys.executable).parent
     argv = [str(binaries / "msrun"), f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={port}"]
     argv += ["--join=True", f"--log_dir={folder / 'logs'}", "python", *arguments]
-    env = os.environ | HASTE | {"PATH": f"{binaries}:{os.environ['PATH']}"}
+    env = os.environ | HASTE | {"PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": PYTHONPATH}
     answer = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S, env=env)
     assert left_behind(port) == []
     return answer.returncode, [(folder / "logs" / f"worker_{rank}.log").read_text() for rank in range(ranks)]
