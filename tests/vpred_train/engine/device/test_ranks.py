@@ -13,7 +13,7 @@ from checkpoints_mgr import CheckpointManager, State
 from support import PROGRAMS
 from support.device_engine import batches, same_bits, tensors, worst
 from support.host_engine import host_state, host_step
-from support.msrun import msrun
+from support.msrun import DEADLINE_S, msrun
 from support.programs.device_rank import BAD, MORE, RECIPES, RESUMED, STEPS
 from vpred_train.config.train import TrainConfig
 
@@ -32,7 +32,7 @@ def trained(folder: Path) -> list[dict[str, Any]]:
     ir = {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(folder / "ir"), "MS_DEV_DUMP_IR_PASSES": "validate"}
     os.environ |= ir
     try:
-        return lines_of(*msrun(2, [str(RANK), "train", str(folder)], folder))
+        return lines_of(*msrun(2, [str(RANK), "train", str(folder)], folder, deadline_s=2 * DEADLINE_S))
     finally:
         for name in ir:
             del os.environ[name]
