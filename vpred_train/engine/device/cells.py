@@ -50,7 +50,9 @@ def _square(value):  # type: ignore[no-untyped-def]
 
 @average_.register("Tensor", "Tensor", "Tensor", "Tensor")
 def _average(finite, share, average, weights):  # type: ignore[no-untyped-def]
-    return assign(average, select(finite, average + share * (weights - average), average))
+    new = select(finite, average + share * (weights - average), average)
+    assign(average, new)
+    return new
 
 
 @choose_.register("Tensor", "Tensor", "Tensor")
@@ -61,7 +63,9 @@ def _choose(chosen, yes, no):  # type: ignore[no-untyped-def]
 @add_.register("Tensor", "Tensor", "Tensor")
 def _add(first, total, value):  # type: ignore[no-untyped-def]
     # A choice, since `total` may hold NaN of a skipped step, which a product with 0 would keep.
-    return assign(total, select(first, value, total + value))
+    new = select(first, value, total + value)
+    assign(total, new)
+    return new
 
 
 def zeros(name: str, size: int) -> Parameter:
