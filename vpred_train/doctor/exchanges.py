@@ -20,6 +20,7 @@ from vpred_train.distributed.device_collective import REDUCE_SCATTER, AllGather,
 from vpred_train.distributed.flat_arrays import FlatArrays, shard_bounds
 from vpred_train.doctor.check import Item, Measured, left_out
 from vpred_train.doctor.station import Station
+from vpred_train.host_copies import to_host
 from vpred_train.models.layers import COMPUTE_DTYPES
 
 RUNS = 3
@@ -141,7 +142,8 @@ def compare_graph(station: Station, name: str, dtype: ComputeDtype) -> Measured:
         values = values * (np.arange(1024 * ranks) % ranks == np.arange(ranks)[:, None])
         values = np.minimum(values, PERIOD)
     cell, kind = make(station.backend), COMPUTE_DTYPES[dtype]
-    found = cell(Tensor(values[rank].astype(np.float32)).astype(kind)).astype(mindspore.float32).asnumpy()
+    with station.collective.watching():
+        found = to_host(cell(Tensor(values[rank].astype(np.float32)).astype(kind)).astype(mindspore.float32))
     wrong = differing(found, truth(values, rank))
     first, rates = First(cell), []
     for size_bytes in GRAPH_SIZES_BYTES_ON_CPU if station.on_cpu else GRAPH_SIZES_BYTES:
@@ -149,7 +151,8 @@ def compare_graph(station: Station, name: str, dtype: ComputeDtype) -> Measured:
         x = Tensor(np.ones(elements, np.float32)).astype(kind)
 
         def once(x: Tensor = x) -> None:
-            first(x).asnumpy()
+            with station.collective.watching():
+                to_host(first(x))
 
         once()  # compiles
         station.collective.barrier()

@@ -1,20 +1,32 @@
 """Compares operations that do several things at once with the plain ones that do the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from launcher.contract.accelerators import ComputeDtype, Operations
 from vpred_train.arrays import FloatArray
 from vpred_train.config.optimizer import OptimizerConfig
 from vpred_train.distributed.flat_arrays import FlatArrays
 from vpred_train.distributed.spans import Span
 from vpred_train.doctor.check import Item, Measured, left_out
-from vpred_train.doctor.operations import OPERATIONS, TOLERANCE, Operation, draw, run, set_parameters
+from vpred_train.doctor.operations import (
+    GRADIENT_FACTOR,
+    OPERATIONS,
+    TOLERANCE,
+    Operation,
+    draw,
+    exact,
+    run,
+    set_parameters,
+)
 from vpred_train.doctor.station import Station
-from vpred_train.kernels import library
+from vpred_train.host_copies import to_host
+from vpred_train.kernels import implementations, library
 from vpred_train.optim.optimizers import OPTIMIZERS
 
 UPDATE_STEPS = 3
@@ -29,40 +41,92 @@ COMPILED = (
 )
 
 
+# Kind of operation in the accelerator's table -> an entry of OPERATIONS that has it.
+BY_KIND = {
+    "convolution": "convolution of stride 2",
+    "layer_norm": "layer norm",
+    "group_norm": "group norm and SiLU",
+    "linear": "linear",
+    "indexing": "GEGLU",
+    "attention": "cross-attention",
+}
+
+
 def items(station: Station) -> Sequence[Item]:
-    """List the fused operations of this accelerator."""
+    """List the fused operations of this accelerator, and those for which its table has a choice."""
     updates = [
         Item("compiled AdamW", compiled_adamw, REMEDY),
         Item("ops.AdamWeightDecay", adam_weight_decay, "leave the fused update off; update CANN or MindSpore"),
     ]
-    return [*(Item(f"compiled {name}", partial(compiled, OPERATIONS[name]), REMEDY) for name in COMPILED), *updates]
+    own = [Item(f"compiled {name}", partial(compiled, OPERATIONS[name]), REMEDY) for name in COMPILED]
+    return [*own, *choices(station), *updates]
+
+
+def choices(station: Station) -> list[Item]:
+    """List each choice of the accelerator's table beside the one in use, in the dtype of the recipe."""
+    used, dtype = station.accelerator.operations, station.config.precision.dtype
+    return [
+        Item(
+            f"{kind}: {getattr(used, kind)} and {other}, {dtype}",
+            partial(against, OPERATIONS[entry], replace(used, **{kind: other}), dtype),
+            f"set operations.{kind} in the cluster file to the one that `operations` found right",
+        )
+        for kind, entry in BY_KIND.items()
+        for other in station.accelerator.known_operations[kind]
+        if other != getattr(used, kind)
+    ]
+
+
+def against(operation: Operation, other: Operations, dtype: ComputeDtype) -> Measured:
+    """Compare a layer with the same layer of other implementations, forward and backward."""
+    return agreement(operation, dtype, lambda: plain(operation), lambda: of_choice(operation, other))
+
+
+def of_choice(operation: Operation, choice: Operations) -> Any:
+    """Make a layer of other implementations than those in use."""
+    used = implementations.chosen()
+    implementations.choose(choice)
+    try:
+        return plain(operation)
+    finally:
+        implementations.choose(used)
 
 
 def compiled(operation: Operation) -> Measured:
     """Compare a layer's compiled operation with MindSpore's own, forward and backward."""
     if library.loaded() is None:
         return left_out("no compiled operations are in use here")
+    return agreement(operation, "float32", lambda: fresh(operation), lambda: plain(operation))
+
+
+def agreement(
+    operation: Operation, dtype: ComputeDtype, first: Callable[[], Any], second: Callable[[], Any]
+) -> Measured:
+    """Compare two layers of the same weights, forward and backward."""
     results = []
-    for plain in (False, True):
-        rng = np.random.default_rng(11)
-        cell = operation.make(rng)
-        if plain:
-            without_compiled(cell)
-        inputs = [draw(operation, shape, rng, "float32") for shape in operation.shapes]
-        set_parameters(cell, operation.parameters, rng, "float32")
-        y, _ = run(cell, operation, "float32", inputs, np.ones(1, np.float32))
-        weights = rng.standard_normal(y.shape).astype(np.float32)
-        y, gradients = run(cell, operation, "float32", inputs, weights)
+    for make in (first, second):
+        rng, cell = np.random.default_rng(11), make()
+        inputs = [draw(operation, shape, rng, dtype) for shape in operation.shapes]
+        values = set_parameters(cell, operation.parameters, rng, dtype)
+        shape = np.shape(operation.truth(*map(exact, (*inputs, *values))))
+        y, gradients = run(cell, operation, dtype, inputs, rng.standard_normal(shape).astype(np.float32))
         results.append([y, *gradients])
-    worst = max(deviation(fused, right) for fused, right in zip(*results, strict=True))
-    return of_deviation(worst, 2 * TOLERANCE["float32"])  # both round
+    worst = max(deviation(found, wanted) for found, wanted in zip(*results, strict=True))
+    return of_deviation(worst, 2 * GRADIENT_FACTOR * TOLERANCE[dtype])  # both round
 
 
-def without_compiled(cell: Any) -> None:
-    """Let a layer, and all inside it, use MindSpore's own operations."""
+def fresh(operation: Operation) -> Any:
+    """Make a layer."""
+    return operation.make(np.random.default_rng(12))
+
+
+def plain(operation: Operation) -> Any:
+    """Make a layer that uses no compiled operation."""
+    cell = fresh(operation)
     for _, layer in cell.cells_and_names():
         if hasattr(layer, "use_compiled"):
             layer.use_compiled = False
+    return cell
 
 
 def deviation(found: FloatArray, wanted: Any) -> float:
@@ -140,4 +204,4 @@ def adam_weight_decay() -> Measured:
     update = Update(config, weights)
     for gradient in gradients_of_steps():
         update(Tensor(gradient))
-    return of_deviation(deviation(update.weights.asnumpy(), wanted), UPDATE_TOLERANCE)
+    return of_deviation(deviation(to_host(update.weights), wanted), UPDATE_TOLERANCE)

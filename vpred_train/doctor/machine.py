@@ -12,13 +12,14 @@ from mindspore import Tensor, float32, hal
 from mindspore._c_expression import MSContext
 
 from launcher.contract.accelerators import ComputeDtype
+from launcher.contract.chips import first_generation, is_first_generation
 from launcher.contract.environment import environment
-from launcher.contract.npu_models import refused_model
 from vpred_train import runtime
 from vpred_train.arrays import FloatArray
 from vpred_train.doctor.check import Item, Measured, left_out
 from vpred_train.doctor.operations import rounded
 from vpred_train.doctor.station import Station
+from vpred_train.host_copies import to_host
 from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Linear
 
 MINDSPORE = "2.10."
@@ -81,8 +82,9 @@ def device(station: Station) -> Measured:
         )
     soc = MSContext.get_instance().get_ascend_soc_version()
     name = hal.get_device_name(station.device_id)
-    if reason := refused_model(soc) or refused_model(name):
-        return Measured(reason, "failed", "Atlas A2 or A3")
+    for found in (soc, name):
+        if is_first_generation(found):
+            return Measured(first_generation(found), "failed", "Atlas A2 or A3")
     return Measured(f"{name} ({soc})", same=f"{name} ({soc})")
 
 
@@ -153,7 +155,7 @@ def brain_float(station: Station) -> Measured:
     if dtype not in station.accelerator.compute_dtypes:
         return left_out("not a dtype of this accelerator")
     values = rounded(np.random.default_rng(0).standard_normal(4096).astype(np.float32), dtype)
-    back = Tensor(values).astype(COMPUTE_DTYPES[dtype]).astype(float32).asnumpy()
+    back = to_host(Tensor(values).astype(COMPUTE_DTYPES[dtype]).astype(float32))
     wrong = int((back != values).sum())
     return Measured(f"{wrong} of {values.size} values differ", "failed" if wrong else "ok", "exact")
 
@@ -169,11 +171,11 @@ def convolved(x: FloatArray) -> FloatArray:
     """Apply a 1 x 1 convolution with the identity."""
     cell = Conv2d(np.random.default_rng(0), 16, 16, 1, matrix=np.eye(16, dtype=np.float32))
     cell.bias.set_data(Tensor(np.zeros(16, np.float32)))
-    return cell(Tensor(x)).asnumpy()
+    return to_host(cell(Tensor(x)))
 
 
 def multiplied(x: FloatArray) -> FloatArray:
     """Multiply by the identity."""
     cell = Linear(np.random.default_rng(0), 16, 16, bias=False)
     cell.weight.set_data(Tensor(np.eye(16, dtype=np.float32)))
-    return cell(Tensor(x.reshape(-1, 16))).asnumpy()
+    return to_host(cell(Tensor(x.reshape(-1, 16))))

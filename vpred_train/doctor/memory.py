@@ -4,14 +4,12 @@ import resource
 from collections.abc import Sequence
 from functools import partial
 
-import mindspore
-
+from vpred_train import runtime
 from vpred_train.doctor.check import Item, Measured
 from vpred_train.doctor.machine import memory_bytes
 from vpred_train.doctor.station import Station
 from vpred_train.estimates.memory import memory_plan
 
-COMMUNICATOR_BYTES = 400 << 20  # HCCL takes 2 x HCCL_BUFFSIZE for each communicator; there is one
 REMEDY = "more ranks with zero_stage 1, recompute: true, or a smaller batch; vpred-train --memory-plan lists the parts"
 
 
@@ -26,13 +24,13 @@ def items(station: Station) -> Sequence[Item]:
 def plan(station: Station) -> Measured:
     """Compare the arrays that the recipe needs with what there is. Activations are not in the plan."""
     ranks = station.identity.world_size
-    found = memory_plan(station.config, ranks, station.accelerator.name)
+    found = memory_plan(station.config, ranks, station.accelerator.name, station.accelerator.engine)
     if station.on_cpu:
         together = station.identity.local_size
         needed, there = found.total_bytes("host") * together, memory_bytes(station)
         where = f"on the host of {together} rank(s)"
     else:
-        needed, there = found.total_bytes("device") + COMMUNICATOR_BYTES, memory_bytes(station)
+        needed, there = found.total_bytes("device"), memory_bytes(station)
         where = "on the device"
     fits = needed <= there
     return Measured(
@@ -49,5 +47,5 @@ def peak(station: Station) -> Measured:
     if station.on_cpu:
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     else:
-        peak_bytes = int(mindspore.runtime.max_memory_allocated())
+        peak_bytes = runtime.device_memory()["peak"]
     return Measured(f"{peak_bytes / 1e9:.2f} GB", figure=peak_bytes / 1e9, unit="GB")

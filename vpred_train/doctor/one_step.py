@@ -152,7 +152,7 @@ def steps(station: Station) -> tuple[list[float], list[float], str]:
     networks = build_networks(config)
     inputs = OnlineInputs(config.model, config.data, config.seed, networks)
     keeping = replace(station.accelerator, cached_graphs=True)  # also where a run does not trust cached graphs yet
-    state, step = ENGINES["host"](
+    state, step = ENGINES[keeping.engine](
         config, networks, station.collective, keeping, Progress.fresh(config), inputs, station.run.graphs(rank)
     )
     losses, seconds = [], []

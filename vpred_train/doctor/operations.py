@@ -21,6 +21,7 @@ from vpred_train.config.model import UNetConfig
 from vpred_train.doctor import truths
 from vpred_train.doctor.check import Item, Measured
 from vpred_train.doctor.station import Station
+from vpred_train.host_copies import to_host
 from vpred_train.models.attention import GEGLU, Attention
 from vpred_train.models.layers import COMPUTE_DTYPES, GELU, Conv2d, Doubled, GroupNorm, LayerNorm, Linear, LowRank
 from vpred_train.models.text_encoder import Embedding, SelfAttention
@@ -117,11 +118,11 @@ RESIDUAL = tuple(f"block.{place}.{name}" for place in PLACES for name in BOTH)
 PACKED = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
 NARROW = UNetConfig(model_channels=16, norm_groups=8, head_channels=8, context_channels=16)
 
-_CONVOLUTION = "update CANN or the compiled operations; on Ascend try the table's other convolution"
-_PRODUCT = "update CANN or the compiled operations; float32 must not be rounded to HF32"
-_NORM = "update CANN or the compiled operations; on Ascend try the table's other normalisation"
-_ATTENTION = "update CANN; on Ascend try the composed attention in place of the fused one"
-_ELEMENT = "update CANN or MindSpore"
+_CONVOLUTION = "on ascend set operations.convolution=ops in the cluster file; update CANN"
+_PRODUCT = "on ascend set operations.linear=ops in the cluster file; update CANN"
+_NORM = "on ascend set operations.layer_norm=ops in the cluster file; update CANN"
+_ATTENTION = "on ascend set operations.attention=composed in the cluster file; update CANN"
+_ELEMENT = "on ascend set operations.indexing=ops in the cluster file; update CANN or MindSpore"
 
 OPERATIONS: dict[str, Operation] = {
     "convolution 3 x 3": Operation(
@@ -276,7 +277,7 @@ def set_parameters(cell: Any, names: Sequence[str], rng: Rng, dtype: ComputeDtyp
     named = dict(cell.parameters_and_names())
     values = []
     for name in names:
-        value = named[name].asnumpy()
+        value = to_host(named[name])
         moved = value if value.ndim > 1 and value.any() else value + 0.3 * rng.standard_normal(value.shape)
         values.append(rounded(moved.astype(np.float32), dtype))
         named[name].set_data(Tensor(values[-1]))
@@ -340,7 +341,7 @@ def run(
     parameters = [named[name] for name in operation.parameters]
     step = Differentiated(WeightedSum(cell, dtype), positions, parameters)
     (_, y), gradients = step(Tensor(weights), *map(Tensor, inputs))
-    return y.asnumpy(), [each.asnumpy() for each in flat(gradients)]
+    return to_host(y), [to_host(each) for each in flat(gradients)]
 
 
 def flat(tensors: Any) -> list[Any]:

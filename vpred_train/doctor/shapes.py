@@ -12,10 +12,13 @@ from launcher.contract.accelerators import ComputeDtype
 from vpred_train.doctor.check import Item, Measured
 from vpred_train.doctor.operations import Differentiated, Rng, WeightedSum, flat
 from vpred_train.doctor.station import Station
+from vpred_train.host_copies import to_host
 from vpred_train.models.attention import GEGLU, Attention
 from vpred_train.models.layers import Conv2d
 
-REMEDY = "update CANN; recompute: true, or a smaller data.resolution, needs less; see the accelerator table's choices"
+REMEDY = (
+    "update CANN; take the other implementation (operations in the cluster file); recompute: true needs less memory"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def run(extreme: Extreme, dtype: ComputeDtype, reduced: bool) -> Measured:
     inputs = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
     step = Differentiated(WeightedSum(cell, dtype), tuple(range(1, len(inputs) + 1)), list(cell.get_parameters()))
     (total, y), gradients = step(Tensor(np.ones(1, np.float32)), *inputs)
-    arrays = [each.asnumpy() for each in (total, y, *flat(gradients))]
+    arrays = [to_host(each) for each in (total, y, *flat(gradients))]
     bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
     text = " and ".join(dict.fromkeys(" x ".join(map(str, shape)) for shape in shapes))
     if reduced and extreme.reduced != extreme.shapes:

@@ -14,6 +14,7 @@ from mindspore import Tensor, nn, ops
 from launcher.contract.accelerators import ComputeDtype
 from vpred_train.doctor.check import Item, Measured, left_out
 from vpred_train.doctor.station import Station
+from vpred_train.host_copies import to_device, to_host
 from vpred_train.models.layers import COMPUTE_DTYPES, Linear
 
 # A rank is slow below this share of the other ranks' median. NPUs of one model are alike. Processors share their cores
@@ -92,7 +93,7 @@ def matrix(station: Station, dtype: ComputeDtype) -> Callable[[], Any]:
     chain = Chain(side)
     values = np.random.default_rng(0).standard_normal((side, side)).astype(np.float32)
     x = Tensor(values).astype(COMPUTE_DTYPES[dtype])
-    return lambda: chain(x).asnumpy()
+    return lambda: to_host(chain(x))
 
 
 def side_of(station: Station) -> int:
@@ -104,7 +105,7 @@ def up(station: Station) -> Callable[[], Any]:
     """Return a copy from the host to the device. The device reads it once; on cpu that is all there is."""
     values = np.zeros(copy_bytes(station) // 4, np.float32)
     touched = Touched()
-    return lambda: touched(Tensor.from_numpy(values)).asnumpy()
+    return lambda: to_host(touched(to_device(values)))
 
 
 def copy_bytes(station: Station) -> int:
@@ -115,7 +116,7 @@ def copy_bytes(station: Station) -> int:
 def launches(station: Station) -> Callable[[], Any]:
     """Return a graph of many small kernels."""
     small, x = Small(), Tensor(np.ones(16, np.float32))
-    return lambda: small(x).asnumpy()
+    return lambda: to_host(small(x))
 
 
 _MATRIX = "npu-smi info: frequency, temperature, another program on this device or host"
@@ -182,9 +183,9 @@ def down(station: Station) -> Measured:
     seconds = []
     for _ in range(5):
         result = shifted(x)
-        result[:1].asnumpy()  # waits for the kernel
+        to_host(result[:1])  # waits for the kernel
         started_s = time.perf_counter()
-        result.asnumpy()
+        to_host(result)
         seconds.append(time.perf_counter() - started_s)
     return judged(station, copy_bytes(station) / 1e9 / min(seconds), "GB/s", LEAST_COPY_GBS, "copy")
 

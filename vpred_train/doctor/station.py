@@ -6,8 +6,10 @@ import os
 import time
 from dataclasses import dataclass
 
-from launcher.contract.accelerators import ACCELERATORS, Accelerator
+from launcher.contract.accelerators import Accelerator
+from launcher.contract.chips import logical_device
 from launcher.contract.doctor_record import DoctorRecord
+from launcher.contract.environment import environment
 from launcher.contract.identity import Identity
 from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir
@@ -23,7 +25,7 @@ class Station:
     """Holds one rank that is to be examined.
 
     config: the recipe, with its precision resolved
-    device_id: number of the device
+    device_id: number of the device among those that this process sees
     backend: name of the collective's implementation
     start_s: how long the start took, with MindSpore and the collective
     before: this rank's results of the start before, None in the first
@@ -49,7 +51,7 @@ class Station:
         return self.identity.local_size == self.identity.world_size
 
 
-def begin(config: TrainConfig, arguments: argparse.Namespace) -> Station:
+def begin(config: TrainConfig, arguments: argparse.Namespace, accelerator: Accelerator) -> Station:
     """Start this rank: MindSpore, the device, and the collective. Import MindSpore only afterwards.
 
     arguments: those of a rank of a run, and `before`, the number of the start before
@@ -65,9 +67,11 @@ def begin(config: TrainConfig, arguments: argparse.Namespace) -> Station:
     attempt.root.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(identity, attempt)
     recorder.begin("start")
-    accelerator = ACCELERATORS[arguments.accelerator]
     config = config.model_copy(update={"precision": config.precision.on(accelerator)})
-    device_id = int(arguments.device_ids.split(",")[identity.rank]) if arguments.device_ids else identity.local_rank
+    device_id = identity.local_rank
+    if arguments.device_ids:
+        physical = int(arguments.device_ids.split(",")[identity.rank])
+        device_id = logical_device(physical, environment().get("ASCEND_RT_VISIBLE_DEVICES"))
     runtime.start(accelerator, identity, device_id, arguments.rank_table)
     backend = accelerator.collective_under(identity.launcher)
     collective = make_collective(backend, identity.world_size, arguments.collective_timeout_s)

@@ -236,8 +236,7 @@ def test_a_plan_beyond_the_memory_is_found(station: Station, monkeypatch: pytest
     monkeypatch.setattr(memory, "memory_bytes", lambda station: 1000)
     assert memory.plan(station).verdict == "failed"
     npu = replace(station, accelerator=ACCELERATORS["ascend"])
-    monkeypatch.setattr(memory, "memory_bytes", lambda station: memory.COMMUNICATOR_BYTES)
-    assert memory.plan(npu).verdict == "failed"  # HCCL takes it all
+    assert memory.plan(npu).verdict == "failed"
 
 
 def test_cann_is_read_from_its_folder(station: Station, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
