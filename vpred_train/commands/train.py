@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator, accelerator_with
+from launcher.contract.chips import installed_chips, refuse_first_generation
 from launcher.contract.config import ConfigError, dump_yaml, load_document, schema_json
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
@@ -120,10 +121,12 @@ def profiled_steps(text: str) -> int:
     return int(text)
 
 
-def accelerator_of(arguments: argparse.Namespace) -> Accelerator:
-    """Return the accelerator of the command line. Raises ConfigError: when it lacks an operation."""
-    name = arguments.accelerator or "cpu"
-    return accelerator_with(name, arguments.engine, dict(arguments.operation), arguments.deterministic)
+def checked_accelerator(config: TrainConfig, arguments: argparse.Namespace) -> Accelerator:
+    """Return the accelerator of the command line. Raises ConfigError: when it cannot train the recipe."""
+    name, operations = arguments.accelerator or "cpu", dict(arguments.operation)
+    accelerator = accelerator_with(name, arguments.engine, operations, arguments.deterministic)
+    check_device(config, accelerator, arguments.profile)
+    return accelerator
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -152,8 +155,10 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         check_world_size(config, arguments.world_size)
         if arguments.run_dir is not None:
             check_run_dir(RunDir(arguments.run_dir), config)
-        if arguments.accelerator is not None or arguments.engine != "auto":
-            check_device(config, accelerator_of(arguments), arguments.profile)
+        if arguments.accelerator is not None or arguments.engine != "auto" or arguments.profile:
+            accelerator = checked_accelerator(config, arguments)
+            if accelerator.device_target == "Ascend":
+                refuse_first_generation(installed_chips())
         if arguments.check:
             data = open_data(config)
             if config.pretrained is not None:
@@ -173,8 +178,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.OK
     if arguments.run_dir is None:
         raise ConfigError("--run-dir is missing: give the directory to train in (or --check)")
-    accelerator = accelerator_of(arguments)
-    check_device(config, accelerator, arguments.profile)
+    accelerator = checked_accelerator(config, arguments)
     tell_stacks()
     from vpred_train.training.worker import train
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from demo_rank import IDENTITY, make_batch, make_trainer, set_up_mindspore
 
+from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.run_dir import RunDir
 from monitoring import configure_logging
 
@@ -64,8 +65,8 @@ def main() -> None:
             os.dup2(log.fileno(), sys.stderr.fileno())  # as the launcher starts a rank
         configure_logging(0, logging.INFO)
         config, trainer = make_trainer(run)
-        served = argparse.Namespace(metrics_port_base=port, metrics_address="127.0.0.1")
-        hooks = make_hooks(config, served, IDENTITY, run, attempt, trainer, resources)
+        served = argparse.Namespace(metrics_port_base=port, metrics_address="127.0.0.1", profile=0)
+        hooks = make_hooks(config, served, ACCELERATORS["cpu"], IDENTITY, run, attempt, trainer, 0, resources)
         results = [trainer.step(make_batch(config, number)) for number in range(STEPS + 1)][1:]
         step_seconds = statistics.median(result.step_seconds for result in results)
         cost = hook_seconds(hooks, replace(results[-1], step_seconds=step_seconds), port, steps)

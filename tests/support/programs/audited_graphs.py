@@ -20,7 +20,7 @@ from vpred_train.kernels import implementations
 NARROW = MODEL.model_copy(
     update={
         "unet": MODEL.unet.model_copy(update={"model_channels": 16, "head_channels": 16}),
-        "text_encoder": MODEL.text_encoder.model_copy(update={"layers": 2, "vocabulary_size": 64}),
+        "text_encoder": MODEL.text_encoder.model_copy(update={"layers": 2}),
     }
 )
 SIDE = (15, 16)  # of the latents; an odd one is cropped on the way up
@@ -51,7 +51,8 @@ def step_graphs(networks: Any, **keys: Any) -> tuple[Any, ...]:
     _, step = ENGINES["device"](
         config, networks, SingleProcess(), ACCELERATORS["cpu"], Progress.fresh(config), inputs, None
     )
-    return (*step.graphs, to_device(step._numbers(1e-3)))
+    step.state.progress.samples_seen = config.global_batch
+    return (*step.graphs, to_device(step.numbers(1e-3)))
 
 
 def graphs(dtype: ComputeDtype) -> dict[str, tuple[nn.Cell, tuple[Tensor, ...]]]:

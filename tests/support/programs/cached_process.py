@@ -60,7 +60,7 @@ def main() -> None:
     runtime.start_single()
     from mindspore import Tensor, ops
 
-    from vpred_train.engine.graph_cache import CachedGraph
+    from vpred_train.engine.graph_cache import CachedGraph, compilations
 
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     if folder.exists():  # the restart compiles something else first
@@ -68,7 +68,8 @@ def main() -> None:
     cell = make_cell(seed)
     loss, gradients = CachedGraph(cell, CONFIG, folder)(*make_inputs())
     parameters = [each.asnumpy().tolist() for each in cell.get_parameters()]
-    print(json.dumps([loss.asnumpy().tolist(), [each.asnumpy().tolist() for each in gradients], parameters]))
+    found = [loss.asnumpy().tolist(), [each.asnumpy().tolist() for each in gradients], parameters]
+    print(json.dumps([*found, compilations.cache_hits]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launcher.contract.accelerators import ACCELERATORS
 from support.programs import cached_process
 from support.programs.cached_process import CONFIG, make_cell, make_inputs
 from vpred_train.engine import graph_cache
@@ -18,7 +19,8 @@ def run(folder: Path, seed: int) -> tuple[list[np.ndarray], str]:
     """Loss, gradients by W and b, W and b as a process finds them, and its log."""
     command = [sys.executable, cached_process.__file__, folder, str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loss, gradients, parameters = json.loads(done.stdout.splitlines()[-1])
+    loss, gradients, parameters, cache_hits = json.loads(done.stdout.splitlines()[-1])
+    assert cache_hits == done.stderr.count("compiled graph taken from")
     return [np.array(each) for each in (loss, *gradients, *parameters)], done.stderr
 
 
@@ -53,7 +55,21 @@ def test_the_key_follows_code_recipe_weights_and_batch(tmp_path: Path, monkeypat
     keys.append(graph_key(CONFIG, [(cell, make_inputs())]))
     keys.append(graph_key(CONFIG, [(cell, make_inputs())], ["2 ranks"]))
     keys.append(graph_key(CONFIG, [(cell, make_inputs()), (cell, make_inputs())]))
-    assert len(set(keys)) == len(keys) == 8
+    monkeypatch.setattr(graph_cache.implementations, "_chosen", ACCELERATORS["ascend"].operations)
+    keys.append(graph_key(CONFIG, [(cell, make_inputs())]))
+    assert len(set(keys)) == len(keys) == 9
+
+
+def test_a_graph_is_compiled_once_for_each_shape_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by a second at each look."""
+    counted = graph_cache.Compilations()
+    monkeypatch.setattr(graph_cache, "compilations", counted)
+    times = iter(range(100))
+    monkeypatch.setattr(graph_cache.time, "perf_counter", lambda: float(next(times)))
+    graph = graph_cache.CachedGraph(make_cell(1), CONFIG, None)
+    for rows in (4, 4, 8, 4, 8):
+        graph(*make_inputs(rows))
+    assert counted == graph_cache.Compilations(seconds=2, cache_hits=0)
 
 
 def test_the_key_covers_every_room_of_the_package() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from checkpoints_mgr import CheckpointError, CheckpointFaultError, CheckpointManager, DriftError, SaveResult, State
 from checkpoints_mgr.disk import storage
+from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import load_document
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
@@ -257,9 +258,9 @@ def test_the_exit_code_of_a_rank_and_what_it_shows(
     monkeypatch.setattr(worker, "train_rank", fail)
     monkeypatch.setattr(runtime, "start", lambda *arguments: None)
     monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
-    options = {"rank_table": None, "run_dir": tmp_path, "device_ids": None, "accelerator": "cpu"}
+    options = {"rank_table": None, "run_dir": tmp_path, "device_ids": None}
     with pytest.raises(SystemExit) as ended:
-        worker.train(train_config, argparse.Namespace(collective_timeout_s=10.0, **options))
+        worker.train(train_config, argparse.Namespace(collective_timeout_s=10.0, **options), ACCELERATORS["cpu"])
     assert ended.value.code == code
     assert capsys.readouterr().err == told
     tracebacks = [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import Identity
@@ -109,9 +110,7 @@ def test_no_way_out_leaves_the_others_waiting_not_even_on_a_full_disk(
     monkeypatch.setattr(worker, "train_rank", leave)
     monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
     monkeypatch.setattr(sys, "stderr", FullDisk())
-    arguments = Namespace(
-        accelerator=None, device_ids=None, rank_table=None, collective_timeout_s=9.0, run_dir=tmp_path / "run"
-    )
+    arguments = Namespace(device_ids=None, rank_table=None, collective_timeout_s=9.0, run_dir=tmp_path / "run")
     with pytest.raises(EndedError) as ended:
-        worker.train(train_config, arguments)
+        worker.train(train_config, arguments, ACCELERATORS["cpu"])
     assert ended.value.args == (code,)
