@@ -8,9 +8,8 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective, SingleProcess
 from vpred_train.distributed.device_collective import DeviceCollective
 from vpred_train.distributed.flat_space import FlatSpace
-from vpred_train.engine.device.cells import make_graphs
 from vpred_train.engine.device.state import DeviceState
-from vpred_train.engine.device.step import DeviceStep
+from vpred_train.engine.device.step import DeviceStep, make_graphs
 from vpred_train.engine.graph_cache import CachedGraph
 from vpred_train.engine.host.state import HostState
 from vpred_train.engine.host.step import HostStep, LossAndGradients

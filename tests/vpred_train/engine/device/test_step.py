@@ -71,7 +71,8 @@ def test_both_engines_have_the_same_optimisers() -> None:
 
 def test_an_overflow_lowers_the_scale_and_changes_nothing_else() -> None:
     precision = {"compute_dtype": "float16", "loss_scaling": "dynamic", "init_loss_scale": 2.0**24}
-    config = recipe(precision=precision | {"loss_scale_window_steps": 2})
+    # By SGD: Adam makes whole steps of the signs of tiny gradients, which rounding to float16 turns.
+    config = recipe("sgd", precision=precision | {"loss_scale_window_steps": 2})
     host, device = pair(config)
     overflows, scales = 0, []
     for each in batches(config, 12):
