@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import PROGRAMS, TESTS
+from support import PROGRAMS, PYTHONPATH
 from support.ascend_kernels import path_of
 
 GRAPHS = ("training", "update", "encoding", "text", "sampling", "decoding")
@@ -48,7 +48,7 @@ def operations_in(saved: Path) -> Counter[str]:
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     folder = tmp_path_factory.mktemp(request.param)
-    env = os.environ | {"GLOG_v": "3", "PYTHONPATH": str(TESTS)}
+    env = os.environ | {"GLOG_v": "3", "PYTHONPATH": PYTHONPATH}
     env |= {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(folder), "MS_DEV_DUMP_IR_PASSES": "validate"}
     names = (*GRAPHS, PLANTED)
     argv = [sys.executable, str(PROGRAMS / "audited_graphs.py"), request.param, *names]
