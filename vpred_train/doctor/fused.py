@@ -12,7 +12,8 @@ from vpred_train.config.optimizer import OptimizerConfig
 from vpred_train.distributed.flat_arrays import FlatArrays
 from vpred_train.distributed.spans import Span
 from vpred_train.doctor.check import Item, Measured, left_out
-from vpred_train.doctor.operations import OPERATIONS, TOLERANCE, Operation, draw, run, set_parameters
+from vpred_train.doctor.comparison import TOLERANCE, Operation, draw, run, set_parameters
+from vpred_train.doctor.operations import OPERATIONS
 from vpred_train.doctor.station import Station
 from vpred_train.kernels import library
 from vpred_train.optim.optimizers import OPTIMIZERS
