@@ -13,15 +13,16 @@ from vpred_train.errors import USER_ERRORS
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Examine this machine and return the exit code, which says nothing about the findings."""
+    arguments = parse(argv)
     try:
-        station = start(parse(argv))
+        station = start(arguments)
     except USER_ERRORS as error:
         print(error, file=sys.stderr)
         return ExitCode.BAD_CONFIG
     from vpred_train.doctor.examination import examine
     from vpred_train.doctor.table import AFTER_RESTART, CHECKS
 
-    return examine(station, CHECKS if station.before is None else AFTER_RESTART)
+    return examine(station, CHECKS if arguments.before is None else AFTER_RESTART)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

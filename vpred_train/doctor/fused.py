@@ -14,16 +14,8 @@ from vpred_train.config.optimizer import OptimizerConfig
 from vpred_train.distributed.flat_arrays import FlatArrays
 from vpred_train.distributed.spans import Span
 from vpred_train.doctor.check import Item, Measured, left_out
-from vpred_train.doctor.operations import (
-    GRADIENT_FACTOR,
-    OPERATIONS,
-    TOLERANCE,
-    Operation,
-    draw,
-    exact,
-    run,
-    set_parameters,
-)
+from vpred_train.doctor.comparison import GRADIENT_FACTOR, TOLERANCE, Operation, draw, exact, run, set_parameters
+from vpred_train.doctor.operations import OPERATIONS
 from vpred_train.doctor.station import Station
 from vpred_train.host_copies import to_host
 from vpred_train.kernels import implementations, library

@@ -17,7 +17,7 @@ from launcher.contract.environment import environment
 from vpred_train import runtime
 from vpred_train.arrays import FloatArray
 from vpred_train.doctor.check import Item, Measured, left_out
-from vpred_train.doctor.operations import rounded
+from vpred_train.doctor.comparison import rounded
 from vpred_train.doctor.station import Station
 from vpred_train.host_copies import to_host
 from vpred_train.models.layers import COMPUTE_DTYPES, Conv2d, Linear

@@ -10,7 +10,7 @@ from mindspore import Tensor
 
 from launcher.contract.accelerators import ComputeDtype
 from vpred_train.doctor.check import Item, Measured
-from vpred_train.doctor.operations import Differentiated, Rng, WeightedSum, flat
+from vpred_train.doctor.comparison import Differentiated, Rng, WeightedSum, flat
 from vpred_train.doctor.station import Station
 from vpred_train.host_copies import to_host
 from vpred_train.models.attention import GEGLU, Attention

@@ -25,8 +25,8 @@ MATRIX_SIDE, MATRIX_SIDE_ON_CPU = 4096, 512
 PRODUCTS = 4  # in one graph, so that the time is the device's and not the host's
 COPY_BYTES, COPY_BYTES_ON_CPU = 256 << 20, 32 << 20
 KERNELS = 250
-# Demands on an NPU; the reference has no figures of one. 60 % of 313 TFLOP/s, the least peak of an Atlas A2 in half
-# precision; PCIe 4.0 x 16 does 25 GB/s.
+# Demands on an NPU, estimated: 60 % of 313 TFLOP/s, the least peak of an Atlas A2 in half precision; a fifth of the
+# 25 GB/s of PCIe 4.0 x 16.
 LEAST_TFLOPS = {"bfloat16": 188.0, "float16": 188.0}
 LEAST_COPY_GBS = 5.0
 MOST_LAUNCH_US = 10.0

@@ -40,12 +40,13 @@ def plant() -> None:
 
 
 def main() -> int:
-    station = doctor.start(doctor.parse(None))
+    arguments = doctor.parse(None)
+    station = doctor.start(arguments)
     plant()
     from vpred_train.doctor.examination import examine
     from vpred_train.doctor.table import AFTER_RESTART, CHECKS
 
-    return examine(station, CHECKS if station.before is None else AFTER_RESTART)
+    return examine(station, CHECKS if arguments.before is None else AFTER_RESTART)
 
 
 if __name__ == "__main__":

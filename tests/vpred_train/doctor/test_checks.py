@@ -40,7 +40,7 @@ def made(config: TrainConfig, folder: Path, before: DoctorRecord | None = None) 
     return Station(config, cpu, identity, 0, SingleProcess(), "mpi4py", RunDir(folder), recorder, 1.0, before)
 
 
-def test_all_twelve_checks_of_the_reference_are_in_the_table() -> None:
+def test_the_table_has_every_check_in_order() -> None:
     assert list(CHECKS) == [
         *("versions", "start", "number formats", "operations", "extreme shapes", "fused operations"),
         *("speed", "collectives", "training step", "memory"),
@@ -222,6 +222,20 @@ def test_the_cached_graph_must_give_the_same_bits(
     result = CheckResult(check="training step", subject=one_step.ALL_RANKS, verdict="ok", found="", same=weights)
     before = DoctorRecord(rank=0, check="end", results=(result,))
     assert one_step.train_again(replace(station, before=before)).verdict == verdict
+
+
+def test_a_graph_that_is_compiled_again_is_found(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = station.run.graphs(0)
+    (folder / "entry").mkdir(parents=True)
+
+    def compiling(station: Station) -> tuple[list[float], list[float], str]:
+        (folder / "another").mkdir()
+        return [1.0, 0.9], [1.0, 1.0], "0123"
+
+    monkeypatch.setattr(one_step, "steps", compiling)
+    result = CheckResult(check="training step", subject=one_step.ALL_RANKS, verdict="ok", found="", same="weights 0123")
+    again = one_step.train_again(replace(station, before=DoctorRecord(rank=0, check="end", results=(result,))))
+    assert (again.verdict, again.found) == ("failed", "the graph was compiled again")
 
 
 def test_a_loss_that_does_not_fall_is_found(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:

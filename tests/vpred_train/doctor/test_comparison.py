@@ -11,7 +11,8 @@ from mindspore import Tensor, nn, ops
 
 from vpred_train.config.model import ModelConfig
 from vpred_train.doctor import truths
-from vpred_train.doctor.operations import OPERATIONS, TOLERANCE, Operation, compare, rounded
+from vpred_train.doctor.comparison import TOLERANCE, Operation, compare, rounded, slope_error
+from vpred_train.doctor.operations import OPERATIONS
 from vpred_train.models.attention import Attention
 from vpred_train.models.layers import Conv2d, GroupNorm, LayerNorm, Linear
 from vpred_train.models.networks import Networks
@@ -138,8 +139,6 @@ def test_the_truth_of_convolution_is_the_sum_over_the_window() -> None:
 
 def test_a_slope_is_taken_in_float64() -> None:
     """The central difference of a cubic is exact but for the step's square."""
-    from vpred_train.doctor.operations import slope_error
-
     x = np.linspace(-1, 1, 50).astype(np.float32)
     gradient = (3 * x.astype(np.float64) ** 2).astype(np.float32)
     error = partial(slope_error, lambda values: values**3, [x], 0, weights=np.ones(50, np.float32))
