@@ -20,7 +20,8 @@ from vpred_train.doctor import exchanges, fused, machine, memory, one_step, spee
 from vpred_train.doctor.check import Item, Measured
 from vpred_train.doctor.station import Station
 from vpred_train.doctor.table import AFTER_RESTART, CHECKS
-from vpred_train.kernels import library, operations
+from vpred_train.kernels import implementations, library, operations
+from vpred_train.models.layers import GroupNorm
 from vpred_train.prepare.recipe import load_recipe
 
 RECIPES = sorted((Path(one_step.__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -119,6 +120,16 @@ def test_a_wrong_compiled_operation_is_found(monkeypatch: pytest.MonkeyPatch) ->
     assert fused.compiled(OPERATIONS["linear"]).verdict == "failed"
     monkeypatch.setattr(library, "_loaded", None)
     assert fused.compiled(OPERATIONS["linear"]).verdict == "left_out"
+
+
+def test_each_choice_of_the_table_is_compared(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On cpu it has two choices of a group norm and of a linear map, which agree unless one is wrong."""
+    choices = {item.subject.partition(":")[0]: item for item in fused.choices(station)}
+    assert list(choices) == ["group_norm", "linear"]
+    assert choices["group_norm"].measure().verdict == "ok"
+    assert implementations.chosen() == station.accelerator.operations  # as before
+    monkeypatch.setattr(fused, "of_choice", lambda operation, choice: GroupNorm(16, 320, silu=True))
+    assert choices["group_norm"].measure().verdict == "failed"
 
 
 def test_a_wrong_update_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
