@@ -121,7 +121,7 @@ def _summary(results: Mapping[int, CheckResult]) -> str:
         return worst.found
     figures = sorted(each.figure for each in results.values() if each.figure is not None)
     first = next(iter(results.values()))
-    if not figures or len(results) == 1:
+    if not figures or len({each.found for each in results.values()}) == 1:
         return first.found
     low, high = _number(figures[0]), _number(figures[-1])
     return f"{low if low == high else f'{low} to {high}'} {first.unit}"

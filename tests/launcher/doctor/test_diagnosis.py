@@ -72,6 +72,12 @@ def test_a_failed_rank_keeps_its_words_and_what_is_wanted():
     assert (lines[0].state, lines[0].found, lines[0].ranks) == ("failed", "3 GB/s", 2)
 
 
+def test_a_line_shows_the_common_words_or_the_range_of_the_figures():
+    alike = records(*(result(found="1 of 2 GB", figure=1.0, unit="GB") for _ in range(2)))
+    other = records(result(found="1 GB/s", figure=1.0, unit="GB/s"), result(found="2 GB/s", figure=2.0, unit="GB/s"))
+    assert [diagnose(found, HOSTS)[0][0].found for found in (alike, other)] == ["1 of 2 GB", "1 to 2 GB/s"]
+
+
 def test_lines_follow_the_checks_also_where_ranks_share_items():
     found = records(
         [result("operations", "a"), result("operations", "c"), result("memory", "plan")],

@@ -203,16 +203,11 @@ def test_the_narrow_recipe_is_one(recipe: Path, ranks: int) -> None:
     assert batch.places[-1] == narrow.global_batch - 1
 
 
-def test_the_step_of_sd2_with_lora_learns_and_comes_again_from_the_cache(tmp_path: Path) -> None:
-    """The autoencoder, the text encoder and low-rank factors, narrow; then the same with the cached graph."""
+def test_the_step_of_sd2_with_lora_learns(tmp_path: Path) -> None:
+    """The autoencoder, the text encoder and low-rank factors, narrow."""
     recipe = next(path for path in RECIPES if path.stem == "sd2_768_v_lora")
-    config = opened(recipe)
-    measured = one_step.train(made(config, tmp_path))
+    measured = one_step.train(made(opened(recipe), tmp_path))
     assert measured.verdict == "ok", measured.found
-    result = CheckResult(check="training step", subject=one_step.ALL_RANKS, verdict="ok", found="", same=measured.same)
-    before = DoctorRecord(rank=0, check="end", results=(result,))
-    again = one_step.train_again(made(config, tmp_path, before))
-    assert again.verdict == "ok", again.found
 
 
 @pytest.mark.parametrize(
