@@ -3,7 +3,7 @@
 step_0000001200/                                    committed, never changed
     MANIFEST.json                                   the record of truth, with its own digest
     model-00000-of-00008.safetensors                one component's tensors, or ranges of them, that one rank wrote
-    model.safetensors.index.json                    Hugging Face style index of the model component
+    model.safetensors.index.json                    Hugging Face style index of a replicated model
 step_0000001200.keep                                an empty file that pins the step: retention leaves it alone
 .verified.json                                      steps whose bytes were compared with their digests, see verified.py
 .tmp-step_0000001200-<save_id>@<owner>/             a save in progress, or the leftover of a killed one
@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 
 MANIFEST = "MANIFEST.json"
+MODEL = "model"  # component of the weights
 MODEL_INDEX = "model.safetensors.index.json"
 QUARANTINE = "quarantine"
 VERIFIED = ".verified.json"

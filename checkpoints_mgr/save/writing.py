@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoints_mgr.disk import storage
 from checkpoints_mgr.disk.digests import ChunkHasher, canonical_json, chunk_bytes_of
-from checkpoints_mgr.disk.layout import MANIFEST, MODEL_INDEX, share_name, step_name, tmp_name
+from checkpoints_mgr.disk.layout import MANIFEST, MODEL, MODEL_INDEX, share_name, step_name, tmp_name
 from checkpoints_mgr.disk.manifest import FileEntry, Manifest, Piece, Placement, fault_of, from_bytes, to_bytes
 from checkpoints_mgr.disk.tensor_file import TensorFile, blocks, wide_first
 from checkpoints_mgr.errors import CheckpointError, CheckpointFaultError
@@ -61,6 +61,8 @@ def discard(*paths: Path) -> None:
 def write_share(attempt: Attempt, parts: Parts, index: Sequence[Sequence[Range]], rank: int) -> list[Row]:
     """Write and flush this rank's files, one for each component. A node's leader also writes the model's index.
 
+    A sharded model has none, since other tools cannot join ranges of tensors.
+
     index: ranges of replicated tensors, by rank.
     Returns a row for each file, which this rank sends to the others.
     """
@@ -79,7 +81,7 @@ def write_share(attempt: Attempt, parts: Parts, index: Sequence[Sequence[Range]]
             entry = _write(files, tmp / name, plan.size_bytes, blocks(plan.header, mine), rank, plan.data_offset)
             pieces = [[part.spec.name, part.low, part.high, offset] for part, offset in plan.offsets()]
             rows.append({"entry": entry.to_row(), "pieces": pieces})
-        if attempt.nodes.leads(rank):
+        if attempt.nodes.leads(rank) and any(part.spec.component == MODEL for share in index for part in share):
             content = _model_index(
                 [index[each] if each in attempt.nodes.ranks(attempt.node) else [] for each in range(world_size)]
             )
@@ -103,11 +105,11 @@ def _write(
 
 def _model_index(index: Sequence[Sequence[Range]]) -> bytes:
     """Return the index with which Hugging Face tools find the model's tensors among the ranks' files."""
-    model = [(part, rank) for rank, share in enumerate(index) for part in share if part.spec.component == "model"]
+    model = [(part, rank) for rank, share in enumerate(index) for part in share if part.spec.component == MODEL]
     return canonical_json(
         {
             "metadata": {"total_size": sum(part.size_bytes for part, _ in model)},
-            "weight_map": {part.key: share_name("model", rank, len(index)) for part, rank in model},
+            "weight_map": {part.key: share_name(MODEL, rank, len(index)) for part, rank in model},
         }
     )
 

@@ -27,7 +27,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"training"},
         {"training.hooks"},
         {"engine.engines"},
-        {"engine.host"},
+        {"engine.device", "engine.host"},
         {"engine", "latent_cache", "sampling"},
         {"models", "prepare"},
         {"weights", "ema", "estimates", "optim"},

@@ -33,6 +33,12 @@ def test_chunks_and_blocks_may_split_tensors(tmp_path, make_state, assert_same, 
     assert_same(restore(tmp_path).state, state)
 
 
+def test_a_sharded_model_has_no_index_for_other_tools(tmp_path):
+    shard = FlatShard(np.arange(8, dtype=np.float32), {"a": (2, 3)}, [Segment("a", 0, 6, 0)])
+    CheckpointManager(tmp_path).save(0, State({}, {}, {"model": shard}))
+    assert {path.name.split("-")[0] for path in (tmp_path / "step_0000000000").iterdir()} == {"MANIFEST.json", "model"}
+
+
 def test_the_files_are_plain_safetensors(two_steps, make_state):
     """The safetensors package itself is the independent reader; xxhash over the raw file the reference digest."""
     step = two_steps / "step_0000000020"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from support import PYTHONPATH
 from support.jobs import free_ports
 
 DEADLINE_S = 240
@@ -14,14 +15,14 @@ DEADLINE_S = 240
 HASTE = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1", "MS_NODE_TIMEOUT": "5"}
 
 
-def msrun(ranks: int, arguments: list[str], folder: Path) -> tuple[int, list[str]]:
+def msrun(ranks: int, arguments: list[str], folder: Path, deadline_s: float = DEADLINE_S) -> tuple[int, list[str]]:
     """Run python with these arguments on every rank; returns msrun's exit code and the ranks' logs."""
     port = str(free_ports(1))
     binaries = Path(sys.executable).parent
     argv = [str(binaries / "msrun"), f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={port}"]
     argv += ["--join=True", f"--log_dir={folder / 'logs'}", "python", *arguments]
-    env = os.environ | HASTE | {"PATH": f"{binaries}:{os.environ['PATH']}"}
-    answer = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S, env=env)
+    env = os.environ | HASTE | {"PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": PYTHONPATH}
+    answer = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=deadline_s, env=env)
     assert left_behind(port) == []
     return answer.returncode, [(folder / "logs" / f"worker_{rank}.log").read_text() for rank in range(ranks)]
 

@@ -8,10 +8,8 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective, SingleProcess
 from vpred_train.distributed.device_collective import DeviceCollective
 from vpred_train.distributed.flat_space import FlatSpace
-from vpred_train.engine.device.cells import make_graphs
-from vpred_train.engine.device.rules import RULES
 from vpred_train.engine.device.state import DeviceState
-from vpred_train.engine.device.step import DeviceStep
+from vpred_train.engine.device.step import DeviceStep, make_graphs
 from vpred_train.engine.graph_cache import CachedGraph
 from vpred_train.engine.host.state import HostState
 from vpred_train.engine.host.step import HostStep, LossAndGradients
@@ -52,17 +50,12 @@ def make_device(
 ) -> tuple[DeviceState, DeviceStep]:
     """Make the state and the step of the device engine. Arguments as in `make_host`.
 
-    Raises ConfigError: when the ranks do not communicate through MindSpore, or the engine lacks the optimiser.
+    Raises ConfigError: when the ranks do not communicate through MindSpore.
     """
     if not isinstance(collective, SingleProcess | DeviceCollective):
         raise ConfigError(
-            "engine: found 'device', but mpirun's ranks communicate by mpi4py in host memory; give "
-            "launcher.init=dynamic_cluster (or launcher.kind=msrun), or engine=host"
-        )
-    if config.optimizer.name not in RULES:
-        raise ConfigError(
-            f"optimizer.name: found {config.optimizer.name!r}, which the device engine lacks (it has: "
-            f"{', '.join(RULES)}); give one of these, or engine=host in the cluster file"
+            "engine: found 'device', but mpirun's ranks communicate by mpi4py, which the device's graph cannot call",
+            "launcher.init=dynamic_cluster or launcher.kind=msrun in the cluster file, or engine=host",
         )
     space = FlatSpace(networks, config.trainable)
     state = DeviceState(config, space, collective, progress)

@@ -12,7 +12,8 @@ class StepResult:
     overflow: no update was made, because the gradient overflowed at `loss_scale`; the scale has been lowered
     nonfinite_samples: rank -> its sample ids, for the ranks whose local loss or gradient was not finite
     step_seconds: this rank's time for the step, seconds
-    data_wait_seconds, collective_seconds: this rank's waits for data and in collectives; parts of `step_seconds`
+    data_wait_seconds, collective_seconds: this rank's waits for data and in collectives; parts of `step_seconds`. The
+    latter is the whole graph's time on the device engine, since its collectives are inside
     """
 
     step: int

@@ -14,7 +14,6 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from vpred_train.config.optimizer import OptimizerConfig, component_of
-from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.device_collective import REDUCE_SCATTER, AllGather, AllReduce
 from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.engine.device.buckets import Bucket, LocalParts
@@ -50,7 +49,9 @@ def _square(value):  # type: ignore[no-untyped-def]
 
 @average_.register("Tensor", "Tensor", "Tensor", "Tensor")
 def _average(finite, share, average, weights):  # type: ignore[no-untyped-def]
-    return assign(average, select(finite, average + share * (weights - average), average))
+    new = select(finite, average + share * (weights - average), average)
+    assign(average, new)
+    return new
 
 
 @choose_.register("Tensor", "Tensor", "Tensor")
@@ -61,7 +62,9 @@ def _choose(chosen, yes, no):  # type: ignore[no-untyped-def]
 @add_.register("Tensor", "Tensor", "Tensor")
 def _add(first, total, value):  # type: ignore[no-untyped-def]
     # A choice, since `total` may hold NaN of a skipped step, which a product with 0 would keep.
-    return assign(total, select(first, value, total + value))
+    new = select(first, value, total + value)
+    assign(total, new)
+    return new
 
 
 def zeros(name: str, size: int) -> Parameter:
@@ -294,20 +297,3 @@ class Show(nn.Cell):
             parts = self.map(ops.partial(choose_, flags[index]), self.averages[index], parts)
         self.spread(parts)
         return chosen
-
-
-def make_graphs(
-    config: TrainConfig, loss: DiffusionLoss, space: FlatSpace, local: LocalParts, arrays: Arrays, world_size: int,
-    backend: str,
-) -> tuple[nn.Cell, ...]:  # fmt: skip
-    """Return `WholeStep`, or `Accumulate` and `Apply`.
-
-    There are two for accumulation, and for images of several sizes: only the first is then compiled for each size.
-    backend: MindSpore's communication between the ranks, a key of REDUCE_SCATTER
-    """
-    backward = Backward(loss, space, local.buckets)
-    update = Update(arrays, space, local, config.optimizer, world_size, backend)
-    if config.gradient_accumulation_steps == 1 and config.data.buckets is None:
-        return (WholeStep(backward, update),)
-    sums = Sums(local.buckets)
-    return Accumulate(backward, sums), Apply(update, sums, config.gradient_accumulation_steps)

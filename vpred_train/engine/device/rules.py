@@ -1,6 +1,7 @@
 """Implements the optimisers as parts of the step's graph, each with the numbers that it takes from the host.
 
-The formulas are those of `optim.optimizers`. All operations are elementary: the result of MindSpore's fused
+The formulas are those of `optim.optimizers`. A bucket's update returns its new weights, and not what `Assign` returns:
+MindSpore would then copy the old weights first. All operations are elementary: the result of MindSpore's fused
 `AdamWeightDecay`, which updates in place, can be read before the update without an error.
 """
 
@@ -26,25 +27,29 @@ def _adam(finite, factor, beta1, share1, beta2, share2, step_size, root, epsilon
     g = gradient * factor
     new_m = beta1 * m + share1 * g
     new_v = beta2 * v + share2 * (g * g)
-    new = keep * weights - step_size * (new_m / (sqrt(new_v) * root + epsilon))
-    done = (assign(m, select(finite, new_m, m)), assign(v, select(finite, new_v, v)))
-    return ops.depend(assign(weights, select(finite, new, weights)), done)
+    new = select(finite, keep * weights - step_size * (new_m / (sqrt(new_v) * root + epsilon)), weights)
+    assign(m, select(finite, new_m, m))
+    assign(v, select(finite, new_v, v))
+    assign(weights, new)
+    return new
 
 
 @momentum_.register(*["Tensor"] * 8)
 def _momentum(finite, factor, rate, momentum, decay, gradient, weights, u):  # type: ignore[no-untyped-def]
     """Do as `_adam`."""
     new_u = momentum * u + (gradient * factor + decay * weights)
-    new = weights - rate * new_u
-    done = assign(u, select(finite, new_u, u))
-    return ops.depend(assign(weights, select(finite, new, weights)), done)
+    new = select(finite, weights - rate * new_u, weights)
+    assign(u, select(finite, new_u, u))
+    assign(weights, new)
+    return new
 
 
 @descent_.register(*["Tensor"] * 6)
 def _descent(finite, factor, rate, decay, gradient, weights):  # type: ignore[no-untyped-def]
     """Do as `_adam`."""
-    new = weights - rate * (gradient * factor + decay * weights)
-    return assign(weights, select(finite, new, weights))
+    new = select(finite, weights - rate * (gradient * factor + decay * weights), weights)
+    assign(weights, new)
+    return new
 
 
 class Rule(Protocol):

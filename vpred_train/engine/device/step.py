@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from data import Batch
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
+from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.ema.profiles import decays
+from vpred_train.engine.device.buckets import LocalParts
+from vpred_train.engine.device.cells import Accumulate, Apply, Arrays, Backward, Sums, Update, WholeStep
 from vpred_train.engine.device.feed import make_feed
 from vpred_train.engine.device.rules import RULES
 from vpred_train.engine.device.state import DeviceState
 from vpred_train.engine.graph_cache import Graph, compile_cached, counted_compilation
 from vpred_train.engine.inputs import ModelInputs
-from vpred_train.engine.objective import Objective
+from vpred_train.engine.objective import DiffusionLoss, Objective
 from vpred_train.engine.step_result import StepResult
 from vpred_train.host_copies import to_device, to_host
 from vpred_train.optim.learning_rate import learning_rate
@@ -83,20 +86,20 @@ class DeviceStep:
     def _run(self, batch: Batch, numbers: Tensor) -> NDArray[Any]:
         """Run the step's graphs, and return the numbers of `Update`."""
         scale = self.state.progress.loss_scale.value
-        *accumulate, last = self.graphs
-        parts = self.config.gradient_accumulation_steps if accumulate else 1
-        inputs: tuple[Tensor, ...] = (numbers,)
-        for index in range(parts):
-            arguments = self.feed(batch.part(index, parts), scale)
-            if not accumulate:
-                inputs = (*arguments, numbers)
-                self._prepare([(last, inputs)])
-                continue
-            micro = (*arguments, to_device(np.array([index == 0])))
-            self._prepare([(accumulate[0], micro), (last, inputs)])
-            accumulate[0](*micro)
+        if len(self.graphs) == 1:
+            (graph,) = self.graphs
+            inputs = (*self.feed(batch, scale), numbers)
+            self._prepare([(graph, inputs)])
+        else:
+            accumulate, graph = self.graphs
+            inputs = (numbers,)
+            parts = self.config.gradient_accumulation_steps
+            for index in range(parts):
+                micro = (*self.feed(batch.part(index, parts), scale), to_device(np.array([index == 0])))
+                self._prepare([(accumulate, micro), (graph, inputs)])
+                accumulate(*micro)
         with self.collective.watching():
-            return to_host(last(*inputs)).copy()
+            return to_host(graph(*inputs)).copy()
 
     def _prepare(self, graphs: Sequence[Graph]) -> None:
         """Compile the graphs for inputs of these shapes, unless that is done. The first ones may come from the cache.
@@ -129,3 +132,20 @@ class DeviceStep:
         """Return rank -> its sample ids, for the ranks whose loss or gradient was not finite. Called by all ranks."""
         sample_ids = self.collective.allgather_object(batch.sample_ids.tolist())
         return {rank: sample_ids[rank] for rank, row in enumerate(votes) if not np.isfinite(row).all()}
+
+
+def make_graphs(
+    config: TrainConfig, loss: DiffusionLoss, space: FlatSpace, local: LocalParts, arrays: Arrays, world_size: int,
+    backend: str,
+) -> tuple[nn.Cell, ...]:  # fmt: skip
+    """Return `WholeStep`, or `Accumulate` and `Apply`.
+
+    There are two for accumulation, and for images of several sizes: only the first is then compiled for each size.
+    backend: MindSpore's communication between the ranks, a key of REDUCE_SCATTER
+    """
+    backward = Backward(loss, space, local.buckets)
+    update = Update(arrays, space, local, config.optimizer, world_size, backend)
+    if config.gradient_accumulation_steps == 1 and config.data.buckets is None:
+        return (WholeStep(backward, update),)
+    sums = Sums(local.buckets)
+    return Accumulate(backward, sums), Apply(update, sums, config.gradient_accumulation_steps)
