@@ -18,10 +18,7 @@ from support.ascend_kernels import path_of
 GRAPHS = ("training", "update", "encoding", "text", "sampling", "decoding")
 PLANTED = "planted"
 # The operations that have only kernels of CANN's old interface, and why they are accepted.
-ACCEPTED = {
-    "AddN": "MindSpore itself adds the gradients of one tensor by it, so that there is nothing to replace",
-    "TensorMove": "MindSpore copies a moment that the same graph updates; a copy has no aclnn kernel",
-}
+ACCEPTED = {"AddN": "MindSpore itself adds the gradients of one tensor by it, so that there is nothing to replace"}
 # What the table of accelerators takes in place of operations of the old interface.
 REPLACED = {
     "Conv2D": "Conv2DExt",
