@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marks = [FOLDERS.get(folder), *(mark for name, mark in FIXTURES.items() if name in item.fixturenames)]
         for mark in filter(None, marks):
             item.add_marker(mark)
+    # Files of minutes begin before those of seconds, which fill the end on either process.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

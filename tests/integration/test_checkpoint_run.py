@@ -11,6 +11,8 @@ from support.jobs import SMALL_RECIPE, end, losses, start, wait_until
 
 OVERRIDES = ["total_samples=240", "global_batch=6", "checkpoint.every_samples=1200", "final_samples=0"]
 OVERRIDES += ["ema.profiles=[constant, power]"]
+# Steps that take long enough for a request and a stop between the first and the last.
+OVERRIDES += ["data.resolution=64"]
 
 
 def test_two_ranks_go_on_as_three(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ model:
     model_channels: 8
     channel_multipliers: [1]
     res_blocks: 1
-    attention_levels: [0]
+    attention_levels: []
     head_channels: 8
     context_channels: 16
     norm_groups: 4

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support import CHECKOUT
+from support import CHECKOUT, PROGRAMS
 from support.hosts import Hosts, unavailable
 
-FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
+FAKE_LAUNCH = PROGRAMS / "fake_launch.py"
 CLUSTER = """
 name: two
 accelerator: ascend

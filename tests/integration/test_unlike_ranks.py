@@ -11,14 +11,20 @@ from checkpoints_mgr import Checkpoint
 from launcher.contract.run_dir import RunDir
 from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 from support import PROGRAMS
-from support.jobs import DEADLINE_S, SMALL_RECIPE, losses
+from support.jobs import DEADLINE_S, SMALL_RECIPE, lend_graphs, losses
 from vpred_train.kernels import library
 
 RANK = PROGRAMS / "unlike_rank.py"
 
 
+@pytest.fixture(scope="module")
+def earlier() -> dict[int, Path]:
+    """The first run of each zero_stage, which lends its graphs."""
+    return {}
+
+
 @pytest.fixture
-def train(tmp_path: Path):  # type: ignore[no-untyped-def]
+def train(tmp_path: Path, earlier: dict[int, Path]):  # type: ignore[no-untyped-def]
     """train("agree" or "silent", zero_stage): the exit code, all output, and the run."""
     if not library.library_path().exists():
         pytest.skip(f"no compiled operations: {library.BUILD_COMMAND} says why")
@@ -30,7 +36,10 @@ def train(tmp_path: Path):  # type: ignore[no-untyped-def]
         argv += [str(RANK), how, "--recipe", str(tmp_path / "recipe.yaml"), "--run-dir", str(tmp_path / "run")]
         argv += ["final_samples=0", f"zero_stage={zero_stage}"]
         env = os.environ | (ROOT_VARIABLES if os.geteuid() == 0 else {})
+        if zero_stage in earlier:
+            lend_graphs(earlier[zero_stage], tmp_path / "run")
         done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, env=env, cwd=tmp_path)
+        earlier.setdefault(zero_stage, tmp_path / "run")
         return done.returncode, done.stdout + done.stderr, RunDir(tmp_path / "run")
 
     return run

@@ -1,7 +1,7 @@
 """The source of the packages as syntax trees."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from support import CHECKOUT
@@ -14,8 +14,8 @@ def module_name(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    """Dotted module name and syntax tree of every file of the packages."""
-    for package in PACKAGES:
-        for path in sorted((CHECKOUT / package).rglob("*.py")):
-            yield module_name(path.relative_to(CHECKOUT)), ast.parse(path.read_text())
+@cache
+def sources() -> tuple[tuple[str, ast.Module], ...]:
+    """Dotted module name and syntax tree of every file of the packages; parsed once, not to be changed."""
+    paths = (path for package in PACKAGES for path in sorted((CHECKOUT / package).rglob("*.py")))
+    return tuple((module_name(path.relative_to(CHECKOUT)), ast.parse(path.read_text())) for path in paths)

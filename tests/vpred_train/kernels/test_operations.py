@@ -1,6 +1,7 @@
 """The compiled operations against MindSpore's own, forward and backward, at sizes that divide by nothing."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import mindspore as ms
@@ -61,31 +62,40 @@ def outputs(make: Make, inputs: list[Tensor], slope: float) -> list[Any]:
     return [tensor.asnumpy() for tensor in (cell(*inputs), *flat)]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("name", CASES)
-def test_compiled_equals_plain(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def outputs_of(name: str) -> list[Any]:
     make, shapes = CASES[name]
     rng = np.random.default_rng(2)
-    inputs = [Tensor(rng.normal(0.1, 1.5, shape).astype(np.float32)) for shape in shapes]
+    return outputs(make, [Tensor(rng.normal(0.1, 1.5, shape).astype(np.float32)) for shape in shapes], 0.7)
+
+
+@cache
+def plain_outputs_of(name: str) -> list[Any]:
+    """Once for all numbers of threads."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(library, "_loaded", None)
+        return outputs_of(name)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_equals_plain(name: str, threads: int) -> None:
     before = library.loaded()
     assert library.load(threads), f"not built: {library.BUILD_COMMAND} says why"
-    compiled = outputs(make, inputs, 0.7)
-    with monkeypatch.context() as patched:
-        patched.setattr(library, "_loaded", None)
-        plain = outputs(make, inputs, 0.7)
+    compiled, plain = outputs_of(name), plain_outputs_of(name)
     assert library.loaded() == before
     for ours, right in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(ours, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_stays_so(bad: float) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_not_finite_stays_so(name: str) -> None:
     """Divergence must be seen: no operation may turn NaN or infinity into a number."""
-    for make, shapes in CASES.values():
+    make, shapes = CASES[name]
+    cell = make(np.random.default_rng(0))
+    for bad in (np.nan, np.inf):
         arrays = [np.full(shape, 0.5, np.float32) for shape in shapes]
         arrays[0].flat[3] = bad
-        result = make(np.random.default_rng(0))(*map(Tensor, arrays)).asnumpy()
-        assert not np.isfinite(result).all()
+        assert not np.isfinite(cell(*map(Tensor, arrays)).asnumpy()).all()
 
 
 def test_the_build_is_done_once_and_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
