@@ -25,7 +25,7 @@ from vpred_train.weights.layouts.read_write import read_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
 from vpred_train.weights.lora.factors import attention_targets
 from vpred_train.weights.lora.files import open_lora, read_factors
-from vpred_train.weights.pretrained import pinned
+from vpred_train.weights.pretrained import pin_digest
 
 Arrays = dict[str, NDArray[np.float32]]
 Save = Callable[..., tuple[Arrays, Arrays]]
@@ -64,7 +64,7 @@ def save(train_config: TrainConfig, tmp_path: Path) -> Save:
 @pytest.fixture
 def pretrained(tmp_path: Path) -> PretrainedConfig:
     write_tiny(tmp_path / "base.safetensors", "stability")
-    return pinned(PretrainedConfig(path=tmp_path / "base.safetensors"))
+    return pin_digest(PretrainedConfig(path=tmp_path / "base.safetensors"))
 
 
 def run(*arguments: Any) -> int:

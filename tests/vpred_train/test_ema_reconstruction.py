@@ -18,7 +18,7 @@ from vpred_train.ema.snapshots import find_snapshots, write_snapshot
 from vpred_train.prepare.recipe import load_recipe
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 
 BATCH, STEPS, EVERY = 16, 400, 50  # a snapshot after every 50 steps
 TRACKED = EmaConfig(profiles=("power",), sigma_rel=(0.05, 0.1))
@@ -124,7 +124,7 @@ def test_vpred_ema_makes_the_average_that_was_not_tracked(
     for name in published:
         if name not in SHAPES:
             np.testing.assert_array_equal(weights[name], published[name])
-    record = open_source(output).record
+    record = open_weights(output).record
     assert record == TINY_RECORD.model_copy(update={"samples_seen": 6400, "average": "power_0.07"})
 
 

@@ -105,7 +105,7 @@ def test_other_weights_than_the_images_are_refused(
 def test_weights_must_tell_or_be_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path) -> None:
     asked = ["--ckpt", str(weights), "--prompt", "a cat"]
     assert refused(capsys, tmp_path, *asked, "--prediction-type", "eps").startswith(
-        f"{weights}: tells v-prediction, but --prediction-type tells eps"
+        f"{weights}: the weights declare v-prediction, but --prediction-type declares eps-prediction"
     )
     weights.write_bytes(weights.read_bytes().replace(b'"parameterization"', b'"somebody_elses_1"'))
     assert "give --prediction-type v (768-v weights) or eps" in refused(capsys, tmp_path, *asked)

@@ -9,7 +9,7 @@ from launcher.contract.exit_codes import ExitCode
 from vpred_train.commands import mindone_text_to_image as mindone_images
 from vpred_train.commands import sample
 from vpred_train.diffusion.samplers.registry import SAMPLERS
-from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.layouts.weight_source import WeightSource
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, version: Sequence[str] = ("--version", "2.1-v")) -> list[str]:
@@ -97,7 +97,7 @@ def test_every_sampler_flag_names_a_sampler(monkeypatch: pytest.MonkeyPatch) -> 
 def test_weights_that_tell_nothing_are_mindones_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    source = Source(tmp_path, "stability", "safetensors", {}, None)
+    source = WeightSource(tmp_path, "stability", "safetensors", {}, None)
     monkeypatch.setattr(mindone_images, "open_base", lambda path, lora: source)
     words = run(monkeypatch, "--negative_data_path", "no.txt", version=())
     arguments = sample.build_parser().parse_args(words)

@@ -18,7 +18,7 @@ from weights_files import MINDONE, MODEL, RECORD, SHAPES, Arrays, networks, rand
 from launcher.contract.config import ConfigError
 from vpred_train.config.model import ModelConfig
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 
 RAW, EMA = random_tensors(0), random_tensors(1)
 UNET = [name for name in SHAPES if name.startswith("model.diffusion_model.")]
@@ -137,7 +137,7 @@ def test_written_files(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "written.ckpt"
     write_weights(path, RAW, layout, RECORD)
     assert [each.name for each in tmp_path.iterdir()] == ["written.ckpt"]
-    source = open_source(path)
+    source = open_weights(path)
     assert (source.layout, source.record) == (layout, RECORD)
     assert_same(read_weights(path), RAW)
     assert_same(read_weights(path, "ema"), RAW)

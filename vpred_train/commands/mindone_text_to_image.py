@@ -11,7 +11,7 @@ from launcher.contract.exit_codes import ExitCode
 from vpred_train.commands import sample
 from vpred_train.foreign import finite_number
 from vpred_train.weights.lora.files import open_base, open_lora
-from vpred_train.weights.record_lookup import record_with
+from vpred_train.weights.record_lookup import find_record
 
 GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
 # VERSIONS: version -> what the network predicts, and the side of its images in pixels. CONFIGS: MindONE's inference
@@ -97,7 +97,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(arguments, flag) is not None:
             print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
     try:
-        words = translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m") + lora(arguments) + told(arguments)
+        words = (
+            translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m")
+            + lora(arguments)
+            + prediction(arguments)
+        )
     except ConfigError as error:
         end(str(error))
     sample.main(words)
@@ -120,10 +124,10 @@ def lora(arguments: argparse.Namespace) -> list[str]:
     return ["--lora", str(arguments.lora_ckpt_path), f"--lora-scale={arguments.lora_scale}"]
 
 
-def told(arguments: argparse.Namespace) -> list[str]:
-    """Return the options that say what the weights predict.
+def prediction(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that declare what the weights predict.
 
-    They come from --version or --config. Without these, none are needed when the weights have a record; otherwise
+    They come from --version or --config. Without these, none are needed when the weights declare it; otherwise
     MindONE's default is used.
     Raises ConfigError: for an unknown --config, or weights that cannot be read.
     """
@@ -136,7 +140,7 @@ def told(arguments: argparse.Namespace) -> list[str]:
             )
     if version is None:
         lora_source = open_lora(arguments.lora_ckpt_path) if lora(arguments) else None
-        if record_with(open_base(arguments.ckpt_path, lora_source), "auto", None, lora_source) is not None:
+        if find_record(open_base(arguments.ckpt_path, lora_source), lora=lora_source) is not None:
             return []
         version = DEFAULT_VERSION
         print(f"note: the weights do not tell their version; {version} is taken, see --version", file=sys.stderr)

@@ -20,8 +20,14 @@ from vpred_train.config.sampling import SamplingConfig
 from vpred_train.distributed.collectives import Collective, make_collective
 from vpred_train.sampling.image_request import ImageRequest, read_request
 from vpred_train.sampling.prompts import read_negative_prompts, read_prompts, warn_of_long_prompts
-from vpred_train.sampling.weight_selection import add_weights_options, choose, named, same_weights, warn_of_other_base
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.sampling.weight_selection import (
+    add_weights_options,
+    requested,
+    same_weights,
+    select,
+    warn_of_other_base,
+)
+from vpred_train.weights.layouts.weight_source import open_weights
 from vpred_train.weights.lora.files import open_lora
 
 
@@ -115,10 +121,10 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
     """List all requested images, in order. Raises ConfigError: for the user's mistakes."""
     if arguments.like is not None:
         return [like(arguments)]
-    found = named(arguments)
-    chosen = choose(arguments, found)
-    record = chosen.record
-    recipe = SamplingConfig() if found.recipe is None else found.recipe.sampling
+    named = requested(arguments)
+    selected = select(arguments, named)
+    record = selected.record
+    recipe = SamplingConfig() if named.recipe is None else named.recipe.sampling
     count = 1 if arguments.images_per_prompt is None else arguments.images_per_prompt
     if count < 1:
         raise ConfigError(f"--images-per-prompt: found {count} (must be at least 1)")
@@ -134,9 +140,9 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
             height=record.resolution if arguments.height is None else arguments.height,
             width=record.resolution if arguments.width is None else arguments.width,
             sampling=sampling,
-            weights=chosen.path,
-            weights_xxh3=chosen.xxh3,
-            lora=chosen.lora,
+            weights=selected.path,
+            weights_xxh3=selected.xxh3,
+            lora=selected.lora,
             record=record,
         )
     except ValidationError as error:
@@ -183,7 +189,7 @@ def like(arguments: argparse.Namespace) -> ImageRequest:
         raise ConfigError(f"--like: takes all settings from its image; leave out {', '.join(extra)}")
     request = read_request(arguments.like)
     require_whole_latents(request, f"{arguments.like}: its settings: ")
-    return same_weights(request, named(arguments), arguments.like)
+    return same_weights(request, requested(arguments), arguments.like)
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
@@ -272,7 +278,7 @@ def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
 
     record = request.record
     return TextToImage.from_weights(
-        open_source(request.weights, record.model),
+        open_weights(request.weights, record.model),
         request.sampling,
         request.height,
         request.width,

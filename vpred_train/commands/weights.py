@@ -20,17 +20,17 @@ from vpred_train.foreign import finite_number
 from vpred_train.weights.inspection import inspection, lines_of, lora_inspection, lora_lines_of
 from vpred_train.weights.layouts.detection import LAYOUTS
 from vpred_train.weights.layouts.read_write import read_weights, weights_of, write_weights
-from vpred_train.weights.layouts.weight_source import open_source, weights_digest
+from vpred_train.weights.layouts.weight_source import open_weights, weights_digest
 from vpred_train.weights.lora.files import (
+    base_mismatch,
     is_lora,
     open_base,
     open_lora,
-    other_base,
     read_factors,
     with_lora,
     write_lora,
 )
-from vpred_train.weights.record_lookup import add_options, record_for, record_with, told_by
+from vpred_train.weights.record_lookup import add_options, declared_by, find_record
 
 EQUAL, DIFFERENT = 0, 1
 UNCLEAR = 1
@@ -97,7 +97,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         report = lora_inspection(open_lora(arguments.path))
         lines = lora_lines_of(report)
     else:
-        report = inspection(open_source(arguments.path), not arguments.headers_only)
+        report = inspection(open_weights(arguments.path), not arguments.headers_only)
         lines = lines_of(report)
     print(json.dumps(report, indent=2) if arguments.json else "\n".join(lines))
     return ExitCode.OK
@@ -135,8 +135,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     _require_new(arguments.target)
     if is_lora(arguments.source):
         return _convert_lora(arguments)
-    source = open_source(arguments.source)
-    record = record_for(source, arguments.weights, told_by(arguments))
+    source = open_weights(arguments.source)
+    record = find_record(source, arguments.weights, declared=declared_by(arguments))
     tensors = weights_of(source, arguments.weights)
     write_weights(arguments.target, tensors, arguments.to, record)
     print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, from {source.layout} of {source.path}")
@@ -144,7 +144,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _convert_lora(arguments: argparse.Namespace) -> int:
-    if told_by(arguments) or arguments.weights != "auto":
+    if declared_by(arguments) or arguments.weights != "auto":
         raise ConfigError(f"{arguments.source}: holds LoRA weights; leave out --prediction-type and --weights")
     source = open_lora(arguments.source)
     factors = read_factors(source)
@@ -157,9 +157,9 @@ def _merge(arguments: argparse.Namespace) -> int:
     _require_new(arguments.target)
     lora = open_lora(arguments.lora)
     base = open_base(arguments.base, lora)
-    record = record_with(base, arguments.weights, told_by(arguments), lora)
+    record = find_record(base, arguments.weights, declared=declared_by(arguments), lora=lora)
     tensors = with_lora(base, arguments.weights, lora, arguments.scale)
-    if fault := other_base(lora, base.path, weights_digest(base.path)):
+    if fault := base_mismatch(lora, base.path, weights_digest(base.path)):
         print(f"vpred-weights: warning: {fault}", file=sys.stderr)
     write_weights(arguments.target, tensors, arguments.to, record)
     print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, {lora.path} added to {base.path}")
@@ -178,9 +178,9 @@ def _probe(arguments: argparse.Namespace) -> int:
     clear.
     Raises ConfigError (exit code 2): when the verdict is another type, or the predictions are not finite.
     """
-    source = open_source(arguments.path)
-    told = told_by(arguments)
-    record = record_for(source, arguments.weights, told)
+    source = open_weights(arguments.path)
+    declared = declared_by(arguments)
+    record = find_record(source, arguments.weights, declared=declared)
     diffusion = record.diffusion if record else DiffusionConfig()
     tensors = weights_of(source, arguments.weights)
     try:
@@ -206,8 +206,12 @@ def _probe(arguments: argparse.Namespace) -> int:
         print(f"{arguments.path}: predicts {found.verdict or 'neither v nor eps nor x0 clearly'} (residuals {found})")
     if record and found.verdict not in (None, record.diffusion.prediction_type):
         raise ConfigError(
-            f"{arguments.path}: told to predict {record.diffusion.prediction_type}, but predicts {found.verdict}; "
-            + (f"give --prediction-type {found.verdict}" if told else "its record is wrong")
+            f"{arguments.path}: the network predicts {found.verdict}, but "
+            + (
+                f"--prediction-type declares {record.diffusion.prediction_type}; give --prediction-type {found.verdict}"
+                if declared
+                else f"its record declares {record.diffusion.prediction_type}; correct the record"
+            )
         )
     return UNCLEAR if found.verdict is None else ExitCode.OK
 

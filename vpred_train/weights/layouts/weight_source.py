@@ -21,7 +21,7 @@ PICKLED = {"model": "pytorch_model"}  # transformers' name of the same file befo
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """Holds open weights. Tensors have the names of their layout; in a diffusers folder these begin with `folder/`."""
 
     path: Path
@@ -36,7 +36,7 @@ class Source:
         return self.record.model if self.record else ModelConfig()
 
 
-def open_source(path: Path, model: ModelConfig | None = None) -> Source:
+def open_weights(path: Path, model: ModelConfig | None = None) -> WeightSource:
     """Open `path` and recognise its layout by its content.
 
     model: the expected model; default: the record's, else SD2.
@@ -61,7 +61,7 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
             f"{path}: no tensor has an SD 2.x name of MindONE, Stability or diffusers "
             f"(found {len(contents.tensors)}: {names}); give full SD 2.x weights"
         )
-    return Source(path, layout, contents.container, contents.tensors, record)
+    return WeightSource(path, layout, contents.container, contents.tensors, record)
 
 
 def weights_digest(path: Path) -> str:

@@ -24,10 +24,10 @@ from vpred_train.weights.formats.stored_tensor import (
     is_finite,
 )
 from vpred_train.weights.layouts.detection import LAYOUTS, LORA_NAME
-from vpred_train.weights.layouts.read_write import Which, weights_of
+from vpred_train.weights.layouts.read_write import WeightSet, weights_of
 from vpred_train.weights.layouts.record_files import RECORD_KEY, parsed_record
 from vpred_train.weights.layouts.tensor_shapes import COMPONENTS
-from vpred_train.weights.layouts.weight_source import Source, open_source
+from vpred_train.weights.layouts.weight_source import WeightSource, open_weights
 from vpred_train.weights.lora.factors import (
     Factors,
     Target,
@@ -65,7 +65,7 @@ class Adapter(Foreign):
         return [key for key, value in self if value and key != "lora_alpha"]
 
 
-class Flat(RootModel[dict[str, Any] | None]):
+class FlatSettings(RootModel[dict[str, Any] | None]):
     """Reads settings as network.key -> value."""
 
 
@@ -141,7 +141,7 @@ def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
         whole = read_document(Adapter, file.with_name(PEFT_CONFIG), AGAIN)
         return dict.fromkeys(("unet", "text_encoder"), whole) if whole else {}
     where = f"{file}: {METADATA_KEY}"
-    flat = parsed(Flat, contents.texts.get(METADATA_KEY, "{}"), where, AGAIN).root or {}
+    flat = parsed(FlatSettings, contents.texts.get(METADATA_KEY, "{}"), where, AGAIN).root or {}
     networks: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
         network, _, name = key.partition(".")
@@ -278,12 +278,12 @@ def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
 
-def open_base(path: Path, lora: LoraSource | None) -> Source:
+def open_base(path: Path, lora: LoraSource | None) -> WeightSource:
     """Open the weights that `lora` adapts. LoRA's record declares their model if it has one."""
-    return open_source(path, lora.record.model if lora and lora.record else None)
+    return open_weights(path, lora.record.model if lora and lora.record else None)
 
 
-def other_base(lora: LoraSource, base: Path, xxh3: str) -> str | None:
+def base_mismatch(lora: LoraSource, base: Path, xxh3: str) -> str | None:
     """Return the fault when `lora` was trained on other weights than `base`, whose digest is `xxh3`.
 
     The result is None when they are the same weights, or the record does not say.
@@ -297,7 +297,7 @@ def other_base(lora: LoraSource, base: Path, xxh3: str) -> str | None:
     )
 
 
-def with_lora(base: Source, which: Which, lora: LoraSource | None, strength: float) -> LazyTensors:
+def with_lora(base: WeightSource, which: WeightSet, lora: LoraSource | None, strength: float) -> LazyTensors:
     """Return the tensors of `base` with `strength` times LoRA's change added.
 
     Raises ConfigError: when a tensor does not fit.
