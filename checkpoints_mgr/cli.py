@@ -109,7 +109,9 @@ def main(
 
 
 def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpred-ckpt", description="Look after the checkpoints of a run.")
+    parser = argparse.ArgumentParser(
+        prog="vpred-ckpt", description="Inspect, verify, export, convert, compare and remove the checkpoints of a run."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -117,54 +119,68 @@ def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.Argu
         added.set_defaults(run=run)
         return added
 
-    inspect = command("inspect", _inspect, "list steps and what they hold; checks manifests and file sizes")
+    inspect = command("inspect", _inspect, "list steps and their contents; checks manifests and file sizes")
     verify = command("verify", _verify, "read every byte and compare it with its digest")
     for each in (inspect, verify):
         each.add_argument("path", type=Path, help="a checkpoint root, or one step_... directory")
-    _add_consolidate(command("consolidate", _consolidate, "write whole tensors of a step as one file"), formats)
+    _add_consolidate(command("consolidate", _consolidate, "write full tensors of a step to one file"), formats)
     if read is not None:
         convert = command("convert", _convert, "write tensors of other software as a step, verified like any other")
         convert.set_defaults(read=read)
         convert.add_argument(
-            "path", type=Path, help="a .ckpt or safetensors file, or a folder of such, or a mindformers iteration_..."
+            "path",
+            type=Path,
+            help="a .ckpt or safetensors file, a folder of them, or a mindformers iteration_... folder",
         )
-        convert.add_argument("output", type=Path, help="a checkpoint root; new, or empty")
-        convert.add_argument("--component", default="model", help="what the tensors become part of (model)")
-        convert.add_argument("--step", type=int, default=0, metavar="N", help="the step's number (0)")
+        convert.add_argument("output", type=Path, help="a checkpoint root, new or empty")
+        convert.add_argument(
+            "--component", default="model", help="component that the tensors become part of (default: model)"
+        )
+        convert.add_argument("--step", type=int, default=0, metavar="N", help="number of the step (default: 0)")
     diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
     diff.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
     diff.add_argument("other", type=Path, help="the same")
     prune = command(
         "prune",
         _prune,
-        "remove old steps, and what killed saves left; only tells what, unless --delete; damaged ones stay, uncounted",
+        "remove old steps and the remains of killed saves; without --delete only list them; damaged steps stay",
     )
     prune.add_argument("path", type=Path, help="a checkpoint root")
-    prune.add_argument("--keep-last", type=int, default=2, metavar="N", help="the newest N sound ones stay (2)")
-    prune.add_argument("--keep-every", type=int, metavar="STEPS", help="the first of every so many steps stays")
-    prune.add_argument("--keep-best", type=int, default=0, metavar="N", help="the best N by --metric stay")
-    prune.add_argument("--metric", default="validation_loss", help="a metric of the manifests (validation_loss)")
-    prune.add_argument("--highest", action="store_true", help="the highest metric is the best, not the lowest")
-    prune.add_argument("--delete", action="store_true", help="do it")
+    prune.add_argument(
+        "--keep-last", type=int, default=2, metavar="N", help="keep the newest N sound steps (default: 2)"
+    )
+    prune.add_argument(
+        "--keep-every", type=int, metavar="STEPS", help="keep the first checkpoint of each span of this many steps"
+    )
+    prune.add_argument("--keep-best", type=int, default=0, metavar="N", help="keep the best N by --metric (default: 0)")
+    prune.add_argument(
+        "--metric", default="validation_loss", help="a metric of the manifests (default: validation_loss)"
+    )
+    prune.add_argument("--highest", action="store_true", help="take the highest metric as the best, not the lowest")
+    prune.add_argument("--delete", action="store_true", help="remove them instead of listing them")
     for each in (inspect, verify, diff, prune):
-        each.add_argument("--json", action="store_true", help="one JSON list")
+        each.add_argument("--json", action="store_true", help="print one JSON list")
     return parser
 
 
 def _add_consolidate(parser: argparse.ArgumentParser, formats: Mapping[str, Format]) -> None:
     parser.set_defaults(formats=formats)
     parser.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
-    parser.add_argument("output", type=Path, help="the file, or for diffusers the folder, to write; must be new")
+    parser.add_argument("output", type=Path, help="new file to write, or new folder for diffusers")
     parser.add_argument(
         "--format",
         choices=(SAFETENSORS, *formats),
         default=SAFETENSORS,
-        help="safetensors (default): the step's own tensors; the others: a whole model that other software loads",
+        help="safetensors (default): the tensors of the step; others: a full model that other software loads",
     )
-    parser.add_argument("--component", action="append", help="of safetensors: which (may be repeated); default model")
-    whole = parser.add_argument_group("whole models")
+    parser.add_argument(
+        "--component",
+        action="append",
+        help="component to write with --format safetensors; may be repeated (default: model)",
+    )
+    whole = parser.add_argument_group("full models")
     whole.add_argument("--weights", metavar="WHICH", help="raw, ema (default), or an average's name: power_0.07")
-    whole.add_argument("--base", type=Path, help="where the weights that the run began with are now, if they moved")
+    whole.add_argument("--base", type=Path, help="path of the weights that the run began with, if they have moved")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -231,7 +247,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     with lease(first), lease(second):
         found = differences((first, open_step(first)), (second, open_step(second)))
     lines = [f"{each.name}: {each.fault or f'{each.elements} elements, at most {each.largest:.3g}'}" for each in found]
-    _print(arguments, [asdict(each) for each in found], lines or ["the same, bit for bit"])
+    _print(arguments, [asdict(each) for each in found], lines or ["equal, bit for bit"])
     return DIFFERENT if found else OK
 
 
