@@ -122,7 +122,7 @@ BUSY = "| NPU     Chip | Process id | Process name |\n| 3       0    | 4242     
         ),
         ({"inventory": MOVED}, "rank table", f"10.0.0.3 device 3 has 10.1.1.1, {OF_DEVICE_3} (HCCL: EI0014)"),
         ({"inventory": NO_IP}, "rank table", f"10.0.0.3 device 3 has no address, {OF_DEVICE_3} (HCCL: EI0014)"),
-        ({"inventory": SILENT}, "rank table", "10.0.0.3 does not tell the address of device 3 (1 such; hccn_tool: P"),
+        ({"inventory": SILENT}, "rank table", "10.0.0.3 does not report the address of device 3 (1 such; hccn_tool: P"),
         ({"npu_smi": BUSY}, "devices busy", "10.0.0.3 device 3 is used by python (pid 4242)"),
     ],
 )
