@@ -35,29 +35,39 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser. Options that are not given are None, and come from the recipe or from --like's image."""
     parser = argparse.ArgumentParser(prog="vpred-sample", description=__doc__)
     add_weights_options(parser)
-    what = parser.add_argument_group("images")
-    what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
-    what.add_argument("--prompts-file", type=Path, help="a text file with one prompt on each line")
-    what.add_argument("--negative-prompt", help="what to stay away from")
-    what.add_argument("--negative-prompts-file", type=Path, help="one line for each prompt instead; may be blank")
-    what.add_argument("--images-per-prompt", type=int, help="default 1")
-    what.add_argument("--height", type=int, help="pixels (default: the training's)")
-    what.add_argument("--width", type=int, help="pixels (default: the training's)")
-    what.add_argument("--sampler", help="dpmpp_2m, ddim, unipc ... (default: the recipe's)")
-    what.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
-    what.add_argument("--timestep-spacing", help="trailing, leading, linspace or karras (default: the recipe's)")
-    what.add_argument("--eta", type=float, help="ddim's share of fresh noise, 0 to 1 (default: the recipe's)")
-    what.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
-    what.add_argument("--guidance-rescale", type=float, help="0 to 1 (default: the recipe's)")
-    what.add_argument(
-        "--batch-size", type=int, help="images at a time (default: the recipe's, or as many as asked for)"
+    images = parser.add_argument_group("images")
+    images.add_argument("--prompt", action="append", help="text that the image should show; may be given several times")
+    images.add_argument("--prompts-file", type=Path, help="text file with one prompt per line")
+    images.add_argument("--negative-prompt", help="text that the image should not show")
+    images.add_argument(
+        "--negative-prompts-file", type=Path, help="text file with one negative prompt per prompt; lines may be blank"
     )
-    what.add_argument(
-        "--seed", type=int, help="seed of the first image, the next gets seed + 1 (default: the recipe's)"
+    images.add_argument("--images-per-prompt", type=int, help="(default: 1)")
+    images.add_argument("--height", type=int, help="height in pixels (default: that of the training images)")
+    images.add_argument("--width", type=int, help="width in pixels (default: that of the training images)")
+    images.add_argument("--sampler", help="dpmpp_2m, ddim, unipc ... (default: the recipe's)")
+    images.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
+    images.add_argument("--timestep-spacing", help="trailing, leading, linspace or karras (default: the recipe's)")
+    images.add_argument(
+        "--eta", type=float, help="share of fresh noise in ddim's steps, 0 to 1 (default: the recipe's)"
     )
-    what.add_argument("--like", type=Path, help="a PNG made by this command: make it again, bit for bit")
+    images.add_argument(
+        "--guidance-scale", type=float, help="strength of the guidance; 1: none (default: the recipe's)"
+    )
+    images.add_argument(
+        "--guidance-rescale",
+        type=float,
+        help="how far guided images get back the contrast of unguided ones, 0 to 1 (default: the recipe's)",
+    )
+    images.add_argument(
+        "--batch-size", type=int, help="images at a time (default: the recipe's, at most the requested number)"
+    )
+    images.add_argument(
+        "--seed", type=int, help="seed of the first image; each further image adds 1 (default: the recipe's)"
+    )
+    images.add_argument("--like", type=Path, help="PNG that this command made: make the same image again, bit for bit")
     parser.add_argument("--output", type=Path, help="folder for the images (default: RUN/samples)")
-    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also put all images on one sheet")
+    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also write a sheet of all images")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     return parser
 
@@ -87,12 +97,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line. Never returns."""
     arguments = build_parser().parse_args(argv)
     accelerator = ACCELERATORS[arguments.accelerator]
-    tells = True
+    prints = True
     try:
         identity = runtime.identify()
-        tells = identity.rank == 0
+        prints = identity.rank == 0
         requests = plan(arguments)
-        if tells:
+        if prints:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
             warn_of_other_base(requests[0])
@@ -102,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
     except ConfigError as error:  # every rank finds the same error
-        if tells:
+        if prints:
             print(error, file=sys.stderr)
         sys.exit(ExitCode.BAD_CONFIG)
     try:
@@ -152,7 +162,9 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
         option = first.keys[-1].replace("_", "-")
         raise ConfigError(f"--{option}: found {first.found!r} ({first.reason})") from None
     if sampling.seed + len(prompts) > 1 << 63:
-        raise ConfigError(f"--seed: found {sampling.seed}, from which {len(prompts)} images cannot count up; give less")
+        raise ConfigError(
+            f"--seed: found {sampling.seed}, the seeds of {len(prompts)} images would exceed 2^63; give a smaller one"
+        )
     require_whole_latents(common, "--")
     return [numbered(common, index, *pair) for index, pair in enumerate(prompts)]
 

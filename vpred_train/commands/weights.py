@@ -56,15 +56,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     which = argparse.ArgumentParser(add_help=False)
     which.add_argument(
-        "--weights", choices=("auto", "ema", "raw"), default="auto", help="auto: the moving average where there is one"
+        "--weights",
+        choices=("auto", "ema", "raw"),
+        default="auto",
+        help="set of weights to read; auto: the moving average if there is one",
     )
     as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="one JSON object")
+    as_json.add_argument("--json", action="store_true", help="print one JSON object")
 
-    inspect = commands.add_parser("inspect", parents=[as_json], help="layout, tensors and record of a file or folder")
+    inspect = commands.add_parser(
+        "inspect", parents=[as_json], help="show layout, tensors and record of a file or folder"
+    )
     inspect.add_argument("path", type=Path)
     inspect.add_argument("--headers-only", action="store_true", help="do not read the values to look for NaN and inf")
-    compare = commands.add_parser("compare", parents=[which, as_json], help="the same weights, whatever the layout?")
+    compare = commands.add_parser(
+        "compare", parents=[which, as_json], help="compare two sets of weights in any layouts"
+    )
     compare.add_argument("left", type=Path)
     compare.add_argument("right", type=Path)
     compare.add_argument(
@@ -72,21 +79,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert = commands.add_parser("convert", parents=[which], help="write the same weights, or LoRA, in another layout")
     convert.add_argument("source", type=Path)
-    convert.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
+    convert.add_argument("target", type=Path, help="new file, or new folder for diffusers")
     convert.add_argument(
-        "--to", choices=LAYOUTS, required=True, help="mindone .ckpt, stability safetensors or diffusers"
+        "--to",
+        choices=LAYOUTS,
+        required=True,
+        help="layout of the target: mindone .ckpt, stability safetensors or diffusers",
     )
     add_options(convert)
     merge = commands.add_parser("merge", parents=[which], help="add LoRA weights to full ones")
     merge.add_argument("base", type=Path, help="full SD 2.x weights in any layout")
-    merge.add_argument("lora", type=Path, help="LoRA of ours, MindONE's or diffusers'")
-    merge.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
-    merge.add_argument("--to", choices=LAYOUTS, required=True, help="as of convert")
-    merge.add_argument("--scale", type=finite_number, default=1.0, help="how strongly LoRA is added (default 1)")
+    merge.add_argument("lora", type=Path, help="LoRA weights in our, MindONE's or diffusers' layout")
+    merge.add_argument("target", type=Path, help="new file, or new folder for diffusers")
+    merge.add_argument(
+        "--to",
+        choices=LAYOUTS,
+        required=True,
+        help="layout of the target: mindone .ckpt, stability safetensors or diffusers",
+    )
+    merge.add_argument("--scale", type=finite_number, default=1.0, help="factor of the LoRA weights (default: 1)")
     add_options(merge)
-    probe = commands.add_parser("probe", parents=[which, as_json], help="what does the network really predict?")
+    probe = commands.add_parser("probe", parents=[which, as_json], help="measure what the network predicts")
     probe.add_argument("path", type=Path)
-    probe.add_argument("--data", type=Path, required=True, help="folder of captioned images; the first few are used")
+    probe.add_argument(
+        "--data", type=Path, required=True, help="folder of captioned images, of which the first few are used"
+    )
     probe.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     add_options(probe)
     return parser

@@ -132,7 +132,7 @@ class TrainConfig(Section):
     def _check_best_has_validation(self) -> Self:
         if self.checkpoint.keep_best and not self.validation:
             raise ValueError(
-                f"checkpoint.keep_best is {self.checkpoint.keep_best}, but nothing is held out to tell which is best; "
+                f"checkpoint.keep_best is {self.checkpoint.keep_best}, but no validation says which is best; "
                 "add validation"
             )
         return self

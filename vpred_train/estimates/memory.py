@@ -22,8 +22,8 @@ FLOAT32_BYTES = 4
 NOT_COUNTED = (
     "activations",
     "MindSpore's and MPI's own memory",
-    "what a checkpoint copies",
-    "an average made whole while it is validated, sampled or exported",
+    "the copy of a checkpoint",
+    "an average gathered for validation, sampling or export",
 )
 
 

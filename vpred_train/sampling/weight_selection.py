@@ -44,10 +44,14 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `requested` and `select` read."""
     source = parser.add_argument_group("weights (one of them; --like alone uses the file that made its image)")
     source.add_argument("--run", type=Path, help="run directory of a finished training")
-    source.add_argument("--ckpt", type=Path, help="file of ours, MindONE's or Stability's, or a diffusers folder")
-    source.add_argument("--weights", choices=("ema", "raw"), help="which of them (default: ema where there is one)")
-    source.add_argument("--lora", type=Path, help="LoRA of ours, MindONE's or diffusers', to add to --ckpt's weights")
-    source.add_argument("--lora-scale", type=finite_number, help="how strongly LoRA is added (default 1)")
+    source.add_argument(
+        "--ckpt", type=Path, help="weights file in our, MindONE's or Stability's layout, or a diffusers folder"
+    )
+    source.add_argument("--weights", choices=("ema", "raw"), help="set of weights (default: ema if there is one)")
+    source.add_argument(
+        "--lora", type=Path, help="LoRA weights in our, MindONE's or diffusers' layout, added to those of --ckpt"
+    )
+    source.add_argument("--lora-scale", type=finite_number, help="factor of the LoRA weights (default: 1)")
     add_options(parser)
 
 
@@ -87,7 +91,7 @@ def select(arguments: argparse.Namespace, named: RequestedWeights) -> SelectedWe
     if named.weights is None:
         raise ConfigError("no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE")
     if named.lora is None and arguments.lora_scale is not None:
-        raise ConfigError("--lora-scale: goes with --lora; give both or none")
+        raise ConfigError("--lora-scale: it needs --lora; give both or none")
     lora = None if named.lora is None else open_lora(named.lora)
     source = open_base(named.weights, lora)
     record = require_record(source, named.which, declared=declared_by(arguments), lora=lora)

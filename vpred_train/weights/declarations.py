@@ -138,7 +138,7 @@ def _require(path: Path, found: Network, expected: dict[str, Any]) -> None:
             continue  # one number applies to all levels
         raise ConfigError(
             f"{path}: {key}: found {printable(shown(own))} (the model has {shown(value)}); {NOT_SD2}, or set model to "
-            "what they are"
+            "this value"
         )
 
 
@@ -185,7 +185,7 @@ def _are_rescaled(path: Path, diffusion: DiffusionConfig, betas: list[float]) ->
             return rescaled
     raise ConfigError(
         f"{path}: trained_betas: found {len(betas)} that are not the {diffusion.timesteps} of beta_start and beta_end; "
-        "a schedule of its own has no reader here: give weights that were trained on SD2's"
+        "other schedules are not supported: give weights that were trained on SD2's"
     )
 
 

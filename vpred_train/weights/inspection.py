@@ -84,7 +84,7 @@ def lines_of(report: Report) -> list[str]:
     for network, counts in report["networks"].items():
         lines.append(f"   {network}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
     lines.append(f"   types: {', '.join(f'{count} {dtype}' for dtype, count in report['dtypes'].items())}")
-    lines.append(f"   {report['bytes']:,} bytes in {report['tensors']} tensors, {report['unused']} of them not used")
+    lines.append(f"   {report['bytes']:,} bytes in {report['tensors']} tensors, {report['unused']} of them unused")
     lines.append(f"   record: {_declared(report)}")
     fits = "fits the model" if report["values_read"] else "fits the model; its values were not read"
     return [*lines, f"   {report['fault'] or fits}"]

@@ -19,7 +19,7 @@ def pin_digest(pretrained: PretrainedConfig) -> PretrainedConfig:
         raise ConfigError(f"{pretrained.path}: cannot be read ({error.strerror}); set pretrained.path") from None
     if pretrained.xxh3 not in (None, found):
         raise ConfigError(
-            f"{pretrained.path}: xxh3 is {found}, but pretrained.xxh3 tells {pretrained.xxh3}; give that file"
+            f"{pretrained.path}: xxh3 is {found}, but pretrained.xxh3 is {pretrained.xxh3}; give that file"
         )
     return pretrained.model_copy(update={"xxh3": found})
 

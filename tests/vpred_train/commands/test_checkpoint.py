@@ -157,7 +157,7 @@ def test_of_lora_the_factors_alone(save: Save, pretrained: PretrainedConfig, con
     ("arguments", "fault"),
     [
         (("a.ckpt", "--format", "mindone", "--weights", "power_9"), "found 'power_9'; the checkpoint has raw, ema, "),
-        (("a.bin", "--format", "mindone"), "MindSpore loads only names that end with .ckpt"),
+        (("a.bin", "--format", "mindone"), "MindSpore loads only files whose name ends with .ckpt"),
         (("a.ckpt", "--format", "mindone", "--component", "model"), "--component: goes with --format safetensors"),
         (("a.safetensors", "--weights", "ema"), "--weights and --base: go with another --format"),
         (("root", "--format", "diffusers"), "root exists already"),
@@ -184,7 +184,7 @@ def test_a_step_that_tells_no_recipe_has_no_layout(
 ) -> None:
     save(record=False, pretrained=pretrained)
     code, told = consolidate(tmp_path / "a.ckpt", "--format", "mindone")
-    assert (code, "tells no recipe" in told) == (2, True)
+    assert (code, "records no recipe" in told) == (2, True)
     assert consolidate(tmp_path / "a.safetensors")[0] == 0
 
 

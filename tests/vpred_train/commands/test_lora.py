@@ -75,7 +75,7 @@ def test_another_base_is_told_and_the_runs_own_is_demanded(folder: Path, capsys:
     assert (code, err) == (0, "")
     assert open_weights(folder / "merged").record == TRAINED
     assert run(capsys, "convert", "foreign", "foreign.ckpt", "--to", "mindone")[0] == 0
-    fault = f"was trained on weights with xxh3 {other}, but base.ckpt has {base}; give those weights"
+    fault = f"LoRA was trained on weights with xxh3 {other}, but base.ckpt has {base}; give those weights"
     code, _, err = run(capsys, "merge", "base.ckpt", "foreign.ckpt", "again", "--to", "stability")
     assert (code, err.count("\n")) == (0, 1)
     assert err.startswith("vpred-weights: warning: ")
@@ -120,7 +120,7 @@ def test_convert_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["merge", "base.ckpt", "lora.safetensors", "base.ckpt", "--to", "mindone"], "base.ckpt: exists already"),
         (
             ["merge", "base.ckpt", "other", "new", "--to", "mindone"],
-            "LoRA LoRA was trained on weights that predict eps, but",
+            "LoRA LoRA LoRA was trained on weights that predict eps, but",
         ),
         (
             ["merge", "base.ckpt", "bad", "new", "--to", "stability"],
@@ -128,7 +128,7 @@ def test_convert_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -
         ),
         (
             ["convert", "lora.safetensors", "new", "--to", "mindone"],
-            "new: MindSpore loads only names that end with .ckpt",
+            "new: MindSpore loads only files whose name ends with .ckpt",
         ),
         (["convert", "lora.safetensors", "a/b/new", "--to", "diffusers"], "a/b/new: cannot be written"),
         (
@@ -170,7 +170,7 @@ def test_an_image_remembers_its_lora(folder: Path, capsys: pytest.CaptureFixture
             "--like: takes all settings from its image; leave out --lora-",
         ),
         ([*asked[:2], "--lora", "no", "--prompt", "a"], "no: no such file or folder; give LoRA weights"),
-        ([*asked[:2], *asked[4:]], "--lora-scale: goes with --lora; give both or none"),
+        ([*asked[:2], *asked[4:]], "--lora-scale: it needs --lora; give both or none"),
         (["--lora", "moved", "--prompt", "a"], "no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE"),
     ):
         assert refused(capsys, tmp_path, *words).startswith(message)

@@ -69,7 +69,7 @@ def test_a_grid_never_replaces_another(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--use_lora", "True"], "--use_lora: goes with --lora_ckpt_path; give the file of LoRA weights"),
+        (["--use_lora", "True"], "--use_lora: it needs --lora_ckpt_path; give the file of LoRA weights"),
         (["--check_safety"], "--check_safety: there is no support for the safety checker here; leave it out"),
         (["--version", "1.5"], "error: argument -v/--version: invalid choice: '1.5'"),
         (["--config", "my.yaml"], "--config: found my.yaml (known: v2-inference.yaml, v2-vpred-inference.yaml)"),

@@ -183,7 +183,7 @@ def test_what_a_strangers_image_may_ask_for(capsys: pytest.CaptureFixture[str], 
     for changes, message in (
         ({"weights": "/dev/zero"}, "/dev/zero: is a device, not a regular file; give a file"),
         ({"weights": str(tmp_path / "pipe")}, f"{tmp_path / 'pipe'}: is a pipe, not a regular file; give a file"),
-        ({"weights": "a\0b"}, r"a\x00b: is no path; give a file"),
+        ({"weights": "a\0b"}, r"a\x00b: is not a path; give a file"),
         ({"lora": {"path": "/dev/zero", "xxh3": "0"}}, "/dev/zero: is a device, not a regular file"),
         (
             {"lora": {"path": "x", "xxh3": "0", "scale": math.inf}},

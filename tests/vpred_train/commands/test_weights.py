@@ -91,7 +91,10 @@ def test_not_a_number_is_a_difference(mindone: Path, tmp_path: Path, capsys: pyt
         (["inspect", "absent"], "absent: cannot be read"),
         (["convert", "sd.ckpt", "sd.ckpt", "--to", "mindone"], "sd.ckpt: exists already; give a new path"),
         (["convert", "sd.ckpt", "new", "--to", "stability", "--weights", "raw"], "holds ema weights, not raw"),
-        (["convert", "sd.ckpt", "new", "--to", "mindone"], "new: MindSpore loads only names that end with .ckpt"),
+        (
+            ["convert", "sd.ckpt", "new", "--to", "mindone"],
+            "new: MindSpore loads only files whose name ends with .ckpt",
+        ),
         (["convert", "sd.ckpt", "a/b/new", "--to", "stability"], "a/b/new: cannot be written"),
         (["convert", "sd.ckpt", "a/b/new", "--to", "diffusers"], "a/b/new: cannot be written"),
         (

@@ -177,7 +177,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tupl
     run.snapshots.mkdir()
     for path in original.snapshots.glob("power_0.05-*"):
         (run.snapshots / path.name).write_bytes(path.read_bytes())
-    assert "snapshots of sigma_rel 0.05 alone; two widths are needed" in refused(capsys, run, *width)
+    assert "holds snapshots of sigma_rel 0.05 alone; train with two widths" in refused(capsys, run, *width)
     assert "found 0.5; give a width above 0 and up to 0.28" in refused(capsys, run, "--sigma-rel", 0.5)
     assert "found 7; there are snapshots at 800, 1600, 2400" in refused(capsys, run, *width, "--at-samples", 7)
 

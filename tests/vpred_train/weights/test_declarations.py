@@ -183,9 +183,9 @@ def test_a_folder_may_hold_the_model_that_the_recipe_says(tmp_path: Path) -> Non
         ({"scheduler": "[1]"}, r"scheduler_config.json: found \[1\]"),
         ({"scheduler": "null"}, "scheduler_config.json: found null"),
         ({"scheduler": '{"prediction_type": "epsilon", "prediction_type": "v_prediction"}'}, "is there twice"),
-        ({"scheduler": "[" * 100_000}, "too many brackets within brackets"),
+        ({"scheduler": "[" * 100_000}, "too deeply nested brackets"),
         ({"scheduler": '{"a": 1' + "0" * 5000 + "}"}, "Exceeds the limit"),
-        ({"scheduler": ""}, "is no JSON"),
+        ({"scheduler": ""}, "is not JSON"),
     ],
 )  # fmt: skip
 def test_faults_are_one_line(documents: dict[str, Any], fault: str, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_documents_that_are_no_text_or_no_files(tmp_path: Path) -> None:
     source = folder_of(tmp_path, unet="{}")
     path = tmp_path / "unet" / "config.json"
     path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ConfigError, match=r"unet/config.json: is no JSON \('utf-8' codec"):
+    with pytest.raises(ConfigError, match=r"unet/config.json: is not JSON \('utf-8' codec"):
         find_record(source)
     path.write_bytes(b"\xef\xbb\xbf" + b'{"sample_size": 64}')  # Notepad's mark
     assert require_record(source).resolution == 512

@@ -62,7 +62,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
         root = pickles[0].removesuffix("data.pkl")
         for info in members.values():
             if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{info.filename} is compressed, which torch.save never does")
+                raise ValueError(f"{info.filename} is compressed, but torch.save compresses nothing")
             if info.flag_bits & ENCRYPTED_OR_PATCHED:
                 raise ValueError(f"{info.filename} is encrypted or patched")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != sys.byteorder.encode():

@@ -121,13 +121,13 @@ def write_weights(
     faults = [f"missing {name}" for name in shapes if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in shapes]
     if faults:
-        raise ConfigError(f"{path}: {len(faults)} tensors do not fit the model: {_first(faults)}; export all of it")
+        raise ConfigError(f"{path}: {len(faults)} tensors do not fit the model: {_first(faults)}; export all tensors")
     checked = LazyTensors({name: partial(_checked, path, tensors, name, shapes[name]) for name in shapes})
     texts = {RECORD_KEY: record.model_dump_json()} if record else {}
     try:
         if layout == "mindone":
             if path.suffix != ".ckpt":
-                raise ConfigError(f"{path}: MindSpore loads only names that end with .ckpt; give such a name")
+                raise ConfigError(f"{path}: MindSpore loads only files whose name ends with .ckpt; give such a name")
             write_mindspore(path, LazyTensors({mindone_name(name): checked.makers[name] for name in shapes}), texts)
         elif layout == "stability":
             write_safetensors(path, shapes, checked, texts)
@@ -148,7 +148,7 @@ def resolve_weight_set(source: WeightSource, which: WeightSet, model: ModelConfi
     if which == "auto":
         return "ema" if "ema" in held else "raw"
     if which not in held and (held != ("unlabelled",) or which == "ema"):
-        raise ConfigError(f"{source.path}: holds {' and '.join(held)} weights, not {which}; ask for auto")
+        raise ConfigError(f"{source.path}: holds {' and '.join(held)} weights, not {which}; give auto")
     return which
 
 

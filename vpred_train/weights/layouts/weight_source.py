@@ -55,8 +55,10 @@ def open_weights(path: Path, model: ModelConfig | None = None) -> WeightSource:
     if not scores[layout]:
         bare = layout_scores({f"{folder}/{name}" for folder in FOLDERS for name in contents.tensors}, expected)
         if bare["diffusers"]:
-            raise ConfigError(f"{path}: one network of a diffusers folder; give the folder that holds model_index.json")
-        names = printable(", ".join(list(contents.tensors)[:3])) or "none at all"
+            raise ConfigError(
+                f"{path}: holds only one network of a diffusers folder; give the folder that holds model_index.json"
+            )
+        names = printable(", ".join(list(contents.tensors)[:3])) or "none"
         raise ConfigError(
             f"{path}: no tensor has an SD 2.x name of MindONE, Stability or diffusers "
             f"(found {len(contents.tensors)}: {names}); give full SD 2.x weights"
@@ -121,4 +123,4 @@ def _open_network(folder: Path, stem: str) -> Contents:
         pickled = folder / f"{PICKLED.get(stem, stem)}{variant}.bin"
         if pickled.is_file():
             return open_contents(pickled)
-    raise ConfigError(f"{folder}: no {stem}.safetensors, .fp16, .index.json or .bin; give a whole diffusers folder")
+    raise ConfigError(f"{folder}: no {stem}.safetensors, .fp16, .index.json or .bin; give a complete diffusers folder")

@@ -120,7 +120,7 @@ def open_lora(path: Path) -> LoraSource:
     file = _file_in(path) if path.is_dir() else path
     contents = open_contents(file)
     if not any(LORA_NAME.search(name) for name in contents.tensors):
-        names = printable(", ".join(list(contents.tensors)[:3])) or "none at all"
+        names = printable(", ".join(list(contents.tensors)[:3])) or "none"
         raise ConfigError(f"{file}: holds no LoRA weights (found {len(contents.tensors)} tensors: {names})")
     record = parsed_record(file, contents.texts[RECORD_KEY]) if RECORD_KEY in contents.texts else None
     return LoraSource(file, contents.container, contents.tensors, _settings(file, contents), record)
@@ -162,20 +162,24 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
     found = {name: known.get(plain_name(name)) for name in source.tensors if name != RANK}
     places = {name: place for name, place in found.items() if place}
     faults = [f"unknown {name}" for name, place in found.items() if place is None]
-    teller = PEFT_CONFIG if source.of_peft else METADATA_KEY
-    faults += [f"{network}.{key} in {teller}" for network, each in source.settings.items() for key in each.unsupported]
+    document = PEFT_CONFIG if source.of_peft else METADATA_KEY
+    faults += [
+        f"{network}.{key} in {document}" for network, each in source.settings.items() for key in each.unsupported
+    ]
     by_target: dict[Target, dict[Role, str]] = {}
     for name, place in places.items():
         if by_target.setdefault(place.target, {}).setdefault(place.role, name) != name:
             faults.append(f"{name} is there twice, also as {by_target[place.target][place.role]}")
     for target, names in by_target.items():
         if target.part and Target(target.weight) in by_target:
-            faults.append(f"{next(iter(names.values()))} is a part of what is there whole")
+            faults.append(f"{next(iter(names.values()))} is part of a matrix that is also there in full")
             continue
         faults += _misfits(source, names, shapes[target])
     if faults:
         shown = "; ".join(map(printable, faults[:SHOWN])) + (" ..." if len(faults) > SHOWN else "")
-        raise ConfigError(f"{source.path}: does not fit the model ({len(faults)}): {shown}; give LoRA weights of it")
+        raise ConfigError(
+            f"{source.path}: does not fit the model ({len(faults)}): {shown}; give LoRA weights for this model"
+        )
     return joined({target: _factors(source, target, names) for target, names in by_target.items()})
 
 
@@ -262,7 +266,7 @@ def _write_safetensors(path: Path, tensors: Mapping[str, Float32], texts: Mappin
 
 def _write_mindone(path: Path, factors: Mapping[Target, Factors], model: ModelConfig, texts: Mapping[str, str]) -> None:
     if path.suffix != ".ckpt":
-        raise ConfigError(f"{path}: MindSpore loads only names that end with .ckpt; give such a name")
+        raise ConfigError(f"{path}: MindSpore loads only files whose name ends with .ckpt; give such a name")
     foreign = [target.weight for target in factors if target not in attention_targets(model)]
     if foreign:
         raise ConfigError(
@@ -288,11 +292,11 @@ def base_mismatch(lora: LoraSource, base: Path, xxh3: str) -> str | None:
 
     The result is None when they are the same weights, or the record does not say.
     """
-    told = lora.record.base_xxh3 if lora.record else None
-    if told in (None, xxh3):
+    recorded = lora.record.base_xxh3 if lora.record else None
+    if recorded in (None, xxh3):
         return None
     return (
-        f"{lora.path}: was trained on weights with xxh3 {told}, but {base} has {xxh3}; "
+        f"{lora.path}: LoRA was trained on weights with xxh3 {recorded}, but {base} has {xxh3}; "
         "give those weights (a copy in another layout has another xxh3)"
     )
 

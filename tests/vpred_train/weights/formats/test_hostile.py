@@ -166,7 +166,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         ("../pipe", "pipe: is a pipe"),
         ("..", "is a folder"),
         ("", "is a folder"),
-        ("a\0b", "is no path"),
+        ("a\0b", "is not a path"),
     ):
         index.write_text(json.dumps({"weight_map": {"a": shard}}))
         with pytest.raises(ConfigError, match=fault):

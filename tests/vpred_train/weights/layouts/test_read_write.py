@@ -63,7 +63,7 @@ def test_mindone_vanilla(tmp_path: Path) -> None:
     assert sum(halves.values()) == 2
     assert_same(read_weights(path, model=MODEL), {name: array.astype(np.float32) for name, array in stored.items()})
     assert_same(read_weights(path, "raw", MODEL), {name: array.astype(np.float32) for name, array in stored.items()})
-    with pytest.raises(ConfigError, match="holds unlabelled weights, not ema; ask for auto"):
+    with pytest.raises(ConfigError, match="holds unlabelled weights, not ema; give auto"):
         read_weights(path, "ema", MODEL)
 
 
@@ -305,7 +305,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert f"{name} is float32 9, needed float32 8" in refused(RAW | {name: zeros(9)}, "mindone")
     assert f"{name} is float16 8" in refused(RAW | {name: zeros(8).astype(np.float16)}, "diffusers")
     assert "known are mindone, stability, diffusers" in refused(RAW, "torch")
-    with pytest.raises(ConfigError, match=r"w: MindSpore loads only names that end with \.ckpt"):
+    with pytest.raises(ConfigError, match=r"w: MindSpore loads only files whose name ends with \.ckpt"):
         write_weights(tmp_path / "w", RAW, "mindone", RECORD)
     pixels = MODEL.model_copy(update={"vae": None})
     in_pixels = {each: array for each, array in RAW.items() if not each.startswith("first_stage_model.")}
