@@ -23,6 +23,12 @@ from launcher.records.finding import Finding
 from launcher.records.run_lock import is_locked
 
 _GIB = 1 << 30
+_OF_MPIRUN = (
+    ("launcher", "mpirun"),
+    ("launcher", "oversubscribe"),
+    ("network", "interface"),
+    ("preflight", "mpi_timeout_s"),
+)
 
 
 def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]:
@@ -37,6 +43,7 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
         *_ports(cluster),
         *_forwarded(cluster, env),
         *_cores(cluster),
+        *_without_effect(cluster),
     ]
     mpirun = None
     if cluster.needs_mpirun:
@@ -164,6 +171,16 @@ def _forwarded(cluster: ClusterConfig, env: Mapping[str, str]) -> list[Finding]:
         for name in cluster.launcher.forward_variables
         if name not in env
     ]
+
+
+def _without_effect(cluster: ClusterConfig) -> list[Finding]:
+    """Name the keys that only mpirun reads, where the launch starts none."""
+    changed = cluster.model_dump(exclude_defaults=True)
+    given = [f"{section}.{key}" for section, key in _OF_MPIRUN if key in changed.get(section, {})]
+    if cluster.needs_mpirun or not given:
+        return []
+    found = f"no effect: {', '.join(given)} (launcher.kind {cluster.launcher.kind} on one host starts no mpirun)"
+    return [Finding("warning", "cluster file", found, "remove them, or set launcher.kind: mpirun")]
 
 
 def _cores(cluster: ClusterConfig) -> list[Finding]:

@@ -159,6 +159,23 @@ def test_a_missing_system_library_is_named_with_its_package(tmp_path):
     assert error.remedy == "install it, on Debian and Ubuntu: apt-get install libvpred-none9"
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"), [("local", "launcher.oversubscribe, network.interface"), ("msrun", None), ("mpirun", None)]
+)
+def test_keys_without_effect_are_named_where_no_mpirun_starts(tmp_path, kind, named):
+    words = [f"launcher.kind={kind}"]
+    words += ["launcher.oversubscribe=true", "network.interface=lo"] if named else []
+    missing = Trainer((), (), {"libvpred-none.so.9": "none"})  # an error, so that no slow check follows
+    job = Job(load_cluster(CONFIGS / "local_cpu.yaml", words), "", None, RunDir(tmp_path / "run"), missing)
+    found = [finding for finding in preflight(job, os.environ, Ssh()) if finding.check == "cluster file"]
+    if named is None:
+        assert found == []
+        return
+    (warning,) = found
+    assert (warning.severity, warning.remedy) == ("warning", "remove them, or set launcher.kind: mpirun")
+    assert warning.found == f"no effect: {named} (launcher.kind {kind} on one host starts no mpirun)"
+
+
 def test_check_tells_all_findings_and_writes_nothing(bench):
     result = bench.launch("--json", command="check")
     assert result.returncode == ExitCode.OK, result.stderr
