@@ -163,7 +163,7 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
         raise ConfigError(f"--{option}: found {first.found!r} ({first.reason})") from None
     if sampling.seed + len(prompts) > 1 << 63:
         raise ConfigError(
-            f"--seed: found {sampling.seed}, the seeds of {len(prompts)} images would exceed 2^63; give a smaller one"
+            f"--seed: found {sampling.seed} (the seeds of {len(prompts)} images would exceed 2^63); give a smaller one"
         )
     require_whole_latents(common, "--")
     return [numbered(common, index, *pair) for index, pair in enumerate(prompts)]

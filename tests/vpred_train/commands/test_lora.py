@@ -120,7 +120,7 @@ def test_convert_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["merge", "base.ckpt", "lora.safetensors", "base.ckpt", "--to", "mindone"], "base.ckpt: exists already"),
         (
             ["merge", "base.ckpt", "other", "new", "--to", "mindone"],
-            "LoRA LoRA LoRA was trained on weights that predict eps, but",
+            "LoRA was trained on weights that predict eps, but",
         ),
         (
             ["merge", "base.ckpt", "bad", "new", "--to", "stability"],

@@ -103,7 +103,7 @@ def test_weights_that_tell_nothing_are_mindones_default(
     arguments = sample.build_parser().parse_args(words)
     assert (arguments.prediction_type, arguments.resolution) == ("eps", 512)
     assert (arguments.negative_prompts_file, arguments.negative_prompt) == (Path("no.txt"), None)
-    assert "2.1 is taken" in capsys.readouterr().err
+    assert "using version 2.1" in capsys.readouterr().err
 
 
 def test_lora_is_added_when_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:

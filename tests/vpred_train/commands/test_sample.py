@@ -56,7 +56,10 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         ([*ckpt, "--height", "0"], "--height: found 0 (Input should be greater than 0)"),
         ([*ckpt, "--guidance-scale", "inf"], "--guidance-scale: found inf (Input should be a finite number)"),
         ([*ckpt, "--seed", str(1 << 63)], "--seed: found 9223372036854775808 (Input should be less than"),
-        ([*ckpt, "--seed", str((1 << 63) - 1), "--images-per-prompt", "2"], "--seed: found 9223372036854775807, from"),
+        (
+            [*ckpt, "--seed", str((1 << 63) - 1), "--images-per-prompt", "2"],
+            "--seed: found 9223372036854775807 (the seeds of",
+        ),
         ([*ckpt, "--sampler", "dpm"], "--sampler: found 'dpm'"),
         ([*ckpt, "--width", "9"], "--width: found 9 (must be a multiple of 2 for these weights)"),
         ([*ckpt, "--eta", "0.5"], "command line: eta is 0.5, but dpmpp_2m has none; leave it 0 or use ddim"),

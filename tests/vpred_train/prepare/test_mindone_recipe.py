@@ -141,7 +141,7 @@ def test_other_values(flag: Flag, place: str, expected: dict[str, Any], tmp_path
         (("use_ema", "1"), ("found 1", "boolean")),
         (("init_loss_scale", "1000"), ("found 1000", "power of two", "give 1024")),
         (("loss_scaler_type", "none"), ("'none'", "known: dynamic, static")),
-        (("drop_overflow_update", "False"), ("found False", "no weights to go on with")),
+        (("drop_overflow_update", "False"), ("found False", "would destroy the weights")),
     ],
 )
 def test_what_there_is_not_is_told_in_one_line(flag: Flag, fragments: tuple[str, ...], tmp_path: Path) -> None:
