@@ -8,8 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from checkpoints_mgr.policy import Retention
 from checkpoints_mgr.save.sweeping import file_server_s, given_up_here, leftovers, retire
 from checkpoints_mgr.save.writing import discard
 from checkpoints_mgr.state import JSON, State
+from checkpoints_mgr.step_report import report_on, report_text
 
 OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1
@@ -58,25 +58,6 @@ class Reader(Protocol):
 
 
 NO_FORMATS: Mapping[str, Format] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """Reports what one step directory holds.
-
-    fault: what is wrong with it; empty when nothing is.
-    """
-
-    path: str
-    fault: str = ""
-    step: int | None = None
-    saved_utc: str = ""
-    world_size: int = 0
-    size_bytes: int = 0
-    tensors: dict[str, int] = field(default_factory=dict)  # component -> number of tensors
-    files: list[str] = field(default_factory=list)
-    progress: dict[str, JSON] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def main(
@@ -202,11 +183,11 @@ def _report_steps(arguments: argparse.Namespace, opened: Callable[[Path], Manife
     reports, unread = [], []
     for path in _step_paths(arguments.path):
         try:
-            reports.append(_report(path, opened))
+            reports.append(report_on(path, opened))
         except (CheckpointError, OSError) as error:
             # A disk error, or a run that has removed the step meanwhile, says nothing about the other steps.
             unread.append(f"vpred-ckpt: {error}")
-    _print(arguments, [asdict(report) for report in reports], [_text(report) for report in reports])
+    _print(arguments, [asdict(report) for report in reports], [report_text(report) for report in reports])
     print("".join(f"{line}\n" for line in unread), end="", file=sys.stderr)
     if any(report.fault for report in reports):
         return CORRUPT
@@ -301,36 +282,3 @@ def _step_paths(path: Path) -> list[Path]:
     if MANIFEST in names or steps_in([path.name]):
         return [path]
     raise CheckpointError(f"{path} holds no step_... directory and no {MANIFEST}; {GIVE_A_ROOT}")
-
-
-def _report(path: Path, opened: Callable[[Path], Manifest]) -> StepReport:
-    try:
-        manifest = opened(path)
-    except CorruptCheckpointError as error:
-        return StepReport(str(path), fault=str(error))
-    counts = dict.fromkeys(manifest.components, 0)
-    for placement in manifest.tensors.values():
-        counts[placement.spec.component] += 1
-    return StepReport(
-        path=str(path),
-        step=manifest.step,
-        saved_utc=datetime.fromtimestamp(manifest.created_ns // 10**9, UTC).isoformat(),
-        world_size=manifest.world_size,
-        size_bytes=manifest.data_bytes,
-        tensors=counts,
-        files=[entry.name for entry in manifest.files],
-        progress=dict(manifest.progress),
-        metrics=dict(manifest.metrics),
-    )
-
-
-def _text(report: StepReport) -> str:
-    if report.fault:
-        return f"CORRUPT {report.path}: {report.fault}"
-    tensors = ", ".join(f"{component} {count}" for component, count in report.tensors.items())
-    progress = ", ".join(f"{key}={json.dumps(value)}" for key, value in {**report.progress, **report.metrics}.items())
-    return (
-        f"ok step {report.step}, saved {report.saved_utc} by {report.world_size} ranks, "
-        f"{report.size_bytes} bytes in {len(report.files)} files\n"
-        f"   tensors: {tensors}\n   progress: {progress}"
-    )
