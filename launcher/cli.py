@@ -113,10 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(log_level="info")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
-    run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
+    run.add_argument(
+        "--stream", metavar="RANKS", help="show the logs of these ranks as they grow: all, or a list such as 0,4-7"
+    )
     for name, command, text in (
-        ("plan", _plan, "show what run would do; writes nothing"),
-        ("check", _check, "look for what would make run fail; exit code 2 if anything would"),
+        ("plan", _plan, "show what run would do, without writing anything"),
+        ("check", _check, "check for anything that would make run fail; exit code 2 if there is anything"),
     ):
         _job_command(commands, name, command, text).add_argument("--json", action="store_true", help="for programs")
     ranktable.add_commands(commands)
@@ -141,10 +143,18 @@ def _job_command(
         usage=f"vpred-launch {name} [options] [section.key=value ...]",
         epilog="section.key=value changes the recipe; cluster.section.key=value changes the cluster file",
     )
-    parser.add_argument("--cluster", type=Path, default=_DEFAULT_CLUSTER, metavar="FILE", help="where to run")
-    parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="what to train")
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/RECIPE in this directory")
-    text = "the least urgent of the launcher's messages to show on stderr; progress is shown anyway; default: info"
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        default=_DEFAULT_CLUSTER,
+        metavar="FILE",
+        help="cluster file: hosts, devices and how ranks are started",
+    )
+    parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="recipe: what to train")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="run directory (default: runs/RECIPE in this directory)"
+    )
+    text = "lowest level of the launcher's messages on stderr; progress is always shown (default: info)"
     parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help=text)
     parser.set_defaults(command=command)
     return parser

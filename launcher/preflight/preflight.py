@@ -136,7 +136,7 @@ def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
         return [Finding("error", "run directory", f"{run.root} cannot be written ({error.strerror})", remedy)]
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < min_free_bytes:
-        found = f"{free_bytes / _GIB:.2f} GiB free for {run.root}, {min_free_bytes / _GIB:.2f} GiB demanded"
+        found = f"{free_bytes / _GIB:.2f} GiB free for {run.root}, {min_free_bytes / _GIB:.2f} GiB needed"
         remedy = "free some space, give another --run-dir, or lower preflight.min_free_disk_bytes"
         return [Finding("error", "disk", found, remedy)]
     if is_locked(run.lock):
@@ -166,7 +166,7 @@ def _forwarded(cluster: ClusterConfig, env: Mapping[str, str]) -> list[Finding]:
             "error",
             "environment",
             f"{name} is not set, but launcher.forward_variables names it",
-            "source the set_env.sh of the toolkit first, or take the name off the list",
+            "source the set_env.sh of the toolkit first, or remove the name from the list",
         )
         for name in cluster.launcher.forward_variables
         if name not in env

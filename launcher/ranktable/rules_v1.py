@@ -56,7 +56,7 @@ DEVICE_KEYS = {
     "backup_device_port": Key("backup-device", str, *_PORT),
 }  # fmt: skip
 POD_KEYS = {
-    "super_pod_id": Key("super-pod-id", str, "must not be empty", "take `Super Pod ID` of npu-smi or a label",
+    "super_pod_id": Key("super-pod-id", str, "must not be empty", "give the `Super Pod ID` of npu-smi, or a label",
                         bool, True),
     "server_list": Key("super-pod-servers", list, "must name at least one server", "name its servers or remove the pod",
                        bool, True),

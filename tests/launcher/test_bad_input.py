@@ -86,7 +86,7 @@ def test_a_run_directory_that_cannot_be_written(bench, place):
 def test_a_full_disk(bench):
     line = refused(bench, f"cluster.preflight.min_free_disk_bytes={1 << 60}")
     assert line.startswith("error   disk: ")
-    assert "1073741824.00 GiB demanded; free some space" in line
+    assert "1073741824.00 GiB needed; free some space" in line
 
 
 def test_a_run_directory_of_another_recipe(bench):

@@ -237,7 +237,7 @@ def test_a_probe_of_nan_refuses_the_weights(train_config: TrainConfig, monkeypat
         found = Probe({"v": {500: 0.1}, "eps": {500: value}, "x0": {500: value}})
         assert not found.finite
         monkeypatch.setattr(prediction_probe, "probe", lambda *_, found=found: found)
-        with pytest.raises(ConfigError, match=r"sd.ckpt: predicts what is not finite.*\(residuals v 0.100, eps"):
+        with pytest.raises(ConfigError, match=r"sd.ckpt: its predictions are not finite.*\(residuals v 0.100, eps"):
             prediction_probe.check_prediction(config, nothing, nothing, nothing, SingleProcess())
 
 
@@ -252,7 +252,7 @@ def test_the_probe_command_refuses_them_too(
     monkeypatch.setattr(prediction_probe, "probe", lambda *_: found)
     code, out, err = run(capsys, "probe", tmp_path / "t.safetensors", "--data", tmp_path / "images")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "t.safetensors: predicts what is not finite" in err and "residuals v nan" in err
+    assert "t.safetensors: its predictions are not finite" in err and "residuals v nan" in err
 
 
 def test_no_pixel_is_made_of_nan() -> None:

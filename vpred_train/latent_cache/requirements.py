@@ -48,7 +48,9 @@ def cache_specs(config: TrainConfig) -> CacheSpecs:
     tensors = open_pretrained(config)
     model, data, dtype = config.model, config.data, config.precision.dtype
     if model.vae is None:
-        raise ConfigError("model.vae: found null, but data.cache holds what an autoencoder makes; leave out data.cache")
+        raise ConfigError(
+            "model.vae: found null, but data.cache holds the moments of an autoencoder; leave out data.cache"
+        )
     vae = model.vae.model_dump(mode="json", exclude={"scale"})  # the scale is applied when an entry is read
     return CacheSpecs(
         moments={

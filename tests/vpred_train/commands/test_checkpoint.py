@@ -316,7 +316,7 @@ def test_a_mindformers_checkpoint_is_put_together(tmp_path: Path) -> None:
         ),
         (("state_dict_metadata", "rows", "global_shape"), [5, 5], "leave out or repeat elements of (5, 5)"),
         (("state_dict_metadata", "rows", "global_shape"), [3, 5], "chunk of (2, 5) at (2, 0) goes beyond that"),
-        (("storage_data", "('w', (0, 0))", 0, "file_name"), "gone.safetensors", "gone.safetensors: damaged or no"),
+        (("storage_data", "('w', (0, 0))", 0, "file_name"), "gone.safetensors", "gone.safetensors: damaged, or not"),
         (("storage_data", "('w', (0, 0))"), [], "no record of a mindformers checkpoint"),
         (("state_dict_metadata",), 3, "no record of a mindformers checkpoint"),
     ],

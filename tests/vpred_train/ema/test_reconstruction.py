@@ -196,7 +196,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tupl
     (run.snapshots / "z.safetensors").unlink()
     foreign = TINY_RECORD.model_copy(update={"resolution": 32, "average": "power_0.1", "samples_seen": 5600})
     write_snapshot(run.snapshots, 0.1, tensors_of(made[1]["raw"]), "float32", foreign)
-    assert "of another training than" in refused(capsys, run, *width)
+    assert "belongs to another training than" in refused(capsys, run, *width)
 
     taken = tmp_path / "taken.safetensors"
     taken.touch()

@@ -154,9 +154,7 @@ def test_lora_that_makes_eps_weights_predict_v(tmp_path: Path) -> None:
     assert together is not None
     assert (together.diffusion, together.base_prediction_type, together.base_xxh3) == (RECORD.diffusion, None, None)
     write_weights(tmp_path / "v", random_tensors(), "stability", RECORD)
-    with pytest.raises(
-        ConfigError, match=r"LoRA was trained on weights that predict eps, but .*v predicts v"
-    ):
+    with pytest.raises(ConfigError, match=r"LoRA was trained on weights that predict eps, but .*v predicts v"):
         find_record(open_weights(tmp_path / "v"), lora=lora)
 
 
