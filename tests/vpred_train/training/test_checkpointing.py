@@ -1,4 +1,4 @@
-"""When a run saves: by samples, epochs, time and on request; which failures it tolerates; what it stores beside the tensors."""
+"""When a run saves: by samples, epochs, time and on request; failures that it tolerates; data beside the tensors."""
 
 import argparse
 import json
