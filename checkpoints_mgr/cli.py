@@ -8,8 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from checkpoints_mgr.policy import Retention
 from checkpoints_mgr.save.sweeping import file_server_s, given_up_here, leftovers, retire
 from checkpoints_mgr.save.writing import discard
 from checkpoints_mgr.state import JSON, State
+from checkpoints_mgr.step_report import report_on, report_text
 
 OK, CORRUPT, USAGE = 0, 1, 2
 DIFFERENT = 1
@@ -60,25 +60,6 @@ class Reader(Protocol):
 NO_FORMATS: Mapping[str, Format] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """Reports what one step directory holds.
-
-    fault: what is wrong with it; empty when nothing is.
-    """
-
-    path: str
-    fault: str = ""
-    step: int | None = None
-    saved_utc: str = ""
-    world_size: int = 0
-    size_bytes: int = 0
-    tensors: dict[str, int] = field(default_factory=dict)  # component -> number of tensors
-    files: list[str] = field(default_factory=list)
-    progress: dict[str, JSON] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
 def main(
     argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS, read: Reader | None = None
 ) -> None:
@@ -109,7 +90,9 @@ def main(
 
 
 def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpred-ckpt", description="Look after the checkpoints of a run.")
+    parser = argparse.ArgumentParser(
+        prog="vpred-ckpt", description="Inspect, verify, export, convert, compare and remove the checkpoints of a run."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -117,54 +100,68 @@ def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.Argu
         added.set_defaults(run=run)
         return added
 
-    inspect = command("inspect", _inspect, "list steps and what they hold; checks manifests and file sizes")
+    inspect = command("inspect", _inspect, "list steps and their contents; checks manifests and file sizes")
     verify = command("verify", _verify, "read every byte and compare it with its digest")
     for each in (inspect, verify):
         each.add_argument("path", type=Path, help="a checkpoint root, or one step_... directory")
-    _add_consolidate(command("consolidate", _consolidate, "write whole tensors of a step as one file"), formats)
+    _add_consolidate(command("consolidate", _consolidate, "write full tensors of a step to one file"), formats)
     if read is not None:
         convert = command("convert", _convert, "write tensors of other software as a step, verified like any other")
         convert.set_defaults(read=read)
         convert.add_argument(
-            "path", type=Path, help="a .ckpt or safetensors file, or a folder of such, or a mindformers iteration_..."
+            "path",
+            type=Path,
+            help="a .ckpt or safetensors file, a folder of them, or a mindformers iteration_... folder",
         )
-        convert.add_argument("output", type=Path, help="a checkpoint root; new, or empty")
-        convert.add_argument("--component", default="model", help="what the tensors become part of (model)")
-        convert.add_argument("--step", type=int, default=0, metavar="N", help="the step's number (0)")
+        convert.add_argument("output", type=Path, help="a checkpoint root, new or empty")
+        convert.add_argument(
+            "--component", default="model", help="component that the tensors become part of (default: model)"
+        )
+        convert.add_argument("--step", type=int, default=0, metavar="N", help="number of the step (default: 0)")
     diff = command("diff", _diff, "compare two steps, tensor by tensor, bit by bit")
     diff.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
     diff.add_argument("other", type=Path, help="the same")
     prune = command(
         "prune",
         _prune,
-        "remove old steps, and what killed saves left; only tells what, unless --delete; damaged ones stay, uncounted",
+        "remove old steps and the remains of killed saves; without --delete only list them; damaged steps stay",
     )
     prune.add_argument("path", type=Path, help="a checkpoint root")
-    prune.add_argument("--keep-last", type=int, default=2, metavar="N", help="the newest N sound ones stay (2)")
-    prune.add_argument("--keep-every", type=int, metavar="STEPS", help="the first of every so many steps stays")
-    prune.add_argument("--keep-best", type=int, default=0, metavar="N", help="the best N by --metric stay")
-    prune.add_argument("--metric", default="validation_loss", help="a metric of the manifests (validation_loss)")
-    prune.add_argument("--highest", action="store_true", help="the highest metric is the best, not the lowest")
-    prune.add_argument("--delete", action="store_true", help="do it")
+    prune.add_argument(
+        "--keep-last", type=int, default=2, metavar="N", help="keep the newest N sound steps (default: 2)"
+    )
+    prune.add_argument(
+        "--keep-every", type=int, metavar="STEPS", help="keep the first checkpoint of each span of this many steps"
+    )
+    prune.add_argument("--keep-best", type=int, default=0, metavar="N", help="keep the best N by --metric (default: 0)")
+    prune.add_argument(
+        "--metric", default="validation_loss", help="a metric of the manifests (default: validation_loss)"
+    )
+    prune.add_argument("--highest", action="store_true", help="take the highest metric as the best, not the lowest")
+    prune.add_argument("--delete", action="store_true", help="remove them instead of listing them")
     for each in (inspect, verify, diff, prune):
-        each.add_argument("--json", action="store_true", help="one JSON list")
+        each.add_argument("--json", action="store_true", help="print one JSON list")
     return parser
 
 
 def _add_consolidate(parser: argparse.ArgumentParser, formats: Mapping[str, Format]) -> None:
     parser.set_defaults(formats=formats)
     parser.add_argument("path", type=Path, help="a step_... directory, or a root for its newest step")
-    parser.add_argument("output", type=Path, help="the file, or for diffusers the folder, to write; must be new")
+    parser.add_argument("output", type=Path, help="new file to write, or new folder for diffusers")
     parser.add_argument(
         "--format",
         choices=(SAFETENSORS, *formats),
         default=SAFETENSORS,
-        help="safetensors (default): the step's own tensors; the others: a whole model that other software loads",
+        help="safetensors (default): the tensors of the step; others: a full model that other software loads",
     )
-    parser.add_argument("--component", action="append", help="of safetensors: which (may be repeated); default model")
-    whole = parser.add_argument_group("whole models")
+    parser.add_argument(
+        "--component",
+        action="append",
+        help="component to write with --format safetensors; may be repeated (default: model)",
+    )
+    whole = parser.add_argument_group("full models")
     whole.add_argument("--weights", metavar="WHICH", help="raw, ema (default), or an average's name: power_0.07")
-    whole.add_argument("--base", type=Path, help="where the weights that the run began with are now, if they moved")
+    whole.add_argument("--base", type=Path, help="path of the weights that the run began with, if they have moved")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -186,11 +183,11 @@ def _report_steps(arguments: argparse.Namespace, opened: Callable[[Path], Manife
     reports, unread = [], []
     for path in _step_paths(arguments.path):
         try:
-            reports.append(_report(path, opened))
+            reports.append(report_on(path, opened))
         except (CheckpointError, OSError) as error:
             # A disk error, or a run that has removed the step meanwhile, says nothing about the other steps.
             unread.append(f"vpred-ckpt: {error}")
-    _print(arguments, [asdict(report) for report in reports], [_text(report) for report in reports])
+    _print(arguments, [asdict(report) for report in reports], [report_text(report) for report in reports])
     print("".join(f"{line}\n" for line in unread), end="", file=sys.stderr)
     if any(report.fault for report in reports):
         return CORRUPT
@@ -231,7 +228,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     with lease(first), lease(second):
         found = differences((first, open_step(first)), (second, open_step(second)))
     lines = [f"{each.name}: {each.fault or f'{each.elements} elements, at most {each.largest:.3g}'}" for each in found]
-    _print(arguments, [asdict(each) for each in found], lines or ["the same, bit for bit"])
+    _print(arguments, [asdict(each) for each in found], lines or ["equal, bit for bit"])
     return DIFFERENT if found else OK
 
 
@@ -285,36 +282,3 @@ def _step_paths(path: Path) -> list[Path]:
     if MANIFEST in names or steps_in([path.name]):
         return [path]
     raise CheckpointError(f"{path} holds no step_... directory and no {MANIFEST}; {GIVE_A_ROOT}")
-
-
-def _report(path: Path, opened: Callable[[Path], Manifest]) -> StepReport:
-    try:
-        manifest = opened(path)
-    except CorruptCheckpointError as error:
-        return StepReport(str(path), fault=str(error))
-    counts = dict.fromkeys(manifest.components, 0)
-    for placement in manifest.tensors.values():
-        counts[placement.spec.component] += 1
-    return StepReport(
-        path=str(path),
-        step=manifest.step,
-        saved_utc=datetime.fromtimestamp(manifest.created_ns // 10**9, UTC).isoformat(),
-        world_size=manifest.world_size,
-        size_bytes=manifest.data_bytes,
-        tensors=counts,
-        files=[entry.name for entry in manifest.files],
-        progress=dict(manifest.progress),
-        metrics=dict(manifest.metrics),
-    )
-
-
-def _text(report: StepReport) -> str:
-    if report.fault:
-        return f"CORRUPT {report.path}: {report.fault}"
-    tensors = ", ".join(f"{component} {count}" for component, count in report.tensors.items())
-    progress = ", ".join(f"{key}={json.dumps(value)}" for key, value in {**report.progress, **report.metrics}.items())
-    return (
-        f"ok step {report.step}, saved {report.saved_utc} by {report.world_size} ranks, "
-        f"{report.size_bytes} bytes in {len(report.files)} files\n"
-        f"   tensors: {tensors}\n   progress: {progress}"
-    )

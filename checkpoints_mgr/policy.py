@@ -12,19 +12,19 @@ class SaveEvery:
     """Declares when to save. None turns a criterion off.
 
     samples: save each time the samples seen pass a multiple of this.
-    seconds: save this long after the last save.
+    after_s: save this long after the last save.
     """
 
     samples: int | None = None
-    seconds: float | None = None
+    after_s: float | None = None
 
     def by_samples(self, seen_before: int, seen: int) -> bool:
         """Return whether a step that went from `seen_before` to `seen` samples has passed a multiple."""
         return self.samples is not None and seen // self.samples > seen_before // self.samples
 
-    def by_time(self, seconds_since_last: float) -> bool:
+    def by_time(self, since_last_s: float) -> bool:
         """Return whether a save is due by time. Clocks of ranks differ, so one rank decides and informs the others."""
-        return self.seconds is not None and seconds_since_last >= self.seconds
+        return self.after_s is not None and since_last_s >= self.after_s
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Retention:
         if self.best < 0:
             raise CheckpointError(f"keep_best is {self.best}; expected 0 or more")
         if self.best > 0 and not self.metric:
-            raise CheckpointError(f"keep_best is {self.best}, but no metric tells which is best")
+            raise CheckpointError(f"keep_best is {self.best}, but no metric is named; give `metric`")
 
     def expired(self, steps: Sequence[Kept]) -> list[int]:
         """Return the steps to remove, oldest first."""

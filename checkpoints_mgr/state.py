@@ -80,20 +80,20 @@ class State:
 class SaveResult:
     """Reports a committed save. It is identical on all ranks; all times are wall time in seconds.
 
-    seconds: from the call until all ranks knew that the save is committed.
-    stall_seconds: how long the save blocked the rank that it blocked longest.
-    stage_seconds, write_seconds: time of the slowest rank.
-    commit_seconds: manifest and rename, of the slowest leader.
+    total_s: from the call until all ranks knew that the save is committed.
+    stall_s: how long the save blocked the rank that it blocked longest.
+    stage_s, write_s: time of the slowest rank.
+    commit_s: manifest and rename, of the slowest leader.
     """
 
     step: int
     path: Path
     size_bytes: int
-    seconds: float
-    stall_seconds: float
-    stage_seconds: float
-    write_seconds: float
-    commit_seconds: float
+    total_s: float
+    stall_s: float
+    stage_s: float
+    write_s: float
+    commit_s: float
 
 
 @dataclass(frozen=True)

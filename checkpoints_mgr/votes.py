@@ -101,7 +101,7 @@ def _failed(error: object, kind: str) -> Vote:
 NICENESS = 10  # of background threads: if cores are few, training and the ranks' votes come first
 
 
-class Job:
+class BackgroundTask:
     """Runs an action at once, or on a background thread that makes no collective.
 
     vote: the outcome, once the action has ended.

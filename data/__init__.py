@@ -6,6 +6,7 @@ from data.cache.entries import Entries, mapped_entries, write_entries
 from data.cache.shards import KEY, CacheWriter, encoded_keys, entry_keys
 from data.config import DataConfig
 from data.errors import DataError
+from data.images.size import Size
 from data.images.transforms import TRANSFORM, load_image
 from data.keyed_random import batch_generator, sample_generator
 from data.loading.fetcher import ArraySpec, Fetcher, ImageFetcher, load_centred
@@ -13,7 +14,7 @@ from data.loading.loader import Batch, Loader, dropped
 from data.order.buckets import Buckets, buckets_of, one_bucket
 from data.order.order import ORDER_VERSION, Order, make_order
 from data.sources.held_out import Subset, hold_out, image_count, numbers_in_both
-from data.sources.mixture import Joined, join
+from data.sources.mixture import MixtureSource, join
 from data.sources.source import Folder, Sample, Source, open_source
 
 __all__ = [
@@ -34,10 +35,11 @@ __all__ = [
     "Fetcher",
     "Folder",
     "ImageFetcher",
-    "Joined",
     "Loader",
+    "MixtureSource",
     "Order",
     "Sample",
+    "Size",
     "Source",
     "Subset",
     "Table",

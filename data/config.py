@@ -97,7 +97,7 @@ class DataConfig(BaseModel):
         paths = [source.path for source in value]
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice is not None:
-            raise ValueError(f"{twice} is there twice; give it once, with the sum of the weights")
+            raise ValueError(f"{twice} is listed twice; list it once, with the sum of the weights")
         return value
 
     @field_validator("path")
@@ -107,7 +107,7 @@ class DataConfig(BaseModel):
         if value is None and sources == ():
             raise PydanticKnownError("missing")
         if value is not None and sources:
-            raise ValueError("there are data.sources too; give one of them, and null for the other")
+            raise ValueError("data.sources is set too; give one of them, and null for the other")
         return value
 
     @property

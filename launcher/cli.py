@@ -30,7 +30,7 @@ _HERE = Path(__file__).resolve().parent
 # A checkout has a link here to the folder at its top. An installation has the files themselves.
 _DEFAULT_CLUSTER = (_HERE / "cluster_configs").resolve() / "local_cpu.yaml"
 _DEFAULT_RECIPE = _HERE.parent / "vpred_train" / "recipes" / "tiny_emoji.yaml"
-_RUN_DIR = "default: runs/RECIPE in this directory"
+_RUN_DIR = "run directory (default: runs/RECIPE in this directory)"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=", re.ASCII)
 _NO_FAULT_OF_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -137,15 +137,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(log_level="info")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
-    run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
-    plan = _job_command(commands, "plan", _plan, "show what run would do; writes nothing")
-    text = "look for what would make run fail; exit code 2 if anything would"
+    run.add_argument(
+        "--stream", metavar="RANKS", help="show the logs of these ranks as they grow: all, or a list such as 0,4-7"
+    )
+    plan = _job_command(commands, "plan", _plan, "show what run would do, without writing anything")
+    text = "check for anything that would make run fail; exit code 2 if there is anything"
     check = _job_command(commands, "check", _check, text)
     for parser_of_run in (run, plan, check):
         text = "record N steps of each rank with MindSpore's profiler, on accelerator ascend; default: 0"
         parser_of_run.add_argument("--profile", type=_steps, default=0, metavar="N", help=text)
     text = "start all ranks, try on each machine what training needs, report findings; exit code 1 if there are any"
-    folder = "folder to make for logs; default: runs/doctor/TIME in this directory"
+    folder = "folder to make for logs (default: runs/doctor/TIME in this directory)"
     doctor = _job_command(commands, "doctor", _doctor, text, folder)
     for reading in (plan, check, doctor):
         reading.add_argument("--json", action="store_true", help="for programs")
@@ -172,10 +174,16 @@ def _job_command(
         usage=f"vpred-launch {name} [options] [section.key=value ...]",
         epilog="section.key=value changes the recipe; cluster.section.key=value changes the cluster file",
     )
-    parser.add_argument("--cluster", type=Path, default=_DEFAULT_CLUSTER, metavar="FILE", help="where to run")
-    parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="what to train")
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        default=_DEFAULT_CLUSTER,
+        metavar="FILE",
+        help="cluster file: hosts, devices and how ranks are started",
+    )
+    parser.add_argument("--recipe", type=Path, default=_DEFAULT_RECIPE, metavar="FILE", help="recipe: what to train")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help=folder)
-    text = "the least urgent of the launcher's messages to show on stderr; progress is shown anyway; default: info"
+    text = "lowest level of the launcher's messages on stderr; progress is always shown (default: info)"
     parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help=text)
     parser.set_defaults(command=command)
     return parser

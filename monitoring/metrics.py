@@ -52,31 +52,31 @@ class WorkerMetrics:
         )
         self._ceiling = self._gauge(
             "vpred_matmul_ceiling_flops_per_second",
-            "What this rank's matrix products in the compute dtype reached at the start, all ranks at once.",
+            "Speed of this rank's matrix products in the compute dtype at the start, while all ranks compute.",
         )
         self._last_step = self._gauge("vpred_last_step_timestamp_seconds", "When the last step ended, unix time.")
         self._steps = self._counter("vpred_optimizer_steps", "Updates made by this process.")
         self._nonfinite = self._counter("vpred_nonfinite_steps", "Steps skipped for a loss or gradient not finite.")
         self._overflow = self._counter("vpred_overflow_steps", "Steps skipped to lower the loss scale.")
         self._loss_scale = self._gauge("vpred_loss_scale", "Loss scale of the last step; 1 is none.")
-        self._step_seconds = self._histogram("vpred_step_seconds", "Duration of a step.", STEP_BUCKETS_S)
-        self._wait_seconds = self._histogram(
+        self._step_s = self._histogram("vpred_step_seconds", "Duration of a step.", STEP_BUCKETS_S)
+        self._wait_s = self._histogram(
             "vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S
         )
-        self._collective_seconds = self._histogram(
+        self._collective_s = self._histogram(
             "vpred_collective_seconds",
             "Part of a step in collectives; what is left is this rank's own.",
             STEP_BUCKETS_S,
         )
 
     def _add_of_checkpoints(self) -> None:
-        self._save_seconds = self._histogram(
+        self._save_s = self._histogram(
             "vpred_checkpoint_save_seconds", "Time from a checkpoint's start to its commit.", SAVE_BUCKETS_S
         )
-        self._stall_seconds = self._histogram(
+        self._stall_s = self._histogram(
             "vpred_checkpoint_stall_seconds", "Time for which a checkpoint held up training.", SAVE_BUCKETS_S
         )
-        self._phase_seconds = Gauge(
+        self._phase_s = Gauge(
             "vpred_checkpoint_phase_seconds",
             "Time that the last checkpoint took to stage (copy), write and commit.",
             (*LABELS, "phase"),
@@ -126,9 +126,9 @@ class WorkerMetrics:
         grad_norm: float,
         learning_rate: float,
         samples_seen: int,
-        step_seconds: float,
-        data_wait_seconds: float,
-        collective_seconds: float,
+        step_s: float,
+        data_wait_s: float,
+        collective_s: float,
         images_per_second: float,
         images_per_second_per_device: float,
         model_flops_per_second: float,
@@ -153,9 +153,9 @@ class WorkerMetrics:
         self._set(self._loss_scale, loss_scale)
         outcome = self._steps if finite else self._overflow if overflow else self._nonfinite
         outcome.labels(*self._values).inc()
-        self._step_seconds.labels(*self._values).observe(step_seconds)
-        self._wait_seconds.labels(*self._values).observe(data_wait_seconds)
-        self._collective_seconds.labels(*self._values).observe(collective_seconds)
+        self._step_s.labels(*self._values).observe(step_s)
+        self._wait_s.labels(*self._values).observe(data_wait_s)
+        self._collective_s.labels(*self._values).observe(collective_s)
 
     def observe_ceiling(self, flops_per_second: float) -> None:
         """Record the speed of matrix products on this rank."""
@@ -176,19 +176,19 @@ class WorkerMetrics:
         *,
         step: int,
         size_bytes: int,
-        seconds: float,
-        stall_seconds: float,
-        phase_seconds: Mapping[str, float],
+        total_s: float,
+        stall_s: float,
+        phases_s: Mapping[str, float],
     ) -> None:
         """Record one committed checkpoint."""
         self._checkpoint_unix_s = time.time()
         self._set(self._last_checkpoint, self._checkpoint_unix_s)
         self._set(self._size, size_bytes)
         self._set(self._checkpoint_step, step)
-        self._save_seconds.labels(*self._values).observe(seconds)
-        self._stall_seconds.labels(*self._values).observe(stall_seconds)
-        for phase, phase_s in phase_seconds.items():
-            self._phase_seconds.labels(*self._values, phase).set(phase_s)
+        self._save_s.labels(*self._values).observe(total_s)
+        self._stall_s.labels(*self._values).observe(stall_s)
+        for phase, phase_s in phases_s.items():
+            self._phase_s.labels(*self._values, phase).set(phase_s)
 
     def count_failed_checkpoint(self) -> None:
         """Count one checkpoint that could not be saved."""

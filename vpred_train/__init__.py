@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vpred_train.diffusion.schedule import make_schedule
     from vpred_train.prepare.recipe import load_recipe
     from vpred_train.sampling.pipeline import TextToImage
-    from vpred_train.weights.layouts.weight_source import open_source as open_weights
+    from vpred_train.weights.layouts.weight_source import open_weights
 else:  # a type checker would take every name for one of ours
     _PLACES = {
         "SAMPLERS": "vpred_train.diffusion.samplers.registry:SAMPLERS",
@@ -23,7 +23,7 @@ else:  # a type checker would take every name for one of ours
         "TrainConfig": "vpred_train.config.train:TrainConfig",
         "load_recipe": "vpred_train.prepare.recipe:load_recipe",
         "make_schedule": "vpred_train.diffusion.schedule:make_schedule",
-        "open_weights": "vpred_train.weights.layouts.weight_source:open_source",
+        "open_weights": "vpred_train.weights.layouts.weight_source:open_weights",
     }
 
     def __getattr__(name: str) -> Any:

@@ -184,7 +184,7 @@ def _refuse_other_encodings() -> None:
             text.encode()
         except UnicodeEncodeError:
             what = f"argument {place}" if isinstance(place, int) else place
-            remedy = "set the terminal to UTF-8, or rename what it names"
+            remedy = "set the terminal to UTF-8, or rename the file"
             print(f"{Path(sys.argv[0]).name}: {what}: found {text!r}, which is not UTF-8; {remedy}", file=sys.stderr)
             sys.exit(BAD_INPUT)
 

@@ -38,7 +38,7 @@ def require_regular(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except ValueError:  # the name holds a NUL
-        raise ConfigError(f"{printable(str(path))}: is no path; give a file") from None
+        raise ConfigError(f"{printable(str(path))}: is not a path; give a file") from None
     if not stat.S_ISREG(mode):
         kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
         kind = next((name for test, name in kinds if test(mode)), "device")
@@ -72,9 +72,9 @@ def parsed(model: type[Model], text: str | bytes, where: str, remedy: str) -> Mo
     try:
         found = json.loads(text, object_pairs_hook=_once_each)
     except RecursionError:
-        raise ConfigError(f"{where}: is JSON of too many brackets within brackets; {remedy}") from None
+        raise ConfigError(f"{where}: is JSON with too deeply nested brackets; {remedy}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: is no JSON ({printable(str(error))}); {remedy}") from None
+        raise ConfigError(f"{where}: is not JSON ({printable(str(error))}); {remedy}") from None
     except ValueError as error:  # a key occurs twice, or a number has thousands of digits
         raise ConfigError(f"{where}: {printable(str(error))}; {remedy}") from None
     return validated(model, found, where, remedy)

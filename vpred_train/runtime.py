@@ -91,7 +91,9 @@ def start_single(accelerator: str = "cpu") -> None:
 @cache
 def _start_once(accelerator: str) -> None:
     if "mindspore" in sys.modules:
-        logger.warning("MindSpore is imported already, so that it has not read our settings; call start_single() first")
+        logger.warning(
+            "MindSpore is imported already, without our settings; call start_single() before any import of mindspore"
+        )
     start(ACCELERATORS[accelerator], read_identity({}), 0, None)
 
 

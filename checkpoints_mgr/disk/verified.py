@@ -91,7 +91,7 @@ def remember(root: Path, step: int, manifest: Manifest) -> None:
         memory[step_name(step)] = _facts(manifest, _fingerprint(root / step_name(step)))
         _write_memory(root, memory)
     except OSError as error:
-        logger.warning("%s will be read again, to see whether it is sound: %s", root / step_name(step), error)
+        logger.warning("%s will be read again, to check whether it is sound: %s", root / step_name(step), error)
 
 
 def remember_restored(root: Path, step: int, manifest: Manifest, template: State) -> None:
@@ -157,7 +157,7 @@ def _read_memory(root: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         logger.debug("%s: %s", root / VERIFIED, error)
-    logger.info("%s is not what was written; the steps are verified again", root / VERIFIED)
+    logger.info("%s is damaged; the steps are verified again", root / VERIFIED)
     return {}
 
 
@@ -181,4 +181,4 @@ def _write_memory(root: Path, memory: dict[str, Any]) -> None:
     try:
         storage.replace_small(root / VERIFIED, canonical_json(document | {DIGEST: document_digest(document)}))
     except OSError as error:
-        logger.warning("cannot remember which checkpoints are sound: %s", error)
+        logger.warning("cannot record which checkpoints are sound: %s", error)

@@ -57,7 +57,7 @@ class Restorer:
         if not faults:
             return None
         raise CheckpointError(
-            f"no checkpoint to restore in {self._root}, all that was tried is corrupt: {'; '.join(faults.values())}"
+            f"no checkpoint to restore in {self._root}, all candidates are corrupt: {'; '.join(faults.values())}"
         )
 
     def _steps(self) -> list[int]:
@@ -81,7 +81,7 @@ class Restorer:
                 # Starting from scratch without an error would hide that work was lost.
                 raise CheckpointError(
                     f"no checkpoint to restore in {self._root}, all are in {QUARANTINE}/ ({', '.join(quarantined)}); "
-                    f"move a repaired one back, or remove {QUARANTINE}/ to begin anew"
+                    f"move a repaired one back, or remove {QUARANTINE}/ to begin again"
                 )
             return steps
         if step not in steps:
@@ -137,7 +137,7 @@ class Restorer:
             if not fault:
                 # Rank 0 reads what was committed, so the disk is right and the other host's view of it is wrong.
                 rank, (_, message) = faults[0]
-                raise CheckpointError(f"{what}: rank {rank} reads other bytes than rank 0, check its host: {message}")
+                raise CheckpointError(f"{what}: rank {rank} reads other bytes than rank 0; check its host: {message}")
         if comm.rank == 0:
             quarantine(self._root, directory, fault)
         comm.barrier()

@@ -1,6 +1,6 @@
 """Restores where each node keeps its own files. A step counts if all of its nodes have their part of the same save.
 
-What a rank needs from another node's files comes over the communicator, in verified chunks. So the number of ranks and
+A rank gets its part of another node's files over the communicator, in verified chunks. So the number of ranks and
 their placement on the nodes may change, and nodes may be added. No node of the save may be missing.
 """
 
@@ -68,7 +68,7 @@ class NodeRestorer:
         if not faults:
             return None
         raise CheckpointError(
-            f"no checkpoint to restore in {self._root}, all that was tried is corrupt: {'; '.join(faults.values())}"
+            f"no checkpoint to restore in {self._root}, all candidates are corrupt: {'; '.join(faults.values())}"
         )
 
     def _nodes(self) -> Nodes:

@@ -39,7 +39,7 @@ from checkpoints_mgr.state import (
     whole_parts,
     whole_specs,
 )
-from checkpoints_mgr.votes import Job, Vote, results_of, together
+from checkpoints_mgr.votes import BackgroundTask, Vote, results_of, together
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,11 @@ class Pending:
     whole: list[TensorSpec]
     specs: list[TensorSpec]
     facts: dict[str, dict[str, JSON]]
-    job: Job
+    task: BackgroundTask
     background: bool
     started_s: float
-    stage_seconds: float
-    stall_seconds: float = 0.0
+    stage_s: float
+    stall_s: float = 0.0
     polls: int = 0
     written: list[tuple[list[Row], float]] | None = None  # (rows, seconds) by rank, once all have written
 
@@ -81,9 +81,9 @@ class Saver:
         self._root, self._comm, self._retention, self._timeout_s = root, comm, retention, timeout_s
         self._node = node
         self._arena = Arena()
-        self._job: Job | None = None  # the last one, which may still use the arena after a timeout
-        self._sweeper: Job | None = None
-        self._told: list[Unsound] = []
+        self._task: BackgroundTask | None = None  # the last one, which may still use the arena after a timeout
+        self._sweeper: BackgroundTask | None = None
+        self._reported: list[Unsound] = []
         self._quiet_polls = 0  # the same on all ranks, as is the number of a save's polls
         self.pending: Pending | None = None
 
@@ -128,10 +128,10 @@ class Saver:
         writing = pending.written is None
         # A commit that hangs has no timeout: no rank could know whether it will still take effect.
         late = writing and self._comm.rank == 0 and entered_s - pending.started_s > self._timeout_s
-        votes = self._comm.allgather_object([pending.job.ended.is_set(), late])
+        votes = self._comm.allgather_object([pending.task.ended.is_set(), late])
         waiting = [str(rank) for rank, (done, _) in enumerate(votes) if not done]
         if waiting and not votes[0][1]:
-            pending.stall_seconds += time.perf_counter() - entered_s
+            pending.stall_s += time.perf_counter() - entered_s
             return None
         what = f"cannot save step {pending.attempt.step}"
 
@@ -148,7 +148,7 @@ class Saver:
             return None
 
         result = self._or_discard(pending.attempt, proceed)
-        pending.stall_seconds += time.perf_counter() - entered_s
+        pending.stall_s += time.perf_counter() - entered_s
         return result if pending.background or not writing else self._vote(pending)
 
     def wait(self) -> SaveResult | None:
@@ -156,8 +156,8 @@ class Saver:
         result = None
         while self.pending is not None:
             entered_s = time.perf_counter()
-            self.pending.job.ended.wait(WAIT_S)
-            self.pending.stall_seconds += time.perf_counter() - entered_s
+            self.pending.task.ended.wait(WAIT_S)
+            self.pending.stall_s += time.perf_counter() - entered_s
             result = self._vote(self.pending)
         return result
 
@@ -167,7 +167,7 @@ class Saver:
         def check() -> Vote:
             if step < 0:
                 raise CheckpointError(f"step is {step}, expected 0 or more")
-            if self._job is not None and not self._job.ended.is_set():
+            if self._task is not None and not self._task.ended.is_set():
                 raise CheckpointFaultError("the writer of an earlier save is still stuck")
             check_state(state)
             check_json("metrics", metrics)
@@ -214,24 +214,24 @@ class Saver:
             parts = self._arena.stage(state, index[rank])
         else:
             parts = whole_parts(state, index[rank]) + shard_parts(state)
-        stage_seconds = time.perf_counter() - stage_started_s
+        stage_s = time.perf_counter() - stage_started_s
 
         def write() -> tuple[list[Row], float]:
             write_started_s = time.perf_counter()
             rows = write_share(attempt, parts, index, rank)
             return rows, time.perf_counter() - write_started_s
 
-        self._job = Job(write, background, f"checkpoint-writer-{rank}")
+        self._task = BackgroundTask(write, background, f"checkpoint-writer-{rank}")
         facts = {"progress": state.progress, "record": state.record, "metrics": metrics}
         whole = whole_specs(state)
         specs = sorted([*whole, *shard_specs(state)], key=lambda spec: spec.name)
-        self.pending = Pending(attempt, whole, specs, facts, self._job, background, started_s, stage_seconds)
-        self.pending.stall_seconds = time.perf_counter() - started_s
+        self.pending = Pending(attempt, whole, specs, facts, self._task, background, started_s, stage_s)
+        self.pending.stall_s = time.perf_counter() - started_s
 
     def _start_commit(self, what: str, pending: Pending) -> None:
         """Let the leaders commit. All ranks have written, or one has failed."""
         comm, attempt = self._comm, pending.attempt
-        pending.written = results_of(what, comm.allgather_object(pending.job.vote))
+        pending.written = results_of(what, comm.allgather_object(pending.task.vote))
         rows = [rank_rows for rank_rows, _ in pending.written]
         whole = {spec.name for spec in pending.whole}
 
@@ -239,37 +239,37 @@ class Saver:
             started_s = time.perf_counter()
             manifest = merge(attempt, pending.specs, whole, rows, pending.facts)
             size_bytes = commit(attempt, manifest)
-            seconds = time.perf_counter() - started_s
+            commit_s = time.perf_counter() - started_s
             remember(self._root, attempt.step, manifest)
-            return size_bytes, seconds, self._sound_steps()
+            return size_bytes, commit_s, self._sound_steps()
 
         def follow() -> tuple[int, float, list[Sound]]:
             return 0, 0.0, []
 
         leads = attempt.nodes.leads(comm.rank)
-        pending.job = Job(finish if leads else follow, leads and pending.background, "checkpoint-committer")
+        pending.task = BackgroundTask(finish if leads else follow, leads and pending.background, "checkpoint-committer")
 
     def _sound_steps(self) -> list[Sound]:
         """Return this node's sound steps. Others are neither counted nor removed, and are logged once."""
         try:
             judged = judge(self._root)
         except OSError as error:
-            logger.warning("no old checkpoint is removed, %s cannot be listed: %s", self._root, error)
+            logger.warning("no old checkpoint is removed, because %s cannot be listed: %s", self._root, error)
             return []
         for each in judged.unsound:
-            if each not in self._told:
+            if each not in self._reported:
                 logger.error("%s does not count as a checkpoint and stays: %s", self._root / each.name, each.fault)
-        self._told = judged.unsound
+        self._reported = judged.unsound
         return judged.sound
 
     def _conclude(self, what: str, pending: Pending, entered_s: float) -> SaveResult:
         """Return the result. All leaders have committed, or one has failed."""
         comm, attempt = self._comm, pending.attempt
         now_s = time.perf_counter()
-        own = [pending.stage_seconds, pending.stall_seconds + now_s - entered_s, now_s - pending.started_s]
-        votes = comm.allgather_object([pending.job.vote, own])
+        own = [pending.stage_s, pending.stall_s + now_s - entered_s, now_s - pending.started_s]
+        votes = comm.allgather_object([pending.task.vote, own])
         outcomes = results_of(what, [vote for vote, _ in votes])
-        stage_seconds, stall_seconds, seconds = map(max, zip(*(times for _, times in votes), strict=True))
+        stage_s, stall_s, total_s = map(max, zip(*(times for _, times in votes), strict=True))
         self.pending = None
         if attempt.nodes.leads(comm.rank):
             self._retain(attempt, [sound for _, _, sound in outcomes], pending.background)
@@ -277,11 +277,11 @@ class Saver:
             step=attempt.step,
             path=attempt.target,
             size_bytes=sum(size_bytes for size_bytes, _, _ in outcomes),
-            seconds=seconds,
-            stall_seconds=stall_seconds,
-            stage_seconds=stage_seconds,
-            write_seconds=max(write_seconds for _, write_seconds in pending.written or []),
-            commit_seconds=max(commit_seconds for _, commit_seconds, _ in outcomes),
+            total_s=total_s,
+            stall_s=stall_s,
+            stage_s=stage_s,
+            write_s=max(write_s for _, write_s in pending.written or []),
+            commit_s=max(commit_s for _, commit_s, _ in outcomes),
         )
 
     def _retain(self, attempt: Attempt, sound_of_rank: Sequence[Sequence[Any]], background: bool) -> None:
@@ -295,7 +295,7 @@ class Saver:
         held = {each.step for each in sound_of_node[attempt.node]} - {attempt.step}
         expired = [step for step in given_up(self._retention, sound_of_node) if step in held]
         if trash := retire(self._root, expired, attempt.save_id):
-            self._sweeper = Job(lambda: discard(*trash), background, "checkpoint-sweeper")
+            self._sweeper = BackgroundTask(lambda: discard(*trash), background, "checkpoint-sweeper")
 
     def _or_discard(self, attempt: Attempt, action: Callable[[], T]) -> T:
         """Run the action. It fails on all ranks alike; then no rank continues while the attempt is still on disk."""

@@ -105,7 +105,7 @@ def retire(root: Path, steps: Sequence[int], save_id: str) -> list[Path]:
         for step in steps:
             with storage.locked(root / step_name(step) / MANIFEST, exclusive=True) as unread:
                 if not unread:
-                    logger.warning("%s stays for now: it is being read", root / step_name(step))
+                    logger.warning("%s is kept for now: a process reads it", root / step_name(step))
                     continue
                 storage.rename(root / step_name(step), root / trash_name(step, save_id))
             trash.append(root / trash_name(step, save_id))

@@ -68,7 +68,7 @@ def write_share(attempt: Attempt, parts: Parts, index: Sequence[Sequence[Range]]
     """
     tmp, world_size = attempt.tmp, len(index)
     if not storage.wait_until_visible(tmp, VISIBLE_TIMEOUT_S):
-        raise CheckpointError(f"{tmp} is not there; do all ranks have the same checkpoint directory, on shared disks?")
+        raise CheckpointError(f"{tmp} does not exist; give all ranks the same checkpoint directory, on shared disks")
     by_component: dict[str, Parts] = defaultdict(list)
     for part, values in parts:
         by_component[part.spec.component].append((part, values))
@@ -184,7 +184,7 @@ def commit(attempt: Attempt, manifest: Manifest) -> int:
     try:
         storage.sync_dir(attempt.root)
     except OSError as error:
-        raise CheckpointFaultError(f"{target} is in place, but may not outlive a power cut: {error}") from error
+        raise CheckpointFaultError(f"{target} is complete, but may not survive a power cut: {error}") from error
     return manifest.data_bytes + len(content)
 
 

@@ -12,6 +12,7 @@ from data.cache.entries import Entries
 from data.cache.shards import Spec, encoded_keys, entry_keys
 from data.config import DataConfig
 from data.errors import DataError
+from data.images.size import Size
 from data.images.transforms import flips
 from data.keyed_random import sample_generator
 from data.loading.fetcher import Arrays, ArraySpec
@@ -39,12 +40,12 @@ class CacheSpecs:
     moments: Spec
     text: Spec
 
-    def moments_at(self, size: tuple[int, int]) -> Spec:
-        """Return all that determines moments besides the image's bytes. size: height and width of the crop, pixels."""
-        return {**self.moments, "height": size[0], "width": size[1]}
+    def moments_at(self, size: Size) -> Spec:
+        """Return all that determines moments besides the image's bytes, at the crop's `size`."""
+        return {**self.moments, "height": size.height, "width": size.width}
 
 
-def image_keys(specs: CacheSpecs, hashes: NDArray[np.uint8], size: tuple[int, int], flipped: bool) -> Keys:
+def image_keys(specs: CacheSpecs, hashes: NDArray[np.uint8], size: Size, flipped: bool) -> Keys:
     """Return the keys of images at `size`, from their content hashes (n, 16): (n,) of dtype KEY."""
     variant, digits = b":mirrored" if flipped else b":plain", hexlify(hashes.tobytes())
     places = range(0, len(digits), HEX_DIGITS)
@@ -110,7 +111,7 @@ def _find_captions(cache: Cache, source: Source, specs: CacheSpecs) -> tuple[Row
     return rows, ends, int(table.find(entry_keys(specs.text, [""]))[0])
 
 
-def table_of(specs: CacheSpecs, source: Source, entries: Entries, size: tuple[int, int]) -> Table:
+def table_of(specs: CacheSpecs, source: Source, entries: Entries, size: Size) -> Table:
     """Return the table of a source's images at `size`, unflipped, and of their captions."""
     every = np.arange(len(source))
     images = image_keys(specs, source.content_hashes(every), size, flipped=False)
@@ -140,11 +141,11 @@ class CacheFetcher:
     config: DataConfig
     seed: int
 
-    def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
+    def specs(self, size: Size) -> dict[str, ArraySpec]:
         features = self.entries.cache.shape(self.entries.empty)
         return {"moments": ArraySpec(self.entries.shapes[size], "float32"), "features": ArraySpec(features, "float32")}
 
-    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+    def fetch(self, sample_id: int, epoch: int, size: Size, into: Arrays) -> None:
         entries = self.entries
         flipped = self.config.horizontal_flip and flips(
             self.config, sample_generator(self.seed, "augment", epoch, sample_id)

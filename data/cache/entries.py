@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data.cache.cache import Cache, Rows, Table
 from data.cache.shards import Shard, canonical
+from data.images.size import Size
 from data.loading.fetcher import Arrays
 from data.sources.columns import Columns, mapped_again, string_at, string_columns, write_columns
 
@@ -36,7 +37,7 @@ class Entries:
     captions: Rows
     caption_ends: NDArray[np.int64] | None
     empty: int
-    shapes: dict[tuple[int, int], tuple[int, ...]]
+    shapes: dict[Size, tuple[int, ...]]
     squares: Table | None = None
     path: Path | None = None
     seal: str = ""
@@ -108,7 +109,7 @@ def mapped_entries(path: Path, seal: str, cache: Path) -> Entries:
         captions=columns["captions"],
         caption_ends=columns.get("caption_ends"),
         empty=facts["empty"],
-        shapes={tuple(size): tuple(shape) for size, shape in facts["shapes"]},
+        shapes={Size(*size): tuple(shape) for size, shape in facts["shapes"]},
         squares=squares,
         path=path,
         seal=seal,

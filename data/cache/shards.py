@@ -128,7 +128,7 @@ def open_shards(folder: Path) -> list[Shard]:
 
 
 def _open_shard(path: Path) -> Shard:
-    """Read a shard's header, which must account for every byte of the file."""
+    """Read a shard's header, which must cover every byte of the file."""
     try:
         with path.open("rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
@@ -136,24 +136,25 @@ def _open_shard(path: Path) -> Shard:
             if start > len(head):
                 head += file.read(min(start - len(head), MOST_HEADER_BYTES))
             header, size = json.loads(head[8:start]), os.fstat(file.fileno()).st_size
-        told = header.pop("__metadata__", {})
-        if told.get("format") != FORMAT:
+        metadata = header.pop("__metadata__", {})
+        if metadata.get("format") != FORMAT:
             raise DataError(
-                f"{path}: its format is {told.get('format')!r}, needed {FORMAT}; give a folder of vpred-data encode"
+                f"{path}: its format is {metadata.get('format')!r}, needed {FORMAT}; give a folder that "
+                "vpred-data encode filled"
             )
         count, *shape = header["values"]["shape"]
         kinds = {"keys": ("U8", [count, 16]), "xxh3": ("U64", [count]), "values": ("F32", [count, *shape])}
         if {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()} != kinds:
-            raise ValueError("it does not hold keys, xxh3 and values of as many entries")
+            raise ValueError("it does not hold one key, one xxh3 and one value for each entry")
         places, end = {}, 0
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             begin, stop = entry["data_offsets"]
             if begin != end or stop - begin != ITEM_BYTES[entry["dtype"]] * math.prod(entry["shape"]):
-                raise ValueError(f"its {name} are not where they belong")
+                raise ValueError(f"its {name} are at another place than the header declares")
             places[name], end = start + begin, stop
         if start + end != size:
-            raise ValueError(f"{size} bytes, of {start + end}")
-        spec = json.loads(told["spec"])
+            raise ValueError(f"it has {size} bytes, but its header declares {start + end}")
+        spec = json.loads(metadata["spec"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); {remedy(path.parent)}") from None
     return Shard(path.parent, path.name, spec, tuple(shape), count, places["keys"], places["xxh3"], places["values"], 0)

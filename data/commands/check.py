@@ -19,11 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vpred-data check`."""
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="folder of images with their captions")
     parser.add_argument(
-        "--min-side-px", type=int, default=MINDONE_FILTER_PX, help="count images with a smaller side (default: 256)"
+        "--min-side-px",
+        type=int,
+        default=MINDONE_FILTER_PX,
+        help="count the images that have a side below this (default: 256)",
     )
-    parser.add_argument("--workers", type=int, help="processes that decode (default: one a core)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with lists and a contact sheet")
-    parser.add_argument("--json", action="store_true", help="all that was found; of several folders a list")
+    parser.add_argument("--workers", type=int, help="number of processes that decode images (default: one per core)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write an HTML page with lists and a contact sheet"
+    )
+    parser.add_argument("--json", action="store_true", help="print all findings as JSON, for several folders as a list")
 
 
 def run(arguments: argparse.Namespace, make_tokenizer: Callable[[], Tokenizer] | None = None) -> int:
@@ -34,7 +39,7 @@ def run(arguments: argparse.Namespace, make_tokenizer: Callable[[], Tokenizer] |
     """
     if arguments.workers is not None and arguments.workers < 1:
         raise DataError(f"--workers: found {arguments.workers} (must be at least 1)")
-    sources = [open_source(path, "tell", workers=arguments.workers) for path in arguments.paths]
+    sources = [open_source(path, "report", workers=arguments.workers) for path in arguments.paths]
     checks = [(source, examine(source, arguments.min_side_px, make_tokenizer)) for source in sources]
     found = [findings for _, findings in checks]
     if arguments.json:

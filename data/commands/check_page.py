@@ -9,6 +9,7 @@ import numpy as np
 
 from data.commands.examine import Findings
 from data.images.decode import decode
+from data.images.size import Size
 from data.sources.source import Folder, Sample
 
 SHEET = 60  # images
@@ -111,12 +112,12 @@ def _sheet(source: Folder) -> str:
 
 
 def _figure(sample: Sample) -> str:
-    image = decode(sample.read(), at_least=(TILE_PX, TILE_PX))
+    image = decode(sample.read(), at_least=Size(TILE_PX, TILE_PX))
     image.thumbnail((TILE_PX, TILE_PX))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     captions = " / ".join(sample.captions)
-    facts = f"{sample.width} x {sample.height}, {sample.origin}"
+    facts = f"{sample.size}, {sample.origin}"
     return (
         f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
         f"<figcaption>{escape(captions)}<small>{escape(facts)}</small></figcaption></figure>"

@@ -124,7 +124,7 @@ def examine(source: Folder, smallest_allowed_side_px: int, make_tokenizer: Calla
     texts = [text.decode() for text in source.caption_bytes(every)]
     per_image = source.caption_counts(every).tolist()
     captioned = [origin for origin, count in zip(origins, per_image, strict=True) for _ in range(count)]
-    width, height = source.sizes(every).T
+    height, width = source.sizes(every).T
     short = np.minimum(width, height)
     words = [len(text.split()) for text in texts]
     shapes = np.clip(np.digitize(width / height, ASPECTS) - 1, 0, len(ASPECT_NAMES) - 1)

@@ -10,7 +10,7 @@ from data.errors import DataError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vpred-data verify`."""
-    parser.add_argument("cache", type=Path, help="what vpred-data encode has filled")
+    parser.add_argument("cache", type=Path, help="folder that vpred-data encode filled")
     parser.add_argument("--json", action="store_true")
 
 

@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from data.images.size import Size, size_of_pil
+
 # The formats that are opened, with their file name suffixes. Pillow's other readers are left out: the PostScript reader
 # starts Ghostscript, and some readers accept any bytes as an image.
 FORMATS = {
@@ -42,39 +44,40 @@ PNG_ORIENTATION = {b"XML:com.adobe.xmp", b"Raw profile type exif"}  # keys of te
 PNG_TEXT_BYTES = 1 << 20
 
 
-def decode(content: bytes, background: str = "white", at_least: tuple[int, int] | None = None) -> Image.Image:
+def decode(content: bytes, background: str = "white", at_least: Size | None = None) -> Image.Image:
     """Return the image as upright RGB, as `decode_sized` makes it."""
     return decode_sized(content, background, at_least)[0]
 
 
-def decode_sized(
-    content: bytes, background: str = "white", at_least: tuple[int, int] | None = None
-) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the image as upright RGB, and (width, height) in pixels of the upright full-size image.
+def decode_sized(content: bytes, background: str = "white", at_least: Size | None = None) -> tuple[Image.Image, Size]:
+    """Return the image as upright RGB, and the size of the upright image before any reduction.
 
     background: colour under transparent pixels, as Pillow writes colours.
-    at_least: (width, height) in pixels that the caller will scale the upright image down to cover. A large JPEG may
-    then come smaller, by a power of two.
+    at_least: size that the caller will scale the upright image down to cover. A large JPEG may then come smaller, by a
+    power of two.
     Raises ValueError: when the image has too many or no pixels, or its header states another size.
     Raises whatever Pillow raises.
     """
     with Image.open(io.BytesIO(_without_text(content)), formats=tuple(FORMATS)) as file:
-        size = file.size
-        if file.width * file.height > MAX_PIXELS:
-            raise ValueError(f"{file.width} x {file.height} pixels are more than {MAX_PIXELS}")
+        size = size_of_pil(file.size)
+        if size.width * size.height > MAX_PIXELS:
+            raise ValueError(f"{size} pixels are more than {MAX_PIXELS}")
         if min(size) < 1:
-            raise ValueError(f"it has {file.width} x {file.height} pixels")
+            raise ValueError(f"it has {size} pixels")
         if file.format == "TIFF":
             file.info.pop("xmp", None)  # Pillow turns a TIFF by its own orientation tag
         if at_least is not None and file.format == "JPEG":
-            _draft(file, *at_least)
-        said = file.size
+            _draft(file, at_least)
+        announced = file.size
         file.load()
-        if file.size != said:
-            raise ValueError(f"its header says {said[0]} x {said[1]} pixels, and it has {file.width} x {file.height}")
+        if file.size != announced:
+            raise ValueError(
+                f"its header declares {size_of_pil(announced)} pixels, but it has {size_of_pil(file.size)}"
+            )
         orientation = _orientation(file)
         image = file.transpose(TURNS[orientation]) if orientation != UPRIGHT else file
-        return _to_rgb(_to_eight_bits(image), background), size[::-1] if orientation >= QUARTER_TURN else size
+        upright = Size(size.width, size.height) if orientation >= QUARTER_TURN else size
+        return _to_rgb(_to_eight_bits(image), background), upright
 
 
 def _orientation(file: Image.Image) -> int:
@@ -89,10 +92,9 @@ def _orientation(file: Image.Image) -> int:
     return found if isinstance(found, int) and found in TURNS else UPRIGHT
 
 
-def _draft(file: Image.Image, width: int, height: int) -> None:
-    """Let libjpeg scale while it decodes. The result covers (width, height); swapped for an image on its side."""
-    if _orientation(file) >= QUARTER_TURN:
-        width, height = height, width
+def _draft(file: Image.Image, at_least: Size) -> None:
+    """Let libjpeg scale while it decodes. The upright result covers `at_least`."""
+    height, width = reversed(at_least) if _orientation(file) >= QUARTER_TURN else at_least
     ratio = min(file.width / width, file.height / height)
     for divisor, margin in DRAFTS.items():
         if ratio >= divisor * margin:
@@ -141,11 +143,11 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F" or not image.mode.startswith("I"):
         if image.mode == "F":
-            raise ValueError("float pixels have no known range; save it with 8 or 16 bits")
+            raise ValueError("the range of float pixels is unknown; save it with 8 or 16 bits")
         return image
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError("pixels of 32 bits have no known range; save it with 8 or 16 bits")
+        raise ValueError("the range of 32-bit pixels is unknown; save it with 8 or 16 bits")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from data.images.size import Size
+
 LOBES = 3
 CHANNELS = 3
 BLOCK = 16  # output pixels of one product: a larger block holds more zeros, a smaller one needs more calls
@@ -19,13 +21,13 @@ Band = tuple[slice, slice, NDArray[np.float32]]
 
 
 def resample(
-    pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: tuple[int, int], mirror: bool = False
+    pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: Size, mirror: bool = False
 ) -> NDArray[np.uint8]:
     """Resize a box of an image with antialiasing. The filter also reads pixels beyond the box.
 
     pixels: (H, W, 3) uint8.
     box: left, top, right and bottom in pixels, as Pillow takes it.
-    size: (height, width) of the result in pixels.
+    size: size of the result.
     mirror: left and right are exchanged.
     Returns (3, height, width) uint8.
     """

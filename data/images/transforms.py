@@ -10,6 +10,7 @@ from data.config import DataConfig
 from data.files import INDEX_NAME
 from data.images.decode import decode_sized
 from data.images.resample import resample
+from data.images.size import Size
 
 TRANSFORM = "lanczos-3"  # part of cache keys: change it whenever the same file gives other pixels
 
@@ -18,22 +19,20 @@ TRANSFORM = "lanczos-3"  # part of cache keys: change it whenever the same file 
 class Placement:
     """Describes how an image gets its training size: resized to `resized`, cropped at `top` and `left`, then mirrored.
 
-    original_size: (height, width) in pixels of the upright image.
-    resized: (height, width) in pixels.
+    original_size: of the upright image.
+    resized: of the image before the crop.
     top, left: offset of the crop in the resized image, pixels.
     flip: whether the crop is mirrored.
     """
 
-    original_size: tuple[int, int]
-    resized: tuple[int, int]
+    original_size: Size
+    resized: Size
     top: int
     left: int
     flip: bool
 
 
-def place(
-    original_size: tuple[int, int], size: tuple[int, int], config: DataConfig, generator: np.random.Generator
-) -> Placement:
+def place(original_size: Size, size: Size, config: DataConfig, generator: np.random.Generator) -> Placement:
     """Resize so that the image just covers `size`, then crop and flip as `config` declares.
 
     The crop offset takes two draws from `generator` and the flip one, whatever the image's shape. So a sample's
@@ -44,8 +43,8 @@ def place(
     across, down = generator.random(2)
     if config.crop == "center":
         across = down = 0.5
-    top, left = int(down * (height - size[0] + 0.999)), int(across * (width - size[1] + 0.999))
-    return Placement(original_size, (height, width), top, left, _mirrors(config, generator))
+    top, left = int(down * (height - size.height + 0.999)), int(across * (width - size.width + 0.999))
+    return Placement(original_size, Size(height, width), top, left, _mirrors(config, generator))
 
 
 def flips(config: DataConfig, generator: np.random.Generator) -> bool:
@@ -60,23 +59,22 @@ def _mirrors(config: DataConfig, generator: np.random.Generator) -> bool:
 
 def load_pixels(
     content: bytes,
-    indexed_size: tuple[int, int] | None,
+    indexed_size: Size | None,
     config: DataConfig,
-    size: tuple[int, int],
+    size: Size,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], Placement]:
     """Return (3, H, W) uint8 of `size`, resized with antialiasing (Lanczos), and how the image was placed.
 
-    indexed_size: (height, width) in pixels of the upright image according to the index, which chose its batch; None
-    without an index.
+    indexed_size: size of the upright image according to the index, which chose its batch; None without an index.
     Raises ValueError: when the image has another size than `indexed_size`.
     """
-    height, width = size
-    image, (whole_width, whole_height) = decode_sized(content, config.background, (width, height))
-    original_size = whole_height, whole_width
+    image, original_size = decode_sized(content, config.background, size)
     if indexed_size not in (None, original_size):
-        found = f"{whole_width} x {whole_height} pixels, and {INDEX_NAME} says {indexed_size[1]} x {indexed_size[0]}"
-        raise ValueError(f"it has {found}, made by another version: remove it and start again")
+        raise ValueError(
+            f"it has {original_size} pixels, but {INDEX_NAME} says {indexed_size}; another version made {INDEX_NAME}: "
+            "remove it and start again"
+        )
     placement = place(original_size, size, config, generator)
     # A part of a draft's last pixel may lie beyond the image. It must not stretch the image.
     divisor = 2 ** round(math.log2(max(original_size) / max(image.size)))
@@ -84,7 +82,7 @@ def load_pixels(
     # Only the crop is computed. The filter still reads beyond the box, so the pixels equal those of a resize of the
     # full image and a crop.
     top, left = placement.top, placement.left
-    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    box = (left * across, top * down, (left + size.width) * across, (top + size.height) * down)
     return resample(np.asarray(image), box, size, placement.flip), placement
 
 
@@ -96,12 +94,12 @@ def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def load_image(
-    content: bytes, config: DataConfig, generator: np.random.Generator, size: tuple[int, int] | None = None
+    content: bytes, config: DataConfig, generator: np.random.Generator, size: Size | None = None
 ) -> NDArray[np.float32]:
     """Return (3, H, W) float32 in [-1, 1].
 
-    size: (height, width) in pixels; None: the recipe's square.
+    size: size of the result; None: the recipe's square.
     """
-    size = size or (config.resolution, config.resolution)
+    size = size or Size(config.resolution, config.resolution)
     pixels, _ = load_pixels(content, None, config, size, generator)
     return normalised(pixels)

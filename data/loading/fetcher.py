@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import DataConfig
+from data.images.size import Size
 from data.images.transforms import load_image, load_pixels, normalised
 from data.keyed_random import sample_generator
 from data.sources.source import Sample, Source
@@ -32,13 +33,13 @@ class ArraySpec:
 class Fetcher(Protocol):
     """Makes the arrays of a sample. It is pickled to worker processes, so it holds no open file and no lock.
 
-    size: (height, width) in pixels of the sample's batch.
+    size: size of the images of the sample's batch.
     """
 
-    def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
+    def specs(self, size: Size) -> dict[str, ArraySpec]:
         """Return the specs of the arrays that `fetch` fills, by name."""
 
-    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+    def fetch(self, sample_id: int, epoch: int, size: Size, into: Arrays) -> None:
         """Fill the arrays of a sample. Random choices are keyed by (seed, epoch, sample id).
 
         into: the sample's place in the batch, with the shapes and dtypes that `specs` declares.
@@ -66,15 +67,14 @@ class ImageFetcher:
     config: DataConfig
     seed: int
 
-    def specs(self, size: tuple[int, int]) -> dict[str, ArraySpec]:
+    def specs(self, size: Size) -> dict[str, ArraySpec]:
         pair = ArraySpec((2,), "int32")
         return {"images": ArraySpec((3, *size), "uint8"), "original_sizes": pair, "crops": pair}
 
-    def fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+    def fetch(self, sample_id: int, epoch: int, size: Size, into: Arrays) -> None:
         generator = sample_generator(self.seed, "augment", epoch, sample_id)
         sample = self.source.sample(sample_id)
-        original_size = sample.height, sample.width
-        pixels, placement = load_pixels(sample.read(), original_size, self.config, size, generator)
+        pixels, placement = load_pixels(sample.read(), sample.size, self.config, size, generator)
         into["images"][...] = pixels
         into["original_sizes"][...] = placement.original_size
         into["crops"][...] = placement.top, placement.left
@@ -83,9 +83,7 @@ class ImageFetcher:
         return {**arrays, "images": normalised(arrays["images"])}
 
 
-def load_centred(
-    samples: Sequence[Sample], config: DataConfig, size: tuple[int, int] | None = None
-) -> NDArray[np.float32]:
+def load_centred(samples: Sequence[Sample], config: DataConfig, size: Size | None = None) -> NDArray[np.float32]:
     """Load images centre-cropped and unflipped: (n, 3, H, W) float32 in [-1, 1]. `size` is as in `load_image`."""
     plain = config.model_copy(update={"crop": "center", "horizontal_flip": False})
     return np.stack([load_image(each.read(), plain, sample_generator(0, "augment", 0, 0), size) for each in samples])

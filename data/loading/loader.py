@@ -17,7 +17,7 @@ from data.errors import SampleError
 from data.keyed_random import sample_generator
 from data.loading.fetcher import Arrays, Fetcher
 from data.loading.workers import POLL_S, WORKER, InThread, Maker, Workers
-from data.order.order import Order, Share
+from data.order.order import BatchSlice, Order
 from data.sources.captions import drawn_caption
 from data.sources.source import Source
 
@@ -119,7 +119,7 @@ class Loader(Iterator[Batch]):
         self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
         self._thread.start()
 
-    def _batch(self, share: Share, arrays: Arrays, samples_seen: int) -> Batch:
+    def _batch(self, share: BatchSlice, arrays: Arrays, samples_seen: int) -> Batch:
         return Batch(
             arrays=arrays,
             captions=tuple(map(self._caption, share.epochs.tolist(), share.sample_ids.tolist())),
@@ -136,7 +136,7 @@ class Loader(Iterator[Batch]):
         captions = self.source.captions(sample_id)
         return captions[drawn_caption(len(captions), self.order.seed, epoch, sample_id)]
 
-    def _make(self, shares: Iterator[Share], samples_seen: int) -> Iterator[Item]:
+    def _make(self, shares: Iterator[BatchSlice], samples_seen: int) -> Iterator[Item]:
         """Yield batches, and at the end the error if there is one."""
         try:
             for share, arrays in self._maker.batches(shares):

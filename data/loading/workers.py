@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from data.errors import SampleError
+from data.images.size import Size
 from data.loading.batch_memory import nbytes_of, views
 from data.loading.fetcher import Arrays, Fetcher
-from data.order.order import Share
+from data.order.order import BatchSlice
 
 SLOTS = 2  # batches in work at a time: while one is awaited, idle workers begin the next
 TASKS_AHEAD = 2  # tasks that a worker holds unanswered, so that it need not wait for the next
@@ -31,7 +32,7 @@ WORKER = (
 class Maker(Protocol):
     """Makes the arrays of batches, in order."""
 
-    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+    def batches(self, shares: Iterator[BatchSlice]) -> Iterator[tuple[BatchSlice, Arrays]]:
         """Yield each share with its arrays, stacked and collated. Raises SampleError: when a sample cannot be made."""
 
     def close(self) -> None:
@@ -44,7 +45,7 @@ class InThread:
     def __init__(self, fetcher: Fetcher) -> None:
         self.fetcher = fetcher
 
-    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+    def batches(self, shares: Iterator[BatchSlice]) -> Iterator[tuple[BatchSlice, Arrays]]:
         for share in shares:
             count = len(share.sample_ids)
             specs = self.fetcher.specs(share.size)
@@ -56,7 +57,7 @@ class InThread:
                 self._fetch(sample_id, epoch, share.size, {name: array[place, ...] for name, array in batch.items()})
             yield share, self.fetcher.collate(batch)
 
-    def _fetch(self, sample_id: int, epoch: int, size: tuple[int, int], into: Arrays) -> None:
+    def _fetch(self, sample_id: int, epoch: int, size: Size, into: Arrays) -> None:
         try:
             self.fetcher.fetch(sample_id, epoch, size, into)
         except Exception as error:
@@ -74,7 +75,7 @@ class _Pending:
     missing: number of samples that are not made yet.
     """
 
-    share: Share
+    share: BatchSlice
     start: int
     missing: int
 
@@ -116,11 +117,11 @@ class _Worker:
         """Return the error for a worker that has died."""
         code = self.process.wait(END_S)
         end = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        told = f"the worker process {self.process.pid} that made it {end}; signal 9 often means that memory ran out"
+        reason = f"the worker process {self.process.pid} that made it {end}; signal 9 often means that memory ran out"
         if not self.tasks:
             return RuntimeError(f"data worker {self.process.pid} {end}")
         pending, place = self.tasks[0]
-        return SampleError(int(pending.share.sample_ids[place]), told)
+        return SampleError(int(pending.share.sample_ids[place]), reason)
 
 
 class Workers:
@@ -134,7 +135,7 @@ class Workers:
         fetcher: Fetcher,
         count: int,
         samples: int,
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[Size],
         closing: Callable[[], bool],
         worker: Sequence[str] = WORKER,
     ) -> None:
@@ -158,7 +159,7 @@ class Workers:
         other.close()
         return _Worker(process, own)
 
-    def batches(self, shares: Iterator[Share]) -> Iterator[tuple[Share, Arrays]]:
+    def batches(self, shares: Iterator[BatchSlice]) -> Iterator[tuple[BatchSlice, Arrays]]:
         in_work: deque[_Pending] = deque()
         backlog: deque[tuple[_Pending, int]] = deque()
         free = deque(range(0, SLOTS * self.slot_bytes, self.slot_bytes))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import BucketsConfig, DataConfig
+from data.images.size import Size
 from data.sources.source import Source
 
 BLOCK = 1024  # samples
@@ -19,14 +20,14 @@ OfSamples = Callable[[Ids], NDArray[Any]]  # sample ids (n,) -> one value or row
 
 
 class Buckets:
-    """Holds the sizes, (height, width) in pixels, and assigns each sample to one.
+    """Holds the sizes, and assigns each sample to one.
 
     number_of: returns the buckets (n,) of samples (n,), from the sizes of their images.
     No list of samples is kept, only a table of how many samples of a bucket come before each block of samples. For
     seven buckets this table takes 28 bytes for 1024 samples.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], count: int, number_of: OfSamples) -> None:
+    def __init__(self, sizes: Sequence[Size], count: int, number_of: OfSamples) -> None:
         self.sizes, self.count, self.number_of = tuple(sizes), count, number_of
 
     @property
@@ -65,31 +66,31 @@ class Buckets:
 
     def describe(self) -> str:
         """Return every size, width x height in pixels, with its number of samples, as text."""
-        return ", ".join(f"{w} x {h}: {n}" for (h, w), n in zip(self.sizes, self._before[:, -1], strict=True))
+        return ", ".join(f"{size}: {n}" for size, n in zip(self.sizes, self._before[:, -1], strict=True))
 
 
-def one_bucket(size: tuple[int, int], count: int) -> Buckets:
-    """Return buckets with all samples at one size, (height, width) in pixels."""
+def one_bucket(size: Size, count: int) -> Buckets:
+    """Return buckets with all samples at one size."""
     return Buckets([size], count, lambda ids: np.zeros(len(ids), np.int64))
 
 
 def buckets_of(source: Source, config: DataConfig, global_batch: int) -> Buckets:
     """Return the buckets that a source's samples train in."""
     if config.buckets is None:
-        return one_bucket((config.resolution, config.resolution), len(source))
+        return one_bucket(Size(config.resolution, config.resolution), len(source))
     return make_buckets(config.buckets, config.resolution, len(source), source.sizes, global_batch)
 
 
 def make_buckets(config: BucketsConfig, resolution: int, count: int, sizes_of: OfSamples, global_batch: int) -> Buckets:
     """Make the buckets of `count` images.
 
-    sizes_of: returns the sizes (n, 2) of samples (n,), width and height in pixels.
+    sizes_of: returns the sizes (n, 2) of samples (n,), height and width in pixels.
     Each image goes to the size with the nearest aspect ratio, measured as a ratio of ratios. The size with the fewest
     images is dropped as long as it has fewer than a global batch, or there are more than `config.max_shapes` sizes.
     Its images go to the nearest remaining size.
     """
     candidates = bucket_sizes(resolution, config.multiple_px, config.max_aspect)
-    aspects = np.log([width / height for height, width in candidates])
+    aspects = np.log([size.width / size.height for size in candidates])
     # Count between all borders that may remain in the end, so that one pass over the images suffices.
     every_border = np.unique((aspects[:, None] + aspects) / 2)
     between = sum(
@@ -108,8 +109,8 @@ def make_buckets(config: BucketsConfig, resolution: int, count: int, sizes_of: O
         kept = np.delete(kept, counts.argmin())
 
 
-def bucket_sizes(resolution: int, multiple_px: int, max_aspect: float) -> Sequence[tuple[int, int]]:
-    """Return the candidate sizes as (height, width) in pixels, the tallest first.
+def bucket_sizes(resolution: int, multiple_px: int, max_aspect: float) -> Sequence[Size]:
+    """Return the candidate sizes, the tallest first.
 
     For each short side that is a multiple of `multiple_px`, the long side brings the area nearest to resolution^2.
     Both orientations are included, within `max_aspect`.
@@ -118,13 +119,13 @@ def bucket_sizes(resolution: int, multiple_px: int, max_aspect: float) -> Sequen
     for short in range(multiple_px, resolution + multiple_px, multiple_px):
         long = max(multiple_px, multiple_px * round(area / short / multiple_px))
         if max(short, long) <= max_aspect * min(short, long):
-            found |= {(short, long), (long, short)}
-    return sorted(found, key=lambda size: math.log(size[1] / size[0]))
+            found |= {Size(short, long), Size(long, short)}
+    return sorted(found, key=lambda size: math.log(size.width / size.height))
 
 
 def _nearest(borders: NDArray[np.float64], sizes_of: OfSamples, ids: Ids) -> NDArray[np.int64]:
     """Return how many `borders`, logarithms of aspect ratios, lie below each sample's logarithm: (n,) int64."""
-    width, height = sizes_of(ids).T
+    height, width = sizes_of(ids).T
     found: NDArray[np.int64] = np.searchsorted(borders, np.log(width / height))
     return found
 

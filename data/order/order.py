@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import DataConfig
+from data.images.size import Size
 from data.keyed_random import sample_generator
 from data.order.buckets import Buckets, buckets_of
 from data.order.permutation import Permutation
@@ -38,11 +39,11 @@ def part_of(count: int, weight: float) -> Part:
     return Part(count, max(1, round(weight * count)) if count else 0)
 
 
-class Pool:
+class SampleStream:
     """Orders the samples of some parts, numbered one part after the other, in an endless stream.
 
-    An epoch takes `per_epoch` samples of each part, and mixes the parts by a shuffle. Each part has its separate turns:
-    a turn takes every sample of the part exactly once, in a new shuffle.
+    An epoch takes `per_epoch` samples of each part, and mixes the parts by a shuffle. Parts are visited separately: a
+    visit takes every sample of a part exactly once, in a new shuffle.
     """
 
     def __init__(self, parts: Sequence[Part], seed: int, number: int = 0) -> None:
@@ -53,47 +54,47 @@ class Pool:
         self._permutation = lru_cache(KEPT_PERMUTATIONS)(self._make_permutation)
 
     def at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (turns, members), each (n,) int64, at the stream's `positions` (n,).
+        """Return (visits, members), each (n,) int64, at the stream's `positions` (n,).
 
-        turns: how often the sample has been drawn before.
-        members: the sample's number within the pool.
+        visits: how often the sample has been drawn before.
+        members: the sample's number within the stream.
         """
         epochs, places = np.divmod(positions, self.per_epoch)
         if len(self.parts) > 1:
             places = self._shuffled("mixture", 0, epochs, places, self.per_epoch)
-        turns, members = np.empty_like(places), np.empty_like(places)
+        visits, members = np.empty_like(places), np.empty_like(places)
         owner = np.searchsorted(self.epoch_starts, places, side="right") - 1
         for number in np.unique(owner):
             part, own = self.parts[number], owner == number
             taken = epochs[own] * part.per_epoch + places[own] - self.epoch_starts[number]
-            turns[own], index = np.divmod(taken, part.count)
-            members[own] = self.first_ids[number] + self._shuffled("shuffle", number, turns[own], index, part.count)
-        return turns, members
+            visits[own], index = np.divmod(taken, part.count)
+            members[own] = self.first_ids[number] + self._shuffled("shuffle", number, visits[own], index, part.count)
+        return visits, members
 
     def _shuffled(
-        self, stream: str, part: int, turns: NDArray[np.int64], places: NDArray[np.int64], size: int
+        self, stream: str, part: int, visits: NDArray[np.int64], places: NDArray[np.int64], size: int
     ) -> NDArray[np.int64]:
-        """Permute `places` (n,) in 0 .. size - 1, each by the permutation of its turn."""
+        """Permute `places` (n,) in 0 .. size - 1, each by the permutation of its visit."""
         shuffled = np.empty_like(places)
-        for turn in np.unique(turns):
-            own = turns == turn
-            shuffled[own] = self._permutation(stream, int(part), int(turn), size)(places[own])
+        for visit in np.unique(visits):
+            own = visits == visit
+            shuffled[own] = self._permutation(stream, int(part), int(visit), size)(places[own])
         return shuffled
 
-    def _make_permutation(self, stream: str, part: int, turn: int, size: int) -> Permutation:
-        return Permutation(size, sample_generator(self.seed, stream, turn, (self.number << 32) | part))
+    def _make_permutation(self, stream: str, part: int, visit: int, size: int) -> Permutation:
+        return Permutation(size, sample_generator(self.seed, stream, visit, (self.number << 32) | part))
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchSlice:
     """Holds some samples of one global batch.
 
-    size: (height, width) in pixels of all these samples.
-    epochs: turns, (n,) int64: how often each sample has been drawn before. A turn keys all randomness of its sample.
+    size: of all these samples.
+    epochs: (n,) int64: how often each sample has been drawn before. It keys all randomness of its sample.
     sample_ids: (n,) int64.
     """
 
-    size: tuple[int, int]
+    size: Size
     epochs: NDArray[np.int64]
     sample_ids: NDArray[np.int64]
 
@@ -112,11 +113,11 @@ class Order:
     ) -> None:
         self.seed, self.global_batch, self.buckets = seed, global_batch, buckets
         if len(buckets.sizes) == 1:
-            self.pools = [Pool([*map(part_of, counts, weights)], seed)]
+            self.streams = [SampleStream([*map(part_of, counts, weights)], seed)]
         else:
             bounds = np.cumsum(counts).tolist()
-            self.pools = [
-                Pool(
+            self.streams = [
+                SampleStream(
                     [
                         *map(
                             part_of,
@@ -139,45 +140,46 @@ class Order:
     def taken_per_epoch(self) -> list[int]:
         """Number of samples that an epoch takes of each source."""
         return [
-            sum(part.per_epoch for part in parts) for parts in zip(*(pool.parts for pool in self.pools), strict=True)
+            sum(part.per_epoch for part in parts)
+            for parts in zip(*(stream.parts for stream in self.streams), strict=True)
         ]
 
-    def share(self, samples_seen: int, first: int, count: int) -> Share:
+    def share(self, samples_seen: int, first: int, count: int) -> BatchSlice:
         """Return samples [first, first + count) of the global batch that follows `samples_seen`.
 
         Raises ValueError: when `samples_seen` is no multiple of the global batch, with several buckets.
         """
         number, start = 0, samples_seen
-        if len(self.pools) > 1:
+        if len(self.streams) > 1:
             if samples_seen % self.global_batch:
                 raise ValueError(f"{samples_seen} samples seen are no multiple of the global batch {self.global_batch}")
             number, start = self._batch(samples_seen // self.global_batch)
-        turns, sample_ids = self.pools[number].at(np.arange(start + first, start + first + count))
-        if len(self.pools) > 1:
+        visits, sample_ids = self.streams[number].at(np.arange(start + first, start + first + count))
+        if len(self.streams) > 1:
             sample_ids = self.buckets.members(number, sample_ids)
-        return Share(self.buckets.sizes[number], turns, sample_ids)
+        return BatchSlice(self.buckets.sizes[number], visits, sample_ids)
 
-    def shares(self, samples_seen: int, first: int, count: int) -> Iterator[Share]:
+    def shares(self, samples_seen: int, first: int, count: int) -> Iterator[BatchSlice]:
         """Yield `share` of each global batch from `samples_seen` on, without end.
 
         Without buckets, DRAWN_AHEAD shares are drawn at a time, which costs hardly more than one.
         """
-        while len(self.pools) > 1:
+        while len(self.streams) > 1:
             yield self.share(samples_seen, first, count)
             samples_seen += self.global_batch
         while True:
             clocks = samples_seen + self.global_batch * np.arange(DRAWN_AHEAD)
             positions = clocks[:, None] + np.arange(first, first + count)
-            turns, sample_ids = (drawn.reshape(positions.shape) for drawn in self.pools[0].at(positions.ravel()))
+            visits, sample_ids = (drawn.reshape(positions.shape) for drawn in self.streams[0].at(positions.ravel()))
             for place in range(DRAWN_AHEAD):
-                yield Share(self.buckets.sizes[0], turns[place], sample_ids[place])
+                yield BatchSlice(self.buckets.sizes[0], visits[place], sample_ids[place])
             samples_seen += self.global_batch * DRAWN_AHEAD
 
     def _batch(self, index: int) -> tuple[int, int]:
         """Return the bucket of the run's batch `index`, and the batch's first position in the bucket's stream."""
         # Each bucket's batches lag its samples by less than one batch, so the epoch is `earliest` or slightly later.
         earliest = index * self.global_batch // self.samples_per_epoch
-        latest = earliest + len(self.pools) * self.global_batch // self.samples_per_epoch + 2
+        latest = earliest + len(self.streams) * self.global_batch // self.samples_per_epoch + 2
         epoch = bisect_right(range(earliest, latest), index, key=lambda epoch: sum(self._full(epoch))) + earliest - 1
         before, after = self._full(epoch), self._full(epoch + 1)
         counts = [stop - start for start, stop in zip(before, after, strict=True)]
@@ -189,7 +191,7 @@ class Order:
 
     def _full(self, epoch: int) -> list[int]:
         """Return how many batches of each bucket are full before `epoch`."""
-        return [epoch * pool.per_epoch // self.global_batch for pool in self.pools]
+        return [epoch * stream.per_epoch // self.global_batch for stream in self.streams]
 
 
 def make_order(source: Source, config: DataConfig, seed: int, global_batch: int) -> Order:

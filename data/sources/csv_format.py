@@ -36,7 +36,7 @@ def read_table(table: Path) -> list[Row]:
         if "\0" in line:
             raise DataError(f"{table}:{number}: holds a NUL byte, so it is not text; write it as CSV in UTF-8")
     found = records(lines)
-    header = _header(table, *next(found, (1, "it cannot be read as a table, being empty; begin it with dir,text")))
+    header = _header(table, *next(found, (1, "the table is empty; begin it with the line dir,text")))
     image, caption = (header.index(column) for column in COLUMNS)
     rows = []
     for number, fields in found:
@@ -90,9 +90,9 @@ def records(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
             first += 1
 
 
-def _fault(told: str, lines: int) -> str:
-    """Return what is wrong with a record of `lines` lines. told: the error message of `csv`."""
-    if told == "unexpected end of data":
+def _fault(error: str, lines: int) -> str:
+    """Return what is wrong with a record of `lines` lines. error: the message of `csv`."""
+    if error == "unexpected end of data":
         return f'a quote (") opened here is never closed; {CLOSE_IT}'
     if lines > 1:
         return f'a quote (") opened here is closed {lines - 1} lines below, beyond other rows; {CLOSE_IT}'

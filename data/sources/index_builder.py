@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from data.errors import DataError
 from data.files import INDEX_NAME, read_file
+from data.images.size import Size
 from data.sources import stat_process
 from data.sources.columns import Columns, string_columns
 from data.sources.csv_format import csv_rows
@@ -25,14 +26,14 @@ from data.sources.index_file import Index, make_index, read_index, write_index
 from data.sources.jsonl_format import jsonl_rows
 from data.sources.parquet_format import parquet_rows, read_cell
 from data.sources.rows import Place, Reader, Row, is_within, reach
-from data.sources.scan import Look, look_at_all
+from data.sources.scan import NO_HASH, NO_SIZE, Look, look_at_all
 from data.sources.tar_format import tar_rows
 
 logger = logging.getLogger(__name__)
 STATS_AT_ONCE = 8
 FILES_PER_PROCESS = 16384  # fewer take less time than the start of a process
 Key = tuple[str, int, int]  # file, offset, length of an image
-Joined = Callable[[int, int], bytes]  # the names of files [first, last), with NUL bytes between them
+JoinedNames = Callable[[int, int], bytes]  # the names of files [first, last), with NUL bytes between them
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def stat_files(path: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], NDA
     return _stats(path, len(names), lambda first, last: os.fsencode("\0".join(names[first:last])))
 
 
-def _stats(path: Path, count: int, joined: Joined) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _stats(path: Path, count: int, joined: JoinedNames) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     per_process = max(FILES_PER_PROCESS, -(-count // STATS_AT_ONCE))
     slices = [(first, min(first + per_process, count)) for first in range(0, count, per_process)]
     # A network file system answers many requests at once.
@@ -176,13 +177,13 @@ def _stat_slice(path: Path, names: bytes, *, apart: bool) -> NDArray[np.int64]:
 
 
 def build(path: Path, name: str, tables: list[Path], old: Sequence[Index], workers: int | None) -> Index:
-    """List the rows and look at the images. What `old` indexes know of unchanged files is taken over.
+    """List the rows and look at the images. `old` indexes answer for unchanged files.
 
     Raises DataError: when a table cannot be read.
     """
     for table in tables:
         if not table.is_file():  # opening a FIFO would block forever
-            raise DataError(f"{table}: is no regular file; remove it or give it another name")
+            raise DataError(f"{table}: is no regular file; remove or rename it")
     rows = FORMATS[name].rows(path, tables)
     names = list(dict.fromkeys([*(table.name for table in tables), *(row.file for row in rows if row.file)]))
     number_of = {each: number for number, each in enumerate(names)}
@@ -209,7 +210,7 @@ def _known(
         if unchanged[file]:
             key = (old_names[file], columns["offset"][row], columns["length"][row])
             width, height = columns["size"][row]
-            yield key, Look(width, height, bytes(columns["content_hash"][row]), "")
+            yield key, Look(Size(height, width), bytes(columns["content_hash"][row]), "")
 
 
 def _as_written(caption: object) -> str:
@@ -224,7 +225,7 @@ def build_columns(
     stats: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> Columns:
     """Return the columns of the rows and of what was found at each. Rows whose image is bad are blamed."""
-    nothing = Look(0, 0, bytes(16), "")
+    nothing = Look(NO_SIZE, NO_HASH, "")
     found = [looks.get((row.file, row.offset, row.length), nothing) for row in rows]
     for row, each in zip(rows, found, strict=True):
         if each.fault:
@@ -234,7 +235,7 @@ def build_columns(
         "file": np.array([number_of.get(row.file, stat_process.ABSENT) for row in rows], np.int32),
         "offset": np.array([row.offset for row in rows], np.int64),
         "length": np.array([row.length for row in rows], np.int64),
-        "size": np.array([(each.width, each.height) for each in found], np.int32).reshape(-1, 2),
+        "size": np.array([(each.size.width, each.size.height) for each in found], np.int32).reshape(-1, 2),
         "content_hash": hashes,
         "file_bytes": stats[0],
         "file_mtime_ns": stats[1],

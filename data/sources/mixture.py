@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data.sources.source import Folder, Sample
 
 
-class Joined:
+class MixtureSource:
     """Holds the samples of folders, one folder after the other. A sample's `origin` also names the folder."""
 
     def __init__(self, folders: Sequence[Folder]) -> None:
@@ -81,6 +81,6 @@ class Joined:
         return [(str(folder.path / origin), fault) for folder in self.folders for origin, fault in folder.bad]
 
 
-def join(folders: Sequence[Folder]) -> Folder | Joined:
+def join(folders: Sequence[Folder]) -> Folder | MixtureSource:
     """Return one folder as it is, or several as one source."""
-    return folders[0] if len(folders) == 1 else Joined(folders)
+    return folders[0] if len(folders) == 1 else MixtureSource(folders)

@@ -27,17 +27,19 @@ def parquet_rows(folder: Path, files: list[Path]) -> list[Row]:
 
 def _file_rows(path: Path) -> Iterator[Row]:
     if not path.is_file():
-        raise DataError(f"{path}: no regular file; remove it, or put the table in its place")
+        raise DataError(f"{path}: is no regular file; remove it, or put the table in its place")
     file = _open(path, path.stat().st_mtime_ns)
     try:
         names = file.schema_arrow.names
     except UnicodeDecodeError:
-        raise DataError(f"{path}: a column's name is no UTF-8; write the table again with {IMAGE} and text") from None
+        raise DataError(
+            f"{path}: the name of a column is not UTF-8; write the table again with {IMAGE} and text"
+        ) from None
     caption = next((name for name in CAPTIONS if name in names), None)
     if caption is None or IMAGE not in names:
         raise DataError(f"{path}: found the columns {', '.join(names)}; needed {IMAGE}, and text or caption")
     if twice := [name for name in (IMAGE, caption) if names.count(name) > 1]:
-        raise DataError(f"{path}: has the column {twice[0]} more than once; leave one")
+        raise DataError(f"{path}: has the column {twice[0]} more than once; keep one")
     number = 0
     for cells in _cells(path, file, caption):
         for cell in cells:
@@ -45,13 +47,15 @@ def _file_rows(path: Path) -> Iterator[Row]:
             try:
                 row.caption = cell.as_py()
             except Exception as error:  # any error of PyArrow about one cell is a fault of that row
-                row.blame(f"{caption} cannot be read ({_told(error)})")
+                row.blame(f"{caption} cannot be read ({_reason(error)})")
             else:
                 row.check_caption(caption)
             yield row
             number += 1
     if number != file.metadata.num_rows:
-        raise DataError(f"{path}: has {number} rows, of {file.metadata.num_rows}; write the file again")
+        raise DataError(
+            f"{path}: has {number} of the {file.metadata.num_rows} rows that it declares; write the file again"
+        )
 
 
 def _cells(path: Path, file: Any, column: str) -> Iterator[Any]:
@@ -62,7 +66,9 @@ def _cells(path: Path, file: Any, column: str) -> Iterator[Any]:
         for batch in file.iter_batches(columns=[column]):
             yield batch.column(0)
     except (ArrowException, OSError, ValueError, MemoryError) as error:
-        raise DataError(f"{path}: its column {column} cannot be read ({_told(error)}); write the file again") from None
+        raise DataError(
+            f"{path}: its column {column} cannot be read ({_reason(error)}); write the file again"
+        ) from None
 
 
 def read_cell(path: Path, offset: int, length: int) -> bytes:
@@ -78,7 +84,7 @@ def read_cell(path: Path, offset: int, length: int) -> bytes:
                 raise ValueError(f"row has no image bytes (found {type(content).__name__})")
             return content
         offset -= count
-    raise ValueError("the file has no such row any more")
+    raise ValueError("the file no longer has this row")
 
 
 @lru_cache(KEPT_GROUPS)
@@ -100,9 +106,9 @@ def _open(path: Path, written_ns: int) -> Any:
     try:
         return parquet.ParquetFile(OSFile(os.fsencode(path)))  # ParquetFile needs a path in UTF-8
     except (ArrowException, OSError, ValueError, MemoryError) as error:  # names in GBK, or sizes from damaged bytes
-        raise DataError(f"{path}: no Parquet file ({_told(error)})") from None
+        raise DataError(f"{path}: is no Parquet file ({_reason(error)}); write it again") from None
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return the message of a PyArrow error as one line."""
     return " ".join(str(error).split()) or type(error).__name__

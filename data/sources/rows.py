@@ -78,7 +78,7 @@ def _name_fault(name: str) -> str:
     try:
         os.fsencode(name)
     except UnicodeEncodeError as error:
-        return f"holds {name[error.start]!a}, which no file name has where names are in {error.encoding}"
+        return f"holds {name[error.start]!a}, which no file name in {error.encoding} can hold"
     return ""
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data.files import reason_of, shortened
 from data.images.decode import FORMATS, decode_sized
+from data.images.size import Size
 from data.sources.rows import Place, Reader
 
 Item = TypeVar("Item")
@@ -26,20 +27,19 @@ FEW = 2048  # below this number of items, starting processes takes longer than i
 THREADS = 4
 DRAFT_PX = 32  # at any scale, a JPEG's data are read to the end
 POLL_S = 2.0
-NO_HASH = bytes(16)
+NO_HASH, NO_SIZE = bytes(16), Size(0, 0)
 
 
 @dataclass(frozen=True)
 class Look:
     """Holds what was found about an image.
 
-    width, height: of the upright image, pixels.
+    size: of the upright image.
     content_hash: xxh3-128 of the encoded image.
     fault: what is wrong; "" when nothing is.
     """
 
-    width: int
-    height: int
+    size: Size
     content_hash: bytes
     fault: str
 
@@ -50,14 +50,14 @@ def look(read: Reader, place: Place) -> Look:
     try:
         content = read(place.path, place.offset, place.length)
         content_hash = xxhash.xxh3_128_digest(content)
-        _, (width, height) = decode_sized(content, at_least=(DRAFT_PX, DRAFT_PX))
+        _, size = decode_sized(content, at_least=Size(DRAFT_PX, DRAFT_PX))
     except FileNotFoundError:
-        return Look(0, 0, content_hash, f"{name} does not exist")
+        return Look(NO_SIZE, content_hash, f"{name} does not exist")
     except UnidentifiedImageError:
-        return Look(0, 0, content_hash, f"{name} is no image of a known format (known: {', '.join(FORMATS)})")
+        return Look(NO_SIZE, content_hash, f"{name} is no image of a known format (known: {', '.join(FORMATS)})")
     except Exception as error:
-        return Look(0, 0, content_hash, f"{name} is no readable image ({reason_of(error)})")
-    return Look(width, height, content_hash, "")
+        return Look(NO_SIZE, content_hash, f"{name} is no readable image ({reason_of(error)})")
+    return Look(size, content_hash, "")
 
 
 def look_at_all(read: Reader, places: Sequence[Place], workers: int | None = None) -> list[Look]:

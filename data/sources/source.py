@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from data.errors import DataError
+from data.images.size import Size
 from data.sources.index_builder import FORMATS, checked_index, up_to_date
 from data.sources.index_file import Index
 from data.sources.rows import Place, Reader
@@ -26,15 +27,14 @@ class Sample:
     """Holds one captioned image.
 
     origin: where it is listed, such as img_txt.csv:17 or shard-0003.tar:000017.jpg.
-    width, height: of the upright image, pixels.
+    size: of the upright image.
     content_hash: xxh3-128 of the encoded image, 32 hexadecimal digits.
     """
 
     sample_id: int
     captions: tuple[str, ...]
     origin: str
-    width: int
-    height: int
+    size: Size
     content_hash: str
     place: Place
     reader: Reader
@@ -81,7 +81,7 @@ class Source(Protocol):
         """Return all captions of some samples (n,) in UTF-8, sample after sample."""
 
     def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Return width and height in pixels of the upright images of some samples (n,): (n, 2) int32."""
+        """Return height and width in pixels of the upright images of some samples (n,): (n, 2) int32."""
 
     def content_hashes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the xxh3-128 of the encoded images of some samples (n,): (n, 16) uint8."""
@@ -120,8 +120,7 @@ class Folder:
             sample_id=sample_id,
             captions=index.captions(row),
             origin=index.string("origin", row),
-            width=width,
-            height=height,
+            size=Size(height, width),
             content_hash=bytes(columns["content_hash"][row]).hex(),
             place=Place(file, int(columns["offset"][row]), int(columns["length"][row])),
             reader=FORMATS[index.format].read,
@@ -137,8 +136,8 @@ class Folder:
         return self.index.caption_bytes(self.rows(sample_ids))
 
     def sizes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        sizes: NDArray[np.int32] = self.index.columns["size"][self.rows(sample_ids)]
-        return sizes
+        widths_and_heights: NDArray[np.int32] = self.index.columns["size"][self.rows(sample_ids)]
+        return widths_and_heights[:, ::-1]
 
     def content_hashes(self, sample_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         hashes: NDArray[np.uint8] = self.index.columns["content_hash"][self.rows(sample_ids)]
@@ -152,7 +151,7 @@ class Folder:
 
 def open_source(
     path: Path,
-    bad_samples: Literal["fail", "skip", "tell"] = "fail",
+    bad_samples: Literal["fail", "skip", "report"] = "fail",
     *,
     workers: int | None = None,
     checked: str = "",
@@ -161,7 +160,8 @@ def open_source(
 
     If files are new or changed since the folder's index was made, they are looked at first, and the index is written
     again.
-    bad_samples: "fail" raises for any bad row, "skip" only when no row is good, "tell" never. `Folder.bad` lists them.
+    bad_samples: "fail" raises for any bad row, "skip" only when no row is good, "report" never. `Folder.bad`
+    lists them.
     workers: number of processes that look at images.
     checked: digest of the index that another process has just updated.
     Raises DataError: when the folder cannot be read, has no rows, or has bad rows, which it lists.
@@ -174,10 +174,10 @@ def open_source(
     if not len(index):
         raise DataError(f"{path}: its tables have no rows; add one row for each image")
     bad = folder.bad
-    if bad and bad_samples != "tell" and (bad_samples == "fail" or not len(folder)):
+    if bad and bad_samples != "report" and (bad_samples == "fail" or not len(folder)):
         shown = "\n".join(f"  {origin}: {fault}" for origin, fault in bad[:SHOWN_FAULTS])
         more = f"\n  and {len(bad) - SHOWN_FAULTS} more" if len(bad) > SHOWN_FAULTS else ""
-        remedy = "mend or remove them, or set data.bad_samples: skip" if len(folder) else "mend them"
+        remedy = "repair or remove them, or set data.bad_samples: skip" if len(folder) else "repair them"
         raise DataError(f"{path}: {len(bad)} of {len(index)} rows are bad; {remedy}\n{shown}{more}")
     return folder
 

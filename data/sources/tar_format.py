@@ -49,7 +49,7 @@ def _shard_rows(shard: Path) -> list[Row]:
             _check_end(file, tar.offset)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         reason = printable(reason_of(error))
-        raise DataError(f"{shard}: no whole plain tar ({reason}); write it again, not compressed") from None
+        raise DataError(f"{shard}: is no complete plain tar ({reason}); write it again, uncompressed") from None
     return rows
 
 
@@ -74,10 +74,10 @@ def _check_end(file: BinaryIO, end: int) -> None:
     file.seek(end)
     mark = file.read(END_MARK_BYTES)
     if mark != bytes(END_MARK_BYTES):
-        raise ValueError(f"no end mark at byte {end}: it was cut off or is damaged there")
+        raise ValueError(f"it has no end mark at byte {end}: it was cut off or is damaged there")
     while chunk := file.read(CHUNK_BYTES):
         if chunk.strip(b"\0"):
-            raise ValueError(f"more follows its end mark at byte {end}, as when tars are joined: unpack each")
+            raise ValueError(f"it goes on after its end mark at byte {end}, as joined tars do: unpack each")
 
 
 def _group_rows(tar: tarfile.TarFile, shard: Path, group: dict[str, tarfile.TarInfo]) -> list[Row]:

@@ -17,7 +17,7 @@ class WideImages(Subset):
     """Takes what it does not change from another source. `data.Source` lists all that a source has."""
 
     def __init__(self, source: Source) -> None:
-        width, height = source.sizes(np.arange(len(source))).T
+        height, width = source.sizes(np.arange(len(source))).T
         super().__init__(source, np.flatnonzero(width > height))
         self.digest += "-lower"  # a checkpoint knows its data by the digest
 

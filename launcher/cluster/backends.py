@@ -35,13 +35,13 @@ def faults(
     """
     known = INITS[accelerator, kind]
     if init is not None and init not in known:
-        yield f"launcher.init: found {init!r} (with kind {kind} on {accelerator}: {' or '.join(known)})"
+        yield f"launcher.init: found {init!r} (kind {kind} on {accelerator} knows {' or '.join(known)})"
     several = len(ranks_on_hosts) > 1
     if kind == "local" and several:
-        yield f"launcher.kind: found 'local' for {len(ranks_on_hosts)} hosts (it starts ranks on one; take mpirun)"
+        yield f"launcher.kind: found 'local' for {len(ranks_on_hosts)} hosts (it starts ranks on one host; give mpirun)"
     if kind == "local" and binding == "numa":
-        yield "launcher.binding: found 'numa' (kind local knows none and core)"
+        yield "launcher.binding: found 'numa' (kind local knows none and core; give one of them)"
     if kind == "msrun" and len(set(ranks_on_hosts)) > 1:
-        yield "launcher.kind: found 'msrun' (it wants the same number of ranks on each host; take mpirun)"
+        yield "launcher.kind: found 'msrun' (it needs the same number of ranks on each host; give mpirun)"
     if arguments and (kind == "local" or (kind == "msrun" and not several)):
-        yield f"launcher.mpirun_arguments: remove them (kind {kind} on one host starts no mpirun)"
+        yield f"launcher.mpirun_arguments: found some (kind {kind} on one host starts no mpirun; remove them)"

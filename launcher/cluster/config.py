@@ -17,7 +17,7 @@ from launcher.cluster.start import LauncherSettings, Metrics, Network, Preflight
 from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.accelerators import ACCELERATORS, Engine, accelerator_with
 from launcher.contract.config import ConfigError, SecondsOrNone, Section, load_document
-from launcher.contract.identity import tells_identity
+from launcher.contract.identity import sets_identity
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
@@ -171,23 +171,30 @@ class ClusterConfig(Section):
     def _check_names_of_variables(cls, environment: dict[str, str]) -> dict[str, str]:
         for name in environment:
             if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of an environment variable")
+                raise ValueError(f"{name!r} is not a name of an environment variable")
         return environment
 
     @model_validator(mode="after")
     def _check_ranks_are_given_once(self) -> Self:
         if self.accelerator == "cpu":
             if self.workers_per_host is None:
-                raise ValueError("workers_per_host: found nothing (accelerator cpu needs it)")
+                raise ValueError(
+                    "workers_per_host: found nothing (accelerator cpu needs it; give the ranks of each host)"
+                )
             if any(host.devices for host in self.known_hosts):
-                raise ValueError("hosts: found devices (accelerator cpu has none; workers_per_host counts)")
+                raise ValueError(
+                    "hosts: found devices (accelerator cpu has none; remove them and set workers_per_host)"
+                )
         else:
             if self.workers_per_host is not None:
-                raise ValueError("workers_per_host: remove it (one rank per device on accelerator ascend)")
+                raise ValueError(
+                    f"workers_per_host: found {self.workers_per_host} (accelerator {self.accelerator} starts one rank "
+                    "per device; remove it)"
+                )
             bare = [host.address for host in self.known_hosts if not host.devices]
             if bare:
                 raise ValueError(
-                    f"hosts: {', '.join(bare)} without devices (list id and ip of each; "
+                    f"hosts: {', '.join(bare)} lists no devices (list id and ip of each; "
                     "`vpred-launch ranktable generate --discover --to hosts` finds them)"
                 )
         return self
@@ -199,9 +206,9 @@ class ClusterConfig(Section):
         for what, counts in (("address", addresses), ("device ip", ips)):
             for each, count in sorted(counts.items()):
                 if count > 1:
-                    raise ValueError(f"hosts: the {what} {each} is given {count} times")
+                    raise ValueError(f"hosts: the {what} {each} is listed {count} times (list it once)")
         if len({ipaddress.ip_address(ip).version for ip in ips}) > 1:
-            raise ValueError("hosts: the device ips mix IPv4 and IPv6 (HCCL wants one family for all ranks)")
+            raise ValueError("hosts: the device ips mix IPv4 and IPv6 (HCCL needs one family for all ranks)")
         return self
 
     @model_validator(mode="after")
@@ -210,10 +217,12 @@ class ClusterConfig(Section):
             return self
         local = [host.address for host in self.known_hosts if host.address in LOCAL_ADDRESSES]
         if local:
-            raise ValueError(f"hosts: {local[0]} among several hosts (give the address the others know)")
+            raise ValueError(f"hosts: found {local[0]} among several hosts (give the address that the other hosts use)")
         missing = [f"{host.address} device {d.id}" for host in self.known_hosts for d in host.devices if d.ip is None]
         if missing and self.needs_device_ips:
-            raise ValueError(f"hosts: {missing[0]} has no ip ({len(missing)} missing; several hosts need them)")
+            raise ValueError(
+                f"hosts: {missing[0]} has no ip (several hosts need one for each device; {len(missing)} missing)"
+            )
         if self.metrics.address not in _ANY_ADDRESS:
             raise ValueError(
                 f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
@@ -223,7 +232,9 @@ class ClusterConfig(Section):
     @model_validator(mode="after")
     def _check_min_ranks(self) -> Self:
         if self.restart.min_ranks > self.world_size:
-            raise ValueError(f"restart.min_ranks: found {self.restart.min_ranks} (there are {self.world_size} ranks)")
+            raise ValueError(
+                f"restart.min_ranks: found {self.restart.min_ranks} (the cluster has only {self.world_size} ranks)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -259,20 +270,25 @@ class ClusterConfig(Section):
         pods = [host.super_pod for host in self.ordered_hosts]
         bare = [host.address for host in self.hosts if host.super_pod is None]
         if bare and len(bare) < len(self.hosts):
-            raise ValueError(f"hosts: {bare[0]} has no super_pod, but others have (A3: all hosts or none)")
+            raise ValueError(f"hosts: {bare[0]} has no super_pod, but others have (give it on all hosts or on none)")
         if len([pod for pod, _ in groupby(pods)]) > len(set(pods)):
             raise ValueError(
-                "hosts: the super pods lie among each other in the text order of addresses, which ranks follow "
-                "(name the hosts so that those of a pod come together)"
+                "hosts: in the text order of addresses, which ranks follow, the hosts of a super pod are not adjacent "
+                "(rename the hosts so that they are)"
             )
         return self
 
     @model_validator(mode="after")
     def _check_rank_table_is_read(self) -> Self:
         if self.launcher.rank_table is not None and self.accelerator != "ascend":
-            raise ValueError("launcher.rank_table: remove it (rank tables list Ascend devices)")
+            raise ValueError(
+                f"launcher.rank_table: found {self.launcher.rank_table} (accelerator {self.accelerator} uses none; "
+                "remove it)"
+            )
         if self.launcher.rank_table is not None and self.init != "rank_table":
-            raise ValueError(f"launcher.rank_table: remove it (init {self.init} reads none)")
+            raise ValueError(
+                f"launcher.rank_table: found {self.launcher.rank_table} (init {self.init} reads none; remove it)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -293,10 +309,8 @@ class ClusterConfig(Section):
             ("environment", self.environment),
             ("launcher.forward_variables", self.launcher.forward_variables),
         ):
-            if told := sorted(filter(tells_identity, names)):
-                raise ValueError(
-                    f"{key}: {told[0]} tells ranks who they are, which is the launcher's to say; remove it"
-                )
+            if identifying := sorted(filter(sets_identity, names)):
+                raise ValueError(f"{key}: the launcher itself gives {identifying[0]} to each rank; remove it")
         return self
 
 

@@ -32,7 +32,7 @@ class Device(Section):
             try:
                 ipaddress.ip_address(ip)
             except ValueError:
-                raise ValueError("must be an IPv4 or IPv6 address; `hccn_tool -i ID -ip -g` tells it") from None
+                raise ValueError("must be an IPv4 or IPv6 address; `hccn_tool -i ID -ip -g` shows it") from None
         return ip
 
 

@@ -20,12 +20,19 @@ _POLL_S = 0.5
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `logs` to the launcher's commands."""
-    text = "print the logs of a run's ranks, each line with its rank if there are several"
+    text = "print the logs of a run's ranks; with several ranks, each line begins with its rank"
     parser = commands.add_parser("logs", help=text, description=text, allow_abbrev=False)
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--rank", default="all", metavar="RANKS", help="all, a rank, or ranks such as 0,4-7")
-    parser.add_argument("--attempt", type=int, metavar="N", help="default: the newest")
-    parser.add_argument("--follow", action="store_true", help="go on while the run does, over restarts")
+    parser.add_argument(
+        "--rank", default="all", metavar="RANKS", help="ranks to print: all, one, or a list such as 0,4-7"
+    )
+    parser.add_argument(
+        "--attempt",
+        type=int,
+        metavar="N",
+        help="number of the attempt (default: the newest)",
+    )
+    parser.add_argument("--follow", action="store_true", help="follow the logs until the run ends, over restarts")
     parser.set_defaults(command=_logs)
 
 

@@ -40,7 +40,7 @@ Command = Callable[[argparse.Namespace, Sequence[str]], int]
 _SHOWN_OF_A_RULE = 10
 _HCCL_WAIT_S = 1800.0
 # Faults that a merge removes: it sorts, takes each device once and numbers the ranks again.
-_MERGE_MENDS = frozenset(
+_MERGE_REPAIRS = frozenset(
     {
         "device-unique", "rank-contiguous", "rank-count", "rank-interleaved", "rank-unique", "server-count",
         "server-id-unique", "super-pod-interleaved",
@@ -52,36 +52,48 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add `ranktable` with its own commands to those of vpred-launch."""
     tables = commands.add_parser("ranktable", help="HCCL rank tables", allow_abbrev=False)
     inner = tables.add_subparsers(required=True, metavar="COMMAND")
-    generate = _add(inner, "generate", _generate, "the table of a cluster file, 1.2 for super-pods, else 1.0")
+    generate = _add(inner, "generate", _generate, "make the table of a cluster file: 1.2 with super-pods, else 1.0")
     _cluster_options(generate, required=True)
     _selection(generate)
-    generate.add_argument("--to", choices=["1.0", "1.2", "hosts"], help="hosts: that section of a cluster file")
-    merged = _add(inner, "merge", _merge, "one table of several: sorted, each device once, ranks numbered anew")
+    generate.add_argument(
+        "--to",
+        choices=["1.0", "1.2", "hosts"],
+        help="version of the table; hosts: that section of a cluster file instead",
+    )
+    merged = _add(inner, "merge", _merge, "merge several tables: sorted, each device once, ranks renumbered")
     merged.add_argument("tables", type=Path, nargs="+", metavar="FILE")
-    validate = _add(inner, "validate", _validate, "what HCCL would refuse, and its code; exit code 2 if anything")
+    validate = _add(
+        inner, "validate", _validate, "show what HCCL would refuse, and its code; exit code 2 if there is anything"
+    )
     validate.add_argument("table", type=Path, metavar="FILE")
     _cluster_options(validate, required=False)
-    validate.add_argument("--chip", choices=["910A"], help="also what only this chip demands")
-    validate.add_argument("--topology", type=Path, metavar="FILE", help="of 2.0: also against this topology file")
-    validate.add_argument("--json", action="store_true", help="for programs")
-    converted = _add(inner, "convert", _convert, "a table without version (group_list) or 1.2 as 1.0, or as hosts")
+    validate.add_argument("--chip", choices=["910A"], help="also check the rules of this chip")
+    validate.add_argument(
+        "--topology", type=Path, metavar="FILE", help="also compare a 2.0 table with this topology file"
+    )
+    validate.add_argument("--json", action="store_true", help="print JSON")
+    converted = _add(
+        inner, "convert", _convert, "convert a table without version (group_list) or 1.2 to 1.0, or to hosts"
+    )
     converted.add_argument("table", type=Path, metavar="FILE")
     converted.add_argument("--to", choices=["1.0", "1.2", "hosts"], default="1.0")
-    shown = _add(inner, "show", _show, "rank, server, device and address of each rank")
+    shown = _add(inner, "show", _show, "show server, device and address of each rank")
     shown.add_argument("table", type=Path, metavar="FILE")
-    shown.add_argument("--json", action="store_true", help="for programs")
-    part = _add(inner, "subset", _subset, "the table without some hosts or devices, ranks numbered anew")
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    part = _add(inner, "subset", _subset, "leave out some hosts or devices; ranks are renumbered")
     part.add_argument("table", type=Path, metavar="FILE")
     _selection(part)
-    differ = _add(inner, "diff", _diff, "what differs between two tables; exit code 1 if anything")
+    differ = _add(inner, "diff", _diff, "show what differs between two tables; exit code 1 if anything does")
     differ.add_argument("old", type=Path)
     differ.add_argument("new", type=Path)
-    waiting = _add(inner, "wait", _wait, "until a controller has completed its table, then validate it")
-    waiting.add_argument("table", type=Path, metavar="FILE", help="or its directory")
-    waiting.add_argument("--timeout-s", type=_seconds, default=_HCCL_WAIT_S, help="default: 1800, as HCCL waits")
-    waiting.add_argument("--interval-s", type=_seconds, default=1.0)
+    waiting = _add(inner, "wait", _wait, "wait until a controller has completed its table, then validate it")
+    waiting.add_argument("table", type=Path, metavar="FILE", help="the table, or its directory")
+    waiting.add_argument(
+        "--timeout-s", type=_duration_s, default=_HCCL_WAIT_S, help="give up after this time (default: 1800, as HCCL)"
+    )
+    waiting.add_argument("--interval-s", type=_duration_s, default=1.0, help="time between two looks (default: 1)")
     for parser in (generate, merged, converted, part):
-        parser.add_argument("--output", type=Path, metavar="FILE", help="default: stdout")
+        parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: stdout)")
 
 
 def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -96,12 +108,12 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _merge(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    return _write(options, merge([_sound(path, _MERGE_MENDS) for path in options.tables]))
+    return _write(options, merge([_sound(path, _MERGE_REPAIRS) for path in options.tables]))
 
 
 def _validate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.discover and options.cluster is None:
-        raise ConfigError("--discover: found no --cluster (its hosts are asked)")
+        raise ConfigError("--discover: found no --cluster (whose hosts are asked; give it)")
     cluster = _cluster(options, overrides) if options.cluster else None
     path = find_file(options.table)
     target = Target(chip=options.chip, inter_hccs=target_of(cluster).inter_hccs if cluster else True)
@@ -160,7 +172,11 @@ def _wait(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     deadline_s = time.monotonic() + options.timeout_s
     while not _is_complete(options.table):
         if time.monotonic() >= deadline_s:
-            logger.error("%s: not completed within %g s; look at its controller", options.table, options.timeout_s)
+            logger.error(
+                "%s: its controller did not complete it within %g s; look at the controller",
+                options.table,
+                options.timeout_s,
+            )
             return ExitCode.FAILED
         time.sleep(min(options.interval_s, max(0.0, deadline_s - time.monotonic())))
     path = find_file(options.table)
@@ -169,7 +185,7 @@ def _wait(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return ExitCode.BAD_CONFIG if _errors(found) else ExitCode.OK
 
 
-def _seconds(text: str) -> float:
+def _duration_s(text: str) -> float:
     """Parse an option's argument: seconds, 0 or more. Raises ArgumentTypeError: on anything else."""
     with suppress(ValueError):
         if 0 <= (seconds := float(text)) < math.inf:

@@ -22,7 +22,7 @@ from launcher.records.straggler_record import Straggler, Stragglers
 
 logger = logging.getLogger(__name__)
 
-_HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "told")
+_HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "reported")
 
 
 class PlannedRank(Record):
@@ -94,12 +94,12 @@ class RunState(Record):
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `status` to the launcher's commands."""
-    text = "show where a run stands: step, rates, attempts, last checkpoint, every rank"
+    text = "show the state of a run: step, rates, attempts, last checkpoint, every rank"
     parser = commands.add_parser("status", help=text, description=text, allow_abbrev=False)
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
-    text = "instead, what the launcher saw and decided in all attempts: hangs, signals, restarts and why"
+    text = "show what the launcher saw and decided in all attempts instead: hangs, signals, restarts and why"
     parser.add_argument("--events", action="store_true", help=text)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=_status)
 
 
@@ -121,7 +121,7 @@ def _status(options: argparse.Namespace, overrides: Sequence[str], trainer: Trai
 def _show_events(run: RunDir, *, as_json: bool) -> int:
     events, damaged = read_events(run.events_jsonl)
     for number in damaged:
-        logger.warning("%s: line %d is no event, perhaps half-written on a full disk", run.events_jsonl, number)
+        logger.warning("%s: line %d is not an event; the disk may have been full", run.events_jsonl, number)
     if as_json:
         print(json.dumps([event.model_dump(mode="json") for event in events], indent=2))
     else:
@@ -133,7 +133,7 @@ def require_run(root: Path) -> RunDir:
     """Return the run in `root`. Raises ConfigError: when none was started there."""
     run = RunDir(root.absolute())
     if run.last_attempt() == 0 or not run.plan_json.exists():
-        raise ConfigError(f"{root}: found no run that was started here; give the directory of one (--run-dir of run)")
+        raise ConfigError(f"{root}: no run was started there; give the --run-dir of a run")
     return run
 
 

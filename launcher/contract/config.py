@@ -64,7 +64,9 @@ def build_document(model: type[Document], raw: dict[str, Any], path: Path, overr
     try:
         text = json.dumps(raw)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: holds a value that is no plain text, number, list or mapping ({error})") from None
+        raise ConfigError(
+            f"{path}: holds a value that is not plain text, a number, a list or a mapping ({error})"
+        ) from None
     try:
         # Validate JSON: strict JSON mode still accepts a text as a Path and a list as a tuple.
         return model.model_validate_json(text, strict=True)

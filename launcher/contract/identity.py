@@ -117,14 +117,14 @@ _TOLD_BY = {
 }
 
 
-def tells_identity(name: str, but: str = "") -> bool:
+def sets_identity(name: str, but: str = "") -> bool:
     """Return whether launchers other than `but` use the variable `name` to identify their processes."""
     return any(re.fullmatch(pattern, name) for launcher, pattern in _TOLD_BY.items() if launcher != but)
 
 
 def without_identity(env: Mapping[str, str], but: str = "") -> dict[str, str]:
     """Return `env` without the variables by which launchers other than `but` identify this process."""
-    return {name: value for name, value in env.items() if not tells_identity(name, but)}
+    return {name: value for name, value in env.items() if not sets_identity(name, but)}
 
 
 def is_scheduler(env: Mapping[str, str]) -> bool:

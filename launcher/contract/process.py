@@ -24,7 +24,7 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def tell_stacks() -> None:
+def enable_stack_dumps() -> None:
     """Write all threads' stacks to stderr at each STACKS_SIGNAL, and when a fault in native code ends the process."""
     faulthandler.enable(_STDERR)
     faulthandler.register(STACKS_SIGNAL, _STDERR, all_threads=True)

@@ -54,7 +54,7 @@ class _Rules(SafeConstructor):
                     None, None, f"key {key!r} is already given in line {line}", key_node.start_mark
                 )
             if key_node.tag not in _TEXT_KEYS:
-                found = f"key {key if key is not None else 'of several values'} is no text; put it in quotes"
+                found = f"key {key if key is not None else 'of several values'} is not text; put it in quotes"
                 raise yaml.constructor.ConstructorError(None, None, found, key_node.start_mark)
             seen[key] = key_node
         return super().construct_mapping(node, deep)
@@ -68,7 +68,7 @@ class _Rules(SafeConstructor):
             whole = "\0"
         if "\0" in whole:
             raise yaml.constructor.ConstructorError(
-                None, None, f"text {text[:40]!r} holds what is no character", node.start_mark
+                None, None, f"text {text[:40]!r} holds half of a surrogate pair", node.start_mark
             )
         return whole
 
@@ -124,12 +124,12 @@ def _require_plain(events: Iterable[Any]) -> None:
         fault = None
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in around):
-                fault = f"the alias *{event.anchor} is within what it stands for"
+                fault = f"the alias *{event.anchor} contains itself"
             values += values_of.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             values += 1
             if event.tag not in _KNOWN_TAGS:
-                fault = f"the tag {str(event.tag).replace(_YAML, '!!')} has no use here; leave it out"
+                fault = f"the tag {str(event.tag).replace(_YAML, '!!')} is not supported here; leave it out"
             if event.anchor is not None:
                 values_of.pop(event.anchor, None)  # an anchor may be given again
         if isinstance(event, yaml.CollectionStartEvent):
@@ -143,6 +143,6 @@ def _require_plain(events: Iterable[Any]) -> None:
         elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_DIGITS and _INT.match(event.value):
             fault = f"a number of {len(event.value)} digits"
         if values > _MOST_VALUES:
-            fault = f"more than {_MOST_VALUES:,} values, those that aliases stand for counted each time"
+            fault = f"more than {_MOST_VALUES:,} values, with all aliases expanded"
         if fault is not None:
             raise yaml.constructor.ConstructorError(None, None, f"found {fault}", event.start_mark)

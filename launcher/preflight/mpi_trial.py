@@ -21,17 +21,17 @@ _RANK = """
 import os, signal, socket, sys
 timeout_s, exchange = sys.argv[1:]
 signal.setitimer(signal.ITIMER_REAL, float(timeout_s))
-tell = lambda mark: os.write(1, f"<{mark}>\\n".encode())
-tell(f"on {socket.gethostname()}")
+report = lambda mark: os.write(1, f"<{mark}>\\n".encode())
+report(f"on {socket.gethostname()}")
 try:
     if exchange == "exchange":
         from array import array
         from mpi4py import MPI
         MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, counted := array("i", [1]))  # in lower case it would unpickle
         library = MPI.Get_library_version()[:80].splitlines()[0]
-        tell(f"size={MPI.COMM_WORLD.size} sum={counted[0]} library={library}")
+        report(f"size={MPI.COMM_WORLD.size} sum={counted[0]} library={library}")
 except Exception as error:
-    tell(f"error {type(error).__name__}: {error}")
+    report(f"error {type(error).__name__}: {error}")
     os._exit(1)
 """
 # Ranks that a lost mpirun leaves behind end themselves this much later, so that mpirun can first pass on their output.

@@ -21,7 +21,7 @@ _HEALTHY = re.compile(r"net health status\s*:\s*(success|init)", re.IGNORECASE)
 _TLS = re.compile(r"tls switch\s*\[(\d)\]", re.IGNORECASE)
 # npu-smi's table of processes: | NPU  Chip | Process id | Process name | ...
 _PROCESS = re.compile(r"^\|\s*(\d+)\s+\d+\s*\|\s*(\d+)\s*\|\s*(\S+)\s*\|", re.MULTILINE)
-_MAKE_ANEW = "take what `vpred-launch ranktable generate --discover --to hosts` says"
+_GENERATE_AGAIN = "use what `vpred-launch ranktable generate --discover --to hosts` prints"
 
 # device id -> (its addresses in the table, separated by commas; its super_device_id); a text is empty where absent
 Entries = dict[int, tuple[str, str]]
@@ -71,7 +71,7 @@ def npu_findings(host: Host, facts: HostFacts, entries: Entries) -> Iterator[Fin
     for device, pid, program in _PROCESS.findall(facts["npu_smi"]):
         if device in wanted:
             found = f"{name} device {device} is used by {program} (pid {pid})"
-            yield Finding("error", "devices busy", found, "end it, or take the device off the list")
+            yield Finding("error", "devices busy", found, "end it, or remove the device from the list")
 
 
 def tls_switches(facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
@@ -94,14 +94,14 @@ def _against_table(name: str, captured: Captured, entries: Entries) -> Iterator[
             silent.append((device, words))
         elif listed and there not in listed.split(","):
             found = f"{name} device {device} has {there or 'no address'}, the rank table says {listed} (HCCL: EI0014)"
-            yield Finding("error", "rank table", found, _MAKE_ANEW)
+            yield Finding("error", "rank table", found, _GENERATE_AGAIN)
         if number and device in numbers and number != str(numbers[device]):
             found = f"{name} device {device} has SDID {numbers[device]}, the rank table says {number} (HCCL: EI0014)"
-            yield Finding("error", "rank table", found, _MAKE_ANEW)
+            yield Finding("error", "rank table", found, _GENERATE_AGAIN)
     if silent:
         device, words = silent[0]
-        found = f"{name} does not tell the address of device {device} ({len(silent)} such; {words or 'no words'})"
-        yield Finding("warning", "rank table", found, f"`hccn_tool -i {device} -ip -g` there; it may want root")
+        found = f"{name} does not report the address of device {device} ({len(silent)} such; {words or 'no words'})"
+        yield Finding("warning", "rank table", found, f"`hccn_tool -i {device} -ip -g` there; it may need root")
 
 
 def _hidden(host: Host, visible: str | None) -> int | None:

@@ -25,6 +25,12 @@ from launcher.records.finding import Finding
 from launcher.records.run_lock import is_locked
 
 _GIB = 1 << 30
+_OF_MPIRUN = (
+    ("launcher", "mpirun"),
+    ("launcher", "oversubscribe"),
+    ("network", "interface"),
+    ("preflight", "mpi_timeout_s"),
+)
 
 
 def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]:
@@ -41,6 +47,7 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
         *_cores(cluster),
         *_engine(cluster),
         *_msrun(cluster, Path(sys.executable).parent),
+        *_without_effect(cluster),
     ]
     mpirun = None
     if cluster.needs_mpirun:
@@ -134,7 +141,7 @@ def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
         return [Finding("error", "run directory", f"{run.root} cannot be written ({error.strerror})", remedy)]
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < min_free_bytes:
-        found = f"{free_bytes / _GIB:.2f} GiB free for {run.root}, {min_free_bytes / _GIB:.2f} GiB demanded"
+        found = f"{free_bytes / _GIB:.2f} GiB free for {run.root}, {min_free_bytes / _GIB:.2f} GiB needed"
         remedy = "free some space, give another --run-dir, or lower preflight.min_free_disk_bytes"
         return [Finding("error", "disk", found, remedy)]
     if is_locked(run.lock):
@@ -164,11 +171,21 @@ def _forwarded(cluster: ClusterConfig, env: Mapping[str, str]) -> list[Finding]:
             "error",
             "environment",
             f"{name} is not set, but launcher.forward_variables names it",
-            "source the set_env.sh of the toolkit first, or take the name off the list",
+            "source the set_env.sh of the toolkit first, or remove the name from the list",
         )
         for name in cluster.launcher.forward_variables
         if name not in env
     ]
+
+
+def _without_effect(cluster: ClusterConfig) -> list[Finding]:
+    """Name the keys that only mpirun reads, where the launch starts none."""
+    changed = cluster.model_dump(exclude_defaults=True)
+    given = [f"{section}.{key}" for section, key in _OF_MPIRUN if key in changed.get(section, {})]
+    if cluster.needs_mpirun or not given:
+        return []
+    found = f"no effect: {', '.join(given)} (launcher.kind {cluster.launcher.kind} on one host starts no mpirun)"
+    return [Finding("warning", "cluster file", found, "remove them, or set launcher.kind: mpirun")]
 
 
 def _cores(cluster: ClusterConfig) -> list[Finding]:

@@ -49,4 +49,6 @@ def _refused(answer: Answer, recipe: str) -> Finding | None:
     lines = answer.stderr.strip().splitlines() or [f"the trainer's check ended with exit code {answer.returncode}"]
     # For a user's mistake the first line says all. For an internal error the last line names the exception.
     said = lines[0 if answer.returncode == ExitCode.BAD_CONFIG else -1].replace(recipe, "train.yaml")
-    return Finding("error", "recipe", f"{answer.host}: {said}", "make that host like this one, on which it passed")
+    return Finding(
+        "error", "recipe", f"{answer.host}: {said}", "make that host equal to this one, where the check passed"
+    )

@@ -88,7 +88,7 @@ def end_without_lease(
         while not ran_out.wait(every_s) and time.monotonic() - looked_s[0] <= lease_s:
             pass
         ran_out.set()
-        threading.Thread(target=_tell, args=(log, lease_s), daemon=True, name="lease log").start()
+        threading.Thread(target=_log_end, args=(log, lease_s), daemon=True, name="lease log").start()
         _end(trainer)
         time.sleep(_OUTCOME_S)
         # The daemon's other children are ranks of the same job, whose leases run out at the same time.
@@ -100,7 +100,7 @@ def end_without_lease(
     return ran_out
 
 
-def _tell(log: Path, lease_s: float) -> None:
+def _log_end(log: Path, lease_s: float) -> None:
     with contextlib.suppress(OSError), log.open("a") as file:
         file.write(f"no sign of life of the launcher for {lease_s:g} s: ending this rank\n")
 

@@ -44,7 +44,7 @@ def write_table(path: Path, table: Table, inventory: str | None = None) -> None:
     Raises ConfigError: when `path` does not end in .json or cannot be written.
     """
     if path.suffix != ".json":
-        raise ConfigError(f"--output: found {str(path)!r} (HCCL wants a name that ends in .json)")
+        raise ConfigError(f"--output: found {str(path)!r} (HCCL needs a name that ends in .json)")
     text = render(table)
     try:
         # The origin comes first: between the two writes the pair counts as stale and is refused.
@@ -100,12 +100,12 @@ def read_table(path: Path) -> tuple[Table, list[Finding]]:
             _file_finding("nothing to read", "file-readable", error.strerror or "", "check path and owner"),
         ]
     except UnicodeDecodeError as error:
-        return {}, [*found, _file_finding(f"byte {error.start}", "file-json", "no UTF-8 text", "write it anew")]
+        return {}, [*found, _file_finding(f"byte {error.start}", "file-json", "not UTF-8 text", "write it again")]
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
         comment = "//" in text or "/*" in text
-        remedy = "JSON has no comments: remove them" if comment else "write it anew; it may be half written"
+        remedy = "JSON has no comments: remove them" if comment else "write it again; it may be half written"
         return {}, [*found, _file_finding("no JSON", "file-json", str(error), remedy)]
     if not isinstance(table, dict):
         return {}, [*found, _file_finding(shown(table), "file-json", "must be a mapping", "write { ... }")]
@@ -130,7 +130,7 @@ def check_table(table: Table, target: Target = DEFAULT_TARGET) -> list[Finding]:
         return [Finding("version", shown(version), "version", problem, "write the version of your chip")]
     if table.get("status") == "initializing":
         problem, remedy = (
-            "not whole yet; HCCL would wait for completed, 1800 s at most",
+            "not complete yet; HCCL would wait for completed, 1800 s at most",
             "`vpred-launch ranktable wait`",
         )
         found.append(Finding("status", shown("initializing"), "completed", problem, remedy, ""))
@@ -157,12 +157,12 @@ def check_origin(path: Path, inventory: str) -> list[Finding]:
     if origin.table != _digest(text):
         return [_stale("table", "changed since it was made")]
     if origin.inventory != inventory:
-        return [_stale("inventory", "made of other hosts, devices or addresses than the cluster file has")]
+        return [_stale("inventory", "made from other hosts, devices or addresses than the cluster file has")]
     return []
 
 
 def _stale(what: str, problem: str) -> Finding:
-    remedy = "make it anew: `vpred-launch ranktable generate`"
+    remedy = "generate it again: `vpred-launch ranktable generate`"
     return Finding("", f"a stale {what}", f"stale-{what}", problem, remedy, "")
 
 

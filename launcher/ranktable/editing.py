@@ -96,7 +96,9 @@ def merge(tables: Sequence[Table]) -> Table:
     """
     versions = {table.get("version", "none") for table in tables}
     if len(versions) > 1:
-        raise ConfigError(f"found versions {', '.join(sorted(versions))} (merge tables of one version; convert before)")
+        raise ConfigError(
+            f"found versions {', '.join(sorted(versions))} (tables must have one version; convert them first)"
+        )
     if "group_list" in tables[0]:
         return merge([convert(table, "1.0") for table in tables])
     status = "completed" if all(table.get("status") == "completed" for table in tables) else "initializing"
@@ -145,7 +147,7 @@ def subset(table: Table, keeps: Callable[[str, int], bool]) -> Table:
         servers.sort(key=lambda server: int(server["device"][0]["rank_id"]))
         kept = {**table, "server_list": servers}
     if not kept.get("server_list", kept.get("rank_list")):
-        raise ConfigError("found no device that is left (exclude less)")
+        raise ConfigError("no device is left (exclude fewer)")
     return _renumbered(kept, pods_by_server(table))
 
 
@@ -161,7 +163,7 @@ def convert(table: Table, version: str) -> Table:
         raise ConfigError(f"version: found 2.0, the table of Ascend 950 (its chips do not take {version})")
     if version != "1.0":
         raise ConfigError(
-            f"version: found {own}, which names no super-pods as {version} does; make it of a cluster file with "
+            f"version: found {own}, which names no super-pods as {version} does; make it from a cluster file with "
             "super_pod and super_device_id: `vpred-launch ranktable generate`"
         )
     if own == "group_list":
@@ -224,7 +226,7 @@ def _merged(entries: Sequence[Table], identity: Callable[[Table], tuple[Any, ...
             if first.get(name) != entry.get(name):
                 who = " ".join(map(str, identity(entry)))
                 values = f"{shown(first.get(name))} and {shown(entry.get(name))}"
-                raise ConfigError(f"{who}: {name}: found {values} (the tables disagree; make the stale one anew)")
+                raise ConfigError(f"{who}: {name}: found {values} (the tables disagree; generate the stale one again)")
     return list(found.values())
 
 
@@ -243,7 +245,7 @@ def _require_own_addresses(ranks: Sequence[Table]) -> None:
         first = found.setdefault(_addresses(rank), rank)
         if first is not rank:
             who = " and ".join(f"{each} local_id {number}" for each, number in map(_identity_2, (first, rank)))
-            raise ConfigError(f"{who}: found the same addresses (the tables disagree; make the stale one anew)")
+            raise ConfigError(f"{who}: found the same addresses (the tables disagree; generate the stale one again)")
 
 
 def _addresses(rank: Table) -> str:

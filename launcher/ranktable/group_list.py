@@ -12,7 +12,7 @@ from launcher.ranktable.table_findings import Finding, Key, check_object, entrie
 
 _COUNT = ("must be a number above 0", "write how many there are", lambda text: findings.is_number(text, 1))
 _TOP = {
-    "status": Key("status", str, "must be completed or initializing", "write completed when the table is whole",
+    "status": Key("status", str, "must be completed or initializing", "write completed when the table is complete",
                   findings.one_of("completed", "initializing"), True),
     "group_count": Key("group-count", str, *_COUNT),
     "group_list": Key("group-list", list, "must have at least one group", "list the group", bool, True),
@@ -30,7 +30,7 @@ _INSTANCE = {
 _DEVICE = {
     "device_id": Key("device-id", str, "must be the physical number", "take N of /dev/davinciN",
                      findings.is_number, True),
-    "device_ip": Key("device-ip", str, "must be an address", "`hccn_tool -i DEVICE -ip -g` tells it",
+    "device_ip": Key("device-ip", str, "must be an address", "`hccn_tool -i DEVICE -ip -g` shows it",
                      findings.are_addresses, True),
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ def host_of(address: str, captured: Captured) -> Host:
     )
     missing = [device.id for device in devices if device.super_device_id is None]
     if names and missing:
-        raise InventoryError(f"{address}: npu-smi tells no SDID of device {missing[0]}, but of others")
+        raise InventoryError(f"{address}: npu-smi reports the SDID of other devices, but not of device {missing[0]}")
     return Host(address=address, devices=devices, super_pod=next(iter(names), None))
 
 

@@ -16,13 +16,13 @@ from launcher.ranktable.table_findings import MIXED_FAMILIES, Finding, Key, chec
 DEFAULT_DEVICE_PORT = "16666"
 _RENUMBER = "number ranks 0, 1, 2 ... server by server: `vpred-launch ranktable merge` does it"
 _ADDRESS = (
-    "`hccn_tool -i DEVICE -ip -g` tells it; without one, set it: `hccn_tool -i DEVICE -ip -s address IP netmask MASK`"
+    "`hccn_tool -i DEVICE -ip -g` shows it; without one, set it: `hccn_tool -i DEVICE -ip -s address IP netmask MASK`"
 )
 
 TOP_KEYS = {
     "version": Key("version", str, "must be 1.0 or 1.2", "write it", findings.one_of("1.0", "1.2"), True),
     "status": Key(
-        "status", str, "must be completed or initializing", "write completed when the table is whole",
+        "status", str, "must be completed or initializing", "write completed when the table is complete",
         findings.one_of("completed", "initializing"), True,
     ),
     "server_count": Key("server-count", str, "must be a number above 0", "write the number of servers",
@@ -56,7 +56,7 @@ DEVICE_KEYS = {
     "backup_device_port": Key("backup-device", str, *_PORT),
 }  # fmt: skip
 POD_KEYS = {
-    "super_pod_id": Key("super-pod-id", str, "must not be empty", "take `Super Pod ID` of npu-smi or a label",
+    "super_pod_id": Key("super-pod-id", str, "must not be empty", "give the `Super Pod ID` of npu-smi, or a label",
                         bool, True),
     "server_list": Key("super-pod-servers", list, "must name at least one server", "name its servers or remove the pod",
                        bool, True),
@@ -148,7 +148,7 @@ def server_order(table: dict[str, Any], target: Target) -> Iterator[Finding]:
     for before, after in pairwise(by_rank):
         if before > after:
             problem = (
-                f"as text it comes before {before}, but its ranks come after; MindSpore wants the order of the text"
+                f"as text it comes before {before}, but its ranks come after; MindSpore needs the order of the text"
             )
             remedy = "use labels with leading zeros, or sort: `vpred-launch ranktable merge` does it"
             yield Finding("server_list", shown(after), "server-order", problem, remedy, "", "warning")

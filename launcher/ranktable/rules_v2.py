@@ -28,7 +28,7 @@ def _at_most(count: int) -> dict[str, Any]:
 _SWITCH = Key("switch", str, "must be true or false, in quotes", "remove it", findings.one_of("true", "false"))
 TOP_KEYS = {
     "version": Key("version", str, "must be 2.0", "write it", findings.one_of("2.0"), True),
-    "status": Key("status", str, "must be completed or initializing", "write completed when the table is whole",
+    "status": Key("status", str, "must be completed or initializing", "write completed when the table is complete",
                   findings.one_of("completed", "initializing")),
     "rank_count": Key("rank-count", int, remedy="write the number of ranks", required=True, **_between(1, 65536)),
     "rank_list": Key("rank-list", list, "must have at least one rank", "list the ranks", bool, True),

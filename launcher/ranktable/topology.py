@@ -12,7 +12,7 @@ from launcher.ranktable import table_findings as findings
 from launcher.ranktable.table_findings import Finding, Key, check_object, entries
 
 _PROTOCOLS = frozenset({"UB_CTP", "UB_TP", "ROCE", "HCCS", "TCP", "UB_MEM", "UBOE"})
-_REMEDY = "take the file that the driver brings"
+_REMEDY = "use the file that comes with the driver"
 _TOP = {
     "version": Key("topology-version", str, "must be 2.0", _REMEDY, findings.one_of("2.0"), True),
     "peer_count": Key("topology-count", int, "must be a number from 0", _REMEDY, lambda count: count >= 0, True),

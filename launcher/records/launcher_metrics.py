@@ -16,7 +16,7 @@ from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir
 
 
-class Accounted(Protocol):
+class CountedAttempt(Protocol):
     """Lists what the metrics need of an attempt's record."""
 
     @property
@@ -34,7 +34,7 @@ class Accounted(Protocol):
 
 
 class _Attempts(Collector):
-    def __init__(self, run: str, attempts: Sequence[Accounted]) -> None:
+    def __init__(self, run: str, attempts: Sequence[CountedAttempt]) -> None:
         self._run, self._attempts = run, attempts
 
     def collect(self) -> Iterator[Metric]:
@@ -69,7 +69,7 @@ class _Attempts(Collector):
         yield lost
 
 
-def write_launcher_metrics(run: RunDir, attempts: Sequence[Accounted]) -> None:
+def write_launcher_metrics(run: RunDir, attempts: Sequence[CountedAttempt]) -> None:
     """Write RUN/launcher.prom atomically.
 
     attempts: at least one

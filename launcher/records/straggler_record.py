@@ -19,7 +19,8 @@ class Straggler(Section):
     def describe(self, engine: str) -> str:
         """Describe the comparison. Engine device does not separate a device's work from its wait for the others."""
         text = (
-            f"{self.own_step_seconds:.3f} s of its own per step, the others' median is {self.others_step_seconds:.3f} s"
+            f"{self.own_step_seconds:.3f} s of local work per step, "
+            f"the median of the others is {self.others_step_seconds:.3f} s"
         )
         if engine == "device":
             text += "; this is its host's time between two steps, a slow device is found by `vpred-launch doctor`"

@@ -103,7 +103,7 @@ def _next_cluster(cluster: ClusterConfig, bad: set[str], rank_counts: Collection
 def _shrunk(cluster: ClusterConfig, good: Sequence[Host], rank_counts: Collection[int]) -> ClusterConfig | None:
     """Return the cluster with the most ranks that `good` can take, the same number on each host.
 
-    Of two clusters with that many ranks, the one with more ranks per host, so with fewer hosts, is taken.
+    If two clusters have that many ranks, the one with more ranks per host, so with fewer hosts, is taken.
     """
     most = min((cluster.ranks_on(host) for host in good), default=0)
     shapes = [(hosts * each, each, hosts) for hosts in range(1, len(good) + 1) for each in range(1, most + 1)]

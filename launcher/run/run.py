@@ -104,7 +104,7 @@ def run_job(job: Job, streamed: str | None = None) -> int:
     Raises ConfigError: on a mistake that stops the launch.
     """
     if (summary := is_complete(job.run, job.train_yaml)) is not None:
-        print(f"{job.run.root} is already complete; give another --run-dir to train anew")
+        print(f"{job.run.root} is already complete; give another --run-dir to train again")
         print(closing_line(job.run, summary))
         return ExitCode.OK
     shown = parse_ranks(streamed, job.cluster.world_size, "--stream") if streamed else []

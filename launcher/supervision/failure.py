@@ -44,16 +44,16 @@ class Failure(Record):
             f"rank {self.rank} on host {self.host} {self.ended} after step {self.last_step}",
             f"cause:  {self.cause or 'not known'}",
             f"where:  {self._where()}",
-            f"remedy: {self.hint or ('as the cause says' if self._is_users else 'read the log')}",
-            f"log:    {self.log} (all ranks beside it, this in failure.json)",
+            f"remedy: {self.hint or ('follow the cause' if self._is_users else 'read the log')}",
+            f"log:    {self.log} (logs of all ranks beside it; this text in failure.json)",
         )
         return "\n".join(lines)
 
     def _where(self) -> str:
         places = [line.strip() for line in self.traceback if line.startswith("  File ")]
         if self._is_users:
-            return "what it was given, not its code"
-        return places[-1] if places else "its log does not tell"
+            return "the input, not the code"
+        return places[-1] if places else "its log does not say"
 
     @property
     def _is_users(self) -> bool:

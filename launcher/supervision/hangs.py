@@ -73,11 +73,11 @@ def find_suspect(
     newest_s = max((beats[rank].beat_s for rank in ranks if rank in beats), default=0.0)
     signs = [
         (
-            "it has not begun while others have",
+            "it has not begun, but others have",
             [rank for rank in ranks if rank not in beats],
         ),
         (
-            "its host did not answer when asked for stacks: host or network down, or the run directory is not shared",
+            "its host did not answer the request for stacks: host or network down, or the run directory is not shared",
             [rank for rank in ranks if rank not in stacks] if stacks else [],
         ),
         (
@@ -89,7 +89,7 @@ def find_suspect(
             [rank for rank in ranks if rank in stacks and stacks[rank].state == "D"],
         ),
         (
-            "its process no longer tells its status",
+            "its process no longer reports its status",
             [rank for rank in ranks if rank in beats and newest_s - beats[rank].beat_s > _FROZEN_S],
         ),
         (

@@ -12,19 +12,19 @@ from launcher.records.straggler_record import Straggler
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
-def slow_ranks(own_step_seconds: Mapping[int, float], settings: StragglerSettings) -> list[Straggler]:
+def slow_ranks(own_step_s: Mapping[int, float], settings: StragglerSettings) -> list[Straggler]:
     """Return the ranks that stand out in one window.
 
     A rank is compared with the others. Their sigma is estimated from their median absolute deviation, so a few slow
     ranks do not hide each other. With two ranks it is 0, and the ratio alone decides.
     """
     found = []
-    for rank, own in own_step_seconds.items():
-        others = [seconds for other, seconds in own_step_seconds.items() if other != rank]
+    for rank, own in own_step_s.items():
+        others = [step_s for other, step_s in own_step_s.items() if other != rank]
         if not others:
             return []
         middle = median(others)
-        sigma = _MAD_TO_SIGMA * median(abs(seconds - middle) for seconds in others)
+        sigma = _MAD_TO_SIGMA * median(abs(step_s - middle) for step_s in others)
         if own > middle * (1 + settings.slower_ratio) and own > middle + settings.sigmas * sigma:
             found.append(Straggler(rank=rank, own_step_seconds=own, others_step_seconds=middle))
     return found
@@ -55,8 +55,8 @@ class StragglerWatch:
             return False
         return self._close({rank: (now[rank][1] - before[rank][1]) / (now[rank][0] - before[rank][0]) for rank in now})
 
-    def _close(self, own_step_seconds: Mapping[int, float]) -> bool:
-        slow = {each.rank: each for each in slow_ranks(own_step_seconds, self.settings)}
+    def _close(self, own_step_s: Mapping[int, float]) -> bool:
+        slow = {each.rank: each for each in slow_ranks(own_step_s, self.settings)}
         self._in_a_row = {rank: self._in_a_row.get(rank, 0) + 1 for rank in slow}
         known = set(self.stragglers)
         self.stragglers = {

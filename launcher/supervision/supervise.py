@@ -166,7 +166,7 @@ class _Watch:
             self._dump_stacks(mpirun, self.hang)
             self._terminate(mpirun, "a rank hangs")
         elif action == "end_late":
-            self._terminate(mpirun, "a rank has ended, and mpirun did not end the others in time")
+            self._terminate(mpirun, "a rank has ended, but mpirun did not end the others in time")
 
     def kill(self, mpirun: "subprocess.Popen[bytes]") -> None:
         """Send SIGKILL to mpirun and to what it started here, whether or not it still runs."""
@@ -198,7 +198,7 @@ class _Watch:
         if self.hang is None:
             self.hang = find_hang(self.plan.supervision.timeouts, files.beats, running, self._started_s, now_s)
         if self._stragglers.update(files.statuses, len(self._hosts), now_s):
-            self._tell_stragglers()
+            self._report_stragglers()
         if self._deadline_s is None and (grace_s := self._end_grace_s()) is not None:
             self._deadline_s = now_s + grace_s
 
@@ -253,13 +253,13 @@ class _Watch:
     def _record(self, event: EventName, **fields: Plain) -> None:
         self._events.write(event, self.plan.attempt, **fields)
 
-    def _tell_stragglers(self) -> None:
+    def _report_stragglers(self) -> None:
         slow = tuple(self._stragglers.stragglers[rank] for rank in sorted(self._stragglers.stragglers))
         _keep(Stragglers(ranks=slow), self.attempt.stragglers_json)
         for each in slow:
             self._note(f"rank {each.rank} on host {self._hosts[each.rank]} is slow: {each.describe(self.plan.engine)}")
         if not slow:
-            self._note("no rank is slow any more")
+            self._note("no rank is slow now")
 
     def _note(self, text: str) -> None:
         # The prefix distinguishes these lines from the ranks' lines around them.

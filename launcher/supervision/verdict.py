@@ -14,9 +14,9 @@ _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, s
 _STOPPED = {0, int(ExitCode.PREEMPTED), *(-n for n in _STOP_SIGNALS), *(128 + n for n in _STOP_SIGNALS)}
 _PASSED_ON = {ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED}
 _SIGNAL_HINTS: dict[int, str] = {
-    signal.SIGKILL: "somebody killed it: the kernel for want of memory (dmesg tells), a scheduler, or a person",
-    signal.SIGSEGV: "a fault in native code: the stack of it is in the log",
-    signal.SIGBUS: "no room in /dev/shm, or a file that shrank while mapped",
+    signal.SIGKILL: "the kernel killed it because memory ran out (see dmesg), or a scheduler or a person did",
+    signal.SIGSEGV: "native code crashed; the log has its stack",
+    signal.SIGBUS: "no space is left in /dev/shm, or a mapped file shrank",
 }
 
 
@@ -63,7 +63,7 @@ def judge(evidence: Evidence) -> Verdict:
     """Judge the evidence. This function is pure, so failure.read_log adds what only the logs say."""
     failed, preempted = _first_failure(evidence)
     if evidence.summary is not None:
-        return Verdict(ExitCode.OK, "" if failed is None else f"{_told(failed)} after the run was complete")
+        return Verdict(ExitCode.OK, "" if failed is None else f"{_described(failed)} after the run was complete")
     # Suspect a lost host first, then ranks that left no outcome file or exited 0 too early. Ranks that only reacted to
     # those come last.
     lost = _lost_rank(evidence)
@@ -146,7 +146,7 @@ def _cut_off(evidence: Evidence, rank: int) -> Failure:
         ended="was lost with the way to its host",
         last_step=0 if status is None else status.step,
         cause=f"mpirun lost its daemon on {evidence.lost_host}, or the ssh that started it",
-        hint=f"are the host, its network and its sshd up? mpirun's words: {evidence.attempt.launcher_log}",
+        hint=f"are the host, its network and its sshd up? mpirun's output: {evidence.attempt.launcher_log}",
         log=evidence.attempt.log(rank),
     )
 
@@ -171,10 +171,10 @@ def _ended_badly(evidence: Evidence, failed: Outcome) -> Failure:
         cause = "its shim ended it: no sign of life of the launcher for launcher.lease_s"
         hint = "was the launcher suspended, or this host cut off from it or from the shared file system?"
     elif failed.returncode == -signal.SIGKILL:
-        cause = "SIGKILL, which was not ours: probably killed for want of memory"
+        cause = "SIGKILL, which the launcher did not send: probably memory ran out"
     if failed.out_of_memory is not None:
-        kind, cause = "out_of_memory", f"killed by the kernel for want of memory ({failed.out_of_memory})"
-        hint = "smaller batch, fewer ranks or data workers per host, or more memory for the job"
+        kind, cause = "out_of_memory", f"the kernel killed it because memory ran out ({failed.out_of_memory})"
+        hint = "use a smaller batch, fewer ranks or data workers per host, or more memory for the job"
     return Failure(
         kind=kind,
         rank=failed.rank,
@@ -216,19 +216,19 @@ def _unfinished(evidence: Evidence) -> Failure:
         kind="lost" if silent else "incomplete",
         rank=rank,
         host=evidence.hosts[rank],
-        ended="left no account of its end" if silent else "ended without an error, but the run is not complete,",
+        ended="left no outcome file" if silent else "ended without an error, but the run is not complete,",
         last_step=0 if status is None else status.step,
-        cause=f"mpirun ended ({ended(evidence.mpirun_returncode)}) and left no account of rank {names}{more}"
+        cause=f"mpirun ended ({ended(evidence.mpirun_returncode)}) and left no outcome of rank {names}{more}"
         if silent
         else "",
-        hint=f"is the host up, the run directory shared and not full? mpirun's words: {evidence.attempt.launcher_log}"
+        hint=f"is the host up, the run directory shared and not full? mpirun's output: {evidence.attempt.launcher_log}"
         if silent
         else "",
         log=evidence.attempt.log(rank),
     )
 
 
-def _told(failed: Outcome) -> str:
+def _described(failed: Outcome) -> str:
     return f"rank {failed.rank} on host {failed.hostname} ended with {ended(failed.returncode)}"
 
 

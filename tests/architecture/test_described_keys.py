@@ -9,10 +9,10 @@ from pydantic import Field
 
 from launcher.cluster.config import ClusterConfig
 from launcher.contract.config import Section, schema_json
+from support.retired_words import retired_in
 from vpred_train.config.train import TrainConfig
 
 MAX_CHARACTERS = 240  # two lines
-RETIRED = {"told", "tells", "tell", "wish", "anew", "account", "mend", "bears"}
 
 
 def declared_keys(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -32,7 +32,7 @@ def faults(schema: dict[str, Any]) -> list[str]:
             found.append(f"{key}: no sentence below it")
         if len(" ".join(words)) > MAX_CHARACTERS:
             found.append(f"{key}: more than {MAX_CHARACTERS} characters")
-        found += [f"{key}: {word!r}" for word in sorted(RETIRED & {word.strip('.,;:()"').lower() for word in words})]
+        found += [f"{key}: {word!r}" for word in retired_in(" ".join(words))]
     return found
 
 

@@ -51,7 +51,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "checkpoints_mgr": [
         {"__main__", "cli"},
-        {"manager"},
+        {"manager", "step_report"},
         {"save", "restore"},
         {"alike"},
         {"votes"},

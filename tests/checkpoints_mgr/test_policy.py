@@ -14,7 +14,7 @@ from checkpoints_mgr.policy import Kept
 
 
 def test_by_samples_and_by_time():
-    every = SaveEvery(samples=100, seconds=60)
+    every = SaveEvery(samples=100, after_s=60)
     assert [every.by_samples(seen - 32, seen) for seen in (32, 64, 96, 128, 160, 192, 224)] == [
         False, False, False, True, False, False, True,
     ]  # fmt: skip

@@ -74,7 +74,7 @@ def test_two_commands_that_write_one_file_leave_each_other_alone(two_steps, tmp_
 def test_diff(two_steps, tmp_path, make_state, vpred_ckpt):
     """One was written whole by one rank, the other in shards by two: they are the same if their tensors are."""
     CheckpointManager(tmp_path / "same").save(7, make_state(2))
-    assert vpred_ckpt("diff", two_steps, tmp_path / "same") == (0, "the same, bit for bit\n", "")
+    assert vpred_ckpt("diff", two_steps, tmp_path / "same") == (0, "equal, bit for bit\n", "")
     state = make_state(2)
     state.whole["adam_m/clip.table"][3, :2] += np.float32(0.5)
     state.whole["model/nan"][1] = 0.0  # instead of -0.0

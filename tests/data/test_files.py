@@ -70,7 +70,7 @@ def test_a_table_that_is_no_regular_file_is_an_error(
     monkeypatch.chdir(tmp_path)
     Path("d").mkdir()
     SPECIAL.get(kind, lambda path: path.symlink_to("nothing"))(Path("d", name))
-    with pytest.raises(DataError, match=r"d/.*: is no regular file; remove it or give it another name"):
+    with pytest.raises(DataError, match=r"d/.*: is no regular file; remove or rename it"):
         open_source(Path("d"))
 
 
@@ -126,7 +126,7 @@ def test_the_index_of_a_read_only_folder_has_a_name_whatever_the_folders(
 
 def test_names_and_faults_take_one_line(tmp_path: Path) -> None:
     (tmp_path / "a\nb.csv").write_text('dir,text\n"0\n\x1b[31m.png",a\n')
-    source = open_source(tmp_path, "tell")
+    source = open_source(tmp_path, "report")
     assert source.bad == [("a\\nb.csv:2", "0\\n\\x1b[31m.png does not exist")]
     assert printable("\udcb9\udcb7\ud800 狗\u2028\t") == "\\xb9\\xb7\\ud800 狗\\u2028\\t"
 
@@ -164,5 +164,5 @@ def test_names_under_a_gbk_locale(tmp_path: Path) -> None:
     environment = {**os.environ, "LOCPATH": str(tmp_path), "LC_ALL": "zh_CN.GBK", "PYTHONUTF8": "0"}
     command = [sys.executable, "-P", "-c", program, str(folder)]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    fault = "dir holds '\\u9fff', which no file name has where names are in gbk"
+    fault = "dir holds '\\u9fff', which no file name in gbk can hold"
     assert json.loads(answer) == [[["img_txt.csv:3", fault]], len(IMAGE), True]

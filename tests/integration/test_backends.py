@@ -258,4 +258,4 @@ def test_the_trainer_checks_the_recipe_on_each_host(hosts: Hosts, tmp_path: Path
     assert answer.returncode == 2
     line = f"error   recipe: h1: {tmp_path / 'images'}: "
     assert [each[: len(line)] for each in answer.stderr.splitlines()] == [line], answer.stderr
-    assert answer.stderr.endswith("; make that host like this one, on which it passed\n")
+    assert answer.stderr.endswith("; make that host equal to this one, where the check passed\n")

@@ -17,7 +17,7 @@ from support.weights_files import TINY, TINY_RECORD
 from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_only_what_is_trainable_changes(run: RunDir) -> None:
     assert {name.startswith(UNET) for name in changed} == {True}
     assert len(changed) > 0.9 * sum(name.startswith(UNET) for name in published)
     assert any(not np.array_equal(raw[name], ema[name]) for name in changed)
-    record = open_source(run.weights / "ema.safetensors").record
+    record = open_weights(run.weights / "ema.safetensors").record
     rescaled = TINY_RECORD.diffusion.model_copy(update={"zero_terminal_snr": True})
     expected = TINY_RECORD.model_copy(update={"average": "constant", "samples_seen": 12, "diffusion": rescaled})
     assert record == expected
@@ -100,14 +100,17 @@ def test_eps_weights_become_v_with_zero_terminal_snr(tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("zero_terminal_snr: true", "zero_terminal_snr: true, prediction_type: v"))
     code, output = end(start(recipe, tmp_path / "run", 1))
     assert code == 2
-    assert "found 'v', weights tell 'eps'" in output and "set pretrained.prediction_type_was=eps" in output
+    assert (
+        "the weights declare eps-prediction, but diffusion.prediction_type declares v" in output
+        and "set pretrained.prediction_type_was=eps" in output
+    )
     code, output = end(start(recipe, tmp_path / "run", 1, overrides=["pretrained.prediction_type_was=eps"]))
     assert code == 0, output
     run = RunDir(tmp_path / "run")
     assert len(losses(run.root)) == 3
     expected = DiffusionConfig(prediction_type="v", zero_terminal_snr=True)
     for name in ("raw", "ema"):
-        record = open_source(run.weights / f"{name}.safetensors").record
+        record = open_weights(run.weights / f"{name}.safetensors").record
         assert record is not None
         assert (record.diffusion, record.base_prediction_type) == (expected, None)
     argv = [

@@ -14,7 +14,7 @@ from support.jobs import DEADLINE_S, losses, write_images
 from support.weights_files import TINY_RECORD, write_tiny
 from vpred_train.weights.layouts.read_write import read_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 from vpred_train.weights.lora.files import open_lora, read_factors
 
 RECIPE = """
@@ -62,7 +62,7 @@ def test_mindones_command_trains_and_leaves_its_files(root: Path) -> None:
     assert len(losses(run.root)) == 12  # five samples make one batch of four in each epoch
     kept = {path.name for path in run.mindone_ckpt.iterdir()}
     assert kept == {f"sd-{epoch}.ckpt" for epoch in (*range(3, 13), 72)}
-    last = open_source(run.mindone_ckpt / "sd-12.ckpt")
+    last = open_weights(run.mindone_ckpt / "sd-12.ckpt")
     assert last.layout == "mindone"
     assert last.record is not None
     assert (last.record.average, last.record.samples_seen) == ("mindone", 48)

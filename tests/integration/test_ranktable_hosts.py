@@ -95,5 +95,5 @@ def test_a_table_of_what_two_hosts_have_and_a_run_of_another(hosts: Hosts, gener
     errors = [line for line in run.stdout.splitlines() if line.startswith("error")]
     assert errors == [
         "error   rank table: h1 device 1 has 192.168.1.11, the rank table says 192.168.1.12 (HCCL: EI0014); "
-        "take what `vpred-launch ranktable generate --discover --to hosts` says"
+        "use what `vpred-launch ranktable generate --discover --to hosts` prints"
     ]

@@ -86,7 +86,7 @@ def test_a_run_directory_that_cannot_be_written(bench, place):
 def test_a_full_disk(bench):
     line = refused(bench, f"cluster.preflight.min_free_disk_bytes={1 << 60}")
     assert line.startswith("error   disk: ")
-    assert "1073741824.00 GiB demanded; free some space" in line
+    assert "1073741824.00 GiB needed; free some space" in line
 
 
 def test_a_run_directory_of_another_recipe(bench):
@@ -185,6 +185,23 @@ def test_a_missing_system_library_is_named_with_its_package(tmp_path):
     (error,) = [finding for finding in findings if finding.severity == "error"]
     assert error.found.startswith("libvpred-none.so.9: cannot open shared object file")
     assert error.remedy == "install it, on Debian and Ubuntu: apt-get install libvpred-none9"
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("local", "launcher.oversubscribe, network.interface"), ("msrun", None), ("mpirun", None)]
+)
+def test_keys_without_effect_are_named_where_no_mpirun_starts(tmp_path, kind, named):
+    words = [f"launcher.kind={kind}"]
+    words += ["launcher.oversubscribe=true", "network.interface=lo"] if named else []
+    missing = Trainer((), (), {"libvpred-none.so.9": "none"})  # an error, so that no slow check follows
+    job = Job(load_cluster(CONFIGS / "local_cpu.yaml", words), "", None, RunDir(tmp_path / "run"), missing)
+    found = [finding for finding in preflight(job, os.environ, Ssh()) if finding.check == "cluster file"]
+    if named is None:
+        assert found == []
+        return
+    (warning,) = found
+    assert (warning.severity, warning.remedy) == ("warning", "remove them, or set launcher.kind: mpirun")
+    assert warning.found == f"no effect: {named} (launcher.kind {kind} on one host starts no mpirun)"
 
 
 def test_check_tells_all_findings_and_writes_nothing(bench):

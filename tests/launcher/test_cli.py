@@ -36,7 +36,7 @@ def test_ranktable_generate_writes_the_golden_table(tmp_path, capsys):
     ("cluster", "output", "message"),
     [
         ("local_cpu", "t.json", "accelerator: found 'cpu' (rank tables list Ascend devices)"),
-        ("ascend_1x8", "t.txt", "(HCCL wants a name that ends in .json)"),
+        ("ascend_1x8", "t.txt", "(HCCL needs a name that ends in .json)"),
         ("ascend_1x8", "none/t.json", "cannot be written (No such file or directory)"),
     ],
 )

@@ -22,9 +22,9 @@ STEP = {
     "grad_norm": 1.5,
     "learning_rate": 1e-4,
     "samples_seen": 12_016,
-    "step_seconds": 0.4,
-    "data_wait_seconds": 0.003,
-    "collective_seconds": 0.02,
+    "step_s": 0.4,
+    "data_wait_s": 0.003,
+    "collective_s": 0.02,
     "images_per_second": 40.0,
     "images_per_second_per_device": 20.0,
     "model_flops_per_second": 3e10,
@@ -37,9 +37,9 @@ STEP = {
 SAVED = {
     "step": 12,
     "size_bytes": 123_456,
-    "seconds": 0.7,
-    "stall_seconds": 0.1,
-    "phase_seconds": {"stage": 0.1, "write": 0.5},
+    "total_s": 0.7,
+    "stall_s": 0.1,
+    "phases_s": {"stage": 0.1, "write": 0.5},
 }
 
 
@@ -125,7 +125,7 @@ def test_compilations_are_those_of_the_process(metrics: WorkerMetrics) -> None:
 
 def test_step_duration_falls_into_the_right_bucket(metrics: WorkerMetrics) -> None:
     for seconds in (0.4, 0.4, 7.0):
-        metrics.observe_step(**{**STEP, "step_seconds": seconds})
+        metrics.observe_step(**{**STEP, "step_s": seconds})
     found = scrape(metrics)
     buckets = found["vpred_step_seconds_bucket"]
     assert buckets["{'le': '0.25'}"] == 0

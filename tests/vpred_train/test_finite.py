@@ -40,7 +40,7 @@ from vpred_train.training import prediction_probe
 from vpred_train.training.finish import check_samples
 from vpred_train.training.prediction_probe import Probe
 from vpred_train.weights.layouts.read_write import read_weights, require_finite, weights_of, write_weights
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 from vpred_train.weights.lora.factors import Factors
 from vpred_train.weights.lora.files import open_lora, read_factors, write_lora
 
@@ -146,7 +146,7 @@ def test_weights_that_are_not_finite(
     path = damaged(tmp_path / "nan.ckpt", value, layout)
     name = {"mindone": "model.diffusion_model.out.2.conv.bias", "diffusers": "unet/conv_out.bias"}.get(layout, BIAS)
     with pytest.raises(ConfigError, match=rf"{name} holds {words}; give weights that are finite"):
-        require_finite(weights_of(open_source(path)))
+        require_finite(weights_of(open_weights(path)))
     assert not np.isfinite(read_weights(path)[BIAS]).all()  # `compare` tells where two differ
     code, out, _ = run(capsys, "inspect", path)
     assert (code, f"{name} holds {words}" in out.splitlines()[-1], "fits the model" in out) == (0, True, False)
@@ -162,7 +162,7 @@ def test_float64_that_float32_cannot_hold(tmp_path: Path) -> None:
     tensors[BIAS][0] = 1e300
     save_file(tensors, tmp_path / "x")
     with pytest.raises(ConfigError, match=f"{BIAS} holds 1 inf of 4 values"):
-        require_finite(weights_of(open_source(tmp_path / "x"), model=MODEL))
+        require_finite(weights_of(open_weights(tmp_path / "x"), model=MODEL))
 
 
 def test_lora_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +237,7 @@ def test_a_probe_of_nan_refuses_the_weights(train_config: TrainConfig, monkeypat
         found = Probe({"v": {500: 0.1}, "eps": {500: value}, "x0": {500: value}})
         assert not found.finite
         monkeypatch.setattr(prediction_probe, "probe", lambda *_, found=found: found)
-        with pytest.raises(ConfigError, match=r"sd.ckpt: predicts what is not finite.*\(residuals v 0.100, eps"):
+        with pytest.raises(ConfigError, match=r"sd.ckpt: its predictions are not finite.*\(residuals v 0.100, eps"):
             prediction_probe.check_prediction(config, nothing, nothing, nothing, SingleProcess())
 
 
@@ -252,7 +252,7 @@ def test_the_probe_command_refuses_them_too(
     monkeypatch.setattr(prediction_probe, "probe", lambda *_: found)
     code, out, err = run(capsys, "probe", tmp_path / "t.safetensors", "--data", tmp_path / "images")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "t.safetensors: predicts what is not finite" in err and "residuals v nan" in err
+    assert "t.safetensors: its predictions are not finite" in err and "residuals v nan" in err
 
 
 def test_no_pixel_is_made_of_nan() -> None:

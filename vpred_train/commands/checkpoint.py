@@ -41,7 +41,7 @@ def write_step(layout: str, step: Path, weights: str, base: Path | None, output:
         write_whole(output, layout, config, trained, record, base)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    kind = "LoRA" if config.lora else "whole model"
+    kind = "LoRA" if config.lora else "full model"
     return f"{output}: {kind}, {layout} layout, {average or 'raw'} weights of {step}"
 
 
@@ -72,7 +72,8 @@ def recipe_of(checkpoint: Checkpoint) -> TrainConfig:
     text = checkpoint.manifest.record.get("train")
     if text is None:
         raise ConfigError(
-            f"{checkpoint.directory}: tells no recipe, so that its tensors have no layout; give --format safetensors"
+            f"{checkpoint.directory}: records no recipe, so the layout of its tensors is unknown; give "
+            "--format safetensors"
         )
     try:
         raw = yaml_dialect.parse(text)

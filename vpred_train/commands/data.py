@@ -17,7 +17,7 @@ CHECK = replace(
     COMMANDS["check"],
     run=partial(check_command.run, make_tokenizer=partial(Tokenizer, TextEncoderConfig().context_length)),
 )
-ENCODE = Command("make a cache of moments and text features to train from", encode.add_arguments, encode.run)
+ENCODE = Command("encode images and captions into a cache that training reads", encode.add_arguments, encode.run)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

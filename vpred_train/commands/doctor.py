@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.process import tell_stacks
+from launcher.contract.process import enable_stack_dumps
 from vpred_train.commands.train import build_parser, checked_accelerator, resolve
 from vpred_train.doctor.station import Station, begin
 from vpred_train.errors import USER_ERRORS
@@ -34,6 +34,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def start(arguments: argparse.Namespace) -> Station:
     """Start this rank as a run would. MindSpore may be imported afterwards."""
-    tell_stacks()
+    enable_stack_dumps()
     config = resolve(arguments)
     return begin(config, arguments, checked_accelerator(config, arguments))

@@ -42,12 +42,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpred-ema", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="run directory of a training with ema.snapshot_every_samples")
     parser.add_argument(
-        "--sigma-rel", type=finite_number, required=True, help="width, as a share of the training time: 0.07"
+        "--sigma-rel",
+        type=finite_number,
+        required=True,
+        help="width of the average, as a fraction of the training time, such as 0.07",
     )
-    parser.add_argument("--at-samples", type=int, help="samples seen by then (default: the last snapshot's)")
-    parser.add_argument("--output", type=Path, required=True, help="new safetensors file, as the run exports it")
-    parser.add_argument("--base", type=Path, help="where the weights that the run began with are now, if they moved")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: coefficients, error of the profile")
+    parser.add_argument(
+        "--at-samples", type=int, help="time of the average in samples seen (default: that of the last snapshot)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="new safetensors file, in the form that the run exports"
+    )
+    parser.add_argument("--base", type=Path, help="path of the weights that the run began with, if they have moved")
+    parser.add_argument(
+        "--json", action="store_true", help="print the coefficients and the error of the profile as one JSON object"
+    )
     return parser
 
 
@@ -89,7 +98,10 @@ def usable_snapshots(run: RunDir, at_samples: int | None) -> list[Snapshot]:
     snapshots = [each for each in snapshots if at_samples is None or each.samples_seen <= at_samples]
     widths = {each.sigma_rel for each in snapshots}
     if len(widths) == 1:
-        raise ConfigError(f"{run.snapshots}: snapshots of sigma_rel {widths.pop():g} alone; two widths are needed")
+        raise ConfigError(
+            f"{run.snapshots}: holds snapshots of sigma_rel {widths.pop():g} alone; "
+            "train with two widths in ema.sigma_rel"
+        )
     return snapshots
 
 

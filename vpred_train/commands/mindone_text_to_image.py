@@ -11,7 +11,7 @@ from launcher.contract.exit_codes import ExitCode
 from vpred_train.commands import sample
 from vpred_train.foreign import finite_number
 from vpred_train.weights.lora.files import open_base, open_lora
-from vpred_train.weights.record_lookup import record_with
+from vpred_train.weights.record_lookup import find_record
 
 GUIDANCE_SCALE = 9.0  # MindONE's for SD 2.x
 # VERSIONS: version -> what the network predicts, and the side of its images in pixels. CONFIGS: MindONE's inference
@@ -25,19 +25,19 @@ SAMPLERS = {"ddim": "ddim", "dpm_solver": "dpm_solver_2", "plms": "plms", "uni_p
 WITHOUT_EFFECT = {
     "ms_mode": "the networks always run in graph mode",
     "jit_level": "the accelerator decides how graphs are compiled",
-    "use_parallel": "under mpirun the prompts are always shared out",
+    "use_parallel": "under mpirun the ranks always share the prompts",
     "device_target": "give --accelerator to vpred-sample",
-    "log_level": "there is one level",
-    "n_rows": "the grid is as square as can be",
-    "fixed_code": "every image has a seed of its own",
-    "lora_rank": "the LoRA file tells it",
-    "lora_ft_unet": "the LoRA file tells which networks it adapts",
-    "lora_ft_text_encoder": "the LoRA file tells which networks it adapts",
+    "log_level": "the level is fixed",
+    "n_rows": "the grid is as square as possible",
+    "fixed_code": "every image has its own seed",
+    "lora_rank": "the LoRA file declares it",
+    "lora_ft_unet": "the LoRA file declares which networks it adapts",
+    "lora_ft_text_encoder": "the LoRA file declares which networks it adapts",
 }
 # Flags that would change the image: ignoring them would give another image than was requested.
 REFUSED = {
     "ti_ckpt_path": "textual inversion",
-    "support_long_prompts": "prompts in several pieces",
+    "support_long_prompts": "prompts of more than one piece",
     "add_watermark": "watermarks",
     "check_safety": "the safety checker",
 }
@@ -47,34 +47,41 @@ def build_parser() -> argparse.ArgumentParser:
     """Build a parser of MindONE's flags with MindONE's defaults. Only the size defaults to that of the weights."""
     parser = argparse.ArgumentParser(prog="vpred-text-to-image", description=__doc__)
     parser.add_argument("--prompt", default="A cute wolf in winter forest")
-    parser.add_argument("--data_path", type=Path, help="a text file with one prompt on each line, instead of --prompt")
+    parser.add_argument("--data_path", type=Path, help="text file with one prompt per line; instead of --prompt")
     parser.add_argument("--negative_prompt", default="")
-    parser.add_argument("--negative_data_path", type=Path, help="a text file with one negative prompt on each line")
-    parser.add_argument("-v", "--version", choices=sorted(VERSIONS), help="of weights that do not tell it")
+    parser.add_argument("--negative_data_path", type=Path, help="text file with one negative prompt per line")
     parser.add_argument(
-        "--config", type=Path, help="v2-inference.yaml or v2-vpred-inference.yaml, instead of --version"
+        "-v", "--version", choices=sorted(VERSIONS), help="version of weights that do not declare what they predict"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="v2-inference.yaml or v2-vpred-inference.yaml; instead of --version"
     )
     parser.add_argument(
         "--output_path",
         type=Path,
         default=Path("output"),
-        help="images go to OUTPUT_PATH/samples, a sheet of all of them to OUTPUT_PATH/grids",
+        help="folder: images go to OUTPUT_PATH/samples, a sheet of all images to OUTPUT_PATH/grids",
     )
     parser.add_argument(
-        "--ckpt_path", type=Path, required=True, help="file of ours, MindONE's or Stability's, or a diffusers folder"
+        "--ckpt_path",
+        type=Path,
+        required=True,
+        help="weights file in our, MindONE's or Stability's layout, or a diffusers folder",
     )
     parser.add_argument("--sampling_steps", type=int, default=20)
-    parser.add_argument("--n_iter", type=int, default=2, help="batches for each prompt")
-    parser.add_argument("--n_samples", type=int, default=4, help="images in a batch")
+    parser.add_argument("--n_iter", type=int, default=2, help="number of batches per prompt")
+    parser.add_argument("--n_samples", type=int, default=4, help="images per batch")
     parser.add_argument("--scale", type=finite_number, default=GUIDANCE_SCALE, help="guidance scale")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--H", type=int, help="pixels (default: the weights' own)")
-    parser.add_argument("--W", type=int, help="pixels (default: the weights' own)")
+    parser.add_argument("--H", type=int, help="height of the images in pixels (default: that of the training images)")
+    parser.add_argument("--W", type=int, help="width of the images in pixels (default: that of the training images)")
     parser.add_argument("--ddim_eta", type=finite_number, default=0.0)
-    parser.add_argument("--use_lora", nargs="?", const="True", default="False", help="add --lora_ckpt_path's weights")
-    parser.add_argument("--lora_ckpt_path", type=Path, help="LoRA of ours, MindONE's or diffusers'")
-    parser.add_argument("--lora_scale", type=finite_number, default=1.0, help="how strongly LoRA is added")
-    parser.add_argument("--skip_grid", nargs="?", const="True", default="False", help="write no sheet")
+    parser.add_argument(
+        "--use_lora", nargs="?", const="True", default="False", help="add the weights of --lora_ckpt_path"
+    )
+    parser.add_argument("--lora_ckpt_path", type=Path, help="LoRA weights in our, MindONE's or diffusers' layout")
+    parser.add_argument("--lora_scale", type=finite_number, default=1.0, help="factor of the LoRA weights")
+    parser.add_argument("--skip_grid", nargs="?", const="True", default="False", help="write no sheet of all images")
     for flag in SAMPLERS:
         parser.add_argument(f"--{flag}", action="store_true")
     for flag, reason in WITHOUT_EFFECT.items():
@@ -97,7 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(arguments, flag) is not None:
             print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
     try:
-        words = translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m") + lora(arguments) + told(arguments)
+        words = (
+            translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m")
+            + lora(arguments)
+            + prediction(arguments)
+        )
     except ConfigError as error:
         end(str(error))
     sample.main(words)
@@ -116,14 +127,14 @@ def lora(arguments: argparse.Namespace) -> list[str]:
     if not is_given(arguments.use_lora):
         return []
     if arguments.lora_ckpt_path is None:
-        raise ConfigError("--use_lora: goes with --lora_ckpt_path; give the file of LoRA weights")
+        raise ConfigError("--use_lora: it needs --lora_ckpt_path; give the file of LoRA weights")
     return ["--lora", str(arguments.lora_ckpt_path), f"--lora-scale={arguments.lora_scale}"]
 
 
-def told(arguments: argparse.Namespace) -> list[str]:
-    """Return the options that say what the weights predict.
+def prediction(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that declare what the weights predict.
 
-    They come from --version or --config. Without these, none are needed when the weights have a record; otherwise
+    They come from --version or --config. Without these, none are needed when the weights declare it; otherwise
     MindONE's default is used.
     Raises ConfigError: for an unknown --config, or weights that cannot be read.
     """
@@ -136,10 +147,13 @@ def told(arguments: argparse.Namespace) -> list[str]:
             )
     if version is None:
         lora_source = open_lora(arguments.lora_ckpt_path) if lora(arguments) else None
-        if record_with(open_base(arguments.ckpt_path, lora_source), "auto", None, lora_source) is not None:
+        if find_record(open_base(arguments.ckpt_path, lora_source), lora=lora_source) is not None:
             return []
         version = DEFAULT_VERSION
-        print(f"note: the weights do not tell their version; {version} is taken, see --version", file=sys.stderr)
+        print(
+            f"note: the weights do not declare what they predict; using version {version}, see --version",
+            file=sys.stderr,
+        )
     prediction_type, resolution = VERSIONS[version]
     return ["--prediction-type", prediction_type, "--resolution", str(resolution)]
 

@@ -20,8 +20,14 @@ from vpred_train.config.sampling import SamplingConfig
 from vpred_train.distributed.collectives import Collective, make_collective
 from vpred_train.sampling.image_request import ImageRequest, read_request
 from vpred_train.sampling.prompts import read_negative_prompts, read_prompts, warn_of_long_prompts
-from vpred_train.sampling.weight_selection import add_weights_options, choose, named, same_weights, warn_of_other_base
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.sampling.weight_selection import (
+    add_weights_options,
+    requested,
+    same_weights,
+    select,
+    warn_of_other_base,
+)
+from vpred_train.weights.layouts.weight_source import open_weights
 from vpred_train.weights.lora.files import open_lora
 
 
@@ -29,29 +35,39 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser. Options that are not given are None, and come from the recipe or from --like's image."""
     parser = argparse.ArgumentParser(prog="vpred-sample", description=__doc__)
     add_weights_options(parser)
-    what = parser.add_argument_group("images")
-    what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
-    what.add_argument("--prompts-file", type=Path, help="a text file with one prompt on each line")
-    what.add_argument("--negative-prompt", help="what to stay away from")
-    what.add_argument("--negative-prompts-file", type=Path, help="one line for each prompt instead; may be blank")
-    what.add_argument("--images-per-prompt", type=int, help="default 1")
-    what.add_argument("--height", type=int, help="pixels (default: the training's)")
-    what.add_argument("--width", type=int, help="pixels (default: the training's)")
-    what.add_argument("--sampler", help="dpmpp_2m, ddim, unipc ... (default: the recipe's)")
-    what.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
-    what.add_argument("--timestep-spacing", help="trailing, leading, linspace or karras (default: the recipe's)")
-    what.add_argument("--eta", type=float, help="ddim's share of fresh noise, 0 to 1 (default: the recipe's)")
-    what.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the recipe's)")
-    what.add_argument("--guidance-rescale", type=float, help="0 to 1 (default: the recipe's)")
-    what.add_argument(
-        "--batch-size", type=int, help="images at a time (default: the recipe's, or as many as asked for)"
+    images = parser.add_argument_group("images")
+    images.add_argument("--prompt", action="append", help="text that the image should show; may be given several times")
+    images.add_argument("--prompts-file", type=Path, help="text file with one prompt per line")
+    images.add_argument("--negative-prompt", help="text that the image should not show")
+    images.add_argument(
+        "--negative-prompts-file", type=Path, help="text file with one negative prompt per prompt; lines may be blank"
     )
-    what.add_argument(
-        "--seed", type=int, help="seed of the first image, the next gets seed + 1 (default: the recipe's)"
+    images.add_argument("--images-per-prompt", type=int, help="(default: 1)")
+    images.add_argument("--height", type=int, help="height in pixels (default: that of the training images)")
+    images.add_argument("--width", type=int, help="width in pixels (default: that of the training images)")
+    images.add_argument("--sampler", help="dpmpp_2m, ddim, unipc ... (default: the recipe's)")
+    images.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
+    images.add_argument("--timestep-spacing", help="trailing, leading, linspace or karras (default: the recipe's)")
+    images.add_argument(
+        "--eta", type=float, help="share of fresh noise in ddim's steps, 0 to 1 (default: the recipe's)"
     )
-    what.add_argument("--like", type=Path, help="a PNG made by this command: make it again, bit for bit")
+    images.add_argument(
+        "--guidance-scale", type=float, help="strength of the guidance; 1: none (default: the recipe's)"
+    )
+    images.add_argument(
+        "--guidance-rescale",
+        type=float,
+        help="how far guided images get back the contrast of unguided ones, 0 to 1 (default: the recipe's)",
+    )
+    images.add_argument(
+        "--batch-size", type=int, help="images at a time (default: the recipe's, at most the requested number)"
+    )
+    images.add_argument(
+        "--seed", type=int, help="seed of the first image; each further image adds 1 (default: the recipe's)"
+    )
+    images.add_argument("--like", type=Path, help="PNG that this command made: make the same image again, bit for bit")
     parser.add_argument("--output", type=Path, help="folder for the images (default: RUN/samples)")
-    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also put all images on one sheet")
+    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also write a sheet of all images")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     return parser
 
@@ -81,12 +97,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line. Never returns."""
     arguments = build_parser().parse_args(argv)
     accelerator = ACCELERATORS[arguments.accelerator]
-    tells = True
+    prints = True
     try:
         identity = runtime.identify()
-        tells = identity.rank == 0
+        prints = identity.rank == 0
         requests = plan(arguments)
-        if tells:
+        if prints:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
             warn_of_other_base(requests[0])
@@ -96,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
     except ConfigError as error:  # every rank finds the same error
-        if tells:
+        if prints:
             print(error, file=sys.stderr)
         sys.exit(ExitCode.BAD_CONFIG)
     try:
@@ -115,10 +131,10 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
     """List all requested images, in order. Raises ConfigError: for the user's mistakes."""
     if arguments.like is not None:
         return [like(arguments)]
-    found = named(arguments)
-    chosen = choose(arguments, found)
-    record = chosen.record
-    recipe = SamplingConfig() if found.recipe is None else found.recipe.sampling
+    named = requested(arguments)
+    selected = select(arguments, named)
+    record = selected.record
+    recipe = SamplingConfig() if named.recipe is None else named.recipe.sampling
     count = 1 if arguments.images_per_prompt is None else arguments.images_per_prompt
     if count < 1:
         raise ConfigError(f"--images-per-prompt: found {count} (must be at least 1)")
@@ -134,9 +150,9 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
             height=record.resolution if arguments.height is None else arguments.height,
             width=record.resolution if arguments.width is None else arguments.width,
             sampling=sampling,
-            weights=chosen.path,
-            weights_xxh3=chosen.xxh3,
-            lora=chosen.lora,
+            weights=selected.path,
+            weights_xxh3=selected.xxh3,
+            lora=selected.lora,
             record=record,
         )
     except ValidationError as error:
@@ -146,7 +162,9 @@ def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
         option = first.keys[-1].replace("_", "-")
         raise ConfigError(f"--{option}: found {first.found!r} ({first.reason})") from None
     if sampling.seed + len(prompts) > 1 << 63:
-        raise ConfigError(f"--seed: found {sampling.seed}, from which {len(prompts)} images cannot count up; give less")
+        raise ConfigError(
+            f"--seed: found {sampling.seed} (the seeds of {len(prompts)} images would exceed 2^63); give a smaller one"
+        )
     require_whole_latents(common, "--")
     return [numbered(common, index, *pair) for index, pair in enumerate(prompts)]
 
@@ -183,7 +201,7 @@ def like(arguments: argparse.Namespace) -> ImageRequest:
         raise ConfigError(f"--like: takes all settings from its image; leave out {', '.join(extra)}")
     request = read_request(arguments.like)
     require_whole_latents(request, f"{arguments.like}: its settings: ")
-    return same_weights(request, named(arguments), arguments.like)
+    return same_weights(request, requested(arguments), arguments.like)
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
@@ -272,7 +290,7 @@ def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
 
     record = request.record
     return TextToImage.from_weights(
-        open_source(request.weights, record.model),
+        open_weights(request.weights, record.model),
         request.sampling,
         request.height,
         request.width,

@@ -13,7 +13,7 @@ from launcher.contract.config import ConfigError, dump_yaml, load_document, sche
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.identity import read_identity
-from launcher.contract.process import tell_stacks
+from launcher.contract.process import enable_stack_dumps
 from launcher.contract.run_dir import RunDir
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import TIMEOUT_S
@@ -35,22 +35,28 @@ from vpred_train.weights.pretrained import open_pretrained
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser. `vpred-launch` writes the options of a rank."""
     parser = argparse.ArgumentParser(prog="vpred-train", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
     parser.add_argument("--recipe", type=Path, help="YAML file of the training setup")
-    parser.add_argument("--world-size", type=int, default=1, help="ranks to check the recipe for")
+    parser.add_argument(
+        "--world-size", type=int, default=1, help="number of ranks to check the recipe for (default: 1)"
+    )
     parser.add_argument("--check", action="store_true", help="check recipe and data, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML, then stop")
     parser.add_argument("--print-schema", action="store_true", help="print the recipe's JSON Schema, then stop")
     parser.add_argument(
         "--print-rank-counts",
         action="store_true",
-        help="print which numbers of ranks up to --world-size fit, then stop",
+        help="print the numbers of ranks up to --world-size that divide the batch, then stop",
     )
     parser.add_argument("--memory-plan", action="store_true", help="print the bytes of each rank by kind, then stop")
     parser.add_argument(
-        "--world-sizes", type=world_sizes, default=(8, 64, 512), metavar="N,N", help="ranks of the memory plan"
+        "--world-sizes",
+        type=world_sizes,
+        default=(8, 64, 512),
+        metavar="N,N",
+        help="numbers of ranks in the memory plan (default: 8,64,512)",
     )
-    parser.add_argument("--json", action="store_true", help="the memory plan as JSON")
+    parser.add_argument("--json", action="store_true", help="print the memory plan as JSON")
     mindone = parser.add_argument_group("MindONE's train_text_to_image (instead of --recipe)")
     mindone.add_argument("--train_config", type=Path, metavar="FILE", help="MindONE's YAML; the flags are its keys")
     for key, rule in TABLE.items():
@@ -65,10 +71,12 @@ def build_parser() -> argparse.ArgumentParser:
     rank.add_argument(
         "--run-dir",
         type=Path,
-        help="run directory, which --check also looks at; without --recipe its train.yaml is used",
+        help="run directory; --check also checks it; its train.yaml is the recipe if --recipe is absent",
     )
-    rank.add_argument("--attempt", type=int, help="number of this start (default: a new one)")
-    rank.add_argument("--accelerator", choices=sorted(ACCELERATORS), help="(default: cpu; also checked for)")
+    rank.add_argument("--attempt", type=int, help="number of this attempt (default: a new one)")
+    rank.add_argument(
+        "--accelerator", choices=sorted(ACCELERATORS), help="accelerator to train on, or to check for (default: cpu)"
+    )
     rank.add_argument(
         "--engine", choices=("auto", "host", "device"), default="auto", help="where a step is computed (default: auto)"
     )
@@ -88,13 +96,21 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="record N steps with MindSpore's profiler, on accelerator ascend (default: 0)",
     )
-    rank.add_argument("--metrics-address", default="127.0.0.1", help="where to serve metrics")
-    rank.add_argument("--metrics-port-base", type=int, help="port of local rank 0 (default: no metrics)")
     rank.add_argument(
-        "--collective-timeout-s", type=finite_number, default=TIMEOUT_S, help="end when peers do not answer"
+        "--accelerator", choices=sorted(ACCELERATORS), help="accelerator to train on, or to check for (default: cpu)"
     )
-    rank.add_argument("--rank-table", type=Path, help="HCCL rank table")
-    rank.add_argument("--device-ids", help="physical device of each local rank: 0,1,2")
+    rank.add_argument(
+        "--metrics-address", default="127.0.0.1", help="address at which metrics are served (default: 127.0.0.1)"
+    )
+    rank.add_argument("--metrics-port-base", type=int, help="metrics port of local rank 0 (default: no metrics)")
+    rank.add_argument(
+        "--collective-timeout-s",
+        type=finite_number,
+        default=TIMEOUT_S,
+        help="end the rank when its peers do not answer for this time",
+    )
+    rank.add_argument("--rank-table", type=Path, help="file of the HCCL rank table")
+    rank.add_argument("--device-ids", help="physical device of each local rank, such as 0,1,2")
     return parser
 
 
@@ -145,7 +161,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         print(schema_json(TrainConfig))
         return ExitCode.OK
     if arguments.json and not arguments.memory_plan:
-        raise ConfigError("--json: found without --memory-plan, which alone has it; give both or leave it out")
+        raise ConfigError("--json: it needs --memory-plan; give both or none")
     of_mindone = arguments.flags or arguments.train_config
     config = resolve_mindone(arguments) if of_mindone else resolve(arguments)
     if arguments.print_rank_counts:
@@ -179,7 +195,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.run_dir is None:
         raise ConfigError("--run-dir is missing: give the directory to train in (or --check)")
     accelerator = checked_accelerator(config, arguments)
-    tell_stacks()
+    enable_stack_dumps()
     from vpred_train.training.worker import train
 
     return train(config, arguments, accelerator)

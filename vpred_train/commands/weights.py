@@ -20,17 +20,17 @@ from vpred_train.foreign import finite_number
 from vpred_train.weights.inspection import inspection, lines_of, lora_inspection, lora_lines_of
 from vpred_train.weights.layouts.detection import LAYOUTS
 from vpred_train.weights.layouts.read_write import read_weights, weights_of, write_weights
-from vpred_train.weights.layouts.weight_source import open_source, weights_digest
+from vpred_train.weights.layouts.weight_source import open_weights, weights_digest
 from vpred_train.weights.lora.files import (
+    base_mismatch,
     is_lora,
     open_base,
     open_lora,
-    other_base,
     read_factors,
     with_lora,
     write_lora,
 )
-from vpred_train.weights.record_lookup import add_options, record_for, record_with, told_by
+from vpred_train.weights.record_lookup import add_options, declared_by, find_record
 
 EQUAL, DIFFERENT = 0, 1
 UNCLEAR = 1
@@ -56,15 +56,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     which = argparse.ArgumentParser(add_help=False)
     which.add_argument(
-        "--weights", choices=("auto", "ema", "raw"), default="auto", help="auto: the moving average where there is one"
+        "--weights",
+        choices=("auto", "ema", "raw"),
+        default="auto",
+        help="set of weights to read; auto: the moving average if there is one",
     )
     as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="one JSON object")
+    as_json.add_argument("--json", action="store_true", help="print one JSON object")
 
-    inspect = commands.add_parser("inspect", parents=[as_json], help="layout, tensors and record of a file or folder")
+    inspect = commands.add_parser(
+        "inspect", parents=[as_json], help="show layout, tensors and record of a file or folder"
+    )
     inspect.add_argument("path", type=Path)
     inspect.add_argument("--headers-only", action="store_true", help="do not read the values to look for NaN and inf")
-    compare = commands.add_parser("compare", parents=[which, as_json], help="the same weights, whatever the layout?")
+    compare = commands.add_parser(
+        "compare", parents=[which, as_json], help="compare two sets of weights in any layouts"
+    )
     compare.add_argument("left", type=Path)
     compare.add_argument("right", type=Path)
     compare.add_argument(
@@ -72,21 +79,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert = commands.add_parser("convert", parents=[which], help="write the same weights, or LoRA, in another layout")
     convert.add_argument("source", type=Path)
-    convert.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
+    convert.add_argument("target", type=Path, help="new file, or new folder for diffusers")
     convert.add_argument(
-        "--to", choices=LAYOUTS, required=True, help="mindone .ckpt, stability safetensors or diffusers"
+        "--to",
+        choices=LAYOUTS,
+        required=True,
+        help="layout of the target: mindone .ckpt, stability safetensors or diffusers",
     )
     add_options(convert)
     merge = commands.add_parser("merge", parents=[which], help="add LoRA weights to full ones")
     merge.add_argument("base", type=Path, help="full SD 2.x weights in any layout")
-    merge.add_argument("lora", type=Path, help="LoRA of ours, MindONE's or diffusers'")
-    merge.add_argument("target", type=Path, help="a new file, or for diffusers a new folder")
-    merge.add_argument("--to", choices=LAYOUTS, required=True, help="as of convert")
-    merge.add_argument("--scale", type=finite_number, default=1.0, help="how strongly LoRA is added (default 1)")
+    merge.add_argument("lora", type=Path, help="LoRA weights in our, MindONE's or diffusers' layout")
+    merge.add_argument("target", type=Path, help="new file, or new folder for diffusers")
+    merge.add_argument(
+        "--to",
+        choices=LAYOUTS,
+        required=True,
+        help="layout of the target: mindone .ckpt, stability safetensors or diffusers",
+    )
+    merge.add_argument("--scale", type=finite_number, default=1.0, help="factor of the LoRA weights (default: 1)")
     add_options(merge)
-    probe = commands.add_parser("probe", parents=[which, as_json], help="what does the network really predict?")
+    probe = commands.add_parser("probe", parents=[which, as_json], help="measure what the network predicts")
     probe.add_argument("path", type=Path)
-    probe.add_argument("--data", type=Path, required=True, help="folder of captioned images; the first few are used")
+    probe.add_argument(
+        "--data", type=Path, required=True, help="folder of captioned images, of which the first few are used"
+    )
     probe.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     add_options(probe)
     return parser
@@ -97,7 +114,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         report = lora_inspection(open_lora(arguments.path))
         lines = lora_lines_of(report)
     else:
-        report = inspection(open_source(arguments.path), not arguments.headers_only)
+        report = inspection(open_weights(arguments.path), not arguments.headers_only)
         lines = lines_of(report)
     print(json.dumps(report, indent=2) if arguments.json else "\n".join(lines))
     return ExitCode.OK
@@ -135,8 +152,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     _require_new(arguments.target)
     if is_lora(arguments.source):
         return _convert_lora(arguments)
-    source = open_source(arguments.source)
-    record = record_for(source, arguments.weights, told_by(arguments))
+    source = open_weights(arguments.source)
+    record = find_record(source, arguments.weights, declared=declared_by(arguments))
     tensors = weights_of(source, arguments.weights)
     write_weights(arguments.target, tensors, arguments.to, record)
     print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, from {source.layout} of {source.path}")
@@ -144,7 +161,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _convert_lora(arguments: argparse.Namespace) -> int:
-    if told_by(arguments) or arguments.weights != "auto":
+    if declared_by(arguments) or arguments.weights != "auto":
         raise ConfigError(f"{arguments.source}: holds LoRA weights; leave out --prediction-type and --weights")
     source = open_lora(arguments.source)
     factors = read_factors(source)
@@ -157,9 +174,9 @@ def _merge(arguments: argparse.Namespace) -> int:
     _require_new(arguments.target)
     lora = open_lora(arguments.lora)
     base = open_base(arguments.base, lora)
-    record = record_with(base, arguments.weights, told_by(arguments), lora)
+    record = find_record(base, arguments.weights, declared=declared_by(arguments), lora=lora)
     tensors = with_lora(base, arguments.weights, lora, arguments.scale)
-    if fault := other_base(lora, base.path, weights_digest(base.path)):
+    if fault := base_mismatch(lora, base.path, weights_digest(base.path)):
         print(f"vpred-weights: warning: {fault}", file=sys.stderr)
     write_weights(arguments.target, tensors, arguments.to, record)
     print(f"{arguments.target}: {len(tensors)} tensors, {arguments.to} layout, {lora.path} added to {base.path}")
@@ -178,9 +195,9 @@ def _probe(arguments: argparse.Namespace) -> int:
     clear.
     Raises ConfigError (exit code 2): when the verdict is another type, or the predictions are not finite.
     """
-    source = open_source(arguments.path)
-    told = told_by(arguments)
-    record = record_for(source, arguments.weights, told)
+    source = open_weights(arguments.path)
+    declared = declared_by(arguments)
+    record = find_record(source, arguments.weights, declared=declared)
     diffusion = record.diffusion if record else DiffusionConfig()
     tensors = weights_of(source, arguments.weights)
     try:
@@ -206,8 +223,12 @@ def _probe(arguments: argparse.Namespace) -> int:
         print(f"{arguments.path}: predicts {found.verdict or 'neither v nor eps nor x0 clearly'} (residuals {found})")
     if record and found.verdict not in (None, record.diffusion.prediction_type):
         raise ConfigError(
-            f"{arguments.path}: told to predict {record.diffusion.prediction_type}, but predicts {found.verdict}; "
-            + (f"give --prediction-type {found.verdict}" if told else "its record is wrong")
+            f"{arguments.path}: the network predicts {found.verdict}, but "
+            + (
+                f"--prediction-type declares {record.diffusion.prediction_type}; give --prediction-type {found.verdict}"
+                if declared
+                else f"its record declares {record.diffusion.prediction_type}; correct the record"
+            )
         )
     return UNCLEAR if found.verdict is None else ExitCode.OK
 

@@ -85,7 +85,7 @@ class PrecisionConfig(Section):
     def dtype(self) -> ComputeDtype:
         """`compute_dtype` of a section that `on` has returned."""
         if self.compute_dtype == "auto":
-            raise ValueError("compute_dtype is auto, which only an accelerator tells")
+            raise ValueError("compute_dtype is auto, and the accelerator that decides it is unknown")
         return self.compute_dtype
 
     def _scaling_with(self, dtype: str) -> str:

@@ -114,7 +114,9 @@ class TrainConfig(Section):
         if self.data.cache is not None and "text_encoder" in self.trainable:
             raise ValueError("data.cache holds text features, but the text_encoder learns; leave out one of them")
         if self.data.cache is not None and self.model.vae is None:
-            raise ValueError("data.cache holds what an autoencoder makes, but model.vae is null; leave out data.cache")
+            raise ValueError(
+                "data.cache holds the moments of an autoencoder, but model.vae is null; leave out data.cache"
+            )
         return self
 
     @model_validator(mode="after")
@@ -123,8 +125,9 @@ class TrainConfig(Section):
         vanishes = objective.weight in VANISH_AT_ZERO_SNR and objective.terminal_floor is None
         if self.diffusion.zero_terminal_snr and vanishes:
             raise ValueError(
-                f"objective.weight {objective.weight} is 0 where diffusion.zero_terminal_snr takes the SNR; "
-                "set objective.terminal_floor (1: as uniform_v there, 0: none), or use another weight"
+                f"objective.weight {objective.weight} is 0 at the last timestep, whose SNR is 0 with "
+                "diffusion.zero_terminal_snr; set objective.terminal_floor (1: as uniform_v there, 0: none), or use "
+                "another weight"
             )
         return self
 
@@ -132,7 +135,7 @@ class TrainConfig(Section):
     def _check_best_has_validation(self) -> Self:
         if self.checkpoint.keep_best and not self.validation:
             raise ValueError(
-                f"checkpoint.keep_best is {self.checkpoint.keep_best}, but nothing is held out to tell which is best; "
+                f"checkpoint.keep_best is {self.checkpoint.keep_best}, but no validation says which is best; "
                 "add validation"
             )
         return self

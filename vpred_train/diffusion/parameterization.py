@@ -24,11 +24,6 @@ def x_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
     return alpha * z - sigma * v
 
 
-def noise_from_v(z: Any, v: Any, alpha: Any, sigma: Any) -> Any:
-    """Return noise = sigma z + alpha v (ibid.)."""
-    return sigma * z + alpha * v
-
-
 def x_from_noise(z: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
     """Return x = (z - sigma noise) / alpha, which is undefined at alpha = 0."""
     return (z - sigma * noise) / alpha

@@ -93,7 +93,7 @@ def loss_weights(config: ObjectiveConfig, prediction_type: PredictionType, snr: 
     Raises ValueError: when the network predicts noise and some SNR is 0, where noise says nothing about the image.
     """
     if prediction_type == "eps" and not snr.all():
-        raise ValueError("the SNR falls to 0, where no weight makes a prediction of the noise one of the image")
+        raise ValueError("the SNR falls to 0, where a prediction of the noise says nothing about the image")
     return image_weights(config, prediction_type, snr) / UNIFORM[prediction_type](snr)
 
 

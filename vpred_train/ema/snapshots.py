@@ -62,7 +62,7 @@ class Snapshot:
         if found != self.xxh3:
             raise ConfigError(
                 f"{self.path}: digest mismatch: xxh3 of the values is {found}, {self.xxh3} was written; "
-                "copy it again, or remove it to go without"
+                "copy it again, or remove it"
             )
 
 
@@ -100,7 +100,9 @@ def find_snapshots(folder: Path) -> list[Snapshot]:
     first = snapshots[0]
     for snapshot in snapshots[1:]:
         if (_timeless(snapshot.record), snapshot.shapes) != (_timeless(first.record), first.shapes):
-            raise ConfigError(f"{snapshot.path}: of another training than {first.path.name}; remove one of them")
+            raise ConfigError(
+                f"{snapshot.path}: belongs to another training than {first.path.name}; remove one of them"
+            )
     by_profile = {(snapshot.samples_seen, snapshot.sigma_rel): snapshot for snapshot in snapshots}
     for snapshot in snapshots:
         kept = by_profile[snapshot.samples_seen, snapshot.sigma_rel]

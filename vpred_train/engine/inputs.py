@@ -6,7 +6,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data import Batch, CacheSpecs, DataConfig, Entries, Sample, entry_keys, image_keys, load_centred, sample_generator
+from data import (
+    Batch,
+    CacheSpecs,
+    DataConfig,
+    Entries,
+    Sample,
+    Size,
+    entry_keys,
+    image_keys,
+    load_centred,
+    sample_generator,
+)
 from vpred_train.arrays import FloatArray
 from vpred_train.config.model import ModelConfig, VaeConfig
 from vpred_train.models.latents import drawn_latents, make_latents
@@ -57,7 +68,8 @@ class CachedInputs:
     """
 
     def __init__(self, vae: VaeConfig, resolution: int, seed: int, entries: Entries, specs: CacheSpecs) -> None:
-        self.vae, self.size, self.seed, self.entries, self.specs = vae, (resolution, resolution), seed, entries, specs
+        self.vae, self.size, self.seed = vae, Size(resolution, resolution), seed
+        self.entries, self.specs = entries, specs
 
     def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
         generators = posterior_generators(self.seed, batch)

@@ -27,8 +27,8 @@ HCCL_BYTES = 2 * 200_000_000  # HCCL reserves twice HCCL_BUFFSIZE for each commu
 NOT_COUNTED = (
     "activations",
     "MindSpore's and MPI's own memory",
-    "what a checkpoint copies",
-    "an average made whole while it is validated, sampled or exported",
+    "the copy of a checkpoint",
+    "an average gathered for validation, sampling or export",
 )
 NOT_COUNTED_ON_DEVICE = (
     "activations",

@@ -27,27 +27,27 @@ from vpred_train.prepare.recipe import load_recipe
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vpred-data encode`."""
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
     parser.add_argument("--recipe", type=Path, required=True, help="YAML file of the training setup")
     parser.add_argument("--data_path", type=Path, help="folder of the images (default: the recipe's data.path)")
     parser.add_argument("--output", type=Path, help="folder to fill (default: the recipe's data.cache)")
-    parser.add_argument("--batch-size", type=int, default=4, help="images, or captions, encoded at once (default: 4)")
+    parser.add_argument("--batch-size", type=int, default=4, help="images or captions per batch (default: 4)")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu", help="(default: cpu)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode as this process's rank. Entries that the cache holds already stay."""
     accelerator = ACCELERATORS[arguments.accelerator]
-    tells = True
+    prints = True
     try:
         identity = runtime.identify()
-        tells = identity.rank == 0
+        prints = identity.rank == 0
         config = resolve(arguments)
         config = config.model_copy(update={"precision": config.precision.on(accelerator)})
         runtime.start(accelerator, identity, identity.local_rank, None)
         collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
     except USER_ERRORS as error:  # every rank finds the same error
-        if tells:
+        if prints:
             print(error, file=sys.stderr)
         return ExitCode.BAD_CONFIG
     try:
@@ -80,28 +80,28 @@ def encode(config: TrainConfig, batch_size: int, collective: Collective) -> None
     Raises ConfigError and DataError: for a bad recipe, weights or data, or a full disk.
     """
     started = time.perf_counter()
-    folder, tells = config.data.cache or Path(), collective.rank == 0
+    folder, prints = config.data.cache or Path(), collective.rank == 0
     data = open_data(config, collective)
-    specs = CacheSpecs(**collective.broadcast_object(vars(cache_specs(config)) if tells else None))
+    specs = CacheSpecs(**collective.broadcast_object(vars(cache_specs(config)) if prints else None))
     work = plan(config, specs, data)
     collective.barrier()  # all ranks have looked before any rank writes
-    require_space(folder, work, work.nbytes(config), tells)
+    require_space(folder, work, work.nbytes(config), prints)
     mine = work.share(collective.rank, collective.world_size)
     if mine.count:
-        with tqdm(total=mine.count, unit="entry", desc="rank 0's share", disable=not tells) as bar:
+        with tqdm(total=mine.count, unit="entry", desc="rank 0's share", disable=not prints) as bar:
             write_share(config, folder, specs, mine, batch_size, bar)
     collective.barrier()
-    if tells:
+    if prints:
         seconds, ranks = time.perf_counter() - started, collective.world_size
         kept = work.wanted - work.count
         print(f"{folder}: {work.count} entries written, {kept} were there; {seconds:.1f} s on {ranks} ranks")
 
 
-def require_space(folder: Path, work: Work, nbytes: int, tells: bool) -> None:
+def require_space(folder: Path, work: Work, nbytes: int, prints: bool) -> None:
     """Make the folder, and print what will be written.
 
     nbytes: size of the entries to write, bytes
-    tells: this rank prints
+    prints: this rank prints
     Raises ConfigError: when the folder cannot be made, or its disk has too little room.
     """
     try:
@@ -112,7 +112,7 @@ def require_space(folder: Path, work: Work, nbytes: int, tells: bool) -> None:
     size, room = f"{nbytes / 1e9:.3g} GB", f"{free / 1e9:.3g} GB"
     if nbytes > free:
         raise ConfigError(f"{folder}: needs {size}, but {room} are free; make room or give another --output")
-    if tells:
+    if prints:
         what = f"{len(work.images)} images and {len(work.captions)} captions to encode ({work.wanted} entries in all)"
         print(f"{folder}: {what}, {size}; {room} are free", flush=True)
 

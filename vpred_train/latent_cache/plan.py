@@ -9,13 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import ABSENT, KEY, Cache, CacheSpecs, Sample, Source, Table, encoded_keys, entry_keys, image_keys, pieces
+from data import (
+    ABSENT,
+    KEY,
+    Cache,
+    CacheSpecs,
+    Sample,
+    Size,
+    Source,
+    Table,
+    encoded_keys,
+    entry_keys,
+    image_keys,
+    pieces,
+)
 from vpred_train.config.train import TrainConfig
-from vpred_train.latent_cache.requirements import Needed, needed
+from vpred_train.latent_cache.requirements import RequiredSamples, required_samples
 from vpred_train.prepare.data import OpenedData
 
 FLOAT32_BYTES = 4
 NO_SOURCE = -1  # the empty caption's source
+NO_SIZE = Size(0, 0)  # of a caption
 # One entry to make, of sample `id` of source `of`. `number` says whether the image is mirrored, or which of the
 # sample's captions it is. A million of them take 40 MB.
 JOB = np.dtype([("high", "u8"), ("low", "u8"), ("of", "i2"), ("id", "i8"), ("number", "i4"), ("size", "i4")])
@@ -29,7 +43,7 @@ class Task:
 
     text: the caption
     flipped: the image is mirrored
-    size: height and width that the image is cropped to, pixels
+    size: size that the image is cropped to
     """
 
     key: np.void
@@ -37,7 +51,7 @@ class Task:
     source: Source | None = None
     sample_id: int = 0
     flipped: bool = False
-    size: tuple[int, int] = (0, 0)
+    size: Size = NO_SIZE
 
     @property
     def sample(self) -> Sample | None:
@@ -53,7 +67,7 @@ class Work:
     """
 
     sources: Sequence[Source]
-    sizes: Sequence[tuple[int, int]]
+    sizes: Sequence[Size]
     image_jobs: Jobs
     caption_jobs: Jobs
     wanted: int
@@ -102,7 +116,7 @@ class Work:
 def plan(config: TrainConfig, specs: CacheSpecs, data: OpenedData) -> Work:
     """Find the entries that the recipe's cache lacks. Equal images and equal captions count once."""
     cache = Cache(config.data.cache or Path())
-    wanted = list(needed(config, data.training, data.held_out))
+    wanted = list(required_samples(config, data.training, data.held_out))
     sizes = sorted({size for each in wanted for size in each.buckets.sizes})
     images = [jobs for of, each in enumerate(wanted) for jobs in _image_jobs(specs, each, of, sizes)]
     captions = [jobs for of, each in enumerate(wanted) for jobs in _caption_jobs(specs, each.source, of)]
@@ -119,13 +133,13 @@ def plan(config: TrainConfig, specs: CacheSpecs, data: OpenedData) -> Work:
     )
 
 
-def _image_jobs(specs: CacheSpecs, wanted: Needed, of: int, sizes: Sequence[tuple[int, int]]) -> list[Jobs]:
+def _image_jobs(specs: CacheSpecs, wanted: RequiredSamples, of: int, sizes: Sequence[Size]) -> list[Jobs]:
     found = []
     for ids in pieces(len(wanted.source)):
         numbers, hashes = wanted.buckets.number_of(ids), wanted.source.content_hashes(ids)
         for number, size in enumerate(wanted.buckets.sizes):
             own = numbers == number
-            for flipped in (False, True)[: 1 + wanted.mirrored]:
+            for flipped in (False, True) if wanted.mirrored else (False,):
                 keys = image_keys(specs, hashes[own], size, flipped)
                 found.append(_jobs(keys, of, ids[own], np.full(len(keys), flipped), sizes.index(size)))
     return found

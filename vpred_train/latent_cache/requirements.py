@@ -15,6 +15,7 @@ from data import (
     Cache,
     CacheSpecs,
     Entries,
+    Size,
     Source,
     Subset,
     Table,
@@ -47,7 +48,9 @@ def cache_specs(config: TrainConfig) -> CacheSpecs:
     tensors = open_pretrained(config)
     model, data, dtype = config.model, config.data, config.precision.dtype
     if model.vae is None:
-        raise ConfigError("model.vae: found null, but data.cache holds what an autoencoder makes; leave out data.cache")
+        raise ConfigError(
+            "model.vae: found null, but data.cache holds the moments of an autoencoder; leave out data.cache"
+        )
     vae = model.vae.model_dump(mode="json", exclude={"scale"})  # the scale is applied when an entry is read
     return CacheSpecs(
         moments={
@@ -90,12 +93,12 @@ def open_cache(config: TrainConfig, recipe: Path) -> Cache:
 def cache_folder(config: TrainConfig, recipe: Path) -> Path:
     """Return the recipe's `data.cache`. Raises ConfigError: when it has none."""
     if config.data.cache is None:
-        raise ConfigError(f"{recipe}: has no data.cache; give the folder")
+        raise ConfigError(f"{recipe}: data.cache is missing; set it to the folder of the cache")
     return config.data.cache
 
 
 @dataclass(frozen=True)
-class Needed:
+class RequiredSamples:
     """Describes samples that a run reads from a cache.
 
     buckets: sizes at which the samples are read
@@ -107,18 +110,18 @@ class Needed:
     mirrored: bool
 
 
-def needed(config: TrainConfig, source: Source, held_out: Source | None) -> Iterator[Needed]:
+def required_samples(config: TrainConfig, source: Source, held_out: Source | None) -> Iterator[RequiredSamples]:
     """Yield the samples that a run trains on, then those that it reads as squares.
 
     The squares are the held-out images, and the images by which pretrained weights are probed.
     """
-    yield Needed(source, buckets_of(source, config.data, config.global_batch), config.data.horizontal_flip)
-    square = (config.data.resolution, config.data.resolution)
+    yield RequiredSamples(source, buckets_of(source, config.data, config.global_batch), config.data.horizontal_flip)
+    square = Size(config.data.resolution, config.data.resolution)
     if held_out is not None:
-        yield Needed(held_out, one_bucket(square, len(held_out)), mirrored=False)
+        yield RequiredSamples(held_out, one_bucket(square, len(held_out)), mirrored=False)
     if config.pretrained is not None and "unet" in config.pretrained.networks:
         probed = Subset(source, np.arange(min(PROBED_IMAGES, len(source))))
-        yield Needed(probed, one_bucket(square, len(probed)), mirrored=False)
+        yield RequiredSamples(probed, one_bucket(square, len(probed)), mirrored=False)
 
 
 def check_cache(
@@ -131,9 +134,9 @@ def check_cache(
     cache, todo = open_cache(config, recipe), remedy(config, recipe)
     training, *squares = [
         (each.source, find_entries(cache, each.source, specs, each.buckets, mirrored=each.mirrored, remedy=todo))
-        for each in needed(config, source, held_out)
+        for each in required_samples(config, source, held_out)
     ]
-    size = (config.data.resolution, config.data.resolution)
+    size = Size(config.data.resolution, config.data.resolution)
     return replace(training[1], squares=Table.joined([table_of(specs, *each, size) for each in squares]))
 
 

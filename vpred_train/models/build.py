@@ -36,7 +36,7 @@ def networks_of(config: TrainConfig, parts: Sequence[Network]) -> Networks:
     return networks
 
 
-def complete(config: TrainConfig, networks: Networks) -> None:
+def add_missing_networks(config: TrainConfig, networks: Networks) -> None:
     """Add the networks that a run from a cache does not train with, but needs to make images."""
     absent = [part for part in config.model.networks if getattr(networks, part) is None]
     for part, network in networks_of(config, absent).name_cells().items():

@@ -41,15 +41,17 @@ def open_data(config: TrainConfig, collective: Collective | None = None) -> Open
     if validation.path is None:
         training, held_out = hold_out(source, validation.seed, share=validation.share, count=validation.count)
         if image_count(held_out) < 2:
-            raise DataError(f"{held_out.name}: 1 image is held out, which has no standard error; give 2 or more")
+            raise DataError(f"{held_out.name}: only 1 image is held out; give 2 or more, which have a standard error")
         return OpenedData(training, held_out, tuple(source.bad))
     separate = open_checked(config.data, validation.path, collective)
     both = numbers_in_both(separate, source)
     if len(both):
         first = separate.sample(int(both[0])).origin
-        raise DataError(f"{validation.path}: {len(both)} images are trained on, first {first}; give others")
+        raise DataError(
+            f"{validation.path}: {len(both)} of its images are trained on, such as {first}; give other images"
+        )
     if image_count(separate) < 2:
-        raise DataError(f"{separate.name}: 1 image is held out, which has no standard error; give 2 or more")
+        raise DataError(f"{separate.name}: only 1 image is held out; give 2 or more, which have a standard error")
     return OpenedData(source, separate, (*source.bad, *separate.bad))
 
 
@@ -66,6 +68,6 @@ def open_checked(config: DataConfig, path: Path, collective: Collective | None) 
         folder = open_source(path, config.bad_samples, checked=digest)
     if folder.index.digest != digest:
         raise DataError(
-            f"{path}: rank {collective.rank} sees other images or captions there than rank 0; copy them anew"
+            f"{path}: rank {collective.rank} sees other images or captions there than rank 0; copy them again"
         )
     return folder

@@ -159,7 +159,7 @@ def optimizer(recipe: MindoneRecipe, _: Setting) -> Settings:
 def schedule(recipe: MindoneRecipe, setting: Setting) -> Settings:
     if recipe.scheduler not in SCHEDULES:
         raise ConfigError(
-            f"scheduler: found {recipe.scheduler!r}, of which MindONE's recipe does not tell power or milestones "
+            f"scheduler: found {recipe.scheduler!r}, but MindONE's recipe does not declare its power or milestones "
             f"(known: {', '.join(SCHEDULES)}); put the schedule into a recipe of ours"
         )
     found: Settings = {"schedule.name": SCHEDULES[recipe.scheduler]}
@@ -195,24 +195,24 @@ def all_images(recipe: MindoneRecipe, setting: Setting) -> Settings:
     if setting.small:
         raise ConfigError(
             f"image_filter_size: {setting.small} of {setting.samples} images have a side below "
-            f"{recipe.image_filter_size} pixels, and none is dropped in silence here; take them out of the table, or "
+            f"{recipe.image_filter_size} pixels, but no image is dropped silently here; remove them from the table, or "
             "set filter_small_size: False"
         )
     return {}
 
 
-NO_MODELARTS = WithoutEffect("it only goes with enable_modelarts")
+NO_MODELARTS = WithoutEffect("only enable_modelarts needs it")
 TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "mode": WithoutEffect("the networks always run in graph mode"),
     "jit_level": WithoutEffect("the accelerator decides how graphs are compiled, unless there is --operation"),
     "use_parallel": WithoutEffect("the ranks of an mpirun always share the batch"),
     "replace_small_images": WithoutEffect("no image is dropped, so none is replaced"),
-    "enable_modelarts": Refused((False,), "data are read from a folder that every host sees"),
+    "enable_modelarts": Refused((False,), "the data must be in a folder that every host sees"),
     "num_workers": NO_MODELARTS,
     "json_data_path": NO_MODELARTS,
     "data_path": Becomes("data.path", lambda r, _: {"data.path": str(Path(r.data_path).resolve())}),
     "output_path": Within("the run directory, unless there is --run-dir"),
-    "resume": Refused((False, True), "the same command goes on where a run was stopped, and from no other file"),
+    "resume": Refused((False, True), "the same command resumes a stopped run, and no other file is read"),
     "profile": Refused((False,), "give the number of steps to record as --profile N"),
     "model_config": Becomes("diffusion.prediction_type", model),
     "custom_text_encoder": Refused(("",), "the text encoder is SD2's"),
@@ -221,7 +221,7 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "lora_ft_unet": Within("use_lora"),
     "lora_ft_text_encoder": Within("use_lora"),
     "lora_rank": Within("use_lora"),
-    "lora_fp16": WithoutEffect("the factors are float32 and computed with in precision.compute_dtype"),
+    "lora_fp16": WithoutEffect("the factors are float32, and products run in precision.compute_dtype"),
     "lora_scale": Within("use_lora"),
     "unet_initialize_random": Within("pretrained_model_path"),
     "dataset_sink_mode": WithoutEffect("batches are prefetched by a thread"),
@@ -243,7 +243,7 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "loss_scale_factor": Within("loss_scaler_type"),
     "scale_window": Within("loss_scaler_type"),
     "loss_scaler_type": Becomes("precision.loss_scaling", loss_scale),
-    "drop_overflow_update": Refused((True,), "an update by what is not finite would leave no weights to go on with"),
+    "drop_overflow_update": Refused((True,), "an update that is not finite would destroy the weights"),
     "gradient_accumulation_steps": Refused((1,), "gradients are not accumulated; give more ranks or recompute=true"),
     "use_ema": Becomes("ema.decay", lambda r, _: {"ema.decay": EMA_DECAY if r.use_ema else 0.0}),
     "clip_grad": Becomes(
@@ -262,7 +262,7 @@ TABLE: dict[str, Becomes | Within | WithoutEffect | Refused] = {
     "filter_small_size": Becomes("a check of data.path", all_images),
     "image_filter_size": Within("filter_small_size"),
     "image_size": Becomes("data.resolution", lambda r, _: {"data.resolution": r.image_size}),
-    "log_level": WithoutEffect("there is one level"),
+    "log_level": WithoutEffect("the level is fixed"),
 }
 # Settings that MindONE's training fixes without a key.
 ALWAYS: Settings = {

@@ -14,13 +14,12 @@ from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.config.model import ModelConfig
 from vpred_train.config.train import TrainConfig
 from vpred_train.config.weights import PretrainedConfig
-from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.prepare.mindone_keys import COMMAND_LINE, MindoneRecipe
 from vpred_train.prepare.mindone_recipe import Setting, translate
-from vpred_train.weights.layouts.weight_source import open_source as open_weights
+from vpred_train.weights.layouts.weight_source import open_weights
 from vpred_train.weights.lora.factors import attention_targets
-from vpred_train.weights.pretrained import pinned
-from vpred_train.weights.record_lookup import record_for
+from vpred_train.weights.pretrained import pin_digest
+from vpred_train.weights.record_lookup import Declared, require_record
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), without_weights: bool = False) -> TrainConfig:
@@ -37,7 +36,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), without_weights: bool
     def absolute(key: str, given: Path) -> Path:
         return ((Path.cwd() if f"{key}.".startswith(overridden) else path.resolve().parent) / given).resolve()
 
-    return placed(config, absolute, without_weights)
+    return resolve_recipe(config, absolute, without_weights)
 
 
 def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[str], world_size: int) -> TrainConfig:
@@ -58,16 +57,18 @@ def from_mindone(recipe: MindoneRecipe, path: Path | None, overrides: Sequence[s
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     config = build_document(TrainConfig, raw, origin, overrides)
-    return placed(config, lambda _, given: given.resolve())
+    return resolve_recipe(config, lambda _, given: given.resolve())
 
 
-def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_weights: bool = False) -> TrainConfig:
-    """Return the recipe with absolute paths, the digest of its weights, and the model that they declare.
+def resolve_recipe(
+    config: TrainConfig, absolute: Callable[[str, Path], Path], without_weights: bool = False
+) -> TrainConfig:
+    """Return the recipe with absolute paths, the digest of its weights, and what they declare.
 
     absolute: function (key, path) -> absolute path
     Raises ConfigError: when recipe and weights contradict each other, or the weights cannot be read.
     """
-    config = config.model_copy(update={"data": placed_data(config.data, absolute)})
+    config = config.model_copy(update={"data": data_with_absolute_paths(config.data, absolute)})
     if config.validation is not None and config.validation.path is not None:
         path_given = absolute("validation.path", config.validation.path)
         config = config.model_copy(update={"validation": config.validation.model_copy(update={"path": path_given})})
@@ -76,12 +77,12 @@ def placed(config: TrainConfig, absolute: Callable[[str, Path], Path], without_w
     weights = absolute("pretrained.path", config.pretrained.path)
     if without_weights and not weights.exists():
         return config
-    config = adopt_record(config, pinned(config.pretrained.model_copy(update={"path": weights})))
+    config = adopt_record(config, pin_digest(config.pretrained.model_copy(update={"path": weights})))
     check_lora(config)
     return config
 
 
-def placed_data(data: DataConfig, absolute: Callable[[str, Path], Path]) -> DataConfig:
+def data_with_absolute_paths(data: DataConfig, absolute: Callable[[str, Path], Path]) -> DataConfig:
     """Return the section with absolute paths."""
     given = {"path": data.path, "cache": data.cache}
     found = {key: absolute(f"data.{key}", path) for key, path in given.items() if path is not None}
@@ -93,36 +94,56 @@ def adopt_record(config: TrainConfig, pretrained: PretrainedConfig) -> TrainConf
     """Fill the keys that the recipe leaves open with those that the record of its pretrained weights declares.
 
     The schedule may differ from that of the weights. The networks may not. The prediction type may differ only when
-    `prediction_type_was` says so.
-    Raises ConfigError: when recipe and record contradict each other, or neither says what the network predicts.
+    `prediction_type_was` declares that of the weights.
+    Raises ConfigError: when recipe and record contradict each other, or neither declares what the network predicts.
     """
     source = open_weights(pretrained.path)
-    record = record_for(source, pretrained.weights, None, None if source.record else config.model)
-    was = pretrained.prediction_type_was
-    if record is None:
-        if was is None and "prediction_type" not in config.diffusion.model_fields_set:
-            raise ConfigError(
-                f"{pretrained.path}: does not tell what the network predicts; set diffusion.prediction_type to v "
-                "(768-v weights) or eps (base weights)"
-            )
-        return config.model_copy(update={"pretrained": pretrained})
-    own = record.diffusion.prediction_type
-    if was not in (None, own):
-        raise ConfigError(
-            f"pretrained.prediction_type_was: found {was!r}, but {pretrained.path} tells {own!r}; correct it"
-        )
+    record = require_record(
+        source,
+        pretrained.weights,
+        declared=declared_in(config, pretrained),
+        model=config.model,
+        remedy="set diffusion.prediction_type to v (768-v weights) or eps (base weights)",
+    )
     try:
-        found = merged(record.diffusion, config.diffusion)
-        if was is not None:
+        found = overlay(record.diffusion, config.diffusion)
+        if pretrained.prediction_type_was is not None:
             found["prediction_type"] = config.diffusion.prediction_type
         diffusion = DiffusionConfig.model_validate(found)
-        model = ModelConfig.model_validate(merged(record.model, config.model))
+        model = ModelConfig.model_validate(overlay(record.model, config.model))
         resolved = config.model_dump() | {"pretrained": pretrained, "diffusion": diffusion, "model": model}
         config = TrainConfig.model_validate(resolved)
     except ValidationError as error:
         raise ConfigError(f"{pretrained.path}: with the recipe: {first_mistake(error).reason}") from None
-    check_parameterization(config, pretrained, record)
+    if differing := differences(record.model.model_dump(), config.model.model_dump(), "model."):
+        raise ConfigError(
+            f"{pretrained.path}: these weights need another recipe: {'; '.join(differing)}; leave these keys out"
+        )
     return config
+
+
+def declared_in(config: TrainConfig, pretrained: PretrainedConfig) -> Declared | None:
+    """Return what the recipe declares about its pretrained weights; None when it declares nothing.
+
+    Only the prediction type counts: the schedule may differ from that of the weights.
+    """
+    resolution = config.data.resolution
+    if pretrained.prediction_type_was is not None:
+        return Declared(
+            pretrained.prediction_type_was,
+            resolution=resolution,
+            key="pretrained.prediction_type_was",
+            remedy="set it to {found}",
+        )
+    if "prediction_type" not in config.diffusion.model_fields_set:
+        return None
+    kind = config.diffusion.prediction_type
+    return Declared(
+        kind,
+        resolution=resolution,
+        key="diffusion.prediction_type",
+        remedy=f"leave it out, or set pretrained.prediction_type_was={{found}} to train them to predict {kind}",
+    )
 
 
 def check_lora(config: TrainConfig) -> None:
@@ -136,31 +157,18 @@ def check_lora(config: TrainConfig) -> None:
         )
 
 
-def check_parameterization(config: TrainConfig, pretrained: PretrainedConfig, record: ParameterizationRecord) -> None:
-    """Raise ConfigError where the recipe contradicts the record of its pretrained weights."""
-    differing = differences(record.model.model_dump(), config.model.model_dump(), "model.")
-    own, wanted, way = record.diffusion.prediction_type, config.diffusion.prediction_type, ""
-    if wanted != own and pretrained.prediction_type_was is None:
-        differing.append(f"diffusion.prediction_type: found {wanted!r}, weights tell {own!r}")
-        way = f", or set pretrained.prediction_type_was={own} to train them to predict {wanted}"
-    if differing:
-        raise ConfigError(
-            f"{pretrained.path}: these weights need another recipe: {'; '.join(differing)}; leave these keys out{way}"
-        )
-
-
-def merged(recorded: Any, given: Any) -> dict[str, Any]:
+def overlay(recorded: Any, given: Any) -> dict[str, Any]:
     """Overlay the recorded section with the keys that the recipe sets."""
 
-    def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         nested = {
-            key: overlay(below[key], value)
+            key: over(below[key], value)
             for key, value in above.items()
             if isinstance(value, dict) and isinstance(below.get(key), dict)
         }
         return below | above | nested
 
-    return overlay(recorded.model_dump(), given.model_dump(exclude_unset=True))
+    return over(recorded.model_dump(), given.model_dump(exclude_unset=True))
 
 
 def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str) -> list[str]:
@@ -170,7 +178,7 @@ def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str) ->
         if isinstance(value, dict) and isinstance(given[key], dict):
             found += differences(value, given[key], f"{prefix}{key}.")
         elif value != given[key] and key != "padding":
-            found.append(f"{prefix}{key}: found {given[key]!r}, weights tell {value!r}")
+            found.append(f"{prefix}{key}: found {given[key]!r}, the weights declare {value!r}")
     return found
 
 

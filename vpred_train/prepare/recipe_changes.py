@@ -100,7 +100,7 @@ def _paired(key: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:
 
 def _why_not_longer(before: TrainConfig, after: TrainConfig) -> str:
     if after.total_samples < before.total_samples:
-        return "a run gets longer, never shorter"
+        return "a run can get longer, but not shorter"
     if not after.schedule.is_extendable:
         return f"the {after.schedule.name} schedule depends on it; a run gets longer with constant or multi_step"
     return ""

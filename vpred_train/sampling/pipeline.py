@@ -22,9 +22,9 @@ from vpred_train.models.latents import make_latents
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import set_weights
 from vpred_train.text.tokenizer import Tokenizer
-from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.layouts.weight_source import WeightSource
 from vpred_train.weights.lora.files import LoraSource, with_lora
-from vpred_train.weights.record_lookup import needed_record
+from vpred_train.weights.record_lookup import require_record
 
 
 class NotFiniteError(ConfigError):
@@ -56,7 +56,7 @@ class TextToImage:
     @classmethod
     def from_weights(
         cls,
-        weights: Source,
+        weights: WeightSource,
         sampling: SamplingConfig,
         height: int,
         width: int,
@@ -69,9 +69,9 @@ class TextToImage:
 
         record: what the networks predict (default: what the weights declare, and their average where they have one)
         lora: weights whose change is added, multiplied by `lora_scale`
-        Raises ConfigError: when nothing says what the networks predict, or tensors do not fit or are not finite.
+        Raises ConfigError: when nothing declares what the networks predict, or tensors do not fit or are not finite.
         """
-        record = record or needed_record(weights, "auto", None, lora)
+        record = record or require_record(weights, lora=lora)
         networks = Networks(record.model, 0)
         set_weights(networks, with_lora(weights, record.weights, lora, lora_scale))
         return cls(networks, record.model, record.diffusion, sampling, height, width)

@@ -11,27 +11,27 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.foreign import finite_number
 from vpred_train.sampling.image_request import ImageRequest, LoraRequest
-from vpred_train.weights.layouts.read_write import Which, settled
+from vpred_train.weights.layouts.read_write import WeightSet, resolve_weight_set
 from vpred_train.weights.layouts.weight_source import weights_digest
-from vpred_train.weights.lora.files import open_base, open_lora, other_base, with_lora
-from vpred_train.weights.record_lookup import add_options, needed_record, told_by
+from vpred_train.weights.lora.files import base_mismatch, open_base, open_lora, with_lora
+from vpred_train.weights.record_lookup import add_options, declared_by, require_record
 
 
 @dataclass(frozen=True)
-class Named:
-    """Holds the paths that are named. `recipe` is that of --run."""
+class RequestedWeights:
+    """Holds the paths that the command line names. `recipe` is that of --run."""
 
     weights: Path | None
-    which: Which
+    which: WeightSet
     lora: Path | None
     recipe: TrainConfig | None
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedWeights:
     """Holds weights that were opened and fit.
 
-    record: what the weights mean together, and which set of `path` is used
+    record: what the weights predict together, and which set of `path` is used
     """
 
     path: Path
@@ -41,17 +41,21 @@ class Chosen:
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `named` and `choose` read."""
+    """Add the options that `requested` and `select` read."""
     source = parser.add_argument_group("weights (one of them; --like alone uses the file that made its image)")
     source.add_argument("--run", type=Path, help="run directory of a finished training")
-    source.add_argument("--ckpt", type=Path, help="file of ours, MindONE's or Stability's, or a diffusers folder")
-    source.add_argument("--weights", choices=("ema", "raw"), help="which of them (default: ema where there is one)")
-    source.add_argument("--lora", type=Path, help="LoRA of ours, MindONE's or diffusers', to add to --ckpt's weights")
-    source.add_argument("--lora-scale", type=finite_number, help="how strongly LoRA is added (default 1)")
+    source.add_argument(
+        "--ckpt", type=Path, help="weights file in our, MindONE's or Stability's layout, or a diffusers folder"
+    )
+    source.add_argument("--weights", choices=("ema", "raw"), help="set of weights (default: ema if there is one)")
+    source.add_argument(
+        "--lora", type=Path, help="LoRA weights in our, MindONE's or diffusers' layout, added to those of --ckpt"
+    )
+    source.add_argument("--lora-scale", type=finite_number, help="factor of the LoRA weights (default: 1)")
     add_options(parser)
 
 
-def named(arguments: argparse.Namespace) -> Named:
+def requested(arguments: argparse.Namespace) -> RequestedWeights:
     """Return what --run, --ckpt and --lora name. A run that trained LoRA names both base weights and LoRA.
 
     Raises ConfigError: when options contradict each other, or a file is missing.
@@ -60,18 +64,18 @@ def named(arguments: argparse.Namespace) -> Named:
         raise ConfigError("--run and --ckpt: both name weights; give one of them")
     if arguments.lora is not None and not arguments.lora.exists():
         raise ConfigError(f"{arguments.lora}: no such file or folder; give LoRA weights")
-    which: Which = arguments.weights or "auto"
+    which: WeightSet = arguments.weights or "auto"
     if arguments.run is None:
         if arguments.ckpt is not None and not arguments.ckpt.exists():
             raise ConfigError(f"{arguments.ckpt}: no such file or folder; give a file of weights or a diffusers folder")
-        return Named(arguments.ckpt, which, arguments.lora, None)
+        return RequestedWeights(arguments.ckpt, which, arguments.lora, None)
     run = RunDir(arguments.run)
     path = run.weights / f"{arguments.weights or 'ema'}.safetensors"
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder; finish the run first (start the same command again)")
     recipe = load_document(TrainConfig, run.train_yaml)
     if recipe.lora is None or recipe.pretrained is None:
-        return Named(path, which, arguments.lora, recipe)
+        return RequestedWeights(path, which, arguments.lora, recipe)
     if arguments.lora is not None:
         raise ConfigError("--lora: the run has LoRA weights of its own; give --ckpt with --lora instead of --run")
     base = recipe.pretrained
@@ -79,51 +83,51 @@ def named(arguments: argparse.Namespace) -> Named:
         raise ConfigError(
             f"{base.path}: no such file or folder, but {run.root} adapts it; give --ckpt and --lora {path}"
         )
-    return Named(base.path, base.weights, path, recipe)
+    return RequestedWeights(base.path, base.weights, path, recipe)
 
 
-def choose(arguments: argparse.Namespace, found: Named) -> Chosen:
+def select(arguments: argparse.Namespace, named: RequestedWeights) -> SelectedWeights:
     """Open the named weights and check that they fit. Raises ConfigError: when they do not, or none is named."""
-    if found.weights is None:
+    if named.weights is None:
         raise ConfigError("no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE")
-    if found.lora is None and arguments.lora_scale is not None:
-        raise ConfigError("--lora-scale: goes with --lora; give both or none")
-    lora = None if found.lora is None else open_lora(found.lora)
-    source = open_base(found.weights, lora)
-    record = needed_record(source, found.which, told_by(arguments), lora)
-    kind = settled(source, found.which, record.model)
+    if named.lora is None and arguments.lora_scale is not None:
+        raise ConfigError("--lora-scale: it needs --lora; give both or none")
+    lora = None if named.lora is None else open_lora(named.lora)
+    source = open_base(named.weights, lora)
+    record = require_record(source, named.which, declared=declared_by(arguments), lora=lora)
+    kind = resolve_weight_set(source, named.which, record.model)
     strength = 1.0 if arguments.lora_scale is None else arguments.lora_scale
     with_lora(source, kind, lora, strength)
-    request, xxh3 = None, weights_digest(found.weights)
+    request, xxh3 = None, weights_digest(named.weights)
     if lora is not None:
-        run_adapts = found.recipe is not None and found.recipe.lora is not None
-        if run_adapts and (fault := other_base(lora, found.weights, xxh3)):
+        run_adapts = named.recipe is not None and named.recipe.lora is not None
+        if run_adapts and (fault := base_mismatch(lora, named.weights, xxh3)):
             raise ConfigError(fault)  # an error, since only the run named this file, not the user
         request = LoraRequest(path=lora.path.resolve(), xxh3=weights_digest(lora.path), scale=strength)
     record = record.model_copy(update={"weights": kind})
-    return Chosen(found.weights.resolve(), xxh3, request, record)
+    return SelectedWeights(named.weights.resolve(), xxh3, request, record)
 
 
 def warn_of_other_base(request: ImageRequest) -> None:
     """Print one line to standard error when LoRA was trained on other weights than those that it is added to."""
     if request.lora is None:
         return
-    if fault := other_base(open_lora(request.lora.path), request.weights, request.weights_xxh3):
+    if fault := base_mismatch(open_lora(request.lora.path), request.weights, request.weights_xxh3):
         print(f"warning: {fault}", file=sys.stderr)
 
 
-def same_weights(request: ImageRequest, found: Named, image: Path) -> ImageRequest:
+def same_weights(request: ImageRequest, named: RequestedWeights, image: Path) -> ImageRequest:
     """Return the request of `image` with the paths replaced by those named on the command line, if any.
 
     Raises ConfigError: when a file's content differs from that which made the image.
     """
-    weights = found.weights or request.weights
+    weights = named.weights or request.weights
     _same(weights, request.weights_xxh3, image, "--run or --ckpt")
     if request.lora is None:
-        if found.lora is not None:
+        if named.lora is not None:
             raise ConfigError(f"--lora: {image} was made without LoRA; leave it out")
         return request.model_copy(update={"weights": weights.resolve()})
-    path = found.lora or request.lora.path
+    path = named.lora or request.lora.path
     _same(path, request.lora.xxh3, image, "--lora")
     lora = request.lora.model_copy(update={"path": path.resolve()})
     return request.model_copy(update={"weights": weights.resolve(), "lora": lora})

@@ -135,7 +135,7 @@ class CheckpointSaver(Hook):
 
     def _failed(self, hooks: Sequence[Hook], error: CheckpointError, last: bool) -> None:
         self.failed_in_a_row += 1
-        logger.error("%s (%d of %d that a run bears in a row)", error, self.failed_in_a_row, MAX_FAILED_SAVES)
+        logger.error("%s (failure %d in a row; a run tolerates %d)", error, self.failed_in_a_row, MAX_FAILED_SAVES)
         for hook in hooks:
             hook.on_checkpoint_failed(str(error))
         if last or self.failed_in_a_row > MAX_FAILED_SAVES or isinstance(error, DriftError):

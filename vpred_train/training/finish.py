@@ -12,7 +12,7 @@ from launcher.contract.run_dir import RunDir, Summary
 from monitoring import History
 from vpred_train.arrays import FloatArray
 from vpred_train.config.train import TrainConfig
-from vpred_train.models.build import complete
+from vpred_train.models.build import add_missing_networks
 from vpred_train.sampling.gallery import evenly_spread, nearest_real, write_grids
 from vpred_train.sampling.images import png_of
 from vpred_train.sampling.pipeline import NotFiniteError, TextToImage, generate_shared, require_finite_images
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[Hook]) -> None:
     """Sample each rank's share of the prompts, and write the results on rank 0, `summary.json` last."""
     if config.final_samples:
-        complete(config, trainer.networks)
+        add_missing_networks(config, trainer.networks)
     for hook in hooks:
         hook.on_phase("sampling", trainer.steps_done, trainer.samples_seen)
     samples = evenly_spread(trainer.source, config.final_samples)

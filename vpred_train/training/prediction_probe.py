@@ -26,7 +26,7 @@ from vpred_train.prepare.data import PROBED_IMAGES
 SNRS = (4.0, 1.0, 0.25)  # here the targets differ clearly: at high SNR v is the noise, at low SNR minus the image
 EXPLAINED = 0.5  # a larger residual explains nothing: a fresh network that returns z_t has 0.6 for eps
 CLEARLY = 2.0  # the best residual must be this many times smaller than the next
-NOT_FINITE = "predicts what is not finite: the weights are damaged, or their products overflow in the compute type"
+NOT_FINITE = "its predictions are not finite: the weights are damaged, or their products overflow in the compute type"
 
 
 @dataclass(frozen=True)

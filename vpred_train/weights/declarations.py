@@ -20,7 +20,7 @@ from vpred_train.diffusion.schedule import alphas_cumprod
 from vpred_train.foreign import Foreign, printable, read_document, validated
 from vpred_train.weights.layouts.diffusers_folder import text_encoder_document, unet_document, vae_document
 from vpred_train.weights.layouts.record_files import PREDICTION_TYPES
-from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.layouts.weight_source import WeightSource
 
 V_PRED, ZTSNR, SCALE_FACTOR = "v_pred", "ztsnr", "scale_factor"
 AGAIN = "correct it or download the folder again"
@@ -43,13 +43,13 @@ class Declaration:
     model: the expected model, with the declared scale of the latents.
     diffusion: the declared keys of a DiffusionConfig.
     resolution: side of the training images, pixels.
-    teller: name of the markers or of the file that declare `diffusion`.
+    origin: name of the markers or of the file that declare `diffusion`.
     """
 
     model: ModelConfig
     diffusion: dict[str, Any]
     resolution: int | None
-    teller: str
+    origin: str
 
 
 Document = TypeVar("Document", bound=Foreign)
@@ -93,19 +93,19 @@ class Scheduler(Foreign):
     trained_betas: list[float] | None = None
 
 
-def declaration_of(source: Source, model: ModelConfig) -> Declaration:
+def declaration_of(source: WeightSource, model: ModelConfig) -> Declaration:
     """Return what `source` declares about itself, assuming that it holds `model`.
 
     Raises ConfigError: when the declaration is not SD2.
     """
     if source.layout == "diffusers" and source.path.is_dir():
         return _of_folder(source.path, model)
-    told: dict[str, Any] = {"prediction_type": "v"} if V_PRED in source.tensors else {}
+    declared: dict[str, Any] = {"prediction_type": "v"} if V_PRED in source.tensors else {}
     if ZTSNR in source.tensors:
-        told["zero_terminal_snr"] = True
+        declared["zero_terminal_snr"] = True
     if SCALE_FACTOR in source.tensors:
         model = _scaled(model, source.tensors[SCALE_FACTOR].number(), f"{source.path}: {SCALE_FACTOR}")
-    return Declaration(model, told, None, " and ".join(mark for mark in (V_PRED, ZTSNR) if mark in source.tensors))
+    return Declaration(model, declared, None, " and ".join(mark for mark in (V_PRED, ZTSNR) if mark in source.tensors))
 
 
 def _of_folder(folder: Path, model: ModelConfig) -> Declaration:
@@ -119,8 +119,8 @@ def _of_folder(folder: Path, model: ModelConfig) -> Declaration:
         model = _scaled(model, vae.scaling_factor, str(paths[1]))
     sides = unet.sample_size if isinstance(unet.sample_size, list) else [unet.sample_size or 0]
     scheduler = folder / "scheduler" / "scheduler_config.json"
-    told = _diffusion(scheduler, _read(Scheduler, scheduler))
-    return Declaration(model, told, max(sides) * vae_config.downsampling or None, scheduler.name)
+    declared = _diffusion(scheduler, _read(Scheduler, scheduler))
+    return Declaration(model, declared, max(sides) * vae_config.downsampling or None, scheduler.name)
 
 
 def _read(model: type[Document], path: Path) -> Document:
@@ -138,7 +138,7 @@ def _require(path: Path, found: Network, expected: dict[str, Any]) -> None:
             continue  # one number applies to all levels
         raise ConfigError(
             f"{path}: {key}: found {printable(shown(own))} (the model has {shown(value)}); {NOT_SD2}, or set model to "
-            "what they are"
+            "this value"
         )
 
 
@@ -157,7 +157,7 @@ def _diffusion(path: Path, found: Scheduler) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: {key}: found {printable(repr(value))} (known: {', '.join(sorted(known))}); {NOT_SD2}"
             )
-    told: dict[str, Any] = {
+    declared: dict[str, Any] = {
         "timesteps": found.num_train_timesteps,
         "beta_start": found.beta_start,
         "beta_end": found.beta_end,
@@ -165,10 +165,10 @@ def _diffusion(path: Path, found: Scheduler) -> dict[str, Any]:
         "prediction_type": types[found.prediction_type],
     }
     if found.trained_betas is not None:
-        told["zero_terminal_snr"] |= _are_rescaled(
-            path, validated(DiffusionConfig, told, str(path), AGAIN), found.trained_betas
+        declared["zero_terminal_snr"] |= _are_rescaled(
+            path, validated(DiffusionConfig, declared, str(path), AGAIN), found.trained_betas
         )
-    return told
+    return declared
 
 
 def _are_rescaled(path: Path, diffusion: DiffusionConfig, betas: list[float]) -> bool:
@@ -185,7 +185,7 @@ def _are_rescaled(path: Path, diffusion: DiffusionConfig, betas: list[float]) ->
             return rescaled
     raise ConfigError(
         f"{path}: trained_betas: found {len(betas)} that are not the {diffusion.timesteps} of beta_start and beta_end; "
-        "a schedule of its own has no reader here: give weights that were trained on SD2's"
+        "other schedules are not supported: give weights that were trained on SD2's"
     )
 
 

@@ -7,16 +7,16 @@ from typing import Any
 from launcher.contract.config import ConfigError
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.layouts.detection import is_unused
-from vpred_train.weights.layouts.read_write import Which, require_finite, sets_of, weights_of
+from vpred_train.weights.layouts.read_write import WeightSet, available_weight_sets, require_finite, weights_of
 from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, stability_shapes
-from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.layouts.weight_source import WeightSource
 from vpred_train.weights.lora.files import LoraSource, read_factors
-from vpred_train.weights.record_lookup import record_for
+from vpred_train.weights.record_lookup import find_record
 
 Report = dict[str, Any]
 
 
-def inspection(source: Source, values: bool = True) -> Report:
+def inspection(source: WeightSource, values: bool = True) -> Report:
     """Return the report on `source`.
 
     values: whether the tensors are read and checked for NaN and inf.
@@ -31,7 +31,7 @@ def inspection(source: Source, values: bool = True) -> Report:
         for network, prefix in COMPONENTS.items():
             sizes = [math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix)]
             networks[network] = {"tensors": len(sizes), "parameters": sum(sizes)}
-        declared = record_for(source, "auto", None)
+        declared = find_record(source)
         for tensors in whole if values else ():
             require_finite(tensors)
     except ConfigError as error:
@@ -40,7 +40,7 @@ def inspection(source: Source, values: bool = True) -> Report:
         "path": str(source.path),
         "layout": source.layout,
         "container": source.container,
-        "sets": list(sets_of(source, source.model)),
+        "sets": list(available_weight_sets(source, source.model)),
         "networks": networks,
         "dtypes": dict(Counter(tensor.dtype for tensor in source.tensors.values()).most_common()),
         "tensors": len(source.tensors),
@@ -84,8 +84,8 @@ def lines_of(report: Report) -> list[str]:
     for network, counts in report["networks"].items():
         lines.append(f"   {network}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
     lines.append(f"   types: {', '.join(f'{count} {dtype}' for dtype, count in report['dtypes'].items())}")
-    lines.append(f"   {report['bytes']:,} bytes in {report['tensors']} tensors, {report['unused']} of them not used")
-    lines.append(f"   record: {_told(report)}")
+    lines.append(f"   {report['bytes']:,} bytes in {report['tensors']} tensors, {report['unused']} of them unused")
+    lines.append(f"   record: {_declared(report)}")
     fits = "fits the model" if report["values_read"] else "fits the model; its values were not read"
     return [*lines, f"   {report['fault'] or fits}"]
 
@@ -96,16 +96,16 @@ def lora_lines_of(report: Report) -> list[str]:
         f"{report['path']}: LoRA, {report['layout']} layout in {report['container']}",
         *(f"   {network}: {count} matrices adapted" for network, count in report["matrices"].items()),
         f"   ranks {report['ranks']}, scales {report['scales']}, {report['parameters']:,} parameters",
-        f"   record: {_told(report)}",
+        f"   record: {_declared(report)}",
         f"   {report['fault'] or 'fits the model'}",
     ]
 
 
-def _sets(source: Source) -> tuple[Which, ...]:
-    return ("raw", "ema") if len(sets_of(source, source.model)) > 1 else ("auto",)
+def _sets(source: WeightSource) -> tuple[WeightSet, ...]:
+    return ("raw", "ema") if len(available_weight_sets(source, source.model)) > 1 else ("auto",)
 
 
-def _told(report: Report) -> str:
+def _declared(report: Report) -> str:
     record = report["record"] or report.get("declares")
     if record is None:
         return "none"

@@ -5,11 +5,10 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.config.weights import PretrainedConfig
 from vpred_train.weights.formats.stored_tensor import LazyTensors
 from vpred_train.weights.layouts.read_write import weights_of
-from vpred_train.weights.layouts.weight_source import open_source as open_weights
-from vpred_train.weights.layouts.weight_source import weights_digest
+from vpred_train.weights.layouts.weight_source import open_weights, weights_digest
 
 
-def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
+def pin_digest(pretrained: PretrainedConfig) -> PretrainedConfig:
     """Return `pretrained` with the digest of its file, so that a run continues with no other file.
 
     Raises ConfigError: when the file cannot be read or has another digest than `pretrained.xxh3`.
@@ -20,7 +19,7 @@ def pinned(pretrained: PretrainedConfig) -> PretrainedConfig:
         raise ConfigError(f"{pretrained.path}: cannot be read ({error.strerror}); set pretrained.path") from None
     if pretrained.xxh3 not in (None, found):
         raise ConfigError(
-            f"{pretrained.path}: xxh3 is {found}, but pretrained.xxh3 tells {pretrained.xxh3}; give that file"
+            f"{pretrained.path}: xxh3 is {found}, but pretrained.xxh3 is {pretrained.xxh3}; give that file"
         )
     return pretrained.model_copy(update={"xxh3": found})
 

@@ -10,10 +10,10 @@ from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.weights.formats.stored_tensor import LazyTensors
 from vpred_train.weights.layouts.read_write import weights_of, write_weights
 from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, stability_shapes
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 from vpred_train.weights.lora.factors import factors_of
 from vpred_train.weights.lora.files import write_lora
-from vpred_train.weights.pretrained import pinned
+from vpred_train.weights.pretrained import pin_digest
 
 
 def write_whole(
@@ -49,6 +49,6 @@ def _frozen(config: TrainConfig, trained: Collection[str], base: Path | None) ->
             f"{pretrained.path}: no such file or folder, and the checkpoint holds only what was trained, not "
             f"{' and '.join(networks)}; give the place where it is now with --base"
         )
-    pinned(pretrained)  # it must be the file that training began with
-    tensors = weights_of(open_source(pretrained.path, config.model), pretrained.weights, config.model)
+    pin_digest(pretrained)  # it must be the file that training began with
+    tensors = weights_of(open_weights(pretrained.path, config.model), pretrained.weights, config.model)
     return LazyTensors({name: partial(tensors.__getitem__, name) for name in missing})

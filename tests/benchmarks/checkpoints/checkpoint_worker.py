@@ -154,9 +154,9 @@ def measure_once(
     manager.start_save(step + 1, state)
     while (saved := manager.poll()) is None:
         time.sleep(TRAINING_STEP_S)
-    found.note("stage_s", saved.stage_seconds)
-    found.note("stall_s", saved.stall_seconds)
-    found.note("background_s", saved.seconds)
+    found.note("stage_s", saved.stage_s)
+    found.note("stall_s", saved.stall_s)
+    found.note("background_s", saved.total_s)
     needed = [saved.path / name for name in plan_reads(open_step(saved.path), wanted_parts(state))]
     reads: dict[str, Callable[[], Any]] = {
         "plain_read": lambda: read_plainly(plain["plain_write_s"], copy.data),

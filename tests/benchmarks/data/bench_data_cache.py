@@ -41,8 +41,9 @@ from data import (
     open_source,
 )
 from data.cache.shards import FORMAT, KEY, canonical
+from data.images.size import Size
 
-SIZE = (768, 768)
+SIZE = Size(768, 768)
 MOMENTS, FEATURES = (8, 96, 96), (77, 1024)  # SD 2.x at 768 pixels
 SPECS = CacheSpecs({"kind": "moments"}, {"kind": "text"})
 BATCH = 8
@@ -63,7 +64,7 @@ def status(name):
     return 1024 * int(re.search(name + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
 before, started = status("VmRSS"), time.perf_counter()
 source = open_source(folder)
-buckets = one_bucket((768, 768), len(source))
+buckets = one_bucket(Size(768, 768), len(source))
 if seal:
     entries = mapped_entries(file, seal, cache)
 else:

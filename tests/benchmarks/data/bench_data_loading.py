@@ -27,6 +27,7 @@ from PIL import Image
 
 from data import DataConfig, ImageFetcher, Loader, make_order, open_source
 from data.images.decode import decode
+from data.images.size import Size
 
 RESOLUTION = 512
 BATCH = 8
@@ -62,7 +63,7 @@ def decode_whole(path: Path) -> None:
 
 def decode_draft(path: Path) -> None:
     """The least that the loader can do for one file."""
-    decode(path.read_bytes(), at_least=(RESOLUTION, RESOLUTION))
+    decode(path.read_bytes(), at_least=Size(RESOLUTION, RESOLUTION))
 
 
 def our_seconds(folder: Path, count: int, workers: int) -> float:

@@ -19,7 +19,7 @@ def test_retention_passes_over_a_step_that_is_read(two_steps, make_state, names,
     with lease(two_steps / OLDER):
         CheckpointManager(two_steps, retention=Retention(1)).save(30, make_state(3))
         assert names(two_steps) == [OLDER, "step_0000000030"]
-    assert f"{two_steps / OLDER} stays for now: it is being read" in caplog.text
+    assert f"{two_steps / OLDER} is kept for now: a process reads it" in caplog.text
     CheckpointManager(two_steps, retention=Retention(1)).save(40, make_state(4))
     assert names(two_steps) == ["step_0000000040"]
 

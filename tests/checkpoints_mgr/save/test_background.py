@@ -57,8 +57,8 @@ def test_the_ranks_commit_together_when_the_slowest_has_written(tmp_path, run_ra
     assert len(set(outcomes)) == 1
     exists_early, result = outcomes[0]
     assert not exists_early
-    assert result.write_seconds >= 0.2
-    assert result.stage_seconds < result.write_seconds
+    assert result.write_s >= 0.2
+    assert result.stage_s < result.write_s
 
 
 def test_ranks_do_not_ask_each_other_before_the_files_can_be_expected(tmp_path, run_ranks, make_state, failpoint):
@@ -84,7 +84,7 @@ def test_ranks_do_not_ask_each_other_before_the_files_can_be_expected(tmp_path, 
             votes.append(len(asked))
             comm.barrier()
             due.set()
-            assert manager._saver._job.ended.wait(10)
+            assert manager._saver._task.ended.wait(10)
             assert polled(manager).step == step
             comm.barrier()
             due.clear()
@@ -169,7 +169,7 @@ def test_a_writer_that_hangs_fails_the_save_on_all_ranks_and_never_commits(
         manager = CheckpointManager(tmp_path, comm, write_timeout_s=900)
         manager.start_save(1, make_state(1))
         if comm.rank == 0:
-            assert manager._saver._job.ended.wait(DEADLINE_S)
+            assert manager._saver._task.ended.wait(DEADLINE_S)
         comm.barrier()
         assert manager.poll() is None
         manager._saver.pending.started_s -= 901  # as if they had passed
@@ -179,8 +179,8 @@ def test_a_writer_that_hangs_fails_the_save_on_all_ranks_and_never_commits(
             manager.save(2, make_state(2))
         comm.barrier()
         awake.set()
-        job = manager._saver._job
-        assert job.ended.wait(DEADLINE_S)
+        task = manager._saver._task
+        assert task.ended.wait(DEADLINE_S)
         comm.barrier()
         return manager.save(3, make_state(3)).step
 

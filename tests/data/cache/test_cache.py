@@ -44,6 +44,7 @@ from data import (
 )
 from data.cache.cache import make_table
 from data.commands.cli import main
+from data.images.size import Size
 
 SPEC = {"kind": "moments", "height": 8, "vae": {"xxh3": "1"}}
 SPECS = CacheSpecs(moments=SPEC, text={"kind": "text", "text_encoder": {"xxh3": "2"}})
@@ -127,16 +128,16 @@ def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def squares(source: Source) -> Buckets:
-    return one_bucket((8, 8), len(source))
+    return one_bucket(Size(8, 8), len(source))
 
 
 def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """A cache of recognisable entries: by content hash and whether mirrored, and by caption."""
     samples = [source.sample(number) for number in range(len(source))]
     moments, features = {}, {}
-    with CacheWriter(folder, SPECS.moments_at((8, 8))) as writer:
+    with CacheWriter(folder, SPECS.moments_at(Size(8, 8))) as writer:
         for flipped in (False, True):
-            keys = image_keys(SPECS, source.content_hashes(np.arange(len(source))), (8, 8), flipped)
+            keys = image_keys(SPECS, source.content_hashes(np.arange(len(source))), Size(8, 8), flipped)
             for key, sample in zip(keys, samples, strict=True):
                 moments[f"{sample.content_hash} {flipped}"] = np.full((4, 2, 2), len(moments), np.float32)
                 writer.add(key, moments[f"{sample.content_hash} {flipped}"])
@@ -149,8 +150,8 @@ def filled(folder: Path, source: Source) -> tuple[dict[str, np.ndarray], dict[st
 
 
 def fetched(fetcher: Fetcher, sample_id: int, epoch: int) -> dict[str, np.ndarray]:
-    arrays = {name: np.empty(spec.shape, spec.dtype) for name, spec in fetcher.specs((8, 8)).items()}
-    fetcher.fetch(sample_id, epoch, (8, 8), arrays)
+    arrays = {name: np.empty(spec.shape, spec.dtype) for name, spec in fetcher.specs(Size(8, 8)).items()}
+    fetcher.fetch(sample_id, epoch, Size(8, 8), arrays)
     return arrays
 
 
@@ -233,7 +234,7 @@ def test_what_is_missing_is_listed_with_the_cause_and_the_remedy(folder: Path, t
         f"{cache.folder}: 1 of 7 samples have no entry for this recipe; {REMEDY}:",
         "  img_txt.csv:5: its image",
     ]
-    taller = one_bucket((16, 8), len(source))
+    taller = one_bucket(Size(16, 8), len(source))
     with pytest.raises(DataError, match="7 of 7 samples") as missing:
         find_entries(cache, source, SPECS, taller, mirrored=False, remedy=REMEDY)
     assert str(missing.value).splitlines()[-1] == "  moments made with height 8, but the recipe has 16"
@@ -274,7 +275,7 @@ def test_entries_that_one_rank_found_are_mapped_by_the_others(folder: Path, tmp_
     source = open_source(folder)
     filled(tmp_path / "cache", source)
     found = entries_of(folder, Cache(tmp_path / "cache"))
-    found = replace(found, squares=table_of(SPECS, source, found, (8, 8)))
+    found = replace(found, squares=table_of(SPECS, source, found, Size(8, 8)))
     written = write_entries(found, tmp_path / "entries.safetensors")
     assert written.seal
     pickled = pickle.dumps(written)
@@ -287,7 +288,7 @@ def test_entries_that_one_rank_found_are_mapped_by_the_others(folder: Path, tmp_
             assert not ours.flags.writeable  # of the file, not a copy
         assert found.squares is not None
         assert other.squares is not None
-        keys = image_keys(SPECS, source.content_hashes(np.arange(7)), (8, 8), flipped=False)
+        keys = image_keys(SPECS, source.content_hashes(np.arange(7)), Size(8, 8), flipped=False)
         np.testing.assert_array_equal(other.squares.find(keys), found.squares.find(keys))
         np.testing.assert_array_equal(other.squares.find(keys), found.moments[0])
     write_entries(replace(found, empty=1), tmp_path / "entries.safetensors")

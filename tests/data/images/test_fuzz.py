@@ -16,7 +16,7 @@ def test_damaged_images_and_shards_are_blamed_and_start_nothing() -> None:
         found = fuzz(3000, 0)
     assert found["read"] > 600
     assert sum(count for reason, count in found.items() if not reason.startswith("shard")) == 3000
-    assert found["shard: no end mark at byte"] + found["shard: bad checksum"] > 100
+    assert found["shard: it has no end mark at byte"] + found["shard: bad checksum"] > 100
     assert len(found) > 15
 
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from data.images.resample import resample
+from data.images.size import Size
 
 LANCZOS = Image.Resampling.LANCZOS
 
@@ -27,23 +28,23 @@ def noise(height: int, width: int) -> np.ndarray:
 )
 def test_it_is_pillows_lanczos(shape: tuple[int, int], box: tuple[float, ...], size: tuple[int, int]) -> None:
     pixels = noise(*shape)
-    found = resample(pixels, box, size)
+    found = resample(pixels, box, Size(*size))
     assert (found.shape, found.dtype) == ((3, *size), np.uint8)
     for channel in range(3):
         floats = Image.fromarray(pixels[:, :, channel].astype(np.float32))
         exact = np.clip(np.asarray(floats.resize(size[::-1], LANCZOS, box=box)), 0, 255)
         assert np.abs(found[channel] - exact).max() < 0.502  # the nearest byte
-    np.testing.assert_array_equal(resample(pixels, box, size, mirror=True), found[:, :, ::-1])
+    np.testing.assert_array_equal(resample(pixels, box, Size(*size), mirror=True), found[:, :, ::-1])
 
 
 def test_bytes_differ_from_pillows_by_its_rounding_alone() -> None:
     pixels = noise(192, 256) // 2 + 64  # Pillow also cuts off what overshoots between the passes
     box = (10.25, 0, 202.25, 192)
     theirs = np.asarray(Image.fromarray(pixels).resize((128, 128), LANCZOS, box=box)).transpose(2, 0, 1)
-    difference = np.abs(resample(pixels, box, (128, 128)) - theirs.astype(int))
+    difference = np.abs(resample(pixels, box, Size(128, 128)) - theirs.astype(int))
     assert difference.max() == 1
     assert difference.mean() < 0.2
 
 
 def test_a_flat_image_stays_flat() -> None:
-    assert (resample(np.full((37, 53, 3), 201, np.uint8), (0, 0, 53, 37), (16, 48)) == 201).all()
+    assert (resample(np.full((37, 53, 3), 201, np.uint8), (0, 0, 53, 37), Size(16, 48)) == 201).all()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from data import DataConfig, load_image
+from data.images.size import Size, size_of_pil
 from data.images.transforms import load_pixels, place
 from data.keyed_random import sample_generator
 
@@ -45,7 +46,7 @@ def test_centre_crop_of_a_wide_image(tmp_path: Path) -> None:
 def test_random_crop_reaches_every_offset_of_either_axis_as_often(axis: int) -> None:
     size = [8, 8]
     size[axis] = 11
-    draws = [place((size[0], size[1]), (8, 8), config(crop="random"), generator(n)) for n in range(2000)]
+    draws = [place(Size(*size), Size(8, 8), config(crop="random"), generator(n)) for n in range(2000)]
     offsets = [(drawn.top, drawn.left)[axis] for drawn in draws]
     assert {(drawn.top, drawn.left)[1 - axis] for drawn in draws} == {0}
     assert np.abs(np.bincount(offsets, minlength=4) - 500).max() < 5 * math.sqrt(2000 * 0.25 * 0.75)
@@ -107,7 +108,7 @@ def test_a_draft_is_not_told_from_the_whole_image(size: tuple[int, int]) -> None
     total = sum(np.asarray(each.resize(size, Image.Resampling.BICUBIC), np.float32) - 128 for each in octaves)
     file = io.BytesIO()
     Image.fromarray((total + 128).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
-    found, placement = load_pixels(file.getvalue(), size[::-1], config(), (256, 256), generator())
+    found, placement = load_pixels(file.getvalue(), size_of_pil(size), config(), Size(256, 256), generator())
     whole = Image.open(file).convert("RGB").resize(placement.resized[::-1], Image.Resampling.LANCZOS)
     top, left = placement.top, placement.left
     exact = np.asarray(whole)[top : top + 256, left : left + 256].transpose(2, 0, 1)

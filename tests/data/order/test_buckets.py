@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.config import BucketsConfig
+from data.images.size import Size
 from data.order.buckets import BLOCK, Buckets, bucket_sizes, make_buckets
 
 
@@ -27,8 +28,8 @@ def test_the_sizes_at_768() -> None:
 
 
 def images(*groups: tuple[int, int, int]) -> np.ndarray:
-    """(count, width, height) of each group."""
-    return np.concatenate([np.full((count, 2), (width, height), np.int32) for count, width, height in groups])
+    """The sizes of groups of (count, width, height)."""
+    return np.concatenate([np.full((count, 2), (height, width), np.int32) for count, width, height in groups])
 
 
 def made(config: BucketsConfig, resolution: int, sizes: np.ndarray, global_batch: int) -> Buckets:
@@ -54,7 +55,7 @@ def test_sizes_with_less_than_a_batch_are_given_up() -> None:
     assert np.bincount(buckets.number_of(np.arange(43))).tolist() == [23, 20]
 
 
-def test_there_are_at_most_so_many_shapes() -> None:
+def test_there_are_at_most_max_shapes() -> None:
     sizes = images(*((20 + n, 60 + 10 * n, 100) for n in range(10)))
     assert len(made(BucketsConfig(), 768, sizes, 4).sizes) > 3
     buckets = made(BucketsConfig(max_shapes=3), 768, sizes, 4)
@@ -70,7 +71,7 @@ def test_members_are_found_as_in_lists_of_them(count: int) -> None:
     """`below` and `members` against what they stand for, also where a bucket has none in many blocks."""
     rng = np.random.default_rng(0)
     number_of = np.where(np.arange(count) // BLOCK % 3 == 1, 2, rng.choice(3, count, p=[0.9, 0.0999, 0.0001]))
-    buckets = Buckets([(8, 8), (8, 9), (8, 10)], count, number_of.__getitem__)
+    buckets = Buckets([Size(8, 8), Size(8, 9), Size(8, 10)], count, number_of.__getitem__)
     for number in buckets.numbers:
         members = np.flatnonzero(number_of == number)
         places = rng.permutation(len(members))
@@ -87,7 +88,7 @@ def test_each_image_is_where_its_own_nearest_size_is() -> None:
     buckets = made(BucketsConfig(max_shapes=4), 768, sizes, 300)
     left = list(bucket_sizes(768, 64, 2.0))
     while True:
-        away = [[abs(np.log(w / h) - np.log(width / height)) for height, width in left] for w, h in sizes]
+        away = [[abs(np.log(w / h) - np.log(width / height)) for height, width in left] for h, w in sizes]
         nearest = np.argmin(away, axis=1)
         counts = np.bincount(nearest, minlength=len(left))
         if counts.min() >= 300 and len(left) <= 4:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.images.size import Size
 from data.keyed_random import sample_generator
 from data.order.buckets import Buckets, one_bucket
-from data.order.order import DRAWN_AHEAD, Order, Part, Pool, part_of
+from data.order.order import DRAWN_AHEAD, Order, Part, SampleStream, part_of
 from data.order.permutation import Permutation
 
 
@@ -21,12 +22,12 @@ def permutation(size: int, seed: int) -> Permutation:
 
 
 def order(n: int, seed: int = 7, global_batch: int = 12) -> Order:
-    return Order([n], [1], seed, global_batch, one_bucket((8, 8), n))
+    return Order([n], [1], seed, global_batch, one_bucket(Size(8, 8), n))
 
 
 def bucketed(counts: list[int], seed: int, global_batch: int) -> Order:
     of_sample = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.uint8)
-    sizes = tuple((8 + number, 8) for number in range(len(counts)))
+    sizes = tuple(Size(8 + number, 8) for number in range(len(counts)))
     return Order([sum(counts)], [1], seed, global_batch, Buckets(sizes, len(of_sample), of_sample.__getitem__))
 
 
@@ -74,7 +75,7 @@ def test_buckets_take_28_bytes_for_1024_samples() -> None:
     """So of 400 million 11 MB, and a few more while they are counted."""
     count = 4_000_000
     tracemalloc.start()
-    sizes = [(8 + number, 8) for number in range(7)]
+    sizes = [Size(8 + number, 8) for number in range(7)]
     drawn = Order([count], [1], 0, 4096, Buckets(sizes, count, lambda sample_ids: sample_ids % 1000 % 7))
     share = drawn.share(4096 * 10**6, 1024, 64)
     kept_bytes, peak_bytes = tracemalloc.get_traced_memory()
@@ -153,17 +154,17 @@ def test_buckets_come_mixed_and_in_proportion() -> None:
 
 
 def test_weights_take_samples_more_or_less_often() -> None:
-    pool = Pool([part_of(10, 2), part_of(30, 0.5), part_of(7, 1)], 0)
-    assert (pool.parts, pool.per_epoch) == ([Part(10, 20), Part(30, 15), Part(7, 7)], 42)
+    stream = SampleStream([part_of(10, 2), part_of(30, 0.5), part_of(7, 1)], 0)
+    assert (stream.parts, stream.per_epoch) == ([Part(10, 20), Part(30, 15), Part(7, 7)], 42)
     for epoch in range(4):
-        turns, members = pool.at(np.arange(42 * epoch, 42 * (epoch + 1)))
+        turns, members = stream.at(np.arange(42 * epoch, 42 * (epoch + 1)))
         counts = Counter(members.tolist())
         assert [counts[member] for member in range(10)] == [2] * 10
         assert sum(counts[member] for member in range(10, 40)) == 15
         assert [counts[member] for member in range(40, 47)] == [1] * 7
         assert set(turns[members >= 40]) == {epoch}
         assert set(turns[members < 10]) == {2 * epoch, 2 * epoch + 1}
-    turns, members = pool.at(np.arange(84))
+    turns, members = stream.at(np.arange(84))
     assert sorted(members[(members >= 10) & (members < 40)]) == list(range(10, 40))
     places = np.flatnonzero(members[:42] < 10)
     assert 10 < places.mean() < 31  # mixed, not one source behind the other
@@ -176,7 +177,7 @@ def mixtures(draw: st.DrawFn) -> tuple[Order, list[int], list[float]]:
     weights = [draw(st.sampled_from([0.01, 0.25, 1 / 3, 0.5, 1, 1.7, 2, 3])) for _ in counts]
     number = draw(st.integers(1, 3))
     of_sample = np.arange(sum(counts), dtype=np.uint8) % number
-    sizes = tuple((8 + bucket, 8) for bucket in range(number))
+    sizes = tuple(Size(8 + bucket, 8) for bucket in range(number))
     return (
         Order(counts, weights, draw(st.integers(0, 99)), 12, Buckets(sizes, len(of_sample), of_sample.__getitem__)),
         counts,
@@ -189,8 +190,8 @@ def mixtures(draw: st.DrawFn) -> tuple[Order, list[int], list[float]]:
 def test_a_mixture_keeps_its_proportions(mixture: tuple[Order, list[int], list[float]], epochs: int) -> None:
     drawn, counts, weights = mixture
     seen: list[list[int]] = [[] for _ in range(sum(counts))]  # of each sample its turns, as they come
-    for bucket, pool in enumerate(drawn.pools):
-        turns, chosen = pool.at(np.arange(epochs * pool.per_epoch))
+    for bucket, stream in enumerate(drawn.streams):
+        turns, chosen = stream.at(np.arange(epochs * stream.per_epoch))
         for turn, sample_id in zip(turns.tolist(), drawn.buckets.members(bucket, chosen).tolist(), strict=True):
             seen[sample_id].append(turn)
     buckets = drawn.buckets.number_of(np.arange(sum(counts)))

@@ -19,6 +19,7 @@ from pyarrow import parquet
 from data import DataConfig, DataError, Folder, ImageFetcher, Loader, make_order, open_source
 from data.commands.examine import examine
 from data.files import INDEX_NAME
+from data.images.size import Size
 from data.sources.captions import captions_of, drawn_caption
 from data.sources.index_builder import build_columns
 from data.sources.index_file import make_index
@@ -140,7 +141,7 @@ def test_parquet_of_every_type(
     tmp_path: Path, texts: Any, captions: list[tuple[str, ...]], faults: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_parquet(tmp_path, texts)
-    source = open_source(tmp_path, "tell")
+    source = open_source(tmp_path, "report")
     assert [source.sample(number).captions for number in range(len(source))] == captions
     assert len(source.bad) == len(faults)
     for (origin, found), fault in zip(source.bad, faults, strict=True):
@@ -172,7 +173,7 @@ def test_parquet_loses_and_invents_nothing(
             continue
         if decoded and all(text.strip() for text in decoded):
             expected[f"a.parquet:{number}"] = tuple(decoded)
-    source = open_source(folder, "tell")
+    source = open_source(folder, "report")
     samples = [source.sample(number) for number in range(len(source))]
     assert {sample.origin: sample.captions for sample in samples} == expected
     assert {origin for origin, _ in source.bad} == {f"a.parquet:{n}" for n in range(len(rows))} - expected.keys()
@@ -213,7 +214,7 @@ def test_a_damaged_file_is_an_error_of_one_line_or_bad_rows(tmp_path: Path) -> N
             content[place] ^= 1 << int(rng.integers(8))
         (tmp_path / "a.parquet").write_bytes(content[: None if turn % 10 else int(rng.integers(len(content)))])
         try:
-            source = open_source(tmp_path, "tell")
+            source = open_source(tmp_path, "report")
         except DataError as error:
             refused += 1
             assert str(error).startswith(f"{tmp_path / 'a.parquet'}: ")
@@ -230,7 +231,7 @@ def folder_of(captions: list[tuple[str, ...]]) -> Folder:
     rows = [Row(list(each), f"x.csv:{n + 2}", f"{n}.png") for n, each in enumerate(captions)]
     for row in rows:
         row.check_caption("text")
-    looks = {(row.file, 0, -1): Look(8, 8, bytes([n] * 16), "") for n, row in enumerate(rows)}
+    looks = {(row.file, 0, -1): Look(Size(8, 8), bytes([n] * 16), "") for n, row in enumerate(rows)}
     names = {row.file: number for number, row in enumerate(rows)}
     nothing = np.zeros(len(rows), np.int64)
     return Folder(Path("x"), make_index("csv", 0, build_columns(rows, looks, names, (nothing, nothing))))

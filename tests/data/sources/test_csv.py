@@ -106,8 +106,8 @@ def test_captions_of_an_undeclared_encoding_are_blamed(tmp_path: Path, encoding:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"", "img_txt.csv:1: it cannot be read as a table, being empty; begin it with dir,text"),
-        (b"\n \n", "being empty"),
+        (b"", "img_txt.csv:1: the table is empty; begin it with the line dir,text"),
+        (b"\n \n", "the table is empty"),
         (b"dir,text\n0.png,a\n1.png,\0\n", "img_txt.csv:3: holds a NUL byte, so it is not text; write it as CSV"),
         ("dir,text\n0.png,a\n".encode("utf-16-le"), "img_txt.csv:1: holds a NUL byte"),
         (b"\xff\xfed\0i\0r", "img_txt.csv: cannot be read as a table (.*truncated data.*); write it as CSV in UTF-8"),

@@ -23,8 +23,8 @@ def test_each_format_gives_the_same_samples(name: str, tmp_path: Path) -> None:
     assert [sample.read() for sample in found] == images()
     assert tuple(sample.text for sample in found) == CAPTIONS
     assert [sample.origin for sample in found] == origins
-    assert [(sample.width, sample.height) for sample in found] == [(20, 10), (20, 11), (20, 12)]
-    assert source.sizes(np.arange(3)).tolist() == [[20, 10], [20, 11], [20, 12]]
+    assert [sample.size for sample in found] == [(10, 20), (11, 20), (12, 20)]
+    assert source.sizes(np.arange(3)).tolist() == [[10, 20], [11, 20], [12, 20]]
     assert [sample.content_hash for sample in found] == [xxhash.xxh3_128_hexdigest(content) for content in images()]
 
 
@@ -103,7 +103,7 @@ def test_faults_in_shards(tmp_path: Path) -> None:
     ):
         assert fragment in line
     (tmp_path / "b.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(DataError, match=r"b\.tar: no whole plain tar"):
+    with pytest.raises(DataError, match=r"b\.tar: is no complete plain tar"):
         open_source(tmp_path)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError, Sample, Source, hold_out, join, numbers_in_both, open_source, sample_generator
+from data.images.size import Size
 from data.sources.held_out import image_draws
 from data.sources.index_builder import build_columns
 from data.sources.index_file import make_index
@@ -28,7 +29,7 @@ def source_of(*contents: str, folder: str = "x") -> Folder:
     names = {row.file: number for number, row in enumerate(rows)}
     nothing = np.zeros(len(contents), np.int64)
     looks = {
-        (row.file, 0, -1): Look(8, 8, xxhash.xxh3_128_digest(content.encode()), "" if content else "is bad")
+        (row.file, 0, -1): Look(Size(8, 8), xxhash.xxh3_128_digest(content.encode()), "" if content else "is bad")
         for row, content in zip(rows, contents, strict=True)
     }
     return Folder(Path(folder), make_index("csv", 0, build_columns(rows, looks, names, (nothing, nothing))))

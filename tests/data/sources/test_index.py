@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from data import DataError, Folder, open_source
 from data.files import INDEX_NAME
 from data.images.decode import FORMATS
+from data.images.size import Size
 from data.sources import index_builder as indexing
 from data.sources import scan
 from data.sources.index_file import read_index
@@ -55,7 +56,7 @@ def test_only_what_changed_is_looked_at_again(
     (folder / "img_txt.csv").write_text((folder / "img_txt.csv").read_text() + "new.png,new\n")
     after = open_source(folder)
     assert decoded == [(folder / "3.png").read_bytes(), (folder / "new.png").read_bytes()]
-    assert (after.sample(3).width, after.sample(3).height, after.sample(7).text) == (31, 17, "new")
+    assert (after.sample(3).size, after.sample(7).text) == (Size(height=17, width=31), "new")
     assert after.index.digest != before.index.digest
     assert after.sample(2) == before.sample(2)
 

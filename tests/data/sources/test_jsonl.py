@@ -46,7 +46,7 @@ def test_a_bad_line_is_a_bad_row(tmp_path: Path, line: bytes, fault: str) -> Non
     write_files(tmp_path, {"0.png": encoded(noise(8, 8), "PNG"), "1.png": encoded(noise(8, 8), "PNG")})
     good = GOOD.replace("0.png", "1.png").encode()
     (tmp_path / "metadata.jsonl").write_bytes(b"\n" + line + b"\n" + good)
-    source = open_source(tmp_path, "tell")
+    source = open_source(tmp_path, "report")
     ((origin, reason),) = source.bad
     assert (origin, len(source)) == ("metadata.jsonl:2", 1)
     assert reason.startswith(fault)

@@ -52,7 +52,7 @@ def test_an_image_outside_of_the_cache_is_none(target: str, tmp_path: Path) -> N
         other.write_bytes(images()[0])
     (folder / "0.png").unlink()
     (folder / "0.png").symlink_to(target.format(tmp_path))
-    assert open_source(folder, "tell").bad == [("img_txt.csv:2", "0.png leaves the folder; give a path below it")]
+    assert open_source(folder, "report").bad == [("img_txt.csv:2", "0.png leaves the folder; give a path below it")]
 
 
 def test_blobs_are_a_cache_beside_snapshots_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from data import Batch, DataConfig, ImageFetcher, Joined, Loader, hold_out, join, make_order, open_source
+from data import Batch, DataConfig, ImageFetcher, Loader, MixtureSource, hold_out, join, make_order, open_source
 
 WEIGHTS = (2.0, 0.5)
 
@@ -24,9 +24,9 @@ def folders(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, other
 
 
-def joined(folders: tuple[Path, Path]) -> Joined:
+def joined(folders: tuple[Path, Path]) -> MixtureSource:
     source = join([open_source(path, "skip") for path in folders])
-    assert isinstance(source, Joined)
+    assert isinstance(source, MixtureSource)
     return source
 
 
@@ -39,7 +39,7 @@ def test_the_folders_lie_one_behind_the_other(folders: tuple[Path, Path]) -> Non
     for number, expected in enumerate(alone):
         found = source.sample(number)
         assert (found.text, found.read(), found.content_hash) == (expected.text, expected.read(), expected.content_hash)
-        assert tuple(sizes[number]) == (found.width, found.height)
+        assert tuple(sizes[number]) == found.size
         assert bytes(source.content_hashes(np.array([number]))[0]).hex() == found.content_hash
     assert source.sample(6).origin == f"{folders[0]}/img_txt.csv:8"
     assert source.sample(7).origin == f"{folders[1]}/img_txt.csv:2"
@@ -112,8 +112,8 @@ def test_batches_mix_by_weight_and_are_the_same_for_any_ranks_and_start(
     ("section", "place", "message"),
     [
         ({}, ("path",), "Field required"),
-        ({"path": "a", "sources": [{"path": "b"}]}, ("path",), "there are data.sources too; give one of them"),
-        ({"sources": [{"path": "a"}, {"path": "a", "weight": 2}]}, ("sources",), "a is there twice; give it once"),
+        ({"path": "a", "sources": [{"path": "b"}]}, ("path",), "data.sources is set too; give one of them"),
+        ({"sources": [{"path": "a"}, {"path": "a", "weight": 2}]}, ("sources",), "a is listed twice; list it once"),
         ({"sources": [{"path": "a", "weight": 0}]}, ("sources", 0, "weight"), "greater than 0"),
         (
             {"sources": [{"path": "a", "weight": float("inf")}]},

@@ -69,7 +69,7 @@ def test_a_long_list_of_faults_is_cut_and_counted(folder: Path) -> None:
     [
         ("image,caption\na.png,x\n", "found the columns image,caption; needed dir,text"),
         ("dir,text\n", "have no rows"),
-        ("", "cannot be read as a table"),
+        ("", "the table is empty; begin it with the line dir,text"),
         ("dir,text\na\0.png,x\n", "holds a NUL byte"),
     ],
 )

@@ -17,7 +17,7 @@ from data.sources.tar_format import tar_rows
 from support.images.image_files import add, encoded, noise
 
 IMAGE = encoded(noise(8, 8), "PNG")
-NO_MARK = r"a\.tar: no whole plain tar \(no end mark at byte \d+: it was cut off or is damaged there\); write it again"
+NO_MARK = r"a\.tar: is no complete plain tar \(it has no end mark at byte \d+: it was cut off or is damaged"
 
 
 def write(path: Path, members: dict[str, bytes], **options: object) -> bytes:
@@ -44,7 +44,7 @@ def test_a_tar_cut_anywhere_before_its_end_mark_is_refused(tmp_path: Path) -> No
         ends = tar.getmembers()[-1].offset_data + 512
     for size in range(0, ends + 1024, 256):
         (tmp_path / "a.tar").write_bytes(whole[:size])
-        with pytest.raises(DataError, match=r"a\.tar: no whole plain tar"):
+        with pytest.raises(DataError, match=r"a\.tar: is no complete plain tar"):
             rows_of(tmp_path)
     (tmp_path / "a.tar").write_bytes(whole[: ends + 1024])
     assert len(rows_of(tmp_path)) == 3
@@ -63,7 +63,7 @@ def test_what_is_missing_is_said(tmp_path: Path, size: int) -> None:
 def test_tars_that_were_joined_are_refused(tmp_path: Path) -> None:
     whole = write(tmp_path / "b.tar", samples(2))
     (tmp_path / "a.tar").write_bytes(whole + whole)
-    with pytest.raises(DataError, match=r"more follows its end mark at byte \d+, as when tars are joined: unpack each"):
+    with pytest.raises(DataError, match=r"it goes on after its end mark at byte \d+, as joined tars do: unpack each"):
         rows_of(tmp_path)
     (tmp_path / "a.tar").write_bytes(whole + bytes(3 << 20))  # padding of a tape, of whatever length
     assert len(rows_of(tmp_path)) == 2
@@ -88,7 +88,7 @@ def test_a_size_that_leads_back_ends_no_run_in_a_circle(tmp_path: Path) -> None:
         header[124:136] = b"\xff" + (size + (1 << 88)).to_bytes(11, "big")
         header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]
         (tmp_path / "a.tar").write_bytes(bytes(header) * 3 + bytes(1024))
-        with pytest.raises(DataError, match=r"a\.tar: no whole plain tar"):
+        with pytest.raises(DataError, match=r"a\.tar: is no complete plain tar"):
             rows_of(tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_every_suffix_of_an_image_is_known(tmp_path: Path, suffix: str) -> None:
 )  # fmt: skip
 def test_captions(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
     write(tmp_path / "a.tar", {"0.png": IMAGE, name: content, "1.png": IMAGE, "1.txt": b"b"})
-    source = open_source(tmp_path, "tell")
+    source = open_source(tmp_path, "report")
     assert len(source) == (1 if fault else 2)
     assert [reason[: len(fault)] for _, reason in source.bad] == ([fault] if fault else [])
 
@@ -203,5 +203,5 @@ def test_other_files_by_that_name(tmp_path: Path) -> None:
         add(tar, "0.png", IMAGE)
     for content in (b"", b"no tar" * 1000, packed.getvalue(), bytes(600)):
         (tmp_path / "a.tar").write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.tar: no whole plain tar"):
+        with pytest.raises(DataError, match=r"a\.tar: is no complete plain tar"):
             rows_of(tmp_path)

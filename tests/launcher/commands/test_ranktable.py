@@ -179,7 +179,7 @@ def test_validate_prints_each_fault_with_its_code_and_few_of_a_kind(made, capsys
         ("t.json", '{"version": "1.0", // ours\n}', "JSON has no comments"),
         ("t.json", '{"version": "1.0", "ser', "half written"),
         ("t.json", "[]", "must be a mapping"),
-        ("t.json", "\udcff", "no UTF-8 text"),
+        ("t.json", "\udcff", "not UTF-8 text"),
         ("t.txt", "{}", "must end in .json"),
         ("t.json", '{"version": "1.3"}', "found '1.3' (HCCL reads 1.0, 1.2 and, on Ascend 950, 2.0) [HCCL: EI0014]"),
         ("t.json", None, "No such file or directory"),
@@ -251,7 +251,7 @@ def test_wait_returns_once_the_controller_is_done(made, tmp_path, capsys):
     table.write_text(whole.replace("completed", "initializing"))
     code, _, err = ranktable(capsys, "wait", place, "--timeout-s", "0.05", "--interval-s", "0.01")
     assert (code, err.count("\n")) == (ExitCode.FAILED, 1)
-    assert "not completed within 0.05 s" in err
+    assert "did not complete it within 0.05 s" in err
 
 
 @pytest.mark.parametrize("words", [("--timeout-s", "nan"), ("--timeout-s", "inf"), ("--interval-s", "-1")])
@@ -266,7 +266,7 @@ def test_a_wait_of_no_length_is_refused(capsys, tmp_path, words):
     ("change", "message"),
     [
         (("192.168.103.102", "192.168.103.99"), "a stale table (changed since it was made)"),
-        (None, "a stale inventory (made of other hosts, devices or addresses than the cluster file has)"),
+        (None, "a stale inventory (made from other hosts, devices or addresses than the cluster file has)"),
     ],
 )
 def test_a_stale_table_is_refused(made, tmp_path, capsys, change, message):

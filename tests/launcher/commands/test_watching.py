@@ -260,6 +260,6 @@ def test_a_users_mistake_is_not_looked_for_in_the_code(tmp_path: Path) -> None:
     lines = str(read_log(mistake)).splitlines()
     assert lines[1:4] == [
         "cause:  data.path: found 'nowhere'; give a folder",
-        "where:  what it was given, not its code",
-        "remedy: as the cause says",
+        "where:  the input, not the code",
+        "remedy: follow the cause",
     ]

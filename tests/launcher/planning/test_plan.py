@@ -160,11 +160,19 @@ NPU = "name: a\naccelerator: ascend\nhosts: [{address: n1, devices: [{id: 0, ip:
             "hosts=[{address: 'a b'}]",
             "hosts[0].address: found 'a b' (must be a host name or an IP address)",
         ),
-        (CPU, "hosts=[{address: n1}, {address: n1}]", "hosts: the address n1 is given 2 times"),
-        (CPU, "hosts=[{address: n1}, {address: localhost}]", "hosts: localhost among several hosts"),
+        (CPU, "hosts=[{address: n1}, {address: n1}]", "hosts: the address n1 is listed 2 times"),
+        (CPU, "hosts=[{address: n1}, {address: localhost}]", "hosts: found localhost among several hosts"),
         (CPU, "hosts=[{address: n1}, {address: n2}]", "metrics.address: found '127.0.0.1' (ranks on several"),
-        (CPU, "workers_per_host=null", "workers_per_host: found nothing (accelerator cpu needs it)"),
-        (CPU, "accelerator=ascend", "workers_per_host: remove it"),
+        (
+            CPU,
+            "workers_per_host=null",
+            "workers_per_host: found nothing (accelerator cpu needs it; give the ranks of each host)",
+        ),
+        (
+            CPU,
+            "accelerator=ascend",
+            "workers_per_host: found 2 (accelerator ascend starts one rank per device; remove it)",
+        ),
         (CPU, "launcher.mpirun=bin/mpirun", "launcher.mpirun: found 'bin/mpirun' (must be an absolute path"),
         (
             CPU,
@@ -182,8 +190,12 @@ NPU = "name: a\naccelerator: ascend\nhosts: [{address: n1, devices: [{id: 0, ip:
         ),
         (CPU, "operations={jit_level: O1}", "accelerator cpu does not have (known: O0); take auto"),
         (CPU, "environment={A: 1}", "environment.A: found 1 (should be a valid string)"),
-        (NPU, "workers_per_host=8", "workers_per_host: remove it (one rank per device"),
-        (NPU, "hosts=[{address: n1}]", "hosts: n1 without devices"),
+        (
+            NPU,
+            "workers_per_host=8",
+            "workers_per_host: found 8 (accelerator ascend starts one rank per device; remove it)",
+        ),
+        (NPU, "hosts=[{address: n1}]", "hosts: n1 lists no devices"),
         (
             NPU,
             "hosts=[{address: n1, devices: [{id: 0, ip: -.-.-.-}]}]",
@@ -198,7 +210,7 @@ NPU = "name: a\naccelerator: ascend\nhosts: [{address: n1, devices: [{id: 0, ip:
         (
             NPU,
             "hosts=[{address: n1, devices: [{id: 0, ip: 10.0.0.2}, {id: 1, ip: 10.0.0.2}]}]",
-            "hosts: the device ip 10.0.0.2 is given 2 times",
+            "hosts: the device ip 10.0.0.2 is listed 2 times",
         ),
         (
             NPU,
@@ -313,9 +325,12 @@ def test_a_plan_for_many_hosts_is_a_page_to_read(tmp_path):
     ("override", "message"),
     [
         ("launcher.kind=torchrun", "launcher.kind: found 'torchrun'"),
-        ("launcher.init=rank_table", "launcher.init: found 'rank_table' (with kind mpirun on cpu: mpi or dynamic_"),
-        ("launcher={kind: msrun, mpirun_arguments: [-q]}", "launcher.mpirun_arguments: remove them (kind msrun on one"),
-        ("launcher={kind: local, binding: numa}", "launcher.binding: found 'numa' (kind local knows none and core)"),
+        ("launcher.init=rank_table", "launcher.init: found 'rank_table' (kind mpirun on cpu knows mpi or dynamic_"),
+        ("launcher={kind: msrun, mpirun_arguments: [-q]}", "launcher.mpirun_arguments: found some (kind msrun on one"),
+        (
+            "launcher={kind: local, binding: numa}",
+            "launcher.binding: found 'numa' (kind local knows none and core; give one of them)",
+        ),
     ],
 )
 def test_launchers_that_cannot_work_are_refused(override, message):

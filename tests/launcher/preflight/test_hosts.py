@@ -123,7 +123,7 @@ OLD = "| 0     910B                | OK            | 68.2        37             
         ),
         ({"inventory": MOVED}, "rank table", f"10.0.0.3 device 3 has 10.1.1.1, {OF_DEVICE_3} (HCCL: EI0014)"),
         ({"inventory": NO_IP}, "rank table", f"10.0.0.3 device 3 has no address, {OF_DEVICE_3} (HCCL: EI0014)"),
-        ({"inventory": SILENT}, "rank table", "10.0.0.3 does not tell the address of device 3 (1 such; hccn_tool: P"),
+        ({"inventory": SILENT}, "rank table", "10.0.0.3 does not report the address of device 3 (1 such; hccn_tool: P"),
         ({"npu_smi": BUSY}, "devices busy", "10.0.0.3 device 3 is used by python (pid 4242)"),
         ({"npu_smi": OLD}, "chips", "10.0.0.3: accelerator ascend: found 910B, an Ascend 910 of the first generation"),
     ],

@@ -128,7 +128,7 @@ def test_a_host_of_16_dies_in_a_super_pod():
     [
         ({"devices": []}, "n0: no /dev/davinci*"),
         ({"spod": {"0 0": spod(0, 3), "0 1": spod(1, 4)}}, "n0: its devices name several super pods: 3, 4"),
-        ({"spod": {"0 0": spod(0)}}, "n0: npu-smi tells no SDID of device 1"),
+        ({"spod": {"0 0": spod(0)}}, "n0: npu-smi reports the SDID of other devices, but not of device 1"),
     ],
 )
 def test_what_cannot_be_made_a_host(change, message):

@@ -102,7 +102,7 @@ def test_a_run_that_fails_and_ends_well_leaves_its_story(bench, capsys: pytest.C
     assert main(["status", run, "--events"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 4
-    assert err == f"{path}: line 5 is no event, perhaps half-written on a full disk\n"
+    assert err == f"{path}: line 5 is not an event; the disk may have been full\n"
 
 
 def test_a_hang_its_suspect_and_the_signals_are_events(bench) -> None:

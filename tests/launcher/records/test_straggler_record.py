@@ -6,7 +6,7 @@ SLOW = Straggler(rank=1, own_step_seconds=0.5, others_step_seconds=0.25)
 
 
 def test_a_slow_rank_is_compared_with_the_others() -> None:
-    assert SLOW.describe("host") == "0.500 s of its own per step, the others' median is 0.250 s"
+    assert SLOW.describe("host") == "0.500 s of local work per step, the median of the others is 0.250 s"
 
 
 def test_engine_device_shows_slow_hosts_and_names_what_finds_slow_devices() -> None:

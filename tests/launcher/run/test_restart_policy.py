@@ -148,9 +148,9 @@ def test_what_holds_for_any_history(cluster, history, unreachable, shrink, count
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"min_ranks": 7}, "restart.min_ranks: found 7 (there are 6 ranks)"),
+        ({"min_ranks": 7}, "restart.min_ranks: found 7 (the cluster has only 6 ranks)"),
         ({"max_restarts": -1}, "restart.max_restarts"),
-        ({"spare_hosts": [{"address": "n1"}]}, "the address n1 is given 2 times"),
+        ({"spare_hosts": [{"address": "n1"}]}, "the address n1 is listed 2 times"),
         ({"spare_hosts": [{"address": "localhost"}]}, "localhost among several hosts"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_hang_is_a_rank_over_the_time_of_its_phase():
         (beats(True, True, True), stacks(r0="S", r1="S", r2="D"), 2, "in the kernel"),
         (beats(False, True, True), stacks(r0="S", r1="S"), 2, "host did not answer"),
         (beats(False, True), stacks(r0="S", r1="S", r2="S"), 2, "not begun"),
-        (beats(True, True) | {2: beats(True, True, True, beat_s=9.0)[2]}, {}, 2, "no longer tells"),
+        (beats(True, True) | {2: beats(True, True, True, beat_s=9.0)[2]}, {}, 2, "no longer reports"),
         (beats(True, True, True), stacks(r0="S", r1="S", r2="S"), 0, "no rank stands out"),
     ],
 )

@@ -63,8 +63,8 @@ def evidence(outcomes, summary=None, mpirun=0, stopped=False, statuses=None, **m
         ((75, 1), False, 75, True, ExitCode.FAILED, "rank 1 on host n2 ended with exit code 1", 1),
         ((-11, 75), False, 139, True, 139, "rank 0 on host n1 ended with SIGSEGV", 0),
         ((0, 0), False, 0, False, ExitCode.FAILED, "the run is not complete", 0),
-        ((0, None), False, 0, False, ExitCode.FAILED, "rank 1 on host n2 left no account", 1),
-        ((None, None), False, -9, False, ExitCode.FAILED, "rank 0 on host n1 left no account", 0),
+        ((0, None), False, 0, False, ExitCode.FAILED, "rank 1 on host n2 left no outcome file", 1),
+        ((None, None), False, -9, False, ExitCode.FAILED, "rank 0 on host n1 left no outcome file", 0),
     ],
 )  # fmt: skip
 def test_verdicts(codes, complete, mpirun, stopped, expected, words, rank):

@@ -22,8 +22,9 @@ from PIL import Image
 
 from data import DataError, open_source
 from data.images.decode import FORMATS, decode_sized
+from data.images.size import Size, size_of_pil
 from data.sources.rows import Place
-from data.sources.scan import look
+from data.sources.scan import NO_SIZE, look
 from data.sources.tar_format import tar_rows
 from support.images.image_files import ORIENTATIONS, WRITERS, encoded, noise, oriented, png_chunk
 
@@ -112,14 +113,14 @@ def try_image(content: bytes) -> str:
     """What was found wrong with it, "" when nothing was. Fails unless header and pixels agree."""
     found = look(lambda path, offset, length: content, Place(Path("image"), 0, -1))
     if found.fault:
-        assert (found.width, found.height) == (0, 0)
+        assert found.size == NO_SIZE
         return found.fault
     whole, size = decode_sized(content)
-    assert whole.size == size == (found.width, found.height)
+    assert size_of_pil(whole.size) == size == found.size
     assert whole.mode == "RGB"
     for edge in (1, 5, 16):
-        draft, size = decode_sized(content, at_least=(edge, edge))
-        assert size == whole.size
+        draft, size = decode_sized(content, at_least=Size(edge, edge))
+        assert size == found.size
         assert draft.width <= whole.width
     return ""
 
@@ -128,7 +129,7 @@ def try_folder(images: dict[str, bytes], layout: str) -> None:
     """A folder of them: each is a sample with the size of its pixels, or a bad row."""
     with tempfile.TemporaryDirectory() as name:
         WRITERS[layout](Path(name), images)
-        source = open_source(Path(name), "tell")
+        source = open_source(Path(name), "report")
         expected = [not try_image(content) for content in images.values()]
         assert (len(source), len(source.bad)) == (sum(expected), len(images) - sum(expected))
         good = [content for content, sound in zip(images.values(), expected, strict=True) if sound]

@@ -24,7 +24,7 @@ import yaml
 from launcher.contract import yaml_dialect
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.contract.process import die_with_parent, tell_stacks
+from launcher.contract.process import die_with_parent, enable_stack_dumps
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 
 DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1, "fault_attempts": 99, "save_every": 2}
@@ -188,7 +188,7 @@ def main() -> int:
     if options.check or options.print_config:
         return check(options, options.overrides)
     die_with_parent(os.getppid())
-    tell_stacks()
+    enable_stack_dumps()
     try:
         return train(options)
     except Exception:

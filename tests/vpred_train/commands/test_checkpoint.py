@@ -25,7 +25,7 @@ from vpred_train.weights.layouts.read_write import read_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
 from vpred_train.weights.lora.factors import attention_targets
 from vpred_train.weights.lora.files import open_lora, read_factors
-from vpred_train.weights.pretrained import pinned
+from vpred_train.weights.pretrained import pin_digest
 
 Arrays = dict[str, NDArray[np.float32]]
 Save = Callable[..., tuple[Arrays, Arrays]]
@@ -64,7 +64,7 @@ def save(train_config: TrainConfig, tmp_path: Path) -> Save:
 @pytest.fixture
 def pretrained(tmp_path: Path) -> PretrainedConfig:
     write_tiny(tmp_path / "base.safetensors", "stability")
-    return pinned(PretrainedConfig(path=tmp_path / "base.safetensors"))
+    return pin_digest(PretrainedConfig(path=tmp_path / "base.safetensors"))
 
 
 def run(*arguments: Any) -> int:
@@ -157,7 +157,7 @@ def test_of_lora_the_factors_alone(save: Save, pretrained: PretrainedConfig, con
     ("arguments", "fault"),
     [
         (("a.ckpt", "--format", "mindone", "--weights", "power_9"), "found 'power_9'; the checkpoint has raw, ema, "),
-        (("a.bin", "--format", "mindone"), "MindSpore loads only names that end with .ckpt"),
+        (("a.bin", "--format", "mindone"), "MindSpore loads only files whose name ends with .ckpt"),
         (("a.ckpt", "--format", "mindone", "--component", "model"), "--component: goes with --format safetensors"),
         (("a.safetensors", "--weights", "ema"), "--weights and --base: go with another --format"),
         (("root", "--format", "diffusers"), "root exists already"),
@@ -184,7 +184,7 @@ def test_a_step_that_tells_no_recipe_has_no_layout(
 ) -> None:
     save(record=False, pretrained=pretrained)
     code, told = consolidate(tmp_path / "a.ckpt", "--format", "mindone")
-    assert (code, "tells no recipe" in told) == (2, True)
+    assert (code, "records no recipe" in told) == (2, True)
     assert consolidate(tmp_path / "a.safetensors")[0] == 0
 
 
@@ -316,7 +316,7 @@ def test_a_mindformers_checkpoint_is_put_together(tmp_path: Path) -> None:
         ),
         (("state_dict_metadata", "rows", "global_shape"), [5, 5], "leave out or repeat elements of (5, 5)"),
         (("state_dict_metadata", "rows", "global_shape"), [3, 5], "chunk of (2, 5) at (2, 0) goes beyond that"),
-        (("storage_data", "('w', (0, 0))", 0, "file_name"), "gone.safetensors", "gone.safetensors: damaged or no"),
+        (("storage_data", "('w', (0, 0))", 0, "file_name"), "gone.safetensors", "gone.safetensors: damaged, or not"),
         (("storage_data", "('w', (0, 0))"), [], "no record of a mindformers checkpoint"),
         (("state_dict_metadata",), 3, "no record of a mindformers checkpoint"),
     ],

@@ -14,10 +14,10 @@ from support.weights_files import MODEL, RECORD, random_tensors
 from vpred_train.commands.sample import build_parser, plan
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
-from vpred_train.sampling.weight_selection import Named, choose, warn_of_other_base
+from vpred_train.sampling.weight_selection import RequestedWeights, select, warn_of_other_base
 from vpred_train.weights.formats.stored_tensor import LazyTensors
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
-from vpred_train.weights.layouts.weight_source import open_source, weights_digest
+from vpred_train.weights.layouts.weight_source import open_weights, weights_digest
 from vpred_train.weights.lora.factors import merged
 from vpred_train.weights.lora.files import open_lora, read_factors, write_lora
 
@@ -55,7 +55,7 @@ def test_merge_writes_full_weights(lora: str, folder: Path, capsys: pytest.Captu
     words = ["merge", "base.ckpt", lora, "merged", "--to", "diffusers", "--scale", "0.5"]
     code, out, _ = run(capsys, *words)
     assert (code, "1214 tensors, diffusers layout" in out) == (0, True)
-    assert open_source(folder / "merged").record == (TRAINED if lora == "lora.safetensors" else RECORD)
+    assert open_weights(folder / "merged").record == (TRAINED if lora == "lora.safetensors" else RECORD)
     expected, found = merged(BASE, FACTORS, 0.5), read_weights(folder / "merged")
     for name in TENSORS:
         np.testing.assert_array_equal(found[name], expected[name])
@@ -64,7 +64,7 @@ def test_merge_writes_full_weights(lora: str, folder: Path, capsys: pytest.Captu
 def test_base_weights_that_tell_nothing_are_told_by_lora(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file(TENSORS, folder / "published")
     assert run(capsys, "merge", "published", "lora.safetensors", "merged", "--to", "stability")[0] == 0
-    assert open_source(folder / "merged").record == TRAINED
+    assert open_weights(folder / "merged").record == TRAINED
 
 
 def test_another_base_is_told_and_the_runs_own_is_demanded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,9 +73,9 @@ def test_another_base_is_told_and_the_runs_own_is_demanded(folder: Path, capsys:
         write_lora(folder / name, FACTORS, "stability", TRAINED.model_copy(update={"base_xxh3": digest}))
     code, _, err = run(capsys, "merge", "base.ckpt", "own", "merged", "--to", "stability")
     assert (code, err) == (0, "")
-    assert open_source(folder / "merged").record == TRAINED
+    assert open_weights(folder / "merged").record == TRAINED
     assert run(capsys, "convert", "foreign", "foreign.ckpt", "--to", "mindone")[0] == 0
-    fault = f"was trained on weights with xxh3 {other}, but base.ckpt has {base}; give those weights"
+    fault = f"LoRA was trained on weights with xxh3 {other}, but base.ckpt has {base}; give those weights"
     code, _, err = run(capsys, "merge", "base.ckpt", "foreign.ckpt", "again", "--to", "stability")
     assert (code, err.count("\n")) == (0, 1)
     assert err.startswith("vpred-weights: warning: ")
@@ -88,11 +88,11 @@ def test_another_base_is_told_and_the_runs_own_is_demanded(folder: Path, capsys:
         assert capsys.readouterr().err.count("warning: ") == warnings
         assert request.record.base_xxh3 is None
     recipe = build_document(TrainConfig, {**RECIPE, "model": MODEL.model_dump()}, Path("recipe"))
-    found = Named(folder / "base.ckpt", "auto", folder / "foreign", recipe)
+    found = RequestedWeights(folder / "base.ckpt", "auto", folder / "foreign", recipe)
     with pytest.raises(ConfigError, match=f"xxh3 {other}, but .*base.ckpt has {base}"):
-        choose(build_parser().parse_args(["--prompt", "a cat"]), found)
-    trained_whole = Named(found.weights, "auto", found.lora, recipe.model_copy(update={"lora": None}))
-    assert choose(build_parser().parse_args(["--prompt", "a cat"]), trained_whole).xxh3 == base
+        select(build_parser().parse_args(["--prompt", "a cat"]), found)
+    trained_whole = RequestedWeights(found.weights, "auto", found.lora, recipe.model_copy(update={"lora": None}))
+    assert select(build_parser().parse_args(["--prompt", "a cat"]), trained_whole).xxh3 == base
 
 
 def test_convert_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,14 +118,17 @@ def test_convert_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["merge", "base.ckpt", "base.ckpt", "new", "--to", "stability"], "base.ckpt: holds no LoRA weights"),
         (["merge", "lora.safetensors", "lora.safetensors", "new", "--to", "stability"], "give full weights here"),
         (["merge", "base.ckpt", "lora.safetensors", "base.ckpt", "--to", "mindone"], "base.ckpt: exists already"),
-        (["merge", "base.ckpt", "other", "new", "--to", "mindone"], "was trained on weights that predict eps, but"),
+        (
+            ["merge", "base.ckpt", "other", "new", "--to", "mindone"],
+            "LoRA was trained on weights that predict eps, but",
+        ),
         (
             ["merge", "base.ckpt", "bad", "new", "--to", "stability"],
             "bad: does not fit the model (1): unknown unet.what",
         ),
         (
             ["convert", "lora.safetensors", "new", "--to", "mindone"],
-            "new: MindSpore loads only names that end with .ckpt",
+            "new: MindSpore loads only files whose name ends with .ckpt",
         ),
         (["convert", "lora.safetensors", "a/b/new", "--to", "diffusers"], "a/b/new: cannot be written"),
         (
@@ -167,7 +170,7 @@ def test_an_image_remembers_its_lora(folder: Path, capsys: pytest.CaptureFixture
             "--like: takes all settings from its image; leave out --lora-",
         ),
         ([*asked[:2], "--lora", "no", "--prompt", "a"], "no: no such file or folder; give LoRA weights"),
-        ([*asked[:2], *asked[4:]], "--lora-scale: goes with --lora; give both or none"),
+        ([*asked[:2], *asked[4:]], "--lora-scale: it needs --lora; give both or none"),
         (["--lora", "moved", "--prompt", "a"], "no weights: give --run RUN_DIR, --ckpt FILE or --like IMAGE"),
     ):
         assert refused(capsys, tmp_path, *words).startswith(message)

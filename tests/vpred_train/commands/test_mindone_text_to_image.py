@@ -9,7 +9,7 @@ from launcher.contract.exit_codes import ExitCode
 from vpred_train.commands import mindone_text_to_image as mindone_images
 from vpred_train.commands import sample
 from vpred_train.diffusion.samplers.registry import SAMPLERS
-from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.layouts.weight_source import WeightSource
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, version: Sequence[str] = ("--version", "2.1-v")) -> list[str]:
@@ -69,7 +69,7 @@ def test_a_grid_never_replaces_another(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--use_lora", "True"], "--use_lora: goes with --lora_ckpt_path; give the file of LoRA weights"),
+        (["--use_lora", "True"], "--use_lora: it needs --lora_ckpt_path; give the file of LoRA weights"),
         (["--check_safety"], "--check_safety: there is no support for the safety checker here; leave it out"),
         (["--version", "1.5"], "error: argument -v/--version: invalid choice: '1.5'"),
         (["--config", "my.yaml"], "--config: found my.yaml (known: v2-inference.yaml, v2-vpred-inference.yaml)"),
@@ -97,13 +97,13 @@ def test_every_sampler_flag_names_a_sampler(monkeypatch: pytest.MonkeyPatch) -> 
 def test_weights_that_tell_nothing_are_mindones_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    source = Source(tmp_path, "stability", "safetensors", {}, None)
+    source = WeightSource(tmp_path, "stability", "safetensors", {}, None)
     monkeypatch.setattr(mindone_images, "open_base", lambda path, lora: source)
     words = run(monkeypatch, "--negative_data_path", "no.txt", version=())
     arguments = sample.build_parser().parse_args(words)
     assert (arguments.prediction_type, arguments.resolution) == ("eps", 512)
     assert (arguments.negative_prompts_file, arguments.negative_prompt) == (Path("no.txt"), None)
-    assert "2.1 is taken" in capsys.readouterr().err
+    assert "using version 2.1" in capsys.readouterr().err
 
 
 def test_lora_is_added_when_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,10 @@ def test_every_mistake_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         ([*ckpt, "--height", "0"], "--height: found 0 (Input should be greater than 0)"),
         ([*ckpt, "--guidance-scale", "inf"], "--guidance-scale: found inf (Input should be a finite number)"),
         ([*ckpt, "--seed", str(1 << 63)], "--seed: found 9223372036854775808 (Input should be less than"),
-        ([*ckpt, "--seed", str((1 << 63) - 1), "--images-per-prompt", "2"], "--seed: found 9223372036854775807, from"),
+        (
+            [*ckpt, "--seed", str((1 << 63) - 1), "--images-per-prompt", "2"],
+            "--seed: found 9223372036854775807 (the seeds of",
+        ),
         ([*ckpt, "--sampler", "dpm"], "--sampler: found 'dpm'"),
         ([*ckpt, "--width", "9"], "--width: found 9 (must be a multiple of 2 for these weights)"),
         ([*ckpt, "--eta", "0.5"], "command line: eta is 0.5, but dpmpp_2m has none; leave it 0 or use ddim"),
@@ -95,7 +98,7 @@ def test_other_weights_than_the_images_are_refused(
 def test_weights_must_tell_or_be_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, weights: Path) -> None:
     asked = ["--ckpt", str(weights), "--prompt", "a cat"]
     assert refused(capsys, tmp_path, *asked, "--prediction-type", "eps").startswith(
-        f"{weights}: tells v-prediction, but --prediction-type tells eps"
+        f"{weights}: the weights declare v-prediction, but --prediction-type declares eps-prediction"
     )
     weights.write_bytes(weights.read_bytes().replace(b'"parameterization"', b'"somebody_elses_1"'))
     assert "give --prediction-type v (768-v weights) or eps" in refused(capsys, tmp_path, *asked)
@@ -183,7 +186,7 @@ def test_what_a_strangers_image_may_ask_for(capsys: pytest.CaptureFixture[str], 
     for changes, message in (
         ({"weights": "/dev/zero"}, "/dev/zero: is a device, not a regular file; give a file"),
         ({"weights": str(tmp_path / "pipe")}, f"{tmp_path / 'pipe'}: is a pipe, not a regular file; give a file"),
-        ({"weights": "a\0b"}, r"a\x00b: is no path; give a file"),
+        ({"weights": "a\0b"}, r"a\x00b: is not a path; give a file"),
         ({"lora": {"path": "/dev/zero", "xxh3": "0"}}, "/dev/zero: is a device, not a regular file"),
         (
             {"lora": {"path": "x", "xxh3": "0", "scale": math.inf}},

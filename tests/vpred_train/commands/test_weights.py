@@ -13,8 +13,8 @@ from support.command_lines import run
 from support.weights_files import MODEL, RECORD, SHAPES, networks, random_tensors, write_diffusers
 from vpred_train.config.model import ModelConfig
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
-from vpred_train.weights.layouts.weight_source import Source, open_source
-from vpred_train.weights.record_lookup import Told, needed_record, record_for
+from vpred_train.weights.layouts.weight_source import WeightSource, open_weights
+from vpred_train.weights.record_lookup import Declared, find_record, require_record
 
 TENSORS = random_tensors()
 
@@ -59,7 +59,7 @@ def test_a_round_through_all_layouts_changes_nothing(
     ):
         code, out, _ = run(capsys, "convert", source, target, "--to", layout)
         assert (code, "1214 tensors" in out) == (0, True)
-        assert open_source(target).record == RECORD
+        assert open_weights(target).record == RECORD
     assert back.read_bytes() == mindone.read_bytes()
     assert run(capsys, "compare", folder, back)[:2] == (0, "equal: 1214 tensors, none differs by more than 0\n")
 
@@ -91,14 +91,17 @@ def test_not_a_number_is_a_difference(mindone: Path, tmp_path: Path, capsys: pyt
         (["inspect", "absent"], "absent: cannot be read"),
         (["convert", "sd.ckpt", "sd.ckpt", "--to", "mindone"], "sd.ckpt: exists already; give a new path"),
         (["convert", "sd.ckpt", "new", "--to", "stability", "--weights", "raw"], "holds ema weights, not raw"),
-        (["convert", "sd.ckpt", "new", "--to", "mindone"], "new: MindSpore loads only names that end with .ckpt"),
+        (
+            ["convert", "sd.ckpt", "new", "--to", "mindone"],
+            "new: MindSpore loads only files whose name ends with .ckpt",
+        ),
         (["convert", "sd.ckpt", "a/b/new", "--to", "stability"], "a/b/new: cannot be written"),
         (["convert", "sd.ckpt", "a/b/new", "--to", "diffusers"], "a/b/new: cannot be written"),
         (
             ["convert", "sd.ckpt", "new", "--to", "diffusers", "--prediction-type", "eps"],
-            "sd.ckpt: tells v-prediction with zero terminal SNR, but --prediction-type tells eps; leave it out",
+            "but --prediction-type declares eps-prediction; leave it out",
         ),
-        (["convert", "sd.ckpt", "new", "--to", "diffusers", "--zero-terminal-snr"], "goes with --prediction-type"),
+        (["convert", "sd.ckpt", "new", "--to", "diffusers", "--zero-terminal-snr"], "it needs --prediction-type"),
         (["probe", "sd.ckpt", "--data", "absent"], "absent: no such folder"),
         (["compare", "sd.ckpt", "pixels"], "tensors are in one of the two only"),
     ],
@@ -123,15 +126,15 @@ def test_user_errors_are_one_line(
 
 def test_the_record_of_published_weights(tmp_path: Path) -> None:
     """Told by the command line, or by a diffusers folder's scheduler; otherwise unknown."""
-    single = Source(tmp_path, "stability", "safetensors", {}, None)
-    assert record_for(single, "auto", None) is None
-    with pytest.raises(ConfigError, match="does not tell what the network predicts; give --prediction-type"):
-        needed_record(single, "auto", None)
-    record = needed_record(single, "auto", Told("v", zero_terminal_snr=True, resolution=512))
+    single = WeightSource(tmp_path, "stability", "safetensors", {}, None)
+    assert find_record(single) is None
+    with pytest.raises(ConfigError, match="nothing declares what the network predicts; give --prediction-type"):
+        require_record(single)
+    record = require_record(single, declared=Declared("v", zero_terminal_snr=True, resolution=512))
     assert (record.model, record.resolution, record.diffusion.zero_terminal_snr) == (ModelConfig(), 512, True)
 
-    folder = Source(tmp_path, "diffusers", "safetensors", {}, None)
-    assert record_for(folder, "auto", None) is None
+    folder = WeightSource(tmp_path, "diffusers", "safetensors", {}, None)
+    assert find_record(folder) is None
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text('{"sample_size": 64}')
@@ -143,13 +146,13 @@ def test_the_record_of_published_weights(tmp_path: Path) -> None:
     }
     scheduler = tmp_path / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps(told | {"rescale_betas_zero_snr": True}))
-    record = needed_record(folder, "auto", None)
+    record = require_record(folder)
     assert (record.resolution, record.diffusion.zero_terminal_snr, record.weights) == (512, True, "raw")
-    assert needed_record(folder, "auto", Told("v", zero_terminal_snr=True, resolution=768)) == record
+    assert require_record(folder, declared=Declared("v", zero_terminal_snr=True, resolution=768)) == record
     scheduler.write_text(json.dumps(told | {"prediction_type": "epsilon"}))
-    assert needed_record(folder, "auto", None).diffusion.prediction_type == "eps"
-    with pytest.raises(ConfigError, match="tells eps-prediction, but --prediction-type tells v"):
-        record_for(folder, "auto", Told("v", zero_terminal_snr=False, resolution=512))
+    assert require_record(folder).diffusion.prediction_type == "eps"
+    with pytest.raises(ConfigError, match="declare eps-prediction, but --prediction-type declares v"):
+        find_record(folder, declared=Declared("v", zero_terminal_snr=False, resolution=512))
     for key, value, fault in (
         ("beta_start", 3, r"scheduler_config\.json: beta_start"),
         ("beta_schedule", "linear", "beta_schedule: found 'linear'"),
@@ -157,10 +160,10 @@ def test_the_record_of_published_weights(tmp_path: Path) -> None:
     ):
         scheduler.write_text(json.dumps(told | {key: value}))
         with pytest.raises(ConfigError, match=fault):
-            record_for(folder, "auto", None)
+            find_record(folder)
 
 
 def test_a_folder_that_others_made_is_read(tmp_path: Path) -> None:
     write_diffusers(tmp_path / "sd", networks(TENSORS))
-    assert open_source(tmp_path / "sd", MODEL).record is None
+    assert open_weights(tmp_path / "sd", MODEL).record is None
     assert len(read_weights(tmp_path / "sd", model=MODEL)) == 1214

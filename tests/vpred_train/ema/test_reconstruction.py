@@ -18,7 +18,7 @@ from vpred_train.ema.snapshots import find_snapshots, write_snapshot
 from vpred_train.prepare.recipe import load_recipe
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 
 BATCH, STEPS, EVERY = 16, 400, 50  # a snapshot after every 50 steps
 TRACKED = EmaConfig(profiles=("power",), sigma_rel=(0.05, 0.1))
@@ -124,7 +124,7 @@ def test_vpred_ema_makes_the_average_that_was_not_tracked(
     for name in published:
         if name not in SHAPES:
             np.testing.assert_array_equal(weights[name], published[name])
-    record = open_source(output).record
+    record = open_weights(output).record
     assert record == TINY_RECORD.model_copy(update={"samples_seen": 6400, "average": "power_0.07"})
 
 
@@ -177,7 +177,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tupl
     run.snapshots.mkdir()
     for path in original.snapshots.glob("power_0.05-*"):
         (run.snapshots / path.name).write_bytes(path.read_bytes())
-    assert "snapshots of sigma_rel 0.05 alone; two widths are needed" in refused(capsys, run, *width)
+    assert "holds snapshots of sigma_rel 0.05 alone; train with two widths" in refused(capsys, run, *width)
     assert "found 0.5; give a width above 0 and up to 0.28" in refused(capsys, run, "--sigma-rel", 0.5)
     assert "found 7; there are snapshots at 800, 1600, 2400" in refused(capsys, run, *width, "--at-samples", 7)
 
@@ -196,7 +196,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tupl
     (run.snapshots / "z.safetensors").unlink()
     foreign = TINY_RECORD.model_copy(update={"resolution": 32, "average": "power_0.1", "samples_seen": 5600})
     write_snapshot(run.snapshots, 0.1, tensors_of(made[1]["raw"]), "float32", foreign)
-    assert "of another training than" in refused(capsys, run, *width)
+    assert "belongs to another training than" in refused(capsys, run, *width)
 
     taken = tmp_path / "taken.safetensors"
     taken.touch()

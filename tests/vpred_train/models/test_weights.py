@@ -78,9 +78,12 @@ def test_a_recipe_takes_its_model_from_the_record(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
-        (["diffusion.prediction_type=eps"], "diffusion.prediction_type: found 'eps', weights tell 'v'"),
-        (["model.unet.head_channels=4"], "model.unet.head_channels: found 4, weights tell 8"),
-        (["model.unet.model_channels=64"], "model.unet.model_channels: found 64, weights tell 8"),
+        (
+            ["diffusion.prediction_type=eps"],
+            "the weights declare v-prediction, but diffusion.prediction_type declares eps-prediction",
+        ),
+        (["model.unet.head_channels=4"], "model.unet.head_channels: found 4, the weights declare 8"),
+        (["model.unet.model_channels=64"], "model.unet.model_channels: found 64, the weights declare 8"),
         (["pretrained.xxh3=ab"], "xxh3 is"),
         (["pretrained.weights=raw"], "holds ema weights, not raw"),
     ],
@@ -104,7 +107,7 @@ def test_weights_without_a_record_must_be_told_of(recipe: Path) -> None:
     stripped = source.read_bytes().replace(b'"parameterization"', b'"somebody_elses_1"')
     source.write_bytes(stripped)
     model = f"model={TINY.model_dump_json()}"
-    with pytest.raises(ConfigError, match=r"does not tell what the network predicts; set diffusion.prediction_type"):
+    with pytest.raises(ConfigError, match=r"nothing declares what the network predicts; set diffusion.prediction_type"):
         load_recipe(recipe, [model])
     config = load_recipe(recipe, [model, "diffusion.prediction_type=eps"])
     assert config.diffusion.prediction_type == "eps"

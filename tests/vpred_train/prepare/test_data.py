@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data import DataError
+from data.images.size import Size
 from data.sources import scan
 from launcher.contract.run_dir import RunDir
 from support.jobs import write_images
@@ -38,7 +39,7 @@ def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
 
 def test_each_image_is_decoded_by_one_rank_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[bytes] = []
-    monkeypatch.setattr(scan, "decode_sized", lambda content, **_: (decoded.append(content), (16, 16)))
+    monkeypatch.setattr(scan, "decode_sized", lambda content, **_: (decoded.append(content), Size(16, 16)))
     opened = on_two_ranks(config, config)
     assert len(decoded) == 6
     samples = [[each.training.sample(number) for number in range(6)] for each in opened]
@@ -97,5 +98,5 @@ def test_a_held_out_image_may_not_be_trained_on_under_another_name(config: Train
     (held_out / "a.csv").write_text("dir,text\ncopy.png,a copy\n")
     validation = {"every_samples": 4, "path": held_out}
     document = config.model_dump() | {"validation": validation}
-    with pytest.raises(DataError, match=r"1 images are trained on, first a\.csv:2"):
+    with pytest.raises(DataError, match=r"1 of its images are trained on, such as a\.csv:2"):
         open_data(TrainConfig.model_validate(document))

@@ -1,4 +1,4 @@
-"""When a run saves: by samples, epochs, time and on request; what it bears; what it stores beside the tensors."""
+"""When a run saves: by samples, epochs, time and on request; failures that it tolerates; data beside the tensors."""
 
 import argparse
 import json
@@ -126,7 +126,7 @@ def test_a_request_takes_one_checkpoint_and_is_not_lost(run: Any, tmp_path: Path
         if step >= 14:
             busy["held"] = False
             if saves.checkpoints.pending_step is not None:  # first the files, then the commit
-                assert saves.checkpoints._saver.pending.job.ended.wait(10)
+                assert saves.checkpoints._saver.pending.task.ended.wait(10)
 
     storage.set_failpoint(hold)
     _, seen = run(17, ask_twice, every_samples=400, on_busy="skip")
@@ -207,7 +207,7 @@ def test_a_save_that_is_due_while_one_is_written(run: Any, on_busy: str, steps: 
         if step == (2 if on_busy == "wait" else 4):
             busy["held"] = False
         if on_busy == "skip" and step >= 4:  # first the files, then the commit
-            assert saves.checkpoints._saver.pending.job.ended.wait(10)
+            assert saves.checkpoints._saver.pending.task.ended.wait(10)
 
     storage.set_failpoint(hold)
     _, seen = run(5, release, every_samples=4, on_busy=on_busy)

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from launcher.contract.config import ConfigError, dump_yaml, load_document
 from support.lora_files import FACTORS
@@ -18,9 +20,9 @@ from vpred_train.prepare.recipe import load_recipe
 from vpred_train.training import prediction_probe
 from vpred_train.training.prediction_probe import Probe
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 from vpred_train.weights.lora.files import open_lora, write_lora
-from vpred_train.weights.record_lookup import record_with
+from vpred_train.weights.record_lookup import find_record
 
 EPS = DiffusionConfig(prediction_type="eps", beta_end=0.013)
 RECIPE = """
@@ -62,14 +64,18 @@ def test_the_run_trains_the_recipes_type(recipe: Path) -> None:
 
 def test_without_the_key_the_way_is_named(recipe: Path) -> None:
     with pytest.raises(
-        ConfigError, match=f"found 'v', weights tell 'eps'; leave .* out, or set {WAY}=eps to train them"
+        ConfigError,
+        match=f"declare eps-prediction, but diffusion.prediction_type declares v-.*; leave it out, or set {WAY}=eps to",
     ) as caught:
         load_recipe(recipe, [f"{WAY}=null"])
     assert "\n" not in str(caught.value)
 
 
 def test_the_key_must_be_true(recipe: Path) -> None:
-    with pytest.raises(ConfigError, match=f"{WAY}: found 'x0', but .*sd.safetensors tells 'eps'; correct it"):
+    with pytest.raises(
+        ConfigError,
+        match=f"sd.safetensors: the weights declare eps-prediction, but {WAY} declares x0-prediction; set it to eps",
+    ):
         load_recipe(recipe, [f"{WAY}=x0"])
     with pytest.raises(ConfigError, match=f"{WAY}: found 'v_prediction' .*known: v, eps, x0"):
         load_recipe(recipe, [f"{WAY}=v_prediction"])
@@ -84,6 +90,22 @@ def test_weights_that_tell_nothing_are_told_by_the_key(recipe: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"parameterization"', b'"somebody_elses_1"'))
     config = load_recipe(recipe, [f"model={TINY.model_dump_json()}", "diffusion={zero_terminal_snr: true}"])
     assert config.diffusion == DiffusionConfig(prediction_type="v", zero_terminal_snr=True)
+
+
+def test_markers_complete_what_the_recipe_declares(recipe: Path) -> None:
+    """A file without a record, with the marker of the schedule and another scale of the latents."""
+    path = recipe.parent / "marked.safetensors"
+    write_tiny(recipe.parent / "tiny.safetensors", "stability")
+    tensors = dict(read_weights(recipe.parent / "tiny.safetensors"))
+    save_file(tensors | {"ztsnr": np.empty(0, np.float32), "scale_factor": np.array(0.5, np.float32)}, path)
+    words = [f"model={TINY.model_dump_json(exclude={'vae': {'scale'}})}", f"pretrained={{path: {path}}}"]
+    config = load_recipe(recipe, [*words, "diffusion={prediction_type: v}"])
+    assert config.diffusion == DiffusionConfig(prediction_type="v", zero_terminal_snr=True)
+    assert config.model.vae is not None and config.model.vae.scale == 0.5
+    with pytest.raises(
+        ConfigError, match=r"marked.safetensors: ztsnr: prediction_type is 'eps' with zero_terminal_snr"
+    ):
+        load_recipe(recipe, [*words, "diffusion={prediction_type: eps}"])
 
 
 def test_the_probe_expects_what_the_weights_predicted(
@@ -128,12 +150,12 @@ def test_lora_that_makes_eps_weights_predict_v(tmp_path: Path) -> None:
     record = RECORD.model_copy(update={"base_xxh3": "0", "base_prediction_type": "eps"})
     write_lora(tmp_path / "lora", FACTORS, "stability", record)
     lora = open_lora(tmp_path / "lora")
-    together = record_with(open_source(tmp_path / "base"), "auto", None, lora)
+    together = find_record(open_weights(tmp_path / "base"), lora=lora)
     assert together is not None
     assert (together.diffusion, together.base_prediction_type, together.base_xxh3) == (RECORD.diffusion, None, None)
     write_weights(tmp_path / "v", random_tensors(), "stability", RECORD)
-    with pytest.raises(ConfigError, match=r"was trained on weights that predict eps, but .*v predicts v"):
-        record_with(open_source(tmp_path / "v"), "auto", None, lora)
+    with pytest.raises(ConfigError, match=r"LoRA was trained on weights that predict eps, but .*v predicts v"):
+        find_record(open_weights(tmp_path / "v"), lora=lora)
 
 
 def test_the_record_of_lora_tells_of_its_base(train_config: TrainConfig) -> None:

@@ -20,8 +20,8 @@ from vpred_train.weights.formats.stored_tensor import StoredTensor
 from vpred_train.weights.inspection import inspection, lines_of
 from vpred_train.weights.layouts.diffusers_folder import text_encoder_document, unet_document, vae_document
 from vpred_train.weights.layouts.read_write import weights_of
-from vpred_train.weights.layouts.weight_source import Source, open_source
-from vpred_train.weights.record_lookup import Told, needed_record, record_for
+from vpred_train.weights.layouts.weight_source import WeightSource, open_weights
+from vpred_train.weights.record_lookup import Declared, find_record, require_record
 
 SCHEDULER = {
     "prediction_type": "v_prediction", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
@@ -29,35 +29,37 @@ SCHEDULER = {
 EMPTY = np.empty(0, np.float32)
 
 
-def marked(*names: str) -> Source:
+def marked(*names: str) -> WeightSource:
     path = Path("w.safetensors")
     tensors = {name: StoredTensor(path, "float32", (0,), ((0, 0),)) for name in names}
-    return Source(path, "stability", "safetensors", tensors, None)
+    return WeightSource(path, "stability", "safetensors", tensors, None)
 
 
-def told(kind: Any, zero: bool = False) -> Told:
-    return Told(kind, zero_terminal_snr=zero, resolution=512)
+def told(kind: Any, zero: bool = False) -> Declared:
+    return Declared(kind, zero_terminal_snr=zero, resolution=512)
 
 
 def test_marks_are_taken_where_the_user_says_nothing() -> None:
-    record = needed_record(marked("v_pred", "ztsnr"), "auto", None)
+    record = require_record(marked("v_pred", "ztsnr"))
     assert record.diffusion == DiffusionConfig(prediction_type="v", zero_terminal_snr=True)
     assert (record.resolution, record.weights, record.model) == (768, "raw", ModelConfig())
-    assert needed_record(marked("v_pred"), "auto", None).diffusion == DiffusionConfig(prediction_type="v")
-    assert record_for(marked("ztsnr"), "auto", None) is None  # tells no prediction type
-    assert record_for(marked(), "auto", None) is None
+    assert require_record(marked("v_pred")).diffusion == DiffusionConfig(prediction_type="v")
+    assert find_record(marked("ztsnr")) is None  # tells no prediction type
+    assert find_record(marked()) is None
 
 
 def test_marks_and_what_the_user_says() -> None:
-    record = needed_record(marked("ztsnr"), "auto", told("v"))
+    record = require_record(marked("ztsnr"), declared=told("v"))
     assert (record.diffusion.zero_terminal_snr, record.resolution) == (True, 512)
-    assert needed_record(marked("v_pred"), "auto", told("v", zero=True)).diffusion.zero_terminal_snr
-    with pytest.raises(ConfigError, match="tells v-prediction with zero terminal SNR, but --prediction-type tells eps"):
-        record_for(marked("v_pred", "ztsnr"), "auto", told("eps"))
+    assert require_record(marked("v_pred"), declared=told("v", zero=True)).diffusion.zero_terminal_snr
+    with pytest.raises(
+        ConfigError, match="declare v-prediction with zero terminal SNR, but --prediction-type declares eps"
+    ):
+        find_record(marked("v_pred", "ztsnr"), declared=told("eps"))
     with pytest.raises(ConfigError, match=r"w\.safetensors: ztsnr: prediction_type is 'eps' with zero_terminal_snr"):
-        record_for(marked("ztsnr"), "auto", told("eps"))
-    with pytest.raises(ConfigError, match="command line: prediction_type is 'eps' with zero_terminal_snr"):
-        record_for(marked(), "auto", told("eps", zero=True))
+        find_record(marked("ztsnr"), declared=told("eps"))
+    with pytest.raises(ConfigError, match="--prediction-type: prediction_type is 'eps' with zero_terminal_snr"):
+        find_record(marked(), declared=told("eps", zero=True))
 
 
 def test_marks_and_other_passengers_are_known_to_be_no_weights(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_marks_and_other_passengers_are_known_to_be_no_weights(tmp_path: Path) -
         "embedding_manager.x": np.ones(3, np.float32),
     }  # fmt: skip
     save_file(random_tensors() | passengers, tmp_path / "x.safetensors")
-    source = open_source(tmp_path / "x.safetensors")
+    source = open_weights(tmp_path / "x.safetensors")
     assert len(weights_of(source, model=MODEL)) == len(SHAPES)
     report = inspection(source)
     assert report["unused"] == len(passengers)
@@ -79,32 +81,32 @@ def test_marks_and_other_passengers_are_known_to_be_no_weights(tmp_path: Path) -
 def test_a_scale_of_the_latents_is_taken(tmp_path: Path) -> None:
     """ldm's number beside the weights; a diffusers folder's VAE tells it in its config.json."""
     save_file({"scale_factor": np.array(0.13, np.float32), "v_pred": EMPTY}, tmp_path / "x")
-    source = Source(tmp_path / "x", "stability", "safetensors", open_contents(tmp_path / "x").tensors, None)
-    record = needed_record(source, "auto", None)
+    source = WeightSource(tmp_path / "x", "stability", "safetensors", open_contents(tmp_path / "x").tensors, None)
+    record = require_record(source)
     assert record.model.vae is not None
     assert record.model.vae.scale == pytest.approx(0.13, rel=1e-6)
-    record = needed_record(folder_of(tmp_path / "folder", vae={"scaling_factor": 0.2}), "auto", None)
+    record = require_record(folder_of(tmp_path / "folder", vae={"scaling_factor": 0.2}))
     assert record.model.vae is not None
     assert record.model.vae.scale == 0.2
-    unchanged = needed_record(folder_of(tmp_path / "same", vae={"scaling_factor": 0.18215}), "auto", None)
+    unchanged = require_record(folder_of(tmp_path / "same", vae={"scaling_factor": 0.18215}))
     assert unchanged.model == ModelConfig()
 
 
-def folder_of(path: Path, **documents: Any) -> Source:
+def folder_of(path: Path, **documents: Any) -> WeightSource:
     """A diffusers folder as far as its JSON goes; a text stands for itself."""
     names = {"scheduler": "scheduler/scheduler_config.json"}
     for name, document in ({"scheduler": SCHEDULER} | documents).items():
         target = path / names.get(name, f"{name}/config.json")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(document if isinstance(document, str) else json.dumps(document))
-    return Source(path, "diffusers", "safetensors", {}, None)
+    return WeightSource(path, "diffusers", "safetensors", {}, None)
 
 
 @pytest.mark.parametrize(
     ("size", "resolution"), [(64, 512), (None, 768), ([96, 64], 768), ([32], 256), ([64, 96], 768)]
 )
 def test_sample_sizes(size: Any, resolution: int, tmp_path: Path) -> None:
-    record = needed_record(folder_of(tmp_path, unet={"sample_size": size}), "auto", None)
+    record = require_record(folder_of(tmp_path, unet={"sample_size": size}))
     assert record.resolution == resolution
 
 
@@ -116,13 +118,13 @@ def betas(zero_terminal_snr: bool) -> list[float]:
 def test_trained_betas_are_compared_with_the_schedule(tmp_path: Path) -> None:
     for number, zero in enumerate((False, True)):
         source = folder_of(tmp_path / str(number), scheduler=SCHEDULER | {"trained_betas": betas(zero)})
-        assert needed_record(source, "auto", None).diffusion.zero_terminal_snr is zero
+        assert require_record(source).diffusion.zero_terminal_snr is zero
     for found in (betas(False)[:-1], [2 * beta for beta in betas(False)], []):
         source = folder_of(tmp_path / "other", scheduler=SCHEDULER | {"trained_betas": found})
         with pytest.raises(
             ConfigError, match=rf"scheduler_config.json: trained_betas: found {len(found)} that are not"
         ):
-            record_for(source, "auto", None)
+            find_record(source)
 
 
 def test_the_documents_of_sd2_are_taken(tmp_path: Path) -> None:
@@ -135,19 +137,19 @@ def test_the_documents_of_sd2_are_taken(tmp_path: Path) -> None:
         text_encoder=text_encoder_document(ModelConfig().text_encoder) | {"bos_token_id": 0, "eos_token_id": 2},
         scheduler=SCHEDULER | {"_class_name": "DDIMScheduler", "trained_betas": None, "timestep_spacing": "leading"},
     )
-    record = needed_record(source, "auto", None)
+    record = require_record(source)
     assert (record.model, record.diffusion, record.resolution) == (ModelConfig(), DiffusionConfig(), 768)
 
 
 def test_a_folder_may_hold_the_model_that_the_recipe_says(tmp_path: Path) -> None:
     source = folder_of(tmp_path, unet=unet_document(TINY.unet, 8), vae={"scaling_factor": 0.5})
-    record = record_for(source, "auto", None, TINY)
+    record = find_record(source, model=TINY)
     assert record is not None
     assert record.model.unet == TINY.unet
     with pytest.raises(
         ConfigError, match=r"unet/config.json: attention_head_dim: found \[1, 2\] \(the model has \[5, "
     ):
-        record_for(source, "auto", None)
+        find_record(source)
 
 
 @pytest.mark.parametrize(
@@ -181,14 +183,14 @@ def test_a_folder_may_hold_the_model_that_the_recipe_says(tmp_path: Path) -> Non
         ({"scheduler": "[1]"}, r"scheduler_config.json: found \[1\]"),
         ({"scheduler": "null"}, "scheduler_config.json: found null"),
         ({"scheduler": '{"prediction_type": "epsilon", "prediction_type": "v_prediction"}'}, "is there twice"),
-        ({"scheduler": "[" * 100_000}, "too many brackets within brackets"),
+        ({"scheduler": "[" * 100_000}, "too deeply nested brackets"),
         ({"scheduler": '{"a": 1' + "0" * 5000 + "}"}, "Exceeds the limit"),
-        ({"scheduler": ""}, "is no JSON"),
+        ({"scheduler": ""}, "is not JSON"),
     ],
 )  # fmt: skip
 def test_faults_are_one_line(documents: dict[str, Any], fault: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=fault) as caught:
-        record_for(folder_of(tmp_path, **documents), "auto", None)
+        find_record(folder_of(tmp_path, **documents))
     assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
     assert ";" in str(caught.value)  # what to do about it
 
@@ -197,23 +199,23 @@ def test_documents_that_are_no_text_or_no_files(tmp_path: Path) -> None:
     source = folder_of(tmp_path, unet="{}")
     path = tmp_path / "unet" / "config.json"
     path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ConfigError, match=r"unet/config.json: is no JSON \('utf-8' codec"):
-        record_for(source, "auto", None)
+    with pytest.raises(ConfigError, match=r"unet/config.json: is not JSON \('utf-8' codec"):
+        find_record(source)
     path.write_bytes(b"\xef\xbb\xbf" + b'{"sample_size": 64}')  # Notepad's mark
-    assert needed_record(source, "auto", None).resolution == 512
+    assert require_record(source).resolution == 512
     path.unlink()
     path.symlink_to("/dev/zero")
     with pytest.raises(ConfigError, match=r"unet/config.json: is a device, not a regular file; give a file"):
-        record_for(source, "auto", None)
+        find_record(source)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(ConfigError, match=r"unet/config.json: is a pipe, not a regular file"):
-        record_for(source, "auto", None)
+        find_record(source)
 
 
 def test_inspect_tells_of_the_marks(tmp_path: Path) -> None:
     write_sparse(tmp_path / "sd.safetensors", "F16", 2, ("v_pred", "ztsnr"))
-    lines = lines_of(inspection(open_source(tmp_path / "sd.safetensors"), values=False))
+    lines = lines_of(inspection(open_weights(tmp_path / "sd.safetensors"), values=False))
     assert "   record: none, but declares v-prediction, zero terminal SNR" in lines
     assert lines[-1] == "   fits the model; its values were not read"
 
@@ -221,7 +223,7 @@ def test_inspect_tells_of_the_marks(tmp_path: Path) -> None:
 def test_inspect_tells_of_types_that_nothing_reads(tmp_path: Path) -> None:
     for dtype in ("F8_E4M3", "I8"):
         write_sparse(tmp_path / "sd.safetensors", dtype, 1)
-        source = open_source(tmp_path / "sd.safetensors")
+        source = open_weights(tmp_path / "sd.safetensors")
         (line,) = lines_of(inspection(source))[-1:]
         found = {"I8": "int8"}.get(dtype, dtype)
         assert (
@@ -235,11 +237,11 @@ def test_inspect_tells_what_a_folders_documents_refuse(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", "diffusers")
     for name in ("parameterization.json", "scheduler/scheduler_config.json"):
         (tmp_path / "tiny" / name).unlink()
-    source = open_source(tmp_path / "tiny", TINY)
-    assert record_for(source, "auto", None, TINY) is None
+    source = open_weights(tmp_path / "tiny", TINY)
+    assert find_record(source, model=TINY) is None
     (tmp_path / "tiny" / "text_encoder" / "config.json").write_text('{"hidden_act": "quick_gelu"}')
     with pytest.raises(ConfigError, match="hidden_act: found 'quick_gelu'"):
-        record_for(source, "auto", None, TINY)
+        find_record(source, model=TINY)
 
 
 def test_a_record_and_what_contradicts_it(tmp_path: Path) -> None:
@@ -256,12 +258,12 @@ def test_a_record_and_what_contradicts_it(tmp_path: Path) -> None:
     ):
         source = replace(marked(*marks), record=record)
         if not fault:
-            assert record_for(source, "auto", None) == record
+            assert find_record(source) == record
             continue
         with pytest.raises(ConfigError, match=fault):
-            record_for(source, "auto", None)
+            find_record(source)
     write_tiny(tmp_path / "tiny", "diffusers")
-    assert record_for(open_source(tmp_path / "tiny"), "auto", None) == TINY_RECORD
+    assert find_record(open_weights(tmp_path / "tiny")) == TINY_RECORD
     for name, key, value, fault in (
         (
             "scheduler/scheduler_config.json",
@@ -270,12 +272,12 @@ def test_a_record_and_what_contradicts_it(tmp_path: Path) -> None:
             "scheduler_config.json: prediction_type is 'eps'",
         ),
         ("scheduler/scheduler_config.json", "beta_end", 0.012, "beta_end is 0.012, but .* says 0.013"),
-        ("vae/config.json", "scaling_factor", 0.5, "its latents' scale is 0.5, but .* says 0.18215"),
+        ("vae/config.json", "scaling_factor", 0.5, "the scale of its latents is 0.5, but .* says 0.18215"),
         ("text_encoder/config.json", "hidden_act", "quick_gelu", "hidden_act: found 'quick_gelu'"),
     ):
         path = tmp_path / "tiny" / name
         before = path.read_text()
         path.write_text(json.dumps(json.loads(before) | {key: value}))
         with pytest.raises(ConfigError, match=fault):
-            record_for(open_source(tmp_path / "tiny"), "auto", None)
+            find_record(open_weights(tmp_path / "tiny"))
         path.write_text(before)

@@ -32,9 +32,9 @@ from vpred_train.weights.formats.mindspore_ckpt import write_mindspore
 from vpred_train.weights.layouts.detection import layout_scores
 from vpred_train.weights.layouts.diffusers_folder import text_encoder_document, unet_document, vae_document
 from vpred_train.weights.layouts.record_files import parsed_record
-from vpred_train.weights.layouts.weight_source import Source
+from vpred_train.weights.layouts.weight_source import WeightSource
 from vpred_train.weights.lora.files import METADATA_KEY, is_lora, open_lora, read_factors
-from vpred_train.weights.record_lookup import record_for
+from vpred_train.weights.record_lookup import find_record
 
 TO_Q = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 MOST_BYTES = 1 << 22  # of all the arrays of one mutant, each of which has less than 100 kB
@@ -194,8 +194,8 @@ def try_folder(seeds: Seeds, rng: random.Random) -> None:
     for name, document in seeds.documents.items():
         content = encoded(rng, document) if name == changed else json.dumps(document).encode()
         (seeds.folder / "tiny" / name).write_bytes(content)
-    source = Source(seeds.folder / "tiny", "diffusers", "safetensors", {}, None)
-    record_for(source, "auto", None, TINY)
+    source = WeightSource(seeds.folder / "tiny", "diffusers", "safetensors", {}, None)
+    find_record(source, model=TINY)
 
 
 def try_iteration(seeds: Seeds, rng: random.Random) -> None:

@@ -49,8 +49,8 @@ class LogHook(Hook):
             "checkpoint of step %d: %.1f MB in %.2f s, of which training stood still for %.2f s",
             saved.step,
             saved.size_bytes / 1e6,
-            saved.seconds,
-            saved.stall_seconds,
+            saved.total_s,
+            saved.stall_s,
         )
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
@@ -75,9 +75,9 @@ class MetricsHook(Hook):
             grad_norm=result.grad_norm,
             learning_rate=result.learning_rate,
             samples_seen=result.samples_seen,
-            step_seconds=result.step_seconds,
-            data_wait_seconds=result.data_wait_seconds,
-            collective_seconds=result.collective_seconds,
+            step_s=result.step_seconds,
+            data_wait_s=result.data_wait_seconds,
+            collective_s=result.collective_seconds,
             images_per_second=self.config.global_batch / result.step_seconds,
             finite=result.finite,
             overflow=result.overflow,
@@ -93,12 +93,12 @@ class MetricsHook(Hook):
         self.metrics.observe_checkpoint(
             step=saved.step,
             size_bytes=saved.size_bytes,
-            seconds=saved.seconds,
-            stall_seconds=saved.stall_seconds,
-            phase_seconds={
-                "stage": saved.stage_seconds,
-                "write": saved.write_seconds,
-                "commit": saved.commit_seconds,
+            total_s=saved.total_s,
+            stall_s=saved.stall_s,
+            phases_s={
+                "stage": saved.stage_s,
+                "write": saved.write_s,
+                "commit": saved.commit_s,
             },
         )
 

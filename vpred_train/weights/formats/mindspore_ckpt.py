@@ -59,7 +59,7 @@ def read_mindspore(path: Path) -> Contents:
             tensors = {name: _stored(path, name, *kinds[name], extents) for name, extents in pieces.items()}
         except (ValueError, IndexError) as error:
             raise ConfigError(
-                f"{path}: damaged or no MindSpore checkpoint ({printable(str(error))}); copy it again"
+                f"{path}: damaged, or not a MindSpore checkpoint ({printable(str(error))}); copy it again"
             ) from None
     return Contents("mindspore", tensors, texts)
 

@@ -152,7 +152,7 @@ class Machine:
     def _list(self) -> list[Any]:
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise TypeError("append to what is no list")
+            raise TypeError("append to an object that is not a list")
         return target
 
     def _set_item(self, _: Any) -> None:
@@ -164,7 +164,7 @@ class Machine:
     def _update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise TypeError("item of what is no dict")
+            raise TypeError("item of an object that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # No tuples as keys: hashing nested tuples that repeat one tuple takes exponential time.
             if not isinstance(key, (str, int, float, Global, type(None))):
@@ -178,7 +178,7 @@ class Machine:
         """
         self._pop(1)
         if not isinstance(self.stack[-1], (dict, Scalar)):
-            raise RefusedPickleError("pickle opcode BUILD on what is no OrderedDict")
+            raise RefusedPickleError("pickle opcode BUILD on an object that is not an OrderedDict")
 
     def _reduce(self, _: Any) -> None:
         function, arguments = self._pop(2)
@@ -222,7 +222,7 @@ def _ordered(items: Any = ()) -> dict[Any, Any]:
 def _storage(reference: Any) -> Storage:
     """Parse ("storage", type, key, device, size[, view]); older files have a view (key, first element, size)."""
     if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
-        raise TypeError("a reference to what is no storage")
+        raise TypeError("a reference to an object that is not a storage")
     _, kind, key, _, size, *view = reference
     if not isinstance(key, str) or not isinstance(kind, Global):
         raise TypeError("a storage without key or type")
@@ -254,7 +254,7 @@ def _require_sizes(*numbers: Any) -> None:
     """Raise ValueError for a value that is no count of elements."""
     for number in numbers:
         if not isinstance(number, int) or not 0 <= number < 1 << 63:
-            raise ValueError(f"a {type(number).__name__} that is no size")
+            raise ValueError(f"a {type(number).__name__} that is not a size")
 
 
 def _identity(argument: Any) -> Any:

@@ -64,7 +64,7 @@ def read_safetensors(path: Path) -> Contents:
         with safe_open(path, framework="np"):  # checks sizes and offsets
             pass
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: damaged or no safetensors file ({printable(str(error))}); {AGAIN}") from None
+        raise ConfigError(f"{path}: damaged, or not a safetensors file ({printable(str(error))}); {AGAIN}") from None
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = parsed(Header, file.read(size), f"{path}: header", AGAIN)

@@ -47,7 +47,7 @@ def read_torch(path: Path) -> Contents:
         ) from None
     except DAMAGED as error:
         reason = printable(str(error)) or type(error).__name__
-        raise ConfigError(f"{path}: damaged or no PyTorch checkpoint ({reason}); copy it again") from None
+        raise ConfigError(f"{path}: damaged, or not a PyTorch checkpoint ({reason}); copy it again") from None
     return Contents("torch", tensors)
 
 
@@ -62,11 +62,11 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
         root = pickles[0].removesuffix("data.pkl")
         for info in members.values():
             if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{info.filename} is compressed, which torch.save never does")
+                raise ValueError(f"{info.filename} is compressed, but torch.save compresses nothing")
             if info.flag_bits & ENCRYPTED_OR_PATCHED:
                 raise ValueError(f"{info.filename} is encrypted or patched")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != sys.byteorder.encode():
-            raise ValueError("written on a machine of the other byte order")
+            raise ValueError("written on a machine with the other byte order")
         with archive.open(pickles[0]) as stream:
             value = Machine().run(stream)
         storages = {}
@@ -91,7 +91,7 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
         if not isinstance(system, dict) or "little_endian" not in system:
             raise ValueError("no description of the machine that wrote it")
         if system["little_endian"] != (sys.byteorder == "little"):
-            raise ValueError("written on a machine of the other byte order")
+            raise ValueError("written on a machine with the other byte order")
         machine = Machine()
         value = machine.run(content)
         element_sizes = {storage.key: item_size(storage.dtype) for storage in machine.storages}

@@ -33,7 +33,7 @@ FOREIGN_CONTEXTS = {768: "SD1", 2048: "SDXL"}  # channels of the text features
 FOREIGN_INPUTS = {5: "an SD2 depth", 7: "an SD2 upscaling", 9: "an inpainting"}  # channels that the UNet takes
 
 
-def candidates(layout: str, model: ModelConfig) -> dict[str, list[tuple[str, ...]]]:
+def possible_names(layout: str, model: ModelConfig) -> dict[str, list[tuple[str, ...]]]:
     """Map each Stability name to the names that `layout` may use.
 
     Each alternative is one tensor, or several to concatenate.
@@ -50,7 +50,7 @@ def candidates(layout: str, model: ModelConfig) -> dict[str, list[tuple[str, ...
     return found
 
 
-def averages(layout: str, model: ModelConfig) -> dict[str, str]:
+def ema_names(layout: str, model: ModelConfig) -> dict[str, str]:
     """Map each Stability name to the name of its moving average; diffusers folders hold only one set of weights."""
     if layout == "stability":
         return {name: ema_name(name) for name in stability_shapes(model) if name.startswith(UNET)}
@@ -64,7 +64,7 @@ def layout_scores(names: Collection[str], model: ModelConfig) -> dict[str, int]:
     return {
         layout: sum(
             any(all(part in names for part in alternative) for alternative in alternatives)
-            for alternatives in candidates(layout, model).values()
+            for alternatives in possible_names(layout, model).values()
         )
         for layout in LAYOUTS
     }

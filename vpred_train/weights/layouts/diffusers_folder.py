@@ -32,7 +32,7 @@ def write_folder(path: Path, shapes: Shapes, tensors: Tensors, record: Parameter
     if path.exists():
         raise ConfigError(f"{path}: exists already; give a new folder")
     if record is None:
-        raise ConfigError(f"{path}: a diffusers folder must tell the prediction type; give --prediction-type")
+        raise ConfigError(f"{path}: a diffusers folder must declare the prediction type; give --prediction-type")
     if record.model.vae is None:
         raise ConfigError(f"{path}: the model works on pixels, and a diffusers folder needs a VAE; export as stability")
     aside = beside(path)

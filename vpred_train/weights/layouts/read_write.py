@@ -26,20 +26,20 @@ from vpred_train.weights.formats.stored_tensor import (
     count_text,
     is_finite,
 )
-from vpred_train.weights.layouts.detection import LAYOUTS, averages, candidates, is_unused, layout_scores
+from vpred_train.weights.layouts.detection import LAYOUTS, ema_names, is_unused, layout_scores, possible_names
 from vpred_train.weights.layouts.diffusers_folder import write_folder
 from vpred_train.weights.layouts.record_files import RECORD_KEY
 from vpred_train.weights.layouts.tensor_names import mindone_name
 from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
-from vpred_train.weights.layouts.weight_source import Source, open_source
+from vpred_train.weights.layouts.weight_source import WeightSource, open_weights
 
-Which = Literal["ema", "raw", "auto"]
+WeightSet = Literal["ema", "raw", "auto"]
 Shape = tuple[int, ...]
 Place = tuple[str, tuple[StoredTensor, ...], Shape]  # (first of its names in the source, its parts there, its shape)
 SHOWN = 10
 
 
-def read_weights(path: Path, which: Which = "auto", model: ModelConfig | None = None) -> LazyTensors:
+def read_weights(path: Path, which: WeightSet = "auto", model: ModelConfig | None = None) -> LazyTensors:
     """Return the model's tensors under Stability's names.
 
     The content decides layout and container. float16 and bfloat16 are widened to float32. NaN and inf are accepted.
@@ -48,11 +48,11 @@ def read_weights(path: Path, which: Which = "auto", model: ModelConfig | None = 
     Raises ConfigError: when the file holds another model, or when tensors are missing, unexpected, or of a wrong shape
     or dtype. The message names the first ten tensors, or one with a wrong dtype.
     """
-    fitting = _fitting(open_source(path, model), which, model)
+    fitting = _fitting(open_weights(path, model), which, model)
     return LazyTensors({name: partial(_assembled, parts, shape) for name, (_, parts, shape) in fitting.items()})
 
 
-def weights_of(source: Source, which: Which = "auto", model: ModelConfig | None = None) -> LazyTensors:
+def weights_of(source: WeightSource, which: WeightSet = "auto", model: ModelConfig | None = None) -> LazyTensors:
     """Do the same as `read_weights` for an open source, but refuse NaN and inf.
 
     Raises ConfigError: when the source does not fit the model; later, when a tensor that is read holds NaN or inf.
@@ -70,14 +70,14 @@ def require_finite(tensors: LazyTensors, prefixes: tuple[str, ...] = ("",)) -> N
             make()
 
 
-def _fitting(source: Source, which: Which, model: ModelConfig | None) -> dict[str, Place]:
+def _fitting(source: WeightSource, which: WeightSet, model: ModelConfig | None) -> dict[str, Place]:
     """Return where each tensor of the model lies. Raises ConfigError: when the source does not fit the model."""
     model = model or source.model
     shapes = stability_shapes(model)
-    chosen = _chosen_names(source, settled(source, which, model), model)
+    chosen = _chosen_names(source, resolve_weight_set(source, which, model), model)
     parts = {name: tuple(source.tensors[part] for part in chosen[name]) for name in shapes if name in chosen}
     faults = [
-        f"missing {' or '.join(candidates(source.layout, model)[name][0])}" for name in shapes if name not in parts
+        f"missing {' or '.join(possible_names(source.layout, model)[name][0])}" for name in shapes if name not in parts
     ]
     counts = {"missing": len(faults)}
     unexpected = _unexpected(source, chosen, model)
@@ -99,9 +99,9 @@ def _fitting(source: Source, which: Which, model: ModelConfig | None) -> dict[st
     return {name: (chosen[name][0], each, shapes[name]) for name, each in parts.items()}
 
 
-def sets_of(source: Source, model: ModelConfig) -> tuple[str, ...]:
+def available_weight_sets(source: WeightSource, model: ModelConfig) -> tuple[str, ...]:
     """Return the sets of weights in the source: "raw" and "ema", or one set, whose kind only a record declares."""
-    if any(name in source.tensors for name in averages(source.layout, model).values()):
+    if any(name in source.tensors for name in ema_names(source.layout, model).values()):
         return ("raw", "ema")
     return (source.record.weights,) if source.record else ("unlabelled",)
 
@@ -121,13 +121,13 @@ def write_weights(
     faults = [f"missing {name}" for name in shapes if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in shapes]
     if faults:
-        raise ConfigError(f"{path}: {len(faults)} tensors do not fit the model: {_first(faults)}; export all of it")
+        raise ConfigError(f"{path}: {len(faults)} tensors do not fit the model: {_first(faults)}; export all tensors")
     checked = LazyTensors({name: partial(_checked, path, tensors, name, shapes[name]) for name in shapes})
     texts = {RECORD_KEY: record.model_dump_json()} if record else {}
     try:
         if layout == "mindone":
             if path.suffix != ".ckpt":
-                raise ConfigError(f"{path}: MindSpore loads only names that end with .ckpt; give such a name")
+                raise ConfigError(f"{path}: MindSpore loads only files whose name ends with .ckpt; give such a name")
             write_mindspore(path, LazyTensors({mindone_name(name): checked.makers[name] for name in shapes}), texts)
         elif layout == "stability":
             write_safetensors(path, shapes, checked, texts)
@@ -139,30 +139,30 @@ def write_weights(
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another path") from None
 
 
-def settled(source: Source, which: Which, model: ModelConfig) -> Literal["ema", "raw"]:
+def resolve_weight_set(source: WeightSource, which: WeightSet, model: ModelConfig) -> Literal["ema", "raw"]:
     """Return the set that `which` selects; "raw" when the source does not label its only set.
 
     Raises ConfigError: when the source does not hold that set.
     """
-    held = sets_of(source, model)
+    held = available_weight_sets(source, model)
     if which == "auto":
         return "ema" if "ema" in held else "raw"
     if which not in held and (held != ("unlabelled",) or which == "ema"):
-        raise ConfigError(f"{source.path}: holds {' and '.join(held)} weights, not {which}; ask for auto")
+        raise ConfigError(f"{source.path}: holds {' and '.join(held)} weights, not {which}; give auto")
     return which
 
 
-def _chosen_names(source: Source, which: Which, model: ModelConfig) -> dict[str, tuple[str, ...]]:
+def _chosen_names(source: WeightSource, which: WeightSet, model: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Map each Stability name to the source's tensors to read; names without tensors are left out."""
     chosen = {}
-    for name, alternatives in candidates(source.layout, model).items():
+    for name, alternatives in possible_names(source.layout, model).items():
         for alternative in alternatives:
             if all(part in source.tensors for part in alternative):
                 chosen[name] = alternative
                 break
-    if "ema" not in sets_of(source, model) or len(sets_of(source, model)) == 1:
+    if "ema" not in available_weight_sets(source, model) or len(available_weight_sets(source, model)) == 1:
         return chosen
-    averaged = averages(source.layout, model)
+    averaged = ema_names(source.layout, model)
     if which == "raw":
         return _unswapped(source, chosen) if source.layout == "mindone" else chosen
     for name, average in averaged.items():
@@ -173,7 +173,7 @@ def _chosen_names(source: Source, which: Which, model: ModelConfig) -> dict[str,
     return chosen
 
 
-def _unswapped(source: Source, chosen: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _unswapped(source: WeightSource, chosen: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Use swap.* as the raw weights where the source's main tensors are the moving average.
 
     MindONE saves train_resume.ckpt while the network holds the average. The raw weights are under swap.* then.
@@ -189,9 +189,9 @@ def _unswapped(source: Source, chosen: dict[str, tuple[str, ...]]) -> dict[str, 
     return chosen | swapped if is_average else chosen
 
 
-def _unexpected(source: Source, chosen: Mapping[str, tuple[str, ...]], model: ModelConfig) -> list[str]:
-    known = {part for parts in chosen.values() for part in parts} | set(averages(source.layout, model).values())
-    for alternatives in candidates(source.layout, model).values():
+def _unexpected(source: WeightSource, chosen: Mapping[str, tuple[str, ...]], model: ModelConfig) -> list[str]:
+    known = {part for parts in chosen.values() for part in parts} | set(ema_names(source.layout, model).values())
+    for alternatives in possible_names(source.layout, model).values():
         known.update(part for alternative in alternatives for part in alternative)
     if source.layout == "mindone":
         known |= {name.replace("ema.", "swap.", 1) for name in known if name.startswith("ema.")}
@@ -227,7 +227,7 @@ def _checked(path: Path, tensors: Mapping[str, Float32], name: str, shape: tuple
     return tensor
 
 
-def _refusal(source: Source, counts: Mapping[str, int], faults: list[str], model: ModelConfig) -> str:
+def _refusal(source: WeightSource, counts: Mapping[str, int], faults: list[str], model: ModelConfig) -> str:
     scores = layout_scores(source.tensors, model)
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     return (

@@ -21,7 +21,7 @@ PICKLED = {"model": "pytorch_model"}  # transformers' name of the same file befo
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """Holds open weights. Tensors have the names of their layout; in a diffusers folder these begin with `folder/`."""
 
     path: Path
@@ -36,7 +36,7 @@ class Source:
         return self.record.model if self.record else ModelConfig()
 
 
-def open_source(path: Path, model: ModelConfig | None = None) -> Source:
+def open_weights(path: Path, model: ModelConfig | None = None) -> WeightSource:
     """Open `path` and recognise its layout by its content.
 
     model: the expected model; default: the record's, else SD2.
@@ -55,13 +55,15 @@ def open_source(path: Path, model: ModelConfig | None = None) -> Source:
     if not scores[layout]:
         bare = layout_scores({f"{folder}/{name}" for folder in FOLDERS for name in contents.tensors}, expected)
         if bare["diffusers"]:
-            raise ConfigError(f"{path}: one network of a diffusers folder; give the folder that holds model_index.json")
-        names = printable(", ".join(list(contents.tensors)[:3])) or "none at all"
+            raise ConfigError(
+                f"{path}: holds only one network of a diffusers folder; give the folder that holds model_index.json"
+            )
+        names = printable(", ".join(list(contents.tensors)[:3])) or "none"
         raise ConfigError(
             f"{path}: no tensor has an SD 2.x name of MindONE, Stability or diffusers "
             f"(found {len(contents.tensors)}: {names}); give full SD 2.x weights"
         )
-    return Source(path, layout, contents.container, contents.tensors, record)
+    return WeightSource(path, layout, contents.container, contents.tensors, record)
 
 
 def weights_digest(path: Path) -> str:
@@ -121,4 +123,4 @@ def _open_network(folder: Path, stem: str) -> Contents:
         pickled = folder / f"{PICKLED.get(stem, stem)}{variant}.bin"
         if pickled.is_file():
             return open_contents(pickled)
-    raise ConfigError(f"{folder}: no {stem}.safetensors, .fp16, .index.json or .bin; give a whole diffusers folder")
+    raise ConfigError(f"{folder}: no {stem}.safetensors, .fp16, .index.json or .bin; give a complete diffusers folder")

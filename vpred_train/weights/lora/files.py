@@ -24,10 +24,10 @@ from vpred_train.weights.formats.stored_tensor import (
     is_finite,
 )
 from vpred_train.weights.layouts.detection import LAYOUTS, LORA_NAME
-from vpred_train.weights.layouts.read_write import Which, weights_of
+from vpred_train.weights.layouts.read_write import WeightSet, weights_of
 from vpred_train.weights.layouts.record_files import RECORD_KEY, parsed_record
 from vpred_train.weights.layouts.tensor_shapes import COMPONENTS
-from vpred_train.weights.layouts.weight_source import Source, open_source
+from vpred_train.weights.layouts.weight_source import WeightSource, open_weights
 from vpred_train.weights.lora.factors import (
     Factors,
     Target,
@@ -65,7 +65,7 @@ class Adapter(Foreign):
         return [key for key, value in self if value and key != "lora_alpha"]
 
 
-class Flat(RootModel[dict[str, Any] | None]):
+class FlatSettings(RootModel[dict[str, Any] | None]):
     """Reads settings as network.key -> value."""
 
 
@@ -120,7 +120,7 @@ def open_lora(path: Path) -> LoraSource:
     file = _file_in(path) if path.is_dir() else path
     contents = open_contents(file)
     if not any(LORA_NAME.search(name) for name in contents.tensors):
-        names = printable(", ".join(list(contents.tensors)[:3])) or "none at all"
+        names = printable(", ".join(list(contents.tensors)[:3])) or "none"
         raise ConfigError(f"{file}: holds no LoRA weights (found {len(contents.tensors)} tensors: {names})")
     record = parsed_record(file, contents.texts[RECORD_KEY]) if RECORD_KEY in contents.texts else None
     return LoraSource(file, contents.container, contents.tensors, _settings(file, contents), record)
@@ -141,7 +141,7 @@ def _settings(file: Path, contents: Contents) -> dict[str, Adapter]:
         whole = read_document(Adapter, file.with_name(PEFT_CONFIG), AGAIN)
         return dict.fromkeys(("unet", "text_encoder"), whole) if whole else {}
     where = f"{file}: {METADATA_KEY}"
-    flat = parsed(Flat, contents.texts.get(METADATA_KEY, "{}"), where, AGAIN).root or {}
+    flat = parsed(FlatSettings, contents.texts.get(METADATA_KEY, "{}"), where, AGAIN).root or {}
     networks: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
         network, _, name = key.partition(".")
@@ -162,20 +162,24 @@ def read_factors(source: LoraSource, model: ModelConfig | None = None) -> dict[T
     found = {name: known.get(plain_name(name)) for name in source.tensors if name != RANK}
     places = {name: place for name, place in found.items() if place}
     faults = [f"unknown {name}" for name, place in found.items() if place is None]
-    teller = PEFT_CONFIG if source.of_peft else METADATA_KEY
-    faults += [f"{network}.{key} in {teller}" for network, each in source.settings.items() for key in each.unsupported]
+    document = PEFT_CONFIG if source.of_peft else METADATA_KEY
+    faults += [
+        f"{network}.{key} in {document}" for network, each in source.settings.items() for key in each.unsupported
+    ]
     by_target: dict[Target, dict[Role, str]] = {}
     for name, place in places.items():
         if by_target.setdefault(place.target, {}).setdefault(place.role, name) != name:
             faults.append(f"{name} is there twice, also as {by_target[place.target][place.role]}")
     for target, names in by_target.items():
         if target.part and Target(target.weight) in by_target:
-            faults.append(f"{next(iter(names.values()))} is a part of what is there whole")
+            faults.append(f"{next(iter(names.values()))} is part of a matrix that is also there in full")
             continue
         faults += _misfits(source, names, shapes[target])
     if faults:
         shown = "; ".join(map(printable, faults[:SHOWN])) + (" ..." if len(faults) > SHOWN else "")
-        raise ConfigError(f"{source.path}: does not fit the model ({len(faults)}): {shown}; give LoRA weights of it")
+        raise ConfigError(
+            f"{source.path}: does not fit the model ({len(faults)}): {shown}; give LoRA weights for this model"
+        )
     return joined({target: _factors(source, target, names) for target, names in by_target.items()})
 
 
@@ -262,7 +266,7 @@ def _write_safetensors(path: Path, tensors: Mapping[str, Float32], texts: Mappin
 
 def _write_mindone(path: Path, factors: Mapping[Target, Factors], model: ModelConfig, texts: Mapping[str, str]) -> None:
     if path.suffix != ".ckpt":
-        raise ConfigError(f"{path}: MindSpore loads only names that end with .ckpt; give such a name")
+        raise ConfigError(f"{path}: MindSpore loads only files whose name ends with .ckpt; give such a name")
     foreign = [target.weight for target in factors if target not in attention_targets(model)]
     if foreign:
         raise ConfigError(
@@ -278,26 +282,26 @@ def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
 
-def open_base(path: Path, lora: LoraSource | None) -> Source:
+def open_base(path: Path, lora: LoraSource | None) -> WeightSource:
     """Open the weights that `lora` adapts. LoRA's record declares their model if it has one."""
-    return open_source(path, lora.record.model if lora and lora.record else None)
+    return open_weights(path, lora.record.model if lora and lora.record else None)
 
 
-def other_base(lora: LoraSource, base: Path, xxh3: str) -> str | None:
+def base_mismatch(lora: LoraSource, base: Path, xxh3: str) -> str | None:
     """Return the fault when `lora` was trained on other weights than `base`, whose digest is `xxh3`.
 
     The result is None when they are the same weights, or the record does not say.
     """
-    told = lora.record.base_xxh3 if lora.record else None
-    if told in (None, xxh3):
+    recorded = lora.record.base_xxh3 if lora.record else None
+    if recorded in (None, xxh3):
         return None
     return (
-        f"{lora.path}: was trained on weights with xxh3 {told}, but {base} has {xxh3}; "
+        f"{lora.path}: LoRA was trained on weights with xxh3 {recorded}, but {base} has {xxh3}; "
         "give those weights (a copy in another layout has another xxh3)"
     )
 
 
-def with_lora(base: Source, which: Which, lora: LoraSource | None, strength: float) -> LazyTensors:
+def with_lora(base: WeightSource, which: WeightSet, lora: LoraSource | None, strength: float) -> LazyTensors:
     """Return the tensors of `base` with `strength` times LoRA's change added.
 
     Raises ConfigError: when a tensor does not fit.

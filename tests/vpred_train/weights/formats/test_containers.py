@@ -142,7 +142,7 @@ def test_a_sharded_index(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'lost' is not where the index says"):
         read_sharded(index)
     index.write_text(json.dumps({"weight_map": places | {"lost": "x-9.safetensors"}}))
-    with pytest.raises(ConfigError, match=r"x-9\.safetensors: damaged or no safetensors file"):
+    with pytest.raises(ConfigError, match=r"x-9\.safetensors: damaged, or not a safetensors file"):
         read_sharded(index)
     index.write_text("[]")
     with pytest.raises(ConfigError, match="no index of safetensors files"):
@@ -156,11 +156,11 @@ def test_a_sharded_index(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html>", "a web page"),
         (b"\x89PNG....", "starts with"),
-        (b"\x0a\x7f\x0a\x01a", "no MindSpore checkpoint .byte 2: 127 bytes announced, 3 there"),
-        (b"\x0a\xff\xff", "no MindSpore checkpoint"),
+        (b"\x0a\x7f\x0a\x01a", "not a MindSpore checkpoint .byte 2: 127 bytes announced, 3 there"),
+        (b"\x0a\xff\xff", "not a MindSpore checkpoint"),
         (b"\x0a\x03\x0a\x01a", "a value without a tensor"),
-        (b"PK\x03\x04rest", "no PyTorch checkpoint"),
-        (b"\x10\0\0\0\0\0\0\0{" + b" " * 15, "no safetensors file"),
+        (b"PK\x03\x04rest", "not a PyTorch checkpoint"),
+        (b"\x10\0\0\0\0\0\0\0{" + b" " * 15, "not a safetensors file"),
     ],
 )
 def test_files_that_are_not_weights(content: bytes, fault: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_truncated_files(tmp_path: Path) -> None:
     sources |= {name: GOLDEN / f"torch_{name}.ckpt" for name in ("zip", "legacy")}
     for name, source in sources.items():
         (tmp_path / name).write_bytes(source.read_bytes()[:-40])
-        with pytest.raises(ConfigError, match="damaged or no"):
+        with pytest.raises(ConfigError, match="damaged, or not"):
             open_contents(tmp_path / name)
     with pytest.raises(ConfigError, match="cannot be read"):
         open_contents(tmp_path / "absent")

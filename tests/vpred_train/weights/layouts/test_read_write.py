@@ -18,7 +18,7 @@ from launcher.contract.config import ConfigError
 from support.weights_files import MINDONE, MODEL, RECORD, SHAPES, Arrays, networks, random_tensors, write_diffusers
 from vpred_train.config.model import ModelConfig
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
-from vpred_train.weights.layouts.weight_source import open_source
+from vpred_train.weights.layouts.weight_source import open_weights
 
 RAW, EMA = random_tensors(0), random_tensors(1)
 UNET = [name for name in SHAPES if name.startswith("model.diffusion_model.")]
@@ -63,7 +63,7 @@ def test_mindone_vanilla(tmp_path: Path) -> None:
     assert sum(halves.values()) == 2
     assert_same(read_weights(path, model=MODEL), {name: array.astype(np.float32) for name, array in stored.items()})
     assert_same(read_weights(path, "raw", MODEL), {name: array.astype(np.float32) for name, array in stored.items()})
-    with pytest.raises(ConfigError, match="holds unlabelled weights, not ema; ask for auto"):
+    with pytest.raises(ConfigError, match="holds unlabelled weights, not ema; give auto"):
         read_weights(path, "ema", MODEL)
 
 
@@ -137,7 +137,7 @@ def test_written_files(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "written.ckpt"
     write_weights(path, RAW, layout, RECORD)
     assert [each.name for each in tmp_path.iterdir()] == ["written.ckpt"]
-    source = open_source(path)
+    source = open_weights(path)
     assert (source.layout, source.record) == (layout, RECORD)
     assert_same(read_weights(path), RAW)
     assert_same(read_weights(path, "ema"), RAW)
@@ -305,7 +305,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert f"{name} is float32 9, needed float32 8" in refused(RAW | {name: zeros(9)}, "mindone")
     assert f"{name} is float16 8" in refused(RAW | {name: zeros(8).astype(np.float16)}, "diffusers")
     assert "known are mindone, stability, diffusers" in refused(RAW, "torch")
-    with pytest.raises(ConfigError, match=r"w: MindSpore loads only names that end with \.ckpt"):
+    with pytest.raises(ConfigError, match=r"w: MindSpore loads only files whose name ends with \.ckpt"):
         write_weights(tmp_path / "w", RAW, "mindone", RECORD)
     pixels = MODEL.model_copy(update={"vae": None})
     in_pixels = {each: array for each, array in RAW.items() if not each.startswith("first_stage_model.")}

@@ -216,7 +216,7 @@ IN_PROJ = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj"
         (
             {f"{IN_PROJ}.lora_down.weight": zeros(2, 8), f"{IN_PROJ}.lora_up.weight": zeros(24, 2)}
             | {f"{IN_PROJ}.q.lora_down.weight": zeros(2, 8), f"{IN_PROJ}.q.lora_up.weight": zeros(8, 2)},
-            r"in_proj\.q\.lora_down\.weight is a part of what is there whole",
+            r"in_proj\.q\.lora_down\.weight is part of a matrix that is also there in full",
         ),
         ({"a": zeros(1)}, r"holds no LoRA weights \(found 1 tensors: a\)"),
     ],
@@ -316,8 +316,8 @@ def test_factors_that_are_kernels_of_1x1(tmp_path: Path) -> None:
     [
         ("null", 4, ""), ("{}", 4, ""), ('{"unet.lora_alpha": null}', 4, ""), ('{"unet.lora_alpha": 2}', 2, ""),
         ('{"unet.r": 9, "odd": {}, "": 1}', 4, ""), ('{"unet.use_dora": false, "unet.alpha_pattern": {}}', 4, ""),
-        ("[1]", 0, r"lora_adapter_metadata: found \[1\]"), ("3", 0, "found 3"), ("", 0, "is no JSON"),
-        ("[" * 100_000, 0, "too many brackets"), ('{"unet.lora_alpha": "4"}', 0, "unet: lora_alpha: found '4'"),
+        ("[1]", 0, r"lora_adapter_metadata: found \[1\]"), ("3", 0, "found 3"), ("", 0, "is not JSON"),
+        ("[" * 100_000, 0, "deeply nested brackets"), ('{"unet.lora_alpha": "4"}', 0, "unet: lora_alpha: found '4'"),
         ('{"unet.lora_alpha": NaN}', 0, r"lora_alpha: found NaN \(should be a finite number\)"),
         ('{"unet.alpha_pattern": [1]}', 0, "alpha_pattern: found"),
         ('{"unet.use_dora": "yes"}', 0, "use_dora: found 'yes'"),
