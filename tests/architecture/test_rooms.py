@@ -25,6 +25,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"entry"},
         {"commands"},
         {"training"},
+        {"training.periodic"},
         {"training.hooks"},
         {"engine.engines"},
         {"engine.host"},

@@ -19,7 +19,7 @@ from vpred_train.distributed.collectives import Collective, make_collective
 from vpred_train.errors import is_users
 from vpred_train.prepare.recipe import check_world_size
 from vpred_train.prepare.recipe_changes import check_run_dir
-from vpred_train.training.run import train_rank
+from vpred_train.training.rank import RankContext
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,25 @@ def train(config: TrainConfig, arguments: argparse.Namespace) -> ExitCode:
         precision = config.precision.on(accelerator)
         runtime.require_overflow(precision)
         # Recorded before `precision` is resolved: the run may continue on another accelerator.
-        adopt_run_dir(config, RunDir(arguments.run_dir), collective)
+        run = RunDir(arguments.run_dir)
+        adopt_run_dir(config, run, collective)
+        number = arguments.attempt or collective.broadcast_object(run.next_attempt() if identity.rank == 0 else None)
+        attempt = run.attempt(number)
+        attempt.root.mkdir(parents=True, exist_ok=True)
+        port = arguments.metrics_port_base
         config = config.model_copy(update={"precision": precision})
-        outcome = train_rank(config, arguments, accelerator, identity, collective)
+        rank = RankContext(
+            config,
+            identity,
+            accelerator,
+            collective,
+            run,
+            attempt,
+            metrics_at=None if port is None else (arguments.metrics_address, port + identity.local_rank),
+        )
+        from vpred_train.training.run import train_rank  # imports MindSpore, which has its settings now
+
+        outcome = train_rank(rank)
         collective.close()
         return outcome
     except BaseException as error:  # includes SystemExit

@@ -81,7 +81,7 @@ def trained(config: TrainConfig) -> tuple[list[float], np.ndarray, np.ndarray, A
     """Losses, weights and held-out errors of a few steps, and the networks."""
     from vpred_train.models.build import build_networks
     from vpred_train.training.inputs import make_inputs
-    from vpred_train.training.validation import Validation
+    from vpred_train.training.periodic.validation import Validation
 
     data, alone = open_data(config), SingleProcess()
     networks = build_networks(config)

@@ -20,7 +20,7 @@ from support.step_results import RESULT
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.distributed.watchdog import CollectiveTimer, Watchdog
-from vpred_train.training import worker
+from vpred_train.training import run, worker
 from vpred_train.training.hooks import status as status_module
 from vpred_train.training.hooks.status import StatusHook
 
@@ -106,11 +106,17 @@ def test_no_way_out_leaves_the_others_waiting_not_even_on_a_full_disk(
         raise EndedError(exit_code)
 
     monkeypatch.setattr(SingleProcess, "abort", abort)
-    monkeypatch.setattr(worker, "train_rank", leave)
+    monkeypatch.setattr(run, "train_rank", leave)
     monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
     monkeypatch.setattr(sys, "stderr", FullDisk())
     arguments = Namespace(
-        accelerator=None, device_ids=None, rank_table=None, collective_timeout_s=9.0, run_dir=tmp_path / "run"
+        accelerator=None,
+        device_ids=None,
+        rank_table=None,
+        collective_timeout_s=9.0,
+        run_dir=tmp_path / "run",
+        attempt=None,
+        metrics_port_base=None,
     )
     with pytest.raises(EndedError) as ended:
         worker.train(train_config, arguments)
