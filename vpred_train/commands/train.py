@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError, dump_yaml, load_document, schema_json
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
@@ -83,14 +84,10 @@ def world_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line. Never returns."""
-    arguments = build_parser().parse_args(argv)
-    try:
-        sys.exit(run(arguments))
-    except USER_ERRORS as error:
-        print(error, file=sys.stderr)
-        sys.exit(ExitCode.BAD_CONFIG)
+@command_line(*USER_ERRORS)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit code."""
+    return run(build_parser().parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:

@@ -17,8 +17,8 @@ class RankContext:
 
     config: recipe, with `precision` resolved for the accelerator
     attempt: folder of this start in the run directory
-    metrics_at: address and port where this rank serves its metrics; None serves none
     engine: name of the engine, a key of `ENGINES`
+    metrics_at: address and port where this rank serves its metrics; None serves none
     """
 
     config: TrainConfig
@@ -27,8 +27,8 @@ class RankContext:
     collective: Collective
     run: RunDir
     attempt: AttemptDir
+    engine: str
     metrics_at: tuple[str, int] | None = None
-    engine: str = "host"
 
     @property
     def is_first(self) -> bool:
@@ -47,4 +47,4 @@ def single_rank(config: TrainConfig, folder: Path) -> RankContext:
     attempt = run.attempt(run.next_attempt())
     attempt.root.mkdir(parents=True, exist_ok=True)
     config = config.model_copy(update={"precision": config.precision.on(cpu)})
-    return RankContext(config, read_identity({}), cpu, SingleProcess(), run, attempt)
+    return RankContext(config, read_identity({}), cpu, SingleProcess(), run, attempt, "host")

@@ -44,6 +44,7 @@ from data import (
 )
 from data.cache.cache import make_table
 from data.commands.cli import main
+from support.command_lines import exit_code
 
 SPEC = {"kind": "moments", "height": 8, "vae": {"xxh3": "1"}}
 SPECS = CacheSpecs(moments=SPEC, text={"kind": "text", "text_encoder": {"xxh3": "2"}})
@@ -117,9 +118,7 @@ def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFix
     np.testing.assert_array_equal(cache.read(first), values(2, 64)[0])
     with pytest.raises(DataError, match=rf"{path.name}: entry 1 is not what was written; remove this file"):
         cache.read(second)
-    with pytest.raises(SystemExit) as ended:
-        main(["verify", str(tmp_path)])
-    assert ended.value.code == 2
+    assert exit_code(main, "verify", tmp_path) == 2
     assert "entry 1 is not what was written" in capsys.readouterr().err
     path.write_bytes(content[:-1])
     with pytest.raises(DataError, match=rf"{path.name}: damaged"):

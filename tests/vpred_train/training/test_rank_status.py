@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from launcher.contract.identity import Identity
 from launcher.contract.run_dir import AttemptDir, RankStatus
 from support.step_results import RESULT
 from vpred_train.config.train import TrainConfig
+from vpred_train.distributed import session
 from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.distributed.watchdog import CollectiveTimer, Watchdog
 from vpred_train.training import run, worker
@@ -88,7 +90,7 @@ class FullDisk(io.TextIOBase):
     ("way_out", "code"),
     [
         (SystemExit(0), ExitCode.FAILED),
-        (KeyboardInterrupt(), ExitCode.FAILED),
+        (KeyboardInterrupt(), 128 + signal.SIGINT),
         (RuntimeError("broken"), ExitCode.FAILED),
         (ConfigError("not like that"), ExitCode.BAD_CONFIG),
     ],
@@ -107,7 +109,7 @@ def test_no_way_out_leaves_the_others_waiting_not_even_on_a_full_disk(
 
     monkeypatch.setattr(SingleProcess, "abort", abort)
     monkeypatch.setattr(run, "train_rank", leave)
-    monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
+    monkeypatch.setattr(session, "configure_logging", lambda *arguments: None)
     monkeypatch.setattr(sys, "stderr", FullDisk())
     arguments = Namespace(
         accelerator=None,

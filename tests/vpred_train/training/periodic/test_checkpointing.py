@@ -252,6 +252,7 @@ def test_the_exit_code_of_a_rank_and_what_it_shows(
 ) -> None:
     """One line for the user's mistakes, a traceback for all else."""
     from vpred_train import runtime
+    from vpred_train.distributed import session
     from vpred_train.training import run, worker
 
     def fail(*arguments: Any) -> None:
@@ -259,7 +260,7 @@ def test_the_exit_code_of_a_rank_and_what_it_shows(
 
     monkeypatch.setattr(run, "train_rank", fail)
     monkeypatch.setattr(runtime, "start", lambda *arguments: None)
-    monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
+    monkeypatch.setattr(session, "configure_logging", lambda *arguments: None)
     options = {"rank_table": None, "run_dir": tmp_path, "device_ids": None, "accelerator": "cpu"}
     options |= {"attempt": 1, "metrics_port_base": None}
     with pytest.raises(SystemExit) as ended:
