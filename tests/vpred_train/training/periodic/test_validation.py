@@ -24,8 +24,8 @@ from support.host_engine import host_step, networks_of
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import SingleProcess
-from vpred_train.training import previews as previews_module
 from vpred_train.training.hooks.hook import Hook, ValidationLoss
+from vpred_train.training.periodic import previews as previews_module
 from vpred_train.training.periodic.periodic import Boundary
 from vpred_train.training.periodic.previews import Previews
 from vpred_train.training.periodic.validation import Validation
@@ -251,9 +251,9 @@ def test_a_preview_that_is_not_finite_is_logged_and_the_run_goes_on(
     observer = Previews(config, networks_of(step), step.state, parts[1], SingleProcess(), folder)
     images = np.full((3, 3, 8, 8), np.nan, np.float32)
     monkeypatch.setattr(previews_module, "generate_shared", lambda *_: images)
-    observer.observe([], 5, 20)
+    observer.observe(at(20), Hook())
     assert "step 5: no preview: image 0 of 3 is not finite" in caplog.text
     assert not folder.exists()
     images[:] = 0
-    observer.observe([], 6, 24)
+    observer.observe(at(24), Hook())
     assert [path.name for path in folder.iterdir()] == ["step-6.png"]
