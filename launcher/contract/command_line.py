@@ -5,6 +5,7 @@ Every `main` that people run is decorated. `vpred_train.entry` gives the parts o
 
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -61,12 +62,19 @@ def exit_code(main: Callable[[], Any], is_part: bool = False) -> Any:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
-        if error.filename in STREAMS.values() or (isinstance(error, BrokenPipeError) and not is_part):
+        if error.filename in STREAMS.values() or (isinstance(error, BrokenPipeError) and _output_is_closed()):
             return _without_output(error)
         if is_part or error.errno not in OF_THE_SYSTEM:
             raise
         print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return ExitCode.BAD_CONFIG
+
+
+def _output_is_closed() -> bool:
+    """Return whether nobody reads standard output any more; otherwise the broken pipe was another, such as a socket."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _without_output(error: OSError) -> int:

@@ -38,7 +38,10 @@ def test_the_end_of_a_command(
     assert (ending(error), capsys.readouterr().err) == (code, printed)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.ENOENT, "gone", "/x"), ValueError("found 1")])
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError(), OSError(errno.ENOENT, "gone", "/x"), ValueError("found 1"), BrokenPipeError("a socket")],
+)
 def test_an_error_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         ending(error)
