@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import os
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,31 +60,24 @@ NO_FORMATS: Mapping[str, Format] = MappingProxyType({})
 
 def main(
     argv: Sequence[str] | None = None, formats: Mapping[str, Format] = NO_FORMATS, read: Reader | None = None
-) -> None:
-    """Run a command and end with sys.exit.
+) -> int:
+    """Run a command, and return the exit code: 0 ok, 1 something is corrupt or different.
 
-    Exit codes: 0 ok; 1 something is corrupt or different; 2 the request cannot be met; 128 + n after signal n.
+    Raises CheckpointError: when the request cannot be met.
     formats: what `consolidate` can write besides safetensors.
     read: the reader of `convert`; without it the command does not exist.
     """
     arguments = _parser(formats, read).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        code = run(arguments)
-        sys.stdout.flush()
+        return run(arguments)
     except CorruptCheckpointError as error:
         print(f"vpred-ckpt: {error}", file=sys.stderr)
-        sys.exit(CORRUPT)
+        return CORRUPT
     except BrokenPipeError:
-        # The reader of the pipe, such as `head`, has ended. Unwritten output must not fail again when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except (CheckpointError, OSError) as error:
-        print(f"vpred-ckpt: {error}", file=sys.stderr)
-        sys.exit(USAGE)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    sys.exit(code)
+        raise
+    except OSError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _parser(formats: Mapping[str, Format], read: Reader | None) -> argparse.ArgumentParser:

@@ -1,12 +1,9 @@
 """vpred-launch run | plan | check | doctor | status | logs | ranktable | schema."""
 
 import argparse
-import errno
 import json
 import logging
-import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +13,7 @@ from typing import TextIO
 
 from launcher.cluster.config import ClusterConfig
 from launcher.commands import logs, ranktable, status
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.exit_codes import ExitCode
 from launcher.doctor.doctor import examine
@@ -24,8 +22,6 @@ from launcher.planning.plan import describe
 from launcher.planning.trainer import TRAINER, RecipeError, Trainer
 from launcher.run.run import check_job, load_job, plan_job, run_job
 
-logger = logging.getLogger("launcher.cli")  # also where this module is __main__
-
 _HERE = Path(__file__).resolve().parent
 # A checkout has a link here to the folder at its top. An installation has the files themselves.
 _DEFAULT_CLUSTER = (_HERE / "cluster_configs").resolve() / "local_cpu.yaml"
@@ -33,9 +29,6 @@ _DEFAULT_RECIPE = _HERE.parent / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 _RUN_DIR = "run directory (default: runs/RECIPE in this directory)"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=", re.ASCII)
-_NO_FAULT_OF_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-# A shell's code for a command ended by Ctrl-C; no worker was running yet.
-_INTERRUPTED = 130
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -50,6 +43,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+@command_line(ConfigError)
 def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
     """Run the command line `argv` (default: this process's) and return its exit code."""
     parser = _parser()
@@ -61,25 +55,9 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
     launcher.handlers[:] = [_StderrHandler()]
     launcher.setLevel(options.log_level.upper())
     try:
-        code = int(options.command(options, rest, trainer))
-        sys.stdout.flush()
-        return code
-    except ConfigError as error:
-        logger.error("%s", error)
-        return ExitCode.BAD_CONFIG
-    except BrokenPipeError:
-        # `| head` closed the pipe. Buffered output must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.errno not in _NO_FAULT_OF_OURS:
-            raise
-        logger.error("%s: %s", error.filename or "a file", error.strerror)
-        return ExitCode.BAD_CONFIG
-    except RecipeError as error:
+        return int(options.command(options, rest, trainer))
+    except RecipeError as error:  # the trainer's check has printed it
         return error.exit_code
-    except KeyboardInterrupt:
-        return _INTERRUPTED
 
 
 def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:

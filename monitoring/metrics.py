@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -16,6 +17,53 @@ LABELS = ("rank", "local_rank", "hostname")
 STEP_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
 WAIT_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 SAVE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+# One row for each metric of a step or a checkpoint: the number that it shows -> its name and meaning.
+STEP_GAUGES = {
+    "loss": ("vpred_loss", "Loss of the last step, mean over the global batch."),
+    "grad_norm": ("vpred_grad_norm", "Global gradient norm of the last step, before clipping."),
+    "learning_rate": ("vpred_learning_rate", "Learning rate of the last step."),
+    "samples_seen": ("vpred_samples_seen", "Samples trained on since the run began, all ranks."),
+    "loss_scale": ("vpred_loss_scale", "Loss scale of the last step; 1 is none."),
+    "images_per_second": ("vpred_images_per_second", "Images per second of all ranks together."),
+    "images_per_second_per_device": (
+        "vpred_images_per_second_per_device",
+        "Images per second of this rank in the last step.",
+    ),
+    "model_flops_per_second": (
+        "vpred_model_flops_per_second",
+        "Counted floating-point operations of this rank's forward and backward pass per second of the last step.",
+    ),
+    "mfu_ratio": ("vpred_mfu_ratio", "vpred_model_flops_per_second over vpred_matmul_ceiling_flops_per_second."),
+}
+STEP_HISTOGRAMS = {
+    "step_seconds": ("vpred_step_seconds", "Duration of a step.", STEP_BUCKETS_S),
+    "data_wait_seconds": ("vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S),
+    "collective_seconds": (
+        "vpred_collective_seconds",
+        "Part of a step in collectives; what is left is this rank's own.",
+        STEP_BUCKETS_S,
+    ),
+}
+STEP_OUTCOMES = {
+    "updated": ("vpred_optimizer_steps", "Updates made by this process."),
+    "overflow": ("vpred_overflow_steps", "Steps skipped to lower the loss scale."),
+    "nonfinite": ("vpred_nonfinite_steps", "Steps skipped for a loss or gradient not finite."),
+}
+CHECKPOINT_GAUGES = {
+    "step": ("vpred_checkpoint_last_step", "Step of the last committed checkpoint."),
+    "size_bytes": ("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks."),
+}
+CHECKPOINT_HISTOGRAMS = {
+    "total_s": ("vpred_checkpoint_save_seconds", "Time from a checkpoint's start to its commit.", SAVE_BUCKETS_S),
+    "stall_s": (
+        "vpred_checkpoint_stall_seconds",
+        "Time for which a checkpoint held up training.",
+        SAVE_BUCKETS_S,
+    ),
+}
+CHECKPOINT_PHASES = {"stage_s": "stage", "write_s": "write", "commit_s": "commit"}
 
 
 class WorkerMetrics:
@@ -35,60 +83,29 @@ class WorkerMetrics:
         self._add_readings()
 
     def _add_of_steps(self) -> None:
-        self._loss = self._gauge("vpred_loss", "Loss of the last step, mean over the global batch.")
-        self._grad_norm = self._gauge("vpred_grad_norm", "Global gradient norm of the last step, before clipping.")
-        self._learning_rate = self._gauge("vpred_learning_rate", "Learning rate of the last step.")
-        self._samples_seen = self._gauge("vpred_samples_seen", "Samples trained on since the run began, all ranks.")
-        self._images_per_second = self._gauge("vpred_images_per_second", "Images per second of all ranks together.")
-        self._images_per_device = self._gauge(
-            "vpred_images_per_second_per_device", "Images per second of this rank in the last step."
-        )
-        self._model_flops = self._gauge(
-            "vpred_model_flops_per_second",
-            "Counted floating-point operations of this rank's forward and backward pass per second of the last step.",
-        )
-        self._mfu = self._gauge(
-            "vpred_mfu_ratio", "vpred_model_flops_per_second over vpred_matmul_ceiling_flops_per_second."
-        )
+        self._step_gauges = {field: self._gauge(*row) for field, row in STEP_GAUGES.items()}
+        self._step_histograms = {field: self._histogram(*row) for field, row in STEP_HISTOGRAMS.items()}
+        self._outcomes = {outcome: self._counter(*row) for outcome, row in STEP_OUTCOMES.items()}
+        self._last_step = self._gauge("vpred_last_step_timestamp_seconds", "When the last step ended, unix time.")
         self._ceiling = self._gauge(
             "vpred_matmul_ceiling_flops_per_second",
             "Speed of this rank's matrix products in the compute dtype at the start, while all ranks compute.",
         )
-        self._last_step = self._gauge("vpred_last_step_timestamp_seconds", "When the last step ended, unix time.")
-        self._steps = self._counter("vpred_optimizer_steps", "Updates made by this process.")
-        self._nonfinite = self._counter("vpred_nonfinite_steps", "Steps skipped for a loss or gradient not finite.")
-        self._overflow = self._counter("vpred_overflow_steps", "Steps skipped to lower the loss scale.")
-        self._loss_scale = self._gauge("vpred_loss_scale", "Loss scale of the last step; 1 is none.")
-        self._step_s = self._histogram("vpred_step_seconds", "Duration of a step.", STEP_BUCKETS_S)
-        self._wait_s = self._histogram(
-            "vpred_data_wait_seconds", "Part of a step spent waiting for data.", WAIT_BUCKETS_S
-        )
-        self._collective_s = self._histogram(
-            "vpred_collective_seconds",
-            "Part of a step in collectives; what is left is this rank's own.",
-            STEP_BUCKETS_S,
-        )
 
     def _add_of_checkpoints(self) -> None:
-        self._save_s = self._histogram(
-            "vpred_checkpoint_save_seconds", "Time from a checkpoint's start to its commit.", SAVE_BUCKETS_S
-        )
-        self._stall_s = self._histogram(
-            "vpred_checkpoint_stall_seconds", "Time for which a checkpoint held up training.", SAVE_BUCKETS_S
-        )
-        self._phase_s = Gauge(
+        self._checkpoint_gauges = {field: self._gauge(*row) for field, row in CHECKPOINT_GAUGES.items()}
+        self._checkpoint_histograms = {field: self._histogram(*row) for field, row in CHECKPOINT_HISTOGRAMS.items()}
+        self._phase_seconds = Gauge(
             "vpred_checkpoint_phase_seconds",
             "Time that the last checkpoint took to stage (copy), write and commit.",
             (*LABELS, "phase"),
             registry=self.registry,
         )
-        self._checkpoint_step = self._gauge("vpred_checkpoint_last_step", "Step of the last committed checkpoint.")
-        self._failed = self._counter("vpred_checkpoint_failures", "Checkpoints that could not be saved.")
-        self._quarantined = self._counter("vpred_checkpoints_quarantined", "Checkpoints found corrupt on a resume.")
-        self._size = self._gauge("vpred_checkpoint_size_bytes", "Size of the last checkpoint, all ranks.")
         self._last_checkpoint = self._gauge(
             "vpred_last_checkpoint_timestamp_seconds", "When the last checkpoint was committed, unix time."
         )
+        self._failed = self._counter("vpred_checkpoint_failures", "Checkpoints that could not be saved.")
+        self._quarantined = self._counter("vpred_checkpoints_quarantined", "Checkpoints found corrupt on a resume.")
 
     def _add_of_the_device(self) -> None:
         self._device_memory = Gauge(
@@ -119,43 +136,17 @@ class WorkerMetrics:
             registry=self.registry,
         )
 
-    def observe_step(
-        self,
-        *,
-        loss: float,
-        grad_norm: float,
-        learning_rate: float,
-        samples_seen: int,
-        step_s: float,
-        data_wait_s: float,
-        collective_s: float,
-        images_per_second: float,
-        images_per_second_per_device: float,
-        model_flops_per_second: float,
-        mfu_ratio: float,
-        finite: bool,
-        overflow: bool,
-        loss_scale: float,
-    ) -> None:
+    def observe_step(self, numbers: Mapping[str, Any]) -> None:
         """Record one step. A step that is not finite made no update, and its NaN stays visible.
 
-        overflow: the loss scale was too large, which is no fault of the run.
+        numbers: the number of each row of STEP_GAUGES and STEP_HISTOGRAMS, and two flags: `finite` (an update was made)
+            and `overflow` (the loss scale was too large, which is no fault of the run)
+        Raises KeyError: for a missing number.
         """
-        self._set(self._loss, loss)
-        self._set(self._grad_norm, grad_norm)
-        self._set(self._learning_rate, learning_rate)
-        self._set(self._samples_seen, samples_seen)
-        self._set(self._images_per_second, images_per_second)
-        self._set(self._images_per_device, images_per_second_per_device)
-        self._set(self._model_flops, model_flops_per_second)
-        self._set(self._mfu, mfu_ratio)
+        self._show(numbers, self._step_gauges, self._step_histograms)
         self._set(self._last_step, time.time())
-        self._set(self._loss_scale, loss_scale)
-        outcome = self._steps if finite else self._overflow if overflow else self._nonfinite
-        outcome.labels(*self._values).inc()
-        self._step_s.labels(*self._values).observe(step_s)
-        self._wait_s.labels(*self._values).observe(data_wait_s)
-        self._collective_s.labels(*self._values).observe(collective_s)
+        outcome = "updated" if numbers["finite"] else "overflow" if numbers["overflow"] else "nonfinite"
+        self._outcomes[outcome].labels(*self._values).inc()
 
     def observe_ceiling(self, flops_per_second: float) -> None:
         """Record the speed of matrix products on this rank."""
@@ -171,24 +162,17 @@ class WorkerMetrics:
         self._set(self._compile_seconds, seconds)
         self._set(self._cache_hits, cache_hits)
 
-    def observe_checkpoint(
-        self,
-        *,
-        step: int,
-        size_bytes: int,
-        total_s: float,
-        stall_s: float,
-        phases_s: Mapping[str, float],
-    ) -> None:
-        """Record one committed checkpoint."""
+    def observe_checkpoint(self, numbers: Mapping[str, Any]) -> None:
+        """Record one committed checkpoint.
+
+        numbers: the number of each row of CHECKPOINT_GAUGES, CHECKPOINT_HISTOGRAMS and CHECKPOINT_PHASES
+        Raises KeyError: for a missing number.
+        """
+        self._show(numbers, self._checkpoint_gauges, self._checkpoint_histograms)
         self._checkpoint_unix_s = time.time()
         self._set(self._last_checkpoint, self._checkpoint_unix_s)
-        self._set(self._size, size_bytes)
-        self._set(self._checkpoint_step, step)
-        self._save_s.labels(*self._values).observe(total_s)
-        self._stall_s.labels(*self._values).observe(stall_s)
-        for phase, phase_s in phases_s.items():
-            self._phase_s.labels(*self._values, phase).set(phase_s)
+        for field, phase in CHECKPOINT_PHASES.items():
+            self._phase_seconds.labels(*self._values, phase).set(numbers[field])
 
     def count_failed_checkpoint(self) -> None:
         """Count one checkpoint that could not be saved."""
@@ -244,6 +228,14 @@ class WorkerMetrics:
         histogram = Histogram(name, meaning, LABELS, registry=self.registry, buckets=buckets)
         histogram.labels(*self._values)
         return histogram
+
+    def _show(
+        self, numbers: Mapping[str, Any], gauges: Mapping[str, Gauge], histograms: Mapping[str, Histogram]
+    ) -> None:
+        for field, gauge in gauges.items():
+            self._set(gauge, numbers[field])
+        for field, histogram in histograms.items():
+            histogram.labels(*self._values).observe(numbers[field])
 
     def _set(self, gauge: Gauge, value: float) -> None:
         # The series is created only now, because a gauge that was never set must not be read as 0.

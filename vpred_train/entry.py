@@ -5,7 +5,6 @@ orders `sys.path` before it imports any of ours; no other file may do so. `pytho
 starts a part of a run. It goes through this package, because only its name is sure to be used by nobody else.
 """
 
-import errno
 import importlib
 import io
 import os
@@ -24,13 +23,7 @@ PROGRAMS = {
     "launcher.processes.sweep",
     "vpred_train.commands.doctor",
 }
-_STREAMS = {1: "standard output", 2: "standard error"}
 BAD_INPUT = 2  # ExitCode.BAD_CONFIG, copied because nothing of ours is loaded yet
-# These file system errors concern the machine and not our code.
-_OF_THE_SYSTEM = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
-}
 # A shell's `&`, cron or a supervisor may have ignored these. SIGHUP stays ignored (nohup), and so do the two signals
 # that a shim ignores for a trainer that has no handler yet (launcher/rank/run_trainer.py).
 _NOT_INHERITED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
@@ -99,7 +92,9 @@ def prepare() -> None:
 def _run(module: str) -> NoReturn:
     prepare()
     _refuse_other_encodings()
-    sys.exit(_exit_code(module))
+    from launcher.contract.command_line import exit_code
+
+    sys.exit(exit_code(lambda: importlib.import_module(module).main(), is_part=module in PROGRAMS))
 
 
 def _put_installation_first() -> None:
@@ -161,7 +156,9 @@ class _Output(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            error.filename = _STREAMS[self.fileno()]
+            from launcher.contract.command_line import STREAMS
+
+            error.filename = STREAMS[self.fileno()]
             raise
 
 
@@ -187,45 +184,6 @@ def _refuse_other_encodings() -> None:
             remedy = "set the terminal to UTF-8, or rename the file"
             print(f"{Path(sys.argv[0]).name}: {what}: found {text!r}, which is not UTF-8; {remedy}", file=sys.stderr)
             sys.exit(BAD_INPUT)
-
-
-def _exit_code(module: str) -> Any:
-    """Return the exit code of the module's `main`, or the code for an interrupt or an error of the system or output."""
-    try:
-        code = _ended(module)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except OSError as error:
-        if error.filename in _STREAMS.values():
-            return _without_output(error)
-        if module in PROGRAMS or error.errno not in _OF_THE_SYSTEM:
-            raise
-        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return BAD_INPUT
-
-
-def _ended(module: str) -> Any:
-    try:
-        return importlib.import_module(module).main()
-    except SystemExit as end:
-        return end.code
-
-
-def _without_output(error: OSError) -> int:
-    """Return the exit code after `error` of a standard stream.
-
-    Unwritten output is discarded, because Python would fail to flush it at exit.
-    """
-    null = os.open(os.devnull, os.O_WRONLY)
-    if error.filename == _STREAMS[2]:
-        os.dup2(null, 2)
-    os.dup2(null, 1)
-    if error.errno == errno.EPIPE:  # the reader, such as `| head`, is done, which is no fault
-        return 128 + signal.SIGPIPE
-    print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -1,18 +1,11 @@
 """`vpred-data`: is a folder fit to train on, and is a cache whole?"""
 
 import argparse
-import os
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from data.commands import check as check_command
 from data.commands import verify as verify_command
-from data.errors import DataError
-
-BAD_DATA = 2
-READER_GONE = 128 + signal.SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -30,20 +23,14 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> None:
-    """Run a command and exit: code 0 when the data is good, 2 with a list of what is not."""
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
+    """Run a command, and return the exit code: 0 when the data is good, 2 with a list of what is not.
+
+    Raises DataError: when the data cannot be read.
+    """
     parser = argparse.ArgumentParser(prog="vpred-data", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, command in commands.items():
         command.add_arguments(subparsers.add_parser(name, help=command.help))
     arguments = parser.parse_args(argv)
-    try:
-        code = commands[arguments.command].run(arguments)
-        sys.stdout.flush()
-    except DataError as error:
-        print(error, file=sys.stderr)
-        code = BAD_DATA
-    except BrokenPipeError:  # the reader of the pipe, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail too
-        code = READER_GONE
-    sys.exit(code)
+    return commands[arguments.command].run(arguments)

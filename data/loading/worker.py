@@ -55,14 +55,15 @@ def serve(tasks: Connection, memory: mmap.mmap) -> None:
         tasks.send(error)
 
 
-def main() -> None:
+def main() -> int:
     """Serve tasks until the rank closes the socket or ends."""
     end_with_rank()
     keep_freed_memory()
     socket_fd, memory_fd = (int(text) for text in sys.argv[1:])
     with Connection(socket_fd) as tasks, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         serve(tasks, mmap.mmap(memory_fd, 0))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

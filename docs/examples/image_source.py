@@ -36,5 +36,5 @@ if __name__ == "__main__":
     source = WideImages(open_source(Path(sys.argv[1])))
     order, fetcher = make_order(source, config, seed=0, global_batch=2), ImageFetcher(source, config, seed=0)
     with Loader(source, fetcher, config, order, rank=0, world_size=1, start_samples_seen=0) as batches:
-        batch = next(batches)  # the trainer takes it from here: `Trainer(config, networks, source, ...)`
+        batch = next(batches)  # a trainer takes it from here: `TrainingBatches(config, source, ...)`
     print(len(source), batch.images.shape, sorted(batch.captions))

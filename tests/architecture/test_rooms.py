@@ -27,6 +27,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"commands"},
         {"doctor"},
         {"training"},
+        {"training.periodic"},
         {"training.hooks"},
         {"engine.engines"},
         {"engine.device", "engine.host"},

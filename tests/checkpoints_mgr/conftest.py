@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State
+from checkpoints_mgr import CheckpointError, CheckpointManager, FlatShard, Segment, State
 from checkpoints_mgr.cli import main
 from checkpoints_mgr.disk import storage
 from checkpoints_mgr.disk.layout import VERIFIED
+from launcher.contract.command_line import command_line
+from support.command_lines import exit_code
 
 DEADLINE_S = 60.0
 WRITE_BYTES = 2000
@@ -236,10 +238,9 @@ def vpred_ckpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, s
     """Run the command in this process; returns (exit code, stdout, stderr)."""
 
     def run(*arguments: Any) -> tuple[Any, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
+        code = exit_code(command_line(CheckpointError, prefix="vpred-ckpt: ")(main), *arguments)
         out, err = capsys.readouterr()
-        return ended.value.code, out, err
+        return code, out, err
 
     return run
 

@@ -14,6 +14,7 @@ import pytest
 from data import DataError, open_source
 from data.files import printable, read_file
 from data.sources.index_builder import index_paths
+from support.command_lines import exit_code
 from support.images.image_files import WRITERS, encoded, noise, write_csv, write_jsonl
 from vpred_train.commands.data import main
 
@@ -97,9 +98,7 @@ def test_tables_and_folders_whose_names_are_not_utf8(
         assert source.sample(0).read() == IMAGE
     assert source.index.path == folder / ".vpred_index.safetensors"
     for options in ([], ["--json"]):
-        with pytest.raises(SystemExit) as ended:
-            main(["check", str(folder), *options, "--html", str(tmp_path / "check.html")])
-        assert ended.value.code == 2
+        assert exit_code(main, "check", folder, *options, "--html", tmp_path / "check.html") == 2
         output = capsys.readouterr()
         shown = f"{tmp_path}/\\xb1\\xed\\xb8\\xf1"
         assert f"{shown}: \\xb1\\xed\\xb8\\xf1{table.suffix}:" in output.err

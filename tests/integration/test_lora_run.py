@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from launcher.contract.run_dir import RunDir, Summary
+from support.command_lines import exit_code
 from support.finetuning import RECIPE, prepare
 from support.jobs import end, losses, pixels, sample, start
 from support.weights_files import TINY, TINY_RECORD
@@ -56,9 +57,7 @@ def test_averages_of_factors_are_made_afterwards(lora_run: RunDir, tmp_path: Pat
     made = {}
     for sigma_rel in ("0.1", "0.09"):
         path = tmp_path / sigma_rel
-        with pytest.raises(SystemExit) as done:
-            vpred_ema([str(lora_run.root), "--sigma-rel", sigma_rel, "--output", str(path)])
-        assert done.value.code == 0
+        assert exit_code(vpred_ema, lora_run.root, "--sigma-rel", sigma_rel, "--output", path) == 0
         made[sigma_rel] = open_lora(path)
     exported = open_lora(lora_run.weights / "ema_power_0.1.safetensors")
     assert made["0.1"].record == exported.record
@@ -82,9 +81,7 @@ def test_one_rank_and_two_ranks_learn_alike(lora_run: RunDir, tmp_path: Path) ->
 def test_the_run_its_file_and_the_merged_weights_make_one_image(lora_run: RunDir, tmp_path: Path) -> None:
     published = lora_run.root.with_name("published")
     file, merged = lora_run.weights / "ema.safetensors", tmp_path / "merged"
-    with pytest.raises(SystemExit) as done:
-        vpred_weights(["merge", str(published), str(file), str(merged), "--to", "diffusers"])
-    assert done.value.code == 0
+    assert exit_code(vpred_weights, "merge", published, file, merged, "--to", "diffusers") == 0
     base, changed = read_weights(published), read_weights(merged)
     names = {name for name in base if not np.array_equal(base[name], changed[name])}
     assert names == {target.weight for target in attention_targets(TINY)}

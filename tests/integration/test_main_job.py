@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from data import open_source
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from support.command_lines import exit_code
 from support.jobs import end, free_ports, lend_graphs, losses, pixels, sample, start, wait_until
 from vpred_train.commands.checkpoint import main as consolidate
 from vpred_train.commands.weights import main as compare
@@ -313,9 +314,7 @@ def test_a_checkpoint_consolidated_is_what_the_run_exported(
                 (consolidate, ["consolidate", run.checkpoints, output, "--format", layout, "--weights", weights]),
                 (compare, ["compare", output, other]),
             ):
-                with pytest.raises(SystemExit) as ended:
-                    main(list(map(str, argv)))
-                assert ended.value.code == 0, capsys.readouterr()
+                assert exit_code(main, *argv) == 0, capsys.readouterr()
 
 
 def test_an_image_depends_on_nothing_but_its_request(undisturbed: Path, tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ SAVED = {
     "size_bytes": 123_456,
     "total_s": 0.7,
     "stall_s": 0.1,
-    "phases_s": {"stage": 0.1, "write": 0.5},
+    "stage_s": 0.1,
+    "write_s": 0.5,
+    "commit_s": 0.05,
 }
 
 
@@ -83,7 +85,7 @@ def test_held_out_losses_are_told_apart_by_weights_and_timesteps(metrics: Worker
 
 def test_step_values_arrive_with_their_labels(metrics: WorkerMetrics) -> None:
     before = time.time()
-    metrics.observe_step(**STEP)
+    metrics.observe_step(STEP)
     found = scrape(metrics)
     assert found["vpred_loss"] == {"": 0.25}
     assert found["vpred_grad_norm"] == {"": 1.5}
@@ -98,6 +100,14 @@ def test_step_values_arrive_with_their_labels(metrics: WorkerMetrics) -> None:
     assert found["vpred_overflow_steps_total"] == {"": 0}
     assert found["vpred_loss_scale"] == {"": 1024}
     assert before <= found["vpred_last_step_timestamp_seconds"][""] <= time.time()
+
+
+@pytest.mark.parametrize("field", STEP)
+def test_a_missing_number_of_a_step_is_an_error(metrics: WorkerMetrics, field: str) -> None:
+    """A row of the tables that nothing feeds would be a metric that never moves."""
+    skipped = STEP | {"finite": False}  # `overflow` is looked at only then
+    with pytest.raises(KeyError, match=field):
+        metrics.observe_step({name: number for name, number in skipped.items() if name != field})
 
 
 def test_the_ceiling_is_there_from_the_start(metrics: WorkerMetrics) -> None:
@@ -125,7 +135,7 @@ def test_compilations_are_those_of_the_process(metrics: WorkerMetrics) -> None:
 
 def test_step_duration_falls_into_the_right_bucket(metrics: WorkerMetrics) -> None:
     for seconds in (0.4, 0.4, 7.0):
-        metrics.observe_step(**{**STEP, "step_s": seconds})
+        metrics.observe_step({**STEP, "step_seconds": seconds})
     found = scrape(metrics)
     buckets = found["vpred_step_seconds_bucket"]
     assert buckets["{'le': '0.25'}"] == 0
@@ -138,8 +148,8 @@ def test_step_duration_falls_into_the_right_bucket(metrics: WorkerMetrics) -> No
 
 
 def test_step_that_is_not_finite_is_counted_and_stays_visible(metrics: WorkerMetrics) -> None:
-    metrics.observe_step(**STEP)
-    metrics.observe_step(**{**STEP, "loss": math.nan, "finite": False})
+    metrics.observe_step(STEP)
+    metrics.observe_step({**STEP, "loss": math.nan, "finite": False})
     found = scrape(metrics)
     assert found["vpred_nonfinite_steps_total"] == {"": 1}
     assert found["vpred_optimizer_steps_total"] == {"": 1}
@@ -147,7 +157,7 @@ def test_step_that_is_not_finite_is_counted_and_stays_visible(metrics: WorkerMet
 
 
 def test_an_overflow_is_counted_apart(metrics: WorkerMetrics) -> None:
-    metrics.observe_step(**{**STEP, "grad_norm": math.inf, "finite": False, "overflow": True})
+    metrics.observe_step({**STEP, "grad_norm": math.inf, "finite": False, "overflow": True})
     found = scrape(metrics)
     assert found["vpred_overflow_steps_total"] == {"": 1}
     assert found["vpred_nonfinite_steps_total"] == {"": 0}
@@ -167,7 +177,7 @@ def test_checkpoint_age_counts_from_the_start_and_then_from_the_last_one(
     now = time.time()
     monkeypatch.setattr("monitoring.metrics.time.time", lambda: now + 100)
     assert scrape(metrics)["vpred_checkpoint_age_seconds"][""] == pytest.approx(100, abs=5)
-    metrics.observe_checkpoint(**SAVED)
+    metrics.observe_checkpoint(SAVED)
     monkeypatch.setattr("monitoring.metrics.time.time", lambda: now + 130)
     found = scrape(metrics)
     assert found["vpred_checkpoint_age_seconds"][""] == pytest.approx(30)
@@ -176,7 +186,7 @@ def test_checkpoint_age_counts_from_the_start_and_then_from_the_last_one(
     assert found["vpred_checkpoint_save_seconds_sum"] == {"": 0.7}
     assert found["vpred_checkpoint_stall_seconds_sum"] == {"": 0.1}
     assert found["vpred_checkpoint_last_step"] == {"": 12}
-    assert sorted(found["vpred_checkpoint_phase_seconds"].values()) == [0.1, 0.5]
+    assert sorted(found["vpred_checkpoint_phase_seconds"].values()) == [0.05, 0.1, 0.5]
     assert found["vpred_checkpoint_failures_total"] == {"": 0}
     metrics.count_failed_checkpoint()
     metrics.count_quarantined(2)
@@ -201,8 +211,8 @@ def test_memory_is_read_when_scraped(metrics: WorkerMetrics) -> None:
 
 
 def test_names_follow_the_conventions(metrics: WorkerMetrics) -> None:
-    metrics.observe_step(**STEP)
-    metrics.observe_checkpoint(**SAVED)
+    metrics.observe_step(STEP)
+    metrics.observe_checkpoint(SAVED)
     for family in metrics.registry.collect():
         assert re.fullmatch(r"vpred_[a-z_]+", family.name), family.name
         assert not re.search(r"_(ms|milliseconds|kb|mb|gb|percent)(_|$)", family.name), family.name
@@ -213,7 +223,7 @@ def test_names_follow_the_conventions(metrics: WorkerMetrics) -> None:
 
 def test_two_workers_share_nothing() -> None:
     first, second = WorkerMetrics(0, 0, "h"), WorkerMetrics(1, 1, "h")
-    first.observe_step(**STEP)
+    first.observe_step(STEP)
     assert second.registry.get_sample_value(
         "vpred_optimizer_steps_total", {"rank": "1", "local_rank": "1", "hostname": "h"}
     ) == pytest.approx(0)

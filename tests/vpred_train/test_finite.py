@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
-from support.command_lines import refused, run
+from support.command_lines import exit_code, refused, run
 from support.lora_files import FACTORS, GOOD
 from support.weights_files import MODEL, RECORD, TINY_RECORD, random_tensors, write_tiny
 from vpred_train.commands import mindone_text_to_image, sample
@@ -109,9 +109,7 @@ def test_every_number_of_a_command_line_is_finite(
     for option in ("guidance-scale", "guidance-rescale", "eta"):
         line = refused(capsys, tmp_path, *ckpt, f"--{option}={value}")
         assert line.startswith(f"--{option}: found {float(value)!r} (Input should be ")
-    with pytest.raises(SystemExit) as end:
-        main([*ckpt, f"--lora-scale={value}"])
-    assert end.value.code == 2
+    assert exit_code(main, *ckpt, f"--lora-scale={value}") == 2
     assert capsys.readouterr().err.endswith(f"--lora-scale: found '{value}' (must be a finite number)\n")
     for words in (
         ["compare", "a", "b", f"--tolerance={value}"],
@@ -211,10 +209,9 @@ def test_training_does_not_begin_with_weights_that_are_not_finite(
         tensors[name][0] = math.inf
         (tmp_path / "sd.safetensors").unlink()
         write_weights(tmp_path / "sd.safetensors", tensors, "stability", TINY_RECORD)
-        with pytest.raises(SystemExit) as end:
-            train(["--check", "--recipe", str(tmp_path / "recipe.yaml")])
+        code = exit_code(train, "--check", "--recipe", tmp_path / "recipe.yaml")
         (line,) = capsys.readouterr().err.splitlines()
-        assert (end.value.code, f"sd.safetensors: {name} holds 1 inf of" in line) == (2, True)
+        assert (code, f"sd.safetensors: {name} holds 1 inf of" in line) == (2, True)
         config = load_recipe(tmp_path / "recipe.yaml")
         config = config.model_copy(update={"precision": config.precision.on(ACCELERATORS["cpu"])})
         with pytest.raises(ConfigError, match=f"{name} holds 1 inf of"):

@@ -1,5 +1,6 @@
 """vpred-ckpt runs the command of checkpoints_mgr, and writes full models in the layouts of vpred_train.weights."""
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from checkpoints_mgr import Checkpoint, CheckpointError
 from checkpoints_mgr import cli as checkpoint_commands
 from launcher.contract import yaml_dialect
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError, build_document
 from vpred_train.config.optimizer import component_of
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
+from vpred_train.errors import USER_ERRORS
 from vpred_train.weights.formats.containers import open_contents
 from vpred_train.weights.formats.mindformers_folder import METADATA_FILE, read_iteration
 from vpred_train.weights.formats.stored_tensor import LazyTensors
@@ -22,10 +25,11 @@ from vpred_train.weights.layouts.tensor_shapes import stability_name
 from vpred_train.weights.whole_model import write_whole
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run checkpoints_mgr.cli.main with this package's layouts."""
+@command_line(*USER_ERRORS, prefix="vpred-ckpt: ")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run checkpoints_mgr.cli.main with this package's layouts, and return its exit code."""
     formats = {layout: partial(write_step, layout) for layout in LAYOUTS}
-    checkpoint_commands.main(argv, formats, read_plain)
+    return checkpoint_commands.main(argv, formats, read_plain)
 
 
 def write_step(layout: str, step: Path, weights: str, base: Path | None, output: Path) -> str:
@@ -92,4 +96,4 @@ def average_of(config: TrainConfig, weights: str) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

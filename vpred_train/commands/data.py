@@ -1,5 +1,6 @@
 """`vpred-data` runs the commands of the `data` package with SD2's tokenizer, and `encode`, which needs networks."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -7,7 +8,9 @@ from functools import partial
 from data.commands import check as check_command
 from data.commands.cli import COMMANDS, Command
 from data.commands.cli import main as run_command
+from launcher.contract.command_line import command_line
 from vpred_train.config.model import TextEncoderConfig
+from vpred_train.errors import USER_ERRORS
 from vpred_train.latent_cache import encode
 from vpred_train.text.tokenizer import Tokenizer
 
@@ -20,10 +23,11 @@ CHECK = replace(
 ENCODE = Command("encode images and captions into a cache that training reads", encode.add_arguments, encode.run)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line. Never returns."""
-    run_command(argv, {**COMMANDS, "check": CHECK, "encode": ENCODE})
+@command_line(*USER_ERRORS)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit code."""
+    return run_command(argv, {**COMMANDS, "check": CHECK, "encode": ENCODE})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError, load_document
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
@@ -19,15 +20,12 @@ from vpred_train.foreign import finite_number
 from vpred_train.weights.whole_model import write_whole
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line, and end with sys.exit: 0 done, 2 cannot be done."""
+@command_line(*USER_ERRORS, prefix="vpred-ema: ")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit code: 0 done, 2 cannot be done."""
     arguments = _parser().parse_args(argv)
-    try:
-        run, wanted = RunDir(arguments.run_dir), (arguments.sigma_rel, arguments.at_samples)
-        report = reconstruct(run, *wanted, arguments.output, arguments.base)
-    except USER_ERRORS as error:
-        print(f"vpred-ema: {error}", file=sys.stderr)
-        sys.exit(ExitCode.BAD_CONFIG)
+    run, wanted = RunDir(arguments.run_dir), (arguments.sigma_rel, arguments.at_samples)
+    report = reconstruct(run, *wanted, arguments.output, arguments.base)
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
@@ -35,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{report['output']}: sigma_rel {report['sigma_rel']:g} at {report['samples_seen']} samples, of "
             f"{len(report['snapshots'])} snapshots; relative error of the profile {report['residual']:.2g}"
         )
-    sys.exit(ExitCode.OK)
+    return ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,4 +104,4 @@ def usable_snapshots(run: RunDir, at_samples: int | None) -> list[Snapshot]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

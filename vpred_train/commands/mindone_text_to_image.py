@@ -4,10 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError
-from launcher.contract.exit_codes import ExitCode
 from vpred_train.commands import sample
 from vpred_train.foreign import finite_number
 from vpred_train.weights.lora.files import open_base, open_lora
@@ -91,27 +90,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line. Never returns."""
+@command_line(ConfigError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line as `vpred-sample`, and return its exit code."""
     arguments = build_parser().parse_args(argv)
     for flag, what in REFUSED.items():
         if is_given(getattr(arguments, flag)):
-            end(f"--{flag}: there is no support for {what} here; leave it out")
+            raise ConfigError(f"--{flag}: there is no support for {what} here; leave it out")
     chosen = [flag for flag in SAMPLERS if getattr(arguments, flag)]
     if len(chosen) > 1:
-        end(f"{' and '.join(f'--{flag}' for flag in chosen)}: give one sampler")
+        raise ConfigError(f"{' and '.join(f'--{flag}' for flag in chosen)}: give one sampler")
     for flag, reason in WITHOUT_EFFECT.items():
         if getattr(arguments, flag) is not None:
             print(f"note: --{flag} has no effect: {reason}", file=sys.stderr)
-    try:
-        words = (
-            translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m")
-            + lora(arguments)
-            + prediction(arguments)
-        )
-    except ConfigError as error:
-        end(str(error))
-    sample.main(words)
+    words = translate(arguments, SAMPLERS[chosen[0]] if chosen else "dpmpp_2m") + lora(arguments)
+    return sample.main(words + prediction(arguments))
 
 
 def is_given(value: str | None) -> bool:
@@ -191,9 +184,3 @@ def next_grid(folder: Path) -> Path:
     """Return the path of the next grid, such as grid_00000.png, after the highest number in the folder."""
     numbers = (path.stem.removeprefix("grid_") for path in folder.glob("grid_*.png"))
     return folder / f"grid_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1:05d}.png"
-
-
-def end(message: str) -> NoReturn:
-    """Print what the user must change, and exit."""
-    print(message, file=sys.stderr)
-    sys.exit(ExitCode.BAD_CONFIG)

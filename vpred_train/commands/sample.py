@@ -10,14 +10,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError
 from launcher.contract.config_errors import first_mistake
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir
-from vpred_train import runtime
 from vpred_train.config.sampling import SamplingConfig
-from vpred_train.distributed.collectives import Collective, make_collective
+from vpred_train.distributed.collectives import Collective
+from vpred_train.distributed.session import rank_session
+from vpred_train.errors import USER_ERRORS
 from vpred_train.sampling.image_request import ImageRequest, read_request
 from vpred_train.sampling.prompts import read_negative_prompts, read_prompts, warn_of_long_prompts
 from vpred_train.sampling.weight_selection import (
@@ -93,38 +95,23 @@ SETTINGS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line. Never returns."""
+@command_line(*USER_ERRORS)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the images as this process's rank, and print their paths."""
     arguments = build_parser().parse_args(argv)
-    accelerator = ACCELERATORS[arguments.accelerator]
-    prints = True
-    try:
-        identity = runtime.identify()
-        prints = identity.rank == 0
+    with rank_session(ACCELERATORS[arguments.accelerator]) as session:
         requests = plan(arguments)
-        if prints:
+        if session.is_first:
             texts = [text for request in requests for text in (request.prompt, request.negative_prompt)]
             warn_of_long_prompts(texts, requests[0].record.model.text_encoder)
             warn_of_other_base(requests[0])
         if arguments.grid is not None:
             require_grid(arguments.grid)
         folder = output_folder(arguments)
-        runtime.start(accelerator, identity, identity.local_rank, None)
-        collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
-    except ConfigError as error:  # every rank finds the same error
-        if prints:
-            print(error, file=sys.stderr)
-        sys.exit(ExitCode.BAD_CONFIG)
-    try:
-        for path in make_images(requests, folder, accelerator, collective, arguments.grid):
-            print(path)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        collective.abort(ExitCode.BAD_CONFIG)
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        collective.abort(ExitCode.FAILED)
-    sys.exit(ExitCode.OK)
+        paths = make_images(requests, folder, session.accelerator, session.start(), arguments.grid)
+    for path in paths:
+        print(path)
+    return ExitCode.OK
 
 
 def plan(arguments: argparse.Namespace) -> list[ImageRequest]:
@@ -301,4 +288,4 @@ def load_pipeline(request: ImageRequest, accelerator: Accelerator) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

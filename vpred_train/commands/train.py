@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator, accelerator_with
 from launcher.contract.chips import installed_chips, refuse_first_generation
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError, dump_yaml, load_document, schema_json
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
@@ -97,9 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="record N steps with MindSpore's profiler, on accelerator ascend (default: 0)",
     )
     rank.add_argument(
-        "--accelerator", choices=sorted(ACCELERATORS), help="accelerator to train on, or to check for (default: cpu)"
-    )
-    rank.add_argument(
         "--metrics-address", default="127.0.0.1", help="address at which metrics are served (default: 127.0.0.1)"
     )
     rank.add_argument("--metrics-port-base", type=int, help="metrics port of local rank 0 (default: no metrics)")
@@ -145,14 +143,10 @@ def checked_accelerator(config: TrainConfig, arguments: argparse.Namespace) -> A
     return accelerator
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line. Never returns."""
-    arguments = build_parser().parse_args(argv)
-    try:
-        sys.exit(run(arguments))
-    except USER_ERRORS as error:
-        print(error, file=sys.stderr)
-        sys.exit(ExitCode.BAD_CONFIG)
+@command_line(*USER_ERRORS)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit code."""
+    return run(build_parser().parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:

@@ -12,6 +12,7 @@ import numpy as np
 from data import DataConfig, DataError
 from data import open_source as open_images
 from launcher.contract.accelerators import ACCELERATORS
+from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from vpred_train import runtime
@@ -37,18 +38,14 @@ UNCLEAR = 1
 SHOWN = 10
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line, and end with sys.exit.
+@command_line(ConfigError, prefix="vpred-weights: ")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit code.
 
     Exit codes: 0 done, 1 `compare` found a difference or `probe` nothing clear, 2 cannot be done.
     """
     arguments = _parser().parse_args(argv)
-    try:
-        code = COMMANDS[arguments.command](arguments)
-    except ConfigError as error:
-        print(f"vpred-weights: {error}", file=sys.stderr)
-        code = ExitCode.BAD_CONFIG
-    sys.exit(code)
+    return COMMANDS[arguments.command](arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -243,4 +240,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

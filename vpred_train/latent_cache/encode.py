@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import sys
 import time
 from itertools import groupby
 from operator import attrgetter
@@ -15,10 +14,9 @@ from data import CacheSpecs, CacheWriter
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
-from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
-from vpred_train.distributed.collectives import Collective, make_collective
-from vpred_train.errors import USER_ERRORS
+from vpred_train.distributed.collectives import Collective
+from vpred_train.distributed.session import rank_session
 from vpred_train.latent_cache.plan import Work, plan
 from vpred_train.latent_cache.requirements import cache_specs
 from vpred_train.prepare.data import open_data
@@ -37,28 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode as this process's rank. Entries that the cache holds already stay."""
-    accelerator = ACCELERATORS[arguments.accelerator]
-    prints = True
-    try:
-        identity = runtime.identify()
-        prints = identity.rank == 0
+    with rank_session(ACCELERATORS[arguments.accelerator]) as session:
         config = resolve(arguments)
-        config = config.model_copy(update={"precision": config.precision.on(accelerator)})
-        runtime.start(accelerator, identity, identity.local_rank, None)
-        collective = make_collective(accelerator.collective_under(identity.launcher), identity.world_size)
-    except USER_ERRORS as error:  # every rank finds the same error
-        if prints:
-            print(error, file=sys.stderr)
-        return ExitCode.BAD_CONFIG
-    try:
-        encode(config, arguments.batch_size, collective)
-        collective.close()
-    except USER_ERRORS as error:
-        print(error, file=sys.stderr)
-        collective.abort(ExitCode.BAD_CONFIG)
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        collective.abort(ExitCode.FAILED)
+        config = config.model_copy(update={"precision": config.precision.on(session.accelerator)})
+        encode(config, arguments.batch_size, session.start())
     return ExitCode.OK
 
 

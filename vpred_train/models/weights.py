@@ -5,6 +5,8 @@ from functools import partial
 
 from mindspore import Tensor
 
+from vpred_train.arrays import FloatArray
+from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.host_copies import to_host
 from vpred_train.models.networks import Networks
 from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors
@@ -23,3 +25,8 @@ def get_weights(networks: Networks) -> LazyTensors:
     return LazyTensors(
         {stability_name(name): partial(to_host, parameter) for name, parameter in networks.parameters_and_names()}
     )
+
+
+def stability_views(space: FlatSpace, values: FloatArray) -> dict[str, Float32]:
+    """Return `values` (space.size,) float32 as tensors under Stability's names. They share its memory."""
+    return {stability_name(name): tensor for name, tensor in space.views(values).items()}

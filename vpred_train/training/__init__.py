@@ -1,1 +1,1 @@
-"""The training loop, its checkpoints, observers and hooks, and the end of a run."""
+"""One rank of a run: its parts, the training loop, and the end of the run."""

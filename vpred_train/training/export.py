@@ -6,18 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from launcher.contract.run_dir import Phase
-from vpred_train.arrays import FloatArray
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
-from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.engine.protocol import TrainingState
 from vpred_train.models.networks import Networks
-from vpred_train.models.weights import get_weights
-from vpred_train.training.hooks.hook import Hook
-from vpred_train.weights.formats.stored_tensor import Float32, LazyTensors
+from vpred_train.models.weights import get_weights, stability_views
+from vpred_train.weights.formats.stored_tensor import LazyTensors
 from vpred_train.weights.layouts.read_write import write_weights
-from vpred_train.weights.layouts.tensor_shapes import stability_name
 from vpred_train.weights.lora.factors import factors_of
 from vpred_train.weights.lora.files import write_lora
 from vpred_train.weights.pretrained import open_pretrained
@@ -58,7 +53,7 @@ def write_average(
         return
     path.parent.mkdir(exist_ok=True)
     record = record_of(config, average, state.progress.samples_seen)
-    named = views_to_export(state.space, values)
+    named = stability_views(state.space, values)
     if config.lora is not None:
         write_lora(path, factors_of(named, config.lora), layout, record)
         return
@@ -68,13 +63,13 @@ def write_average(
     write_weights(path, LazyTensors({**frozen, **trained}), layout, record)
 
 
-class MindoneCkptHook(Hook):
-    """Writes sd-N.ckpt with each checkpoint, and removes the one written `MINDONE_KEPT` checkpoints ago.
+class MindoneExport:
+    """Writes sd-N.ckpt beside a checkpoint, and removes the one written `MINDONE_KEPT` checkpoints ago.
 
     Other files with such names may belong to another run, and stay.
-    The hook runs on all ranks, since each has a share of the average.
 
-    writes: this rank writes the files; true on one rank.
+    unit_samples: samples that N counts; at other times no file is written
+    writes: this rank writes the files; true on one rank
     """
 
     def __init__(
@@ -89,9 +84,8 @@ class MindoneCkptHook(Hook):
         self.config, self.networks, self.state = config, networks, state
         self.folder, self.unit_samples, self.writes = folder, unit_samples, writes
 
-    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
-        if phase != "checkpointing":  # write when the save begins: later the weights have changed
-            return
+    def write(self, samples_seen: int) -> None:
+        """Write the average of `ema.use`. Called by all ranks, since each has a share of it."""
         every = self.config.checkpoint.every_samples
         if samples_seen % self.unit_samples:
             return  # a run that was stopped within an epoch resumes from its own checkpoint
@@ -103,8 +97,3 @@ class MindoneCkptHook(Hook):
 
     def _path(self, samples_seen: int) -> Path:
         return self.folder / f"sd-{samples_seen // self.unit_samples}.ckpt"
-
-
-def views_to_export(space: FlatSpace, values: FloatArray) -> dict[str, Float32]:
-    """Return `values` (space.size,) as tensors under Stability's names. They share its memory."""
-    return {stability_name(name): tensor for name, tensor in space.views(values).items()}

@@ -18,27 +18,26 @@ from vpred_train.sampling.images import png_of
 from vpred_train.sampling.pipeline import NotFiniteError, TextToImage, generate_shared, require_finite_images
 from vpred_train.training.export import export
 from vpred_train.training.hooks.hook import Hook
+from vpred_train.training.rank import RankContext
 from vpred_train.training.report import write_report
 from vpred_train.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[Hook]) -> None:
+def finish(rank: RankContext, trainer: Trainer, hooks: Hook) -> None:
     """Sample each rank's share of the prompts, and write the results on rank 0, `summary.json` last."""
+    config = rank.config
     if config.final_samples:
         add_missing_networks(config, trainer.networks)
-    for hook in hooks:
-        hook.on_phase("sampling", trainer.steps_done, trainer.samples_seen)
-    samples = evenly_spread(trainer.source, config.final_samples)
+    hooks.on_phase("sampling", trainer.steps_done, trainer.samples_seen)
+    samples = evenly_spread(trainer.batches.source, config.final_samples)
     sampled = sample_prompts(config, trainer, samples) if samples else np.empty(0, np.float32)
-    writes = trainer.collective.rank == 0
-    ema_path = export(config, trainer.networks, trainer.state, run.weights, writes)
-    if trainer.collective.rank == 0:
-        write_results(config, trainer, run, samples, sampled, ema_path)
-    trainer.collective.barrier()
-    for hook in hooks:
-        hook.on_phase("done", trainer.steps_done, trainer.samples_seen)
+    ema_path = export(config, trainer.networks, trainer.state, rank.run.weights, rank.is_first)
+    if rank.is_first:
+        write_results(config, trainer, rank.run, samples, sampled, ema_path)
+    rank.collective.barrier()
+    hooks.on_phase("done", trainer.steps_done, trainer.samples_seen)
 
 
 def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Sample]) -> FloatArray:

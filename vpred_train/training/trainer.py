@@ -1,28 +1,23 @@
-"""Runs the training loop, and prepares all that its first step needs."""
+"""Runs the training loop, from a new or a resumed state."""
 
 import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from checkpoints_mgr import CheckpointManager, check_alike
-from data import Fetcher, ImageFetcher, Loader, Source, make_order
-from launcher.contract.run_dir import Phase
-from vpred_train.config.optimizer import power_name
 from vpred_train.config.train import TrainConfig
-from vpred_train.diffusion.parameterization import record_of
 from vpred_train.distributed.collectives import Collective
-from vpred_train.ema.snapshots import write_snapshot
 from vpred_train.engine.protocol import Step, TrainingState
 from vpred_train.engine.step_result import StepResult
 from vpred_train.models.networks import Networks
 from vpred_train.prepare.recipe_changes import changes, recorded_recipe, refuse
-from vpred_train.training.checkpointing import CheckpointSaver
-from vpred_train.training.export import views_to_export
+from vpred_train.training.batches import TrainingBatches
 from vpred_train.training.hooks.hook import Hook
+from vpred_train.training.periodic.periodic import Boundary, Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -54,61 +49,129 @@ class StopSignal:
         self.received = True
 
 
-class Observer(Protocol):
-    """Looks at the run on all ranks together: before the first step, at intervals and at the end."""
+@dataclass(frozen=True)
+class Resumed:
+    """Reports where a run continues.
 
-    every_samples: int
+    step: step of the restored checkpoint, 0 without one
+    quarantined: steps whose checkpoints were found corrupt
+    """
 
-    def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
-        """Look at the run, report to the hooks, and leave the state unchanged."""
+    step: int
+    quarantined: tuple[int, ...] = ()
 
 
 class Trainer:
-    """Owns the networks, their state and the step. `run` trains until the end or until asked to stop.
+    """Trains a state: resumes it, makes its steps, and acts between them.
 
+    networks: the networks that `step` trains
     state, step: those of one engine
-    fetcher: loads samples (default: images)
+    batches: load this rank's samples
+    checkpoints: where `resume` looks for the newest one
+    periodic: what happens between two steps, in the order in which it happens
     """
 
     def __init__(
         self,
         config: TrainConfig,
         networks: Networks,
-        source: Source,
-        collective: Collective,
-        checkpoints: CheckpointManager,
-        snapshots: Path,
         state: TrainingState,
         step: Step,
-        fetcher: Fetcher | None = None,
+        batches: TrainingBatches,
+        checkpoints: CheckpointManager,
+        periodic: Sequence[Periodic],
+        collective: Collective,
     ) -> None:
-        self.config, self.networks, self.source = config, networks, source
-        self.fetcher = fetcher or ImageFetcher(source, config.data, config.seed)
-        self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
-        self.observers: list[Observer] = []
-        self.state, self.step = state, step
-        self.order = make_order(source, config.data, config.seed, config.global_batch)
-        self.saves = CheckpointSaver(config, checkpoints, collective, self.order.samples_per_epoch)
-        self.quarantined: tuple[int, ...] = ()
+        self.config, self.networks, self.state, self.step = config, networks, state, step
+        self.batches, self.checkpoints, self.periodic, self.collective = batches, checkpoints, periodic, collective
         self.nonfinite_in_a_row = 0
         self.compiled_sizes: set[tuple[int, int]] = set()
 
-    def resume(self) -> int:
-        """Restore the newest valid checkpoint, if there is one, and return the step to continue from.
+    @property
+    def samples_seen(self) -> int:
+        return self.state.progress.samples_seen
 
+    @property
+    def steps_done(self) -> int:
+        return self.samples_seen // self.config.global_batch
+
+    @property
+    def finished(self) -> bool:
+        return self.samples_seen >= self.config.total_samples
+
+    def resume(self) -> Resumed:
+        """Restore the newest valid checkpoint, if there is one. Called by all ranks.
+
+        Raises ConfigError: when the checkpoint is of other samples or another recipe.
         Raises DriftError: when the ranks do not begin with the same values.
         """
         restored = self.checkpoints.restore(self.state.to_checkpoint())
         if restored is not None:
             validation = self.config.validation
             splits = validation is not None and validation.path is None
-            self.state.progress.require_same_samples(restored.state.progress, self.source.name, splits)
-            self.quarantined = restored.quarantined
+            self.state.progress.require_same_samples(restored.state.progress, self.batches.source.name, splits)
             self.state.from_checkpoint(restored.state)
             self._note_changes(restored.step, restored.state.record)
             logger.info("resumed from step %d, %d samples seen", restored.step, self.samples_seen)
         check_alike(self.collective, "cannot train", self.state.to_checkpoint().whole)
-        return self.steps_done
+        return Resumed(self.steps_done, restored.quarantined if restored else ())
+
+    def run(self, hooks: Hook, stop: StopSignal) -> bool:
+        """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint.
+
+        Raises DivergedError: after `max_nonfinite_steps` steps in a row without an update.
+        """
+        self.batches.log_shapes_and_mixture()
+        if self.samples_seen == 0:
+            for periodic in self.periodic:
+                periodic.before_first_step(self._boundary(), hooks)
+        with self.batches.after(self.samples_seen) as batches:
+            while not self.finished:
+                self._announce_new_shape(hooks)
+                result = self.step(next(batches))
+                hooks.on_step(result)
+                self._stop_if_diverged(result, hooks)
+                now = self._boundary(stopping=self.collective.any(stop.received))
+                for periodic in self.periodic:
+                    periodic.after_step(now, hooks)
+                if now.stopping:
+                    break
+        return self.finished
+
+    def _boundary(self, stopping: bool = False) -> Boundary:
+        return Boundary(self.steps_done, self.samples_seen, self.config.global_batch, stopping, self.finished)
+
+    def _announce_new_shape(self, hooks: Hook) -> None:
+        """Announce "compiling" when the next batch is the first of its size: a step's timeout is too short for that."""
+        size = self.batches.next_size(self.samples_seen)
+        if size not in self.compiled_sizes:
+            self.compiled_sizes.add(size)
+            hooks.on_phase("compiling", self.steps_done, self.samples_seen)
+
+    def _stop_if_diverged(self, result: StepResult, hooks: Hook) -> None:
+        # Every rank sees the same reduced numbers, so all ranks count alike and stop together.
+        if result.overflow:  # neither healthy nor diverged: the next steps decide
+            scale = self.state.progress.loss_scale.value
+            logger.warning("step %d: the gradient overflowed, update skipped; loss scale now %.0f", result.step, scale)
+            return
+        self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
+        if not result.finite:
+            numbers = f"loss {result.loss}, grad_norm {result.grad_norm}"
+            logger.error("step %d: %s; update skipped; not finite: %s", result.step, numbers, self._blamed(result))
+        if self.nonfinite_in_a_row == self.config.max_nonfinite_steps:
+            for periodic in self.periodic:
+                periodic.close(hooks)
+            raise DivergedError(
+                f"loss or gradient not finite in {self.nonfinite_in_a_row} steps in a row, the last is {result.step}"
+            )
+
+    def _blamed(self, result: StepResult) -> str:
+        """Name the ranks whose local numbers were not finite, and the rows of the table that these come from."""
+        ranks = [
+            f"rank {rank}, samples {self.batches.origins(sample_ids)}"
+            for rank, sample_ids in result.nonfinite_samples.items()
+        ]
+        return "; ".join(ranks) or "the sum alone, of finite losses and gradients of all ranks"
 
     def _note_changes(self, step: int, record: Mapping[str, Any]) -> None:
         """Log and keep the recipe's changes since the checkpoint. Raises ConfigError: when a fixed key has changed."""
@@ -124,117 +187,3 @@ class Trainer:
                 change = {"key": each.key, "before": each.before, "after": each.after}
                 when = {"samples_seen": self.samples_seen, "unix_s": round(time.time())}
                 self.state.progress.recipe_changes.append(when | change)
-
-    @property
-    def samples_seen(self) -> int:
-        return self.state.progress.samples_seen
-
-    @property
-    def steps_done(self) -> int:
-        return self.samples_seen // self.config.global_batch
-
-    def run(self, hooks: Sequence[Hook], stop: StopSignal) -> bool:
-        """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint."""
-        config = self.config
-        if self.samples_seen == 0:
-            self._observe(hooks, self.observers)
-        shapes = self.order.buckets
-        if len(shapes.sizes) > 1:
-            logger.info("%d graph shapes, each compiled at its first batch: %s", len(shapes.sizes), shapes.describe())
-        if len(self.source.counts) > 1:
-            logger.info("an epoch takes %s", self._mixture())
-        with self._loader() as batches:
-            while not self.finished:
-                self._announce_new_shape(hooks)
-                result = self.step(next(batches))
-                for hook in hooks:
-                    hook.on_step(result)
-                self._stop_if_diverged(result, hooks)
-                stopping = self.collective.any(stop.received)
-                if config.ema.snapshot_every_samples and self._is_due(config.ema.snapshot_every_samples):
-                    self._keep_snapshots()
-                if not stopping:  # someone waits for the checkpoint
-                    self._observe(hooks, [each for each in self.observers if self._is_due(each.every_samples)])
-                self.saves.after_step(self.state, self.steps_done, hooks, last=stopping or self.finished)
-                if stopping:
-                    break
-        return self.finished
-
-    @property
-    def finished(self) -> bool:
-        return self.samples_seen >= self.config.total_samples
-
-    def _announce_new_shape(self, hooks: Sequence[Hook]) -> None:
-        """Announce "compiling" when the next batch is the first of its size: a step's timeout is too short for that."""
-        size = self.order.share(self.samples_seen, 0, 1).size
-        if size not in self.compiled_sizes:
-            self.compiled_sizes.add(size)
-            self._announce(hooks, "compiling")
-
-    def _mixture(self) -> str:
-        folders = zip(self.config.data.folders, self.source.counts, self.order.taken_per_epoch, strict=True)
-        return ", ".join(f"{taken} of {each.path} (has {count})" for each, count, taken in folders)
-
-    def _loader(self) -> Loader:
-        return Loader(
-            self.source,
-            self.fetcher,
-            self.config.data,
-            self.order,
-            rank=self.collective.rank,
-            world_size=self.collective.world_size,
-            start_samples_seen=self.samples_seen,
-            worker=("-P", "-m", "vpred_train.entry", "data.loading.worker"),
-        )
-
-    def _stop_if_diverged(self, result: StepResult, hooks: Sequence[Hook]) -> None:
-        # Every rank sees the same reduced numbers, so all ranks count alike and stop together.
-        if result.overflow:  # neither healthy nor diverged: the next steps decide
-            scale = self.state.progress.loss_scale.value
-            logger.warning("step %d: the gradient overflowed, update skipped; loss scale now %.0f", result.step, scale)
-            return
-        self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
-        if not result.finite:
-            numbers = f"loss {result.loss}, grad_norm {result.grad_norm}"
-            logger.error("step %d: %s; update skipped; not finite: %s", result.step, numbers, self._origins(result))
-        if self.nonfinite_in_a_row == self.config.max_nonfinite_steps:
-            self.saves.close(hooks)  # a pending checkpoint is older, and may be the best one
-            raise DivergedError(
-                f"loss or gradient not finite in {self.nonfinite_in_a_row} steps in a row, the last is {result.step}"
-            )
-
-    def _origins(self, result: StepResult) -> str:
-        """Name the ranks whose local numbers were not finite, and the rows of the table that these come from."""
-        return (
-            "; ".join(
-                f"rank {rank}, samples "
-                + ", ".join(f"{each} ({self.source.sample(each).origin})" for each in sample_ids)
-                for rank, sample_ids in result.nonfinite_samples.items()
-            )
-            or "the sum alone, of finite losses and gradients of all ranks"
-        )
-
-    def _is_due(self, every_samples: int) -> bool:
-        """Return whether this step has passed a multiple of `every_samples`, or is the last."""
-        seen = self.samples_seen
-        return self.finished or seen // every_samples > (seen - self.config.global_batch) // every_samples
-
-    def _observe(self, hooks: Sequence[Hook], observers: Sequence[Observer]) -> None:
-        if observers:
-            self._announce(hooks, "validating")
-        for observer in observers:
-            observer.observe([*hooks, self.saves], self.steps_done, self.samples_seen)
-
-    def _keep_snapshots(self) -> None:
-        # Before the checkpoint, so that a run resumed from it lacks none. One resumed earlier writes the same again.
-        state, ema = self.state, self.config.ema
-        for sigma_rel in ema.sigma_rel:
-            name = power_name(sigma_rel)
-            tensors = views_to_export(state.space, state.full(name))
-            record = record_of(self.config, name, self.samples_seen)
-            if self.collective.rank == 0:
-                write_snapshot(self.snapshots, sigma_rel, tensors, ema.snapshot_dtype, record)
-
-    def _announce(self, hooks: Sequence[Hook], phase: Phase) -> None:
-        for hook in hooks:
-            hook.on_phase(phase, self.steps_done, self.samples_seen)

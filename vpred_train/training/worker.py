@@ -1,10 +1,8 @@
-"""Runs one rank, from its identity to its exit code."""
+"""Runs one rank of a run: its settings from the command line, then its training."""
 
 import argparse
 import logging
 import os
-import sys
-from contextlib import suppress
 
 from launcher.contract.accelerators import HOST_ENGINE_COST, Accelerator
 from launcher.contract.chips import logical_device
@@ -14,53 +12,59 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir
-from monitoring import configure_logging
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
-from vpred_train.distributed.collectives import Collective, make_collective
-from vpred_train.errors import is_users
+from vpred_train.distributed.collectives import Collective
+from vpred_train.distributed.session import RankSession, rank_session
 from vpred_train.prepare.recipe import check_world_size
 from vpred_train.prepare.recipe_changes import check_run_dir
-from vpred_train.training.run import train_rank
+from vpred_train.training.rank import RankContext
 
 logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, arguments: argparse.Namespace, accelerator: Accelerator) -> ExitCode:
     """Train as the rank that the environment says this process is. Any failure ends all ranks."""
-    identity = runtime.identify()
-    if identity.launcher != "none":
-        die_with_parent(os.getppid())
-    configure_logging(identity.rank, logging.INFO)
-    kind = accelerator.collective_under(identity.launcher)
-    device_id = identity.local_rank
+    with rank_session(accelerator, own_log=True) as session:
+        if session.identity.launcher != "none":
+            die_with_parent(os.getppid())
+        rank = make_rank(config, arguments, session)
+        from vpred_train.training.run import train_rank  # imports MindSpore, which has its settings now
+
+        return train_rank(rank)
+
+
+def make_rank(config: TrainConfig, arguments: argparse.Namespace, session: RankSession) -> RankContext:
+    """Meet the other ranks, check what only they can know, and describe this rank. Called by all ranks."""
+    identity, accelerator = session.identity, session.accelerator
+    device_id = None
     if arguments.device_ids:
         physical = int(arguments.device_ids.split(",")[identity.rank])
         device_id = logical_device(physical, environment().get("ASCEND_RT_VISIBLE_DEVICES"))
-    runtime.start(accelerator, identity, device_id, arguments.rank_table)
     if accelerator.device_target == "Ascend" and accelerator.engine == "host":
         logger.warning("engine host on ascend: %s", HOST_ENGINE_COST)
-    collective = make_collective(kind, identity.world_size, arguments.collective_timeout_s)
-    try:
-        # Only after rendezvous: msrun's scheduler waits minutes for a rank that exits before it.
-        check_world_size(config, identity.world_size)
-        precision = config.precision.on(accelerator)
-        runtime.require_overflow(precision)
-        runtime.require_known_chip(accelerator)
-        # Recorded before `precision` is resolved: the run may continue on another accelerator.
-        adopt_run_dir(config, RunDir(arguments.run_dir), collective)
-        config = config.model_copy(update={"precision": precision})
-        outcome = train_rank(config, arguments, accelerator, identity, collective)
-        collective.close()
-        return outcome
-    except BaseException as error:  # includes SystemExit
-        if is_users(error):
-            with suppress(OSError):  # its log may be on a full disk
-                print(error, file=sys.stderr, flush=True)
-            collective.abort(ExitCode.BAD_CONFIG)
-        # Without an abort the other ranks wait forever: MPI's finalisation is a collective.
-        logger.exception("rank %d on %s failed", identity.rank, identity.hostname)
-        collective.abort(ExitCode.FAILED)
+    collective = session.start(device_id, arguments.rank_table, arguments.collective_timeout_s)
+    # Only after rendezvous: msrun's scheduler waits minutes for a rank that exits before it.
+    check_world_size(config, identity.world_size)
+    precision = config.precision.on(accelerator)
+    runtime.require_overflow(precision)
+    runtime.require_known_chip(accelerator)
+    run, port = RunDir(arguments.run_dir), arguments.metrics_port_base
+    # Recorded before `precision` is resolved: the run may continue on another accelerator.
+    adopt_run_dir(config, run, collective)
+    number = arguments.attempt or collective.broadcast_object(run.next_attempt() if session.is_first else None)
+    attempt = run.attempt(number)
+    attempt.root.mkdir(parents=True, exist_ok=True)
+    return RankContext(
+        config.model_copy(update={"precision": precision}),
+        identity,
+        accelerator,
+        collective,
+        run,
+        attempt,
+        profiled_steps=arguments.profile,
+        metrics_at=None if port is None else (arguments.metrics_address, port + identity.local_rank),
+    )
 
 
 def adopt_run_dir(config: TrainConfig, run: RunDir, collective: Collective) -> None:

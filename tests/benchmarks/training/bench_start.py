@@ -16,19 +16,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demo_rank import make_batch, make_trainer, set_up_mindspore
-
-from launcher.contract.run_dir import RunDir
+from demo_rank import make_batch, make_rank, make_trainer
 
 STEPS_AFTER = 5
 PHASES = ("import", "build", "first_step", "total")
 
 
-def start(run: RunDir, started_unix_s: float) -> dict[str, Any]:
+def start(folder: Path, started_unix_s: float) -> dict[str, Any]:
     """Be one start: seconds of each phase, and the losses."""
-    set_up_mindspore()
-    imported = time.time()
-    config, trainer = make_trainer(run, run.graphs(0))
+    rank = make_rank(folder)
+    imported, config = time.time(), rank.config
+    trainer = make_trainer(rank)
     ready = time.time()
     first = trainer.step(make_batch(config, 0))
     stepped = time.time()
@@ -75,7 +73,7 @@ def main() -> None:
     parser.add_argument("--be", nargs=2, metavar=("RUN", "TIME"), help="one start, begun then (used by this script)")
     arguments = parser.parse_args()
     if arguments.be:
-        print(json.dumps(start(RunDir(Path(arguments.be[0])), float(arguments.be[1]))))
+        print(json.dumps(start(Path(arguments.be[0]), float(arguments.be[1]))))
     else:
         compare(arguments.pairs)
 

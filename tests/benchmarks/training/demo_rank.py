@@ -6,44 +6,25 @@ from typing import Any
 import numpy as np
 
 from data import Batch
-from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.identity import read_identity
-from launcher.contract.run_dir import RunDir
-from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.prepare.data import open_data
 from vpred_train.prepare.recipe import load_recipe
+from vpred_train.training.rank import RankContext, single_rank
 
 RECIPE = Path(__file__).parents[3] / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 SHARE = 8
-IDENTITY = read_identity({})
 
 
-def set_up_mindspore() -> None:
-    """Import MindSpore as a rank does; before `make_trainer`."""
-    runtime.start_single()
+def make_rank(folder: Path) -> RankContext:
+    """Import MindSpore, and make this process the only rank of a run in `folder`."""
+    return single_rank(load_recipe(RECIPE, [f"global_batch={SHARE}"]), folder)
 
 
-def make_trainer(run: RunDir, graphs: Path | None = None) -> tuple[TrainConfig, Any]:
-    """Build what `vpred_train.training.run` builds. `graphs` keeps the compiled graph."""
-    from checkpoints_mgr import CheckpointManager
-    from vpred_train.distributed.collectives import SingleProcess
-    from vpred_train.engine.engines import make_host
-    from vpred_train.engine.inputs import OnlineInputs
-    from vpred_train.engine.progress import Progress
-    from vpred_train.models.build import build_networks
-    from vpred_train.training.trainer import Trainer
+def make_trainer(rank: RankContext) -> Any:
+    """Build what a run builds."""
+    from vpred_train.training.run import build_trainer
 
-    recipe = load_recipe(RECIPE, [f"global_batch={SHARE}"])
-    config = recipe.model_copy(update={"precision": recipe.precision.on(ACCELERATORS["cpu"])})
-    source = open_data(config).training
-    collective = SingleProcess()
-    checkpoints = CheckpointManager(run.checkpoints, collective)
-    networks = build_networks(config)
-    inputs = OnlineInputs(config.model, config.data, config.seed, networks)
-    progress = Progress.fresh(config, source.digest)
-    state, step = make_host(config, networks, collective, ACCELERATORS["cpu"], progress, inputs, graphs)
-    return config, Trainer(config, networks, source, collective, checkpoints, run.snapshots, state, step)
+    return build_trainer(rank, open_data(rank.config))
 
 
 def make_batch(config: TrainConfig, number: int) -> Batch:

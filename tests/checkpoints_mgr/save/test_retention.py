@@ -14,6 +14,7 @@ from checkpoints_mgr import CheckpointManager, Retention, State
 from checkpoints_mgr.cli import main
 from checkpoints_mgr.disk.digests import canonical_json, document_digest
 from checkpoints_mgr.disk.layout import VERIFIED, step_name
+from support.command_lines import exit_code
 
 STEPS = (10, 20, 30, 40, 50)
 LOSSES = {10: 0.3, 20: 0.1, 30: 0.5, 40: 0.2, 50: 0.4}
@@ -139,9 +140,7 @@ def unlinked(root, step):
 
 
 def prune(capsys, root, *options):
-    with pytest.raises(SystemExit) as ended:
-        main(["prune", str(root), "--delete", *map(str, options)])
-    return ended.value.code, *capsys.readouterr()
+    return exit_code(main, "prune", root, "--delete", *options), *capsys.readouterr()
 
 
 def check(root, before, faults, losses, pinned, rule):

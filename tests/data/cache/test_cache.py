@@ -107,7 +107,7 @@ def test_a_writer_that_fails_leaves_whole_shards_alone(tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
 
 
-def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_told_and_never_read(tmp_path: Path) -> None:
     write(tmp_path, SPEC, ["a", "b"], values(2, 64))
     path = next(tmp_path.glob("*.safetensors"))
     content = bytearray(path.read_bytes())
@@ -118,10 +118,8 @@ def test_damage_is_told_and_never_read(tmp_path: Path, capsys: pytest.CaptureFix
     np.testing.assert_array_equal(cache.read(first), values(2, 64)[0])
     with pytest.raises(DataError, match=rf"{path.name}: entry 1 is not what was written; remove this file"):
         cache.read(second)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(DataError, match="entry 1 is not what was written"):
         main(["verify", str(tmp_path)])
-    assert ended.value.code == 2
-    assert "entry 1 is not what was written" in capsys.readouterr().err
     path.write_bytes(content[:-1])
     with pytest.raises(DataError, match=rf"{path.name}: damaged"):
         Cache(tmp_path)

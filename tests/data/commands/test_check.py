@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.commands.examine import examine
 from data.sources.source import open_source
+from support.command_lines import exit_code
 from vpred_train.commands.data import main
 
 LONG = "word " * 80
@@ -38,9 +39,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def run(*argv: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["check", *argv])
-    return int(ended.value.code or 0)
+    return exit_code(main, "check", *argv)
 
 
 def test_all_is_counted(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:

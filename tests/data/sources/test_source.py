@@ -8,6 +8,7 @@ from PIL import Image
 
 from data import DataError, open_source
 from data.commands.cli import main
+from support.command_lines import exit_code
 
 
 def test_reads_all_tables_in_sorted_order(folder: Path) -> None:
@@ -87,15 +88,11 @@ def test_no_folder_and_no_table(tmp_path: Path) -> None:
 
 
 def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as good:
-        main(["check", str(folder), "--json"])
-    assert good.value.code == 0
+    assert exit_code(main, "check", folder, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["images"], facts["smallest_side_px"], facts["longest_caption_words"]) == (7, 10, 5)
     (folder / "0.png").unlink()
-    with pytest.raises(SystemExit) as bad:
-        main(["check", str(folder)])
-    assert bad.value.code == 2
+    assert exit_code(main, "check", folder) == 2
     assert "0.png does not exist" in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@ test_cached_training.py, with the arguments of the command. Shards have two entr
 
 import os
 import signal
+import sys
 from typing import Any
 
 import numpy as np
@@ -30,4 +31,4 @@ class MortalWriter(CacheWriter):
 
 if __name__ == "__main__":
     encode.CacheWriter = MortalWriter  # type: ignore[misc]
-    main()
+    sys.exit(main())

@@ -16,4 +16,4 @@ if __name__ == "__main__":
         agreement.agree_on_updates = lambda collective, hostname: None
     from vpred_train.commands.train import main
 
-    main(sys.argv[2:])
+    sys.exit(main(sys.argv[2:]))

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from checkpoints_mgr import Checkpoint, CheckpointManager, State
 from launcher.contract.config import dump_yaml
+from support.command_lines import exit_code
 from support.weights_files import TINY, write_tiny
 from vpred_train.commands.checkpoint import main
 from vpred_train.commands.weights import main as weights_main
@@ -69,10 +70,7 @@ def pretrained(tmp_path: Path) -> PretrainedConfig:
 
 def run(*arguments: Any) -> int:
     """vpred-ckpt in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(each) for each in arguments])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    return exit_code(main, *arguments)
 
 
 @pytest.fixture
@@ -110,11 +108,9 @@ def test_two_layouts_of_one_step_are_equal_and_say_what_they_are(
     save(pretrained=pretrained)
     for layout, name in (("mindone", "a.ckpt"), ("diffusers", "folder")):
         assert consolidate(tmp_path / name, "--format", layout)[0] == 0
-    with pytest.raises(SystemExit, match="0"):
-        weights_main(["compare", str(tmp_path / "a.ckpt"), str(tmp_path / "folder")])
+    assert exit_code(weights_main, "compare", tmp_path / "a.ckpt", tmp_path / "folder") == 0
     capsys.readouterr()
-    with pytest.raises(SystemExit, match="0"):
-        weights_main(["inspect", "--json", str(tmp_path / "a.ckpt")])
+    assert exit_code(weights_main, "inspect", "--json", tmp_path / "a.ckpt") == 0
     record = json.loads(capsys.readouterr().out)["record"]
     assert (record["weights"], record["average"], record["samples_seen"]) == ("ema", "constant", 28)
     assert record["diffusion"]["prediction_type"] == "v"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.exit_codes import ExitCode
+from support.command_lines import exit_code
 from vpred_train.commands import mindone_text_to_image as mindone_images
 from vpred_train.commands import sample
 from vpred_train.diffusion.samplers.registry import SAMPLERS
@@ -15,8 +16,8 @@ from vpred_train.weights.layouts.weight_source import WeightSource
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, version: Sequence[str] = ("--version", "2.1-v")) -> list[str]:
     """What vpred-sample would be called with."""
     called: list[list[str]] = []
-    monkeypatch.setattr(sample, "main", called.append)
-    mindone_images.main(["--ckpt_path", "w.safetensors", *version, *arguments])
+    monkeypatch.setattr(sample, "main", lambda argv: called.append(argv) or 0)
+    assert mindone_images.main(["--ckpt_path", "w.safetensors", *version, *arguments]) == 0
     (words,) = called
     return words
 
@@ -80,9 +81,7 @@ def test_a_grid_never_replaces_another(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_what_would_change_the_picture_is_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        mindone_images.main(["--ckpt_path", "w.safetensors", *arguments])
-    assert end.value.code == ExitCode.BAD_CONFIG
+    assert exit_code(mindone_images.main, "--ckpt_path", "w.safetensors", *arguments) == ExitCode.BAD_CONFIG
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from launcher.contract.config import ConfigError
-from support.command_lines import refused
+from support.command_lines import exit_code, refused
 from vpred_train.commands import sample
 from vpred_train.commands.sample import build_parser, main, plan
 from vpred_train.config.model import ModelConfig
@@ -226,9 +226,7 @@ def test_images_alone_lie_in_their_folder(tmp_path: Path, monkeypatch: pytest.Mo
     (folder / "grid_00007.png").mkdir(parents=True)  # an old one's name counts for nothing
     (folder / "\u00b2.png").mkdir()  # nor does a digit that is no number
     for more, expected in (([], range(3)), (["--grid", str(tmp_path / "sheets" / "all.png")], range(6))):
-        with pytest.raises(SystemExit) as end:
-            main([*words, "--output", str(folder), *more])
-        assert end.value.code == 0
+        assert exit_code(main, *words, "--output", folder, *more) == 0
         assert sorted(path.name for path in folder.glob("0*.png")) == [f"{number:05d}.png" for number in expected]
         assert (tmp_path / "sheets").exists() == bool(more)
     assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["all.png"]

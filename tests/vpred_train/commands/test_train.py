@@ -10,6 +10,7 @@ from PIL import Image
 
 from launcher.contract.config import load_document
 from support import CHECKOUT
+from support.command_lines import exit_code
 from support.weights_files import write_tiny
 from vpred_train.commands.train import main
 from vpred_train.config.train import TrainConfig
@@ -20,9 +21,7 @@ DEMO = CHECKOUT / "vpred_train" / "recipes" / "tiny_emoji.yaml"
 
 
 def ends_with(code: int, *arguments: str) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    assert caught.value.code == code
+    assert exit_code(main, *arguments) == code
 
 
 def test_the_demonstration_is_valid_and_its_data_is_good() -> None:

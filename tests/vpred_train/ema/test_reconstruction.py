@@ -9,6 +9,7 @@ import pytest
 
 from launcher.contract.config import dump_yaml
 from launcher.contract.run_dir import RunDir
+from support.command_lines import exit_code
 from support.weights_files import TINY, TINY_RECORD
 from vpred_train.commands.ema import main
 from vpred_train.config.optimizer import EmaConfig
@@ -72,9 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, dict[str, np
 
 
 def ends_with(code: int, *arguments: object) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([str(each) for each in arguments])
-    assert caught.value.code == code
+    assert exit_code(main, *arguments) == code
 
 
 def relative_error(found: Any, truth: dict[str, np.ndarray[Any, Any]], name: str) -> float:

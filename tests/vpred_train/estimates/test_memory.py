@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from support import CHECKOUT
+from support.command_lines import exit_code
 from support.host_engine import host_state
 from support.weights_files import MODEL as NARROW
 from support.weights_files import write_tiny
@@ -108,8 +109,7 @@ def test_micro_batches_hold_a_second_gradient_and_a_device_its_own_weights() -> 
 
 
 def test_stable_diffusion_over_many_ranks(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main([*SD2, "--memory-plan", "--json"])
+    assert exit_code(main, *SD2, "--memory-plan", "--json") == 0
     plans = json.loads(capsys.readouterr().out)
     assert [(plan["zero_stage"], plan["world_size"]) for plan in plans] == [(1, 8), (1, 64), (1, 512), (0, 512)]
     unet, others = 865_910_724, 83_653_863 + 340_387_840
@@ -177,14 +177,13 @@ def test_the_table_shows_each_kind_once() -> None:
 
 def test_weights_that_are_there_tell_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(tmp_path / "published", "diffusers")
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main([*SD2, f"pretrained.path={tmp_path / 'published'}", "--memory-plan", "--world-sizes", "2", "--json"])
+    weights = f"pretrained.path={tmp_path / 'published'}"
+    assert exit_code(main, *SD2, weights, "--memory-plan", "--world-sizes", "2", "--json") == 0
     plan = json.loads(capsys.readouterr().out)[0]
     assert plan["learning"] + plan["frozen"] < 5_000_000
 
 
 @pytest.mark.parametrize("arguments", [["--memory-plan", "--world-sizes", "8,0"], ["--json"]])
 def test_what_makes_no_plan(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main([*SD2, *arguments])
+    assert exit_code(main, *SD2, *arguments) == 2
     assert arguments[0 if arguments == ["--json"] else 1] in capsys.readouterr().err

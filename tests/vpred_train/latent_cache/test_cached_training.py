@@ -20,6 +20,7 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 from support import PROGRAMS
+from support.command_lines import exit_code
 from support.host_engine import host_step
 from support.thread_ranks import ThreadRank
 from support.weights_files import write_tiny
@@ -81,7 +82,7 @@ def trained(config: TrainConfig) -> tuple[list[float], np.ndarray, np.ndarray, A
     """Losses, weights and held-out errors of a few steps, and the networks."""
     from vpred_train.models.build import build_networks
     from vpred_train.training.inputs import make_inputs
-    from vpred_train.training.validation import Validation
+    from vpred_train.training.periodic.validation import Validation
 
     data, alone = open_data(config), SingleProcess()
     networks = build_networks(config)
@@ -278,9 +279,8 @@ def test_another_transform_is_a_miss(root: Path, cached: TrainConfig, monkeypatc
 
 
 def test_a_check_finds_a_cache_that_lacks_something(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        train_main(["--check", "--recipe", str(root / "recipe.yaml"), f"data.cache={root / 'nothing'}"])
-    assert ended.value.code == 2
+    words = ["--check", "--recipe", root / "recipe.yaml", f"data.cache={root / 'nothing'}"]
+    assert exit_code(train_main, *words) == 2
     assert capsys.readouterr().err.startswith(f"{root / 'nothing'}: holds no cache; make them with vpred-data encode")
 
 

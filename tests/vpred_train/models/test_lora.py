@@ -22,9 +22,8 @@ from vpred_train.models.layers import Linear, LowRank
 from vpred_train.models.lora import add_lora
 from vpred_train.models.networks import Networks
 from vpred_train.models.text_encoder import SelfAttention
-from vpred_train.models.weights import get_weights, set_weights
+from vpred_train.models.weights import get_weights, set_weights, stability_views
 from vpred_train.prepare.recipe import check_lora
-from vpred_train.training.export import views_to_export
 from vpred_train.weights.lora.factors import attention_targets, factors_of, merged
 from vpred_train.weights.lora.files import open_lora, read_factors, write_lora
 
@@ -97,7 +96,7 @@ def test_merged_weights_give_the_outputs_of_the_factors(operations: str, model_c
     found = outputs(networks, model_config)
     plain = Networks(model_config, 0)
     unchanged = outputs(plain, model_config)
-    set_weights(plain, merged(get_weights(plain), factors_of(views_to_export(space, space.read()), LORA)), BOTH)
+    set_weights(plain, merged(get_weights(plain), factors_of(stability_views(space, space.read()), LORA)), BOTH)
     expected = outputs(plain, model_config)
     assert np.abs(expected - unchanged).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
@@ -106,7 +105,7 @@ def test_merged_weights_give_the_outputs_of_the_factors(operations: str, model_c
 def test_the_trainable_parameters_are_the_factors(model_config: ModelConfig) -> None:
     _, space = adapted(model_config)
     targets = attention_targets(model_config)
-    factors = factors_of(views_to_export(space, space.read()), LORA)
+    factors = factors_of(stability_views(space, space.read()), LORA)
     assert {target: (len(each.up), each.down.shape[1]) for target, each in factors.items()} == targets
     assert {(each.rank, each.alpha) for each in factors.values()} == {(3, 7.0)}
     assert len(space.spans) == 2 * len(targets)
@@ -151,7 +150,7 @@ def test_steps_change_the_factors_alone_and_a_restored_state_goes_on(
         np.testing.assert_array_equal(state.averages[name], average)
     assert len({*losses, *following}) == 5
 
-    factors = factors_of(views_to_export(state.space, state.weights), LORA)
+    factors = factors_of(stability_views(state.space, state.weights), LORA)
     write_lora(tmp_path / "raw", factors, "stability", None, config.model)
     read = read_factors(open_lora(tmp_path / "raw"), config.model)
     for target, each in factors.items():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from launcher.contract.config import ConfigError, dump_yaml, load_document
+from support.command_lines import exit_code
 from support.weights_files import TINY, TINY_RECORD
 from vpred_train.commands.sample import main
 from vpred_train.config.diffusion import DiffusionConfig
@@ -93,10 +94,8 @@ def test_a_recipe_that_contradicts_its_weights(
 ) -> None:
     from vpred_train.commands.train import main
 
-    with pytest.raises(SystemExit) as end:
-        main(["--check", "--recipe", str(recipe), *overrides])
+    assert exit_code(main, "--check", "--recipe", recipe, *overrides) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2
     assert line.startswith(str(recipe.with_name("sd.safetensors"))) and fault in line
 
 
@@ -115,7 +114,5 @@ def test_weights_without_a_record_must_be_told_of(recipe: Path) -> None:
 
 
 def test_sampling_from_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--run", str(tmp_path), "--prompt", "x"])
-    assert caught.value.code == 2
+    assert exit_code(main, "--run", tmp_path, "--prompt", "x") == 2
     assert "ema.safetensors: no such file or folder; finish the run first" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -19,9 +20,10 @@ from launcher.contract.identity import Identity
 from launcher.contract.run_dir import AttemptDir, RankStatus
 from support.step_results import RESULT
 from vpred_train.config.train import TrainConfig
+from vpred_train.distributed import session
 from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.distributed.watchdog import CollectiveTimer, Watchdog
-from vpred_train.training import worker
+from vpred_train.training import run, worker
 from vpred_train.training.hooks import status as status_module
 from vpred_train.training.hooks.status import StatusHook
 
@@ -89,7 +91,7 @@ class FullDisk(io.TextIOBase):
     ("way_out", "code"),
     [
         (SystemExit(0), ExitCode.FAILED),
-        (KeyboardInterrupt(), ExitCode.FAILED),
+        (KeyboardInterrupt(), 128 + signal.SIGINT),
         (RuntimeError("broken"), ExitCode.FAILED),
         (ConfigError("not like that"), ExitCode.BAD_CONFIG),
     ],
@@ -107,10 +109,18 @@ def test_no_way_out_leaves_the_others_waiting_not_even_on_a_full_disk(
         raise EndedError(exit_code)
 
     monkeypatch.setattr(SingleProcess, "abort", abort)
-    monkeypatch.setattr(worker, "train_rank", leave)
-    monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
+    monkeypatch.setattr(run, "train_rank", leave)
+    monkeypatch.setattr(session, "configure_logging", lambda *arguments: None)
     monkeypatch.setattr(sys, "stderr", FullDisk())
-    arguments = Namespace(device_ids=None, rank_table=None, collective_timeout_s=9.0, run_dir=tmp_path / "run")
+    arguments = Namespace(
+        device_ids=None,
+        rank_table=None,
+        collective_timeout_s=9.0,
+        run_dir=tmp_path / "run",
+        attempt=None,
+        metrics_port_base=None,
+        profile=0,
+    )
     with pytest.raises(EndedError) as ended:
         worker.train(train_config, arguments, ACCELERATORS["cpu"])
     assert ended.value.args == (code,)

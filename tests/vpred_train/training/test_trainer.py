@@ -2,72 +2,83 @@
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from checkpoints_mgr import CheckpointManager
-from data import Batch, join, open_source
+from data import Batch, open_source
 from launcher.contract.config import ConfigError, dump_yaml
-from support.host_engine import host_step
 from support.jobs import write_images
 from vpred_train.config.train import TrainConfig
 from vpred_train.config.validation import ValidationConfig
-from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.prepare.data import open_data
+from vpred_train.training.hooks.hook import Hook
+from vpred_train.training.rank import single_rank
 
 GOOD = {"loss": 0.5, "grad_norm": 1.0, "finite": True, "overflow": False}
 BAD = GOOD | {"loss": math.nan, "grad_norm": math.nan, "finite": False}
 OVERFLOW = GOOD | {"grad_norm": math.inf, "finite": False, "overflow": True}
 
 
-class Steps:
-    """A hook that keeps what it is told of steps."""
+class Steps(Hook):
+    """A hook that keeps what it sees of steps and phases."""
 
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.phases: list[str] = []
 
-    def on_phase(self, phase: str, *_: Any) -> None:
+    def on_phase(self, phase: str, step: int, samples_seen: int) -> None:
         self.phases.append(phase)
 
     def on_step(self, result: Any) -> None:
         self.results.append(result)
 
-    def on_checkpoint(self, *_: Any) -> None:
-        pass
 
-    def on_checkpoint_failed(self, *_: Any) -> None:
-        pass
+def built(config: TrainConfig, folder: Path) -> Any:
+    """The trainer of a run of one process in `folder`."""
+    from vpred_train.training.run import build_trainer
 
-    def on_validation(self, *_: Any) -> None:
-        pass
+    rank = single_rank(config, folder)
+    return build_trainer(rank, open_data(rank.config))
+
+
+def with_parts(trainer: Any, **parts: Any) -> Any:
+    """A trainer of the same parts but for these."""
+    from vpred_train.training.trainer import Trainer
+
+    names = ("config", "networks", "state", "step", "batches", "checkpoints", "periodic", "collective")
+    return Trainer(**{name: getattr(trainer, name) for name in names} | parts)
 
 
 def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]) -> Any:
     """A trainer whose steps end so, one after the other, and then well."""
     from vpred_train.engine.step_result import StepResult
-    from vpred_train.models.networks import Networks
-    from vpred_train.training.trainer import Trainer
 
     write_images(folder / "images", 8)
     data = config.data.model_copy(update={"path": folder / "images"})
-    config = config.model_copy(update={"data": data})
-    checkpoints = CheckpointManager(folder / "checkpoints")
-    source, networks, alone = open_source(data.path), Networks(config.model, 0), SingleProcess()
-    state = host_step(config, networks, data_digest=source.digest).state
+    trainer = built(config.model_copy(update={"data": data}), folder)
     coming = iter(outcomes)
 
     def step(batch: Batch) -> StepResult:
-        state.progress.samples_seen = batch.samples_seen
+        trainer.state.progress.samples_seen = batch.samples_seen
         number = batch.samples_seen // config.global_batch
         seconds = {"step_seconds": 1.0, "data_wait_seconds": 0.0, "collective_seconds": 0.0}
         clock = {"step": number, "samples_seen": batch.samples_seen, **seconds}
         return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, nonfinite_samples={}, **next(coming, GOOD))
 
-    step_of = cast(Any, step)
-    return Trainer(config, networks, source, alone, checkpoints, folder / "snapshots", state, step_of)
+    return with_parts(trainer, step=step)
+
+
+def on_source(trainer: Any, folder: Path) -> Any:
+    """The same trainer on the images of another folder."""
+    from vpred_train.training.batches import TrainingBatches
+
+    source = open_source(folder)
+    trainer.state.progress.data_digest = source.digest
+    batches = TrainingBatches(trainer.config, source, trainer.batches.fetcher, trainer.collective)
+    return with_parts(trainer, batches=batches)
 
 
 class Never:
@@ -80,14 +91,14 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(train_config: Trai
     trainer = trainer_of(train_config, tmp_path, [BAD, BAD, GOOD, BAD, OVERFLOW, BAD, OVERFLOW, BAD, GOOD])
     steps = Steps()
     with pytest.raises(DivergedError, match="in 3 steps in a row, the last is 8"):
-        trainer.run([steps], Never())
+        trainer.run(steps, Never())
     assert len(steps.results) == 8  # an overflow in between neither counts nor forgives
 
 
 def test_overflows_alone_never_do(train_config: TrainConfig, tmp_path: Path) -> None:
     trainer = trainer_of(train_config, tmp_path, [OVERFLOW] * 10)
     steps = Steps()
-    assert trainer.run([steps], Never())
+    assert trainer.run(steps, Never())
     assert [result.overflow for result in steps.results] == [True] * 10 + [False] * 10
 
 
@@ -117,12 +128,11 @@ def test_a_resume_notices_that_the_data_changed(train_config: TrainConfig, tmp_p
     trainer = trainer_of(train_config, tmp_path, [])
     saved = trainer.state.to_checkpoint()
     trainer.checkpoints.save(3, saved)
-    trainer.source = open_source((tmp_path / "images").rename(tmp_path / "moved"))
+    trainer = on_source(trainer, (tmp_path / "images").rename(tmp_path / "moved"))
     trainer.resume()
     table = tmp_path / "moved" / "img_txt.csv"
     table.write_text(table.read_text().replace("picture 3", "picture three"))
-    trainer.source = open_source(tmp_path / "moved")
-    trainer.state.progress.data_digest = trainer.source.digest
+    trainer = on_source(trainer, tmp_path / "moved")
     with pytest.raises(ConfigError, match=r"moved: images, captions or their order have changed since the checkpoint"):
         trainer.resume()
     del saved.progress["data_digest"]  # as before there was one
@@ -145,8 +155,7 @@ def test_a_resume_notices_that_other_images_are_held_out(train_config: TrainConf
     with pytest.raises(ConfigError, match="the version that began the run chose other images to hold out"):
         trainer.resume()
     apart = validation.model_copy(update={"count": None, "path": tmp_path})
-    trainer.config = trainer.config.model_copy(update={"validation": apart})
-    trainer.resume()
+    with_parts(trainer, config=trainer.config.model_copy(update={"validation": apart})).resume()
 
 
 def test_a_resume_keeps_what_changed_and_refuses_what_may_not(
@@ -161,7 +170,8 @@ def test_a_resume_keeps_what_changed_and_refuses_what_may_not(
     sampling = begun.sampling.model_copy(update={"steps": 3})
     data = begun.data.model_copy(update={"workers": 2})
     precision = begun.precision.model_copy(update={"compute_dtype": "bfloat16"})  # on another accelerator
-    trainer.config = begun.model_copy(update={"sampling": sampling, "data": data, "precision": precision})
+    changed = begun.model_copy(update={"sampling": sampling, "data": data, "precision": precision})
+    trainer = with_parts(trainer, config=changed)
     with caplog.at_level("INFO"):
         trainer.resume()
     assert "the recipe changed: sampling.steps was 15, now 3" in caplog.text
@@ -173,22 +183,32 @@ def test_a_resume_keeps_what_changed_and_refuses_what_may_not(
     again = trainer.state.to_checkpoint()  # with what changed before
     again.record["train"] = dump_yaml(trainer.config)
     trainer.checkpoints.save(4, again)
-    trainer.config = trainer.config.model_copy(update={"final_samples": 0})
+    trainer = with_parts(trainer, config=trainer.config.model_copy(update={"final_samples": 0}))
     trainer.resume()
     assert [each["key"] for each in trainer.state.progress.recipe_changes] == ["sampling.steps", "final_samples"]
-    trainer.config = begun.model_copy(update={"seed": 1})
+    trainer = with_parts(trainer, config=begun.model_copy(update={"seed": 1}))
     with pytest.raises(
         ConfigError, match=r"checkpoint of step 4: belongs to a different recipe: seed \(0 there, 1 here"
     ):
         trainer.resume()
 
 
+def test_a_run_acts_in_a_fixed_order_between_steps(train_config: TrainConfig, tmp_path: Path) -> None:
+    """Snapshots before the checkpoint that a resumed run starts from; losses before the checkpoint that they rank."""
+    write_images(tmp_path / "images", 8)
+    tree = train_config.model_dump() | {"validation": {"every_samples": 8, "count": 2}}
+    tree["data"] |= {"path": tmp_path / "images"}
+    tree["ema"] |= {"snapshot_every_samples": 8}
+    tree["previews"] = {"every_samples": 8, "prompts": ["a"]}
+    trainer = built(TrainConfig.model_validate(tree), tmp_path / "run")
+    names = ["EmaSnapshots", "Validation", "Previews", "CheckpointSaver"]
+    assert [type(each).__name__ for each in trainer.periodic] == names
+    assert trainer.periodic[-1].validation is trainer.periodic[1]
+
+
 def test_buckets_train_at_several_shapes(
     train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vpred_train.models.networks import Networks
-    from vpred_train.training.trainer import Trainer
-
     lines = ["dir,text"]
     for number in range(16):
         size = ((40, 40), (80, 20))[number % 2]
@@ -198,21 +218,18 @@ def test_buckets_train_at_several_shapes(
     raw = train_config.model_dump() | {"total_samples": 16}
     raw["data"] |= {"path": tmp_path, "buckets": {"multiple_px": 4, "max_aspect": 4.0}}
     config = TrainConfig.model_validate(raw)
-    networks, checkpoints = Networks(config.model, 0), CheckpointManager(tmp_path / "c")
-    shapes, whole = [], host_step(config, networks)
+    trainer = built(config, tmp_path / "run")
+    shapes, whole = [], trainer.step
 
     def step(batch: Batch) -> Any:
         shapes.append(batch.images.shape[2:])
         return whole(batch)
 
-    step_of = cast(Any, step)
-    trainer: Any = Trainer(
-        config, networks, open_source(tmp_path), SingleProcess(), checkpoints, tmp_path / "s", whole.state, step_of
-    )
+    trainer = with_parts(trainer, step=step)
     steps = Steps()
     before = trainer.state.weights.copy()
     with caplog.at_level("INFO"):
-        assert trainer.run([steps], Never())
+        assert trainer.run(steps, Never())
     assert "2 graph shapes, each compiled at its first batch: 8 x 8: 8, 16 x 4: 8" in caplog.text
     assert sorted(shapes) == [(4, 16), (4, 16), (8, 8), (8, 8)]
     assert steps.phases.count("compiling") == 2
@@ -223,9 +240,6 @@ def test_buckets_train_at_several_shapes(
 def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
     train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vpred_train.models.networks import Networks
-    from vpred_train.training.trainer import Trainer
-
     folders = tmp_path / "many", tmp_path / "few"
     write_images(folders[0], 8)
     write_images(folders[1], 2)
@@ -235,10 +249,11 @@ def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
     config = TrainConfig.model_validate(raw)
     seen: list[int] = []
 
-    def train(checkpoints: str, steps: int) -> Trainer:
+    def train(checkpoints: str, steps: int) -> Any:
         """So many steps, from where the checkpoints are."""
-        source, networks, stop = join([open_source(folder) for folder in folders]), Networks(config.model, 0), Never()
-        one_step = host_step(config, networks, data_digest=source.digest)
+        made = built(config, tmp_path / checkpoints)
+        one_step, stop = made.step, Never()
+        last = made.resume().step + steps
 
         def step(batch: Batch) -> Any:
             seen.extend(batch.sample_ids.tolist())
@@ -246,12 +261,8 @@ def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
             stop.received = result.step == last
             return result
 
-        manager, step_of = CheckpointManager(tmp_path / checkpoints), cast(Any, step)
-        made = Trainer(
-            config, networks, source, SingleProcess(), manager, tmp_path / "snapshots", one_step.state, step_of
-        )
-        last = made.resume() + steps
-        made.run([], stop)  # type: ignore[arg-type]
+        made = with_parts(made, step=step)
+        made.run(Hook(), stop)
         return made
 
     with caplog.at_level("INFO"):

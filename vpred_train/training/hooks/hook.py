@@ -38,7 +38,10 @@ class ValidationLoss:
 
 
 class Hook:
-    """Receives the trainer's events on every rank. A subclass overrides the events it needs; the others do nothing."""
+    """Receives the trainer's events on every rank. A subclass overrides the events it needs; the others do nothing.
+
+    A hook sees plain numbers. It does not communicate, and never changes the training.
+    """
 
     def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
         """The run enters a phase."""
@@ -54,3 +57,34 @@ class Hook:
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
         """Held-out losses were measured after `step`: for each kind of weights over all timesteps, then of each bin."""
+
+
+class Hooks(Hook):
+    """Passes each event on to several hooks, in their order."""
+
+    def __init__(self, *hooks: Hook) -> None:
+        self.hooks = list(hooks)
+
+    def add(self, *hooks: Hook) -> None:
+        """Append hooks, which see the events that follow."""
+        self.hooks += hooks
+
+    def on_phase(self, phase: Phase, step: int, samples_seen: int) -> None:
+        for hook in self.hooks:
+            hook.on_phase(phase, step, samples_seen)
+
+    def on_step(self, result: StepResult) -> None:
+        for hook in self.hooks:
+            hook.on_step(result)
+
+    def on_checkpoint(self, saved: SaveResult) -> None:
+        for hook in self.hooks:
+            hook.on_checkpoint(saved)
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        for hook in self.hooks:
+            hook.on_checkpoint_failed(reason)
+
+    def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
+        for hook in self.hooks:
+            hook.on_validation(step, samples_seen, losses)

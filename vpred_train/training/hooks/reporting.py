@@ -70,37 +70,15 @@ class MetricsHook(Hook):
         metrics.observe_ceiling(speed.matmul_flops_per_second)
 
     def on_step(self, result: StepResult) -> None:
-        self.metrics.observe_step(
-            loss=result.loss,
-            grad_norm=result.grad_norm,
-            learning_rate=result.learning_rate,
-            samples_seen=result.samples_seen,
-            step_s=result.step_seconds,
-            data_wait_s=result.data_wait_seconds,
-            collective_s=result.collective_seconds,
-            images_per_second=self.config.global_batch / result.step_seconds,
-            finite=result.finite,
-            overflow=result.overflow,
-            loss_scale=result.loss_scale,
-            **asdict(self.speed.rates(result.step_seconds)),
-        )
+        total = {"images_per_second": self.config.global_batch / result.step_seconds}
+        self.metrics.observe_step({**vars(result), **vars(self.speed.rates(result.step_seconds)), **total})
 
         self.metrics.observe_device_memory(runtime.device_memory())
         if self.compilations is not None:
             self.metrics.observe_compilations(**asdict(self.compilations))
 
     def on_checkpoint(self, saved: SaveResult) -> None:
-        self.metrics.observe_checkpoint(
-            step=saved.step,
-            size_bytes=saved.size_bytes,
-            total_s=saved.total_s,
-            stall_s=saved.stall_s,
-            phases_s={
-                "stage": saved.stage_s,
-                "write": saved.write_s,
-                "commit": saved.commit_s,
-            },
-        )
+        self.metrics.observe_checkpoint(vars(saved))
 
     def on_checkpoint_failed(self, reason: str) -> None:
         self.metrics.count_failed_checkpoint()

@@ -21,6 +21,8 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import ParameterizationRecord
 from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.errors import is_users
+from vpred_train.training.hooks.hook import Hook
+from vpred_train.training.periodic.periodic import Boundary
 
 
 class Clock:
@@ -34,7 +36,7 @@ class Clock:
         return State({"model/w": np.full(3, seen, np.float32)}, {"samples_seen": seen})
 
 
-class Seen:
+class Seen(Hook):
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.failures: list[str] = []
@@ -52,22 +54,25 @@ class Seen:
 @pytest.fixture
 def run(train_config: TrainConfig, tmp_path: Path) -> Iterator[Callable[..., tuple[Any, Seen]]]:
     """run(steps, prepare, **keys of the checkpoint section): steps of 4 samples, 10 to an epoch; then (saves, seen)."""
-    from vpred_train.training.checkpointing import CheckpointSaver, SaveRequest
+    from vpred_train.training.periodic.checkpointing import CheckpointSaver, SaveRequest
 
-    def steps(count: int, prepare: Any = None, last: bool = False, **keys: Any) -> tuple[Any, Seen]:
+    def steps(
+        count: int, prepare: Any = None, last: bool = False, validation: Any = None, **keys: Any
+    ) -> tuple[Any, Seen]:
         section = train_config.checkpoint.model_copy(update={"keep_last": 99, **keys})
         config = train_config.model_copy(update={"checkpoint": section})
-        saves = CheckpointSaver(
-            config, CheckpointManager(tmp_path, retention=section.retention(4)), SingleProcess(), 10
-        )
-        saves.request = SaveRequest(tmp_path / "checkpoint_now", looks=True)
         clock, seen = Clock(), Seen()
+        request, manager = (
+            SaveRequest(tmp_path / "checkpoint_now", looks=True),
+            CheckpointManager(tmp_path, retention=section.retention(4)),
+        )
+        saves = CheckpointSaver(config, clock, manager, SingleProcess(), 10, request, validation)  # type: ignore[arg-type]
         for step in range(1, count + 1):
             clock.progress.samples_seen = 4 * step
             if prepare is not None:
                 prepare(saves, step)
-            saves.after_step(clock, step, [seen], last=last and step == count)  # type: ignore[arg-type, list-item]
-        saves.close([seen])  # type: ignore[list-item]
+            saves.after_step(Boundary(step, 4 * step, 4, finished=last and step == count), seen)
+        saves.close(seen)
         return saves, seen
 
     yield steps
@@ -146,15 +151,13 @@ def test_what_a_checkpoint_says_of_itself(run: Any, train_config: TrainConfig, t
 
 
 def test_the_best_by_held_out_loss_stay(run: Any, tmp_path: Path) -> None:
-    from vpred_train.training.hooks.hook import ValidationLoss
+    class Losses:
+        """Held-out losses after the first three steps alone."""
 
-    def look(saves: Any, step: int) -> None:
-        loss = {1: 0.5, 2: 0.1, 3: 0.3}.get(step)
-        if loss is not None:
-            losses = [ValidationLoss(name, 0, 999, 9.0, -9.0, loss, 0.01, 8) for name in ("raw", "constant")]
-            saves.on_validation(step, 4 * step, losses)
+        def loss_at(self, samples_seen: int) -> float | None:
+            return {4: 0.5, 8: 0.1, 12: 0.3}.get(samples_seen)
 
-    run(6, look, every_samples=4, keep_last=1, keep_best=1)
+    run(6, validation=Losses(), every_samples=4, keep_last=1, keep_best=1)
     kept = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step_"))
     assert kept == ["step_0000000002", "step_0000000006"]
 
@@ -250,15 +253,17 @@ def test_the_exit_code_of_a_rank_and_what_it_shows(
 ) -> None:
     """One line for the user's mistakes, a traceback for all else."""
     from vpred_train import runtime
-    from vpred_train.training import worker
+    from vpred_train.distributed import session
+    from vpred_train.training import run, worker
 
     def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(worker, "train_rank", fail)
+    monkeypatch.setattr(run, "train_rank", fail)
     monkeypatch.setattr(runtime, "start", lambda *arguments: None)
-    monkeypatch.setattr(worker, "configure_logging", lambda *arguments: None)
-    options = {"rank_table": None, "run_dir": tmp_path, "device_ids": None}
+    monkeypatch.setattr(session, "configure_logging", lambda *arguments: None)
+    options = {"rank_table": None, "run_dir": tmp_path, "device_ids": None, "profile": 0}
+    options |= {"attempt": 1, "metrics_port_base": None}
     with pytest.raises(SystemExit) as ended:
         worker.train(train_config, argparse.Namespace(collective_timeout_s=10.0, **options), ACCELERATORS["cpu"])
     assert ended.value.code == code

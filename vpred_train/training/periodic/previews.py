@@ -1,7 +1,6 @@
 """Writes grids of samples while a run trains. Prompts and seeds stay the same, so that grids can be compared."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from data import Source
@@ -14,12 +13,13 @@ from vpred_train.sampling.gallery import evenly_spread
 from vpred_train.sampling.images import contact_sheet
 from vpred_train.sampling.pipeline import NotFiniteError, TextToImage, generate_shared
 from vpred_train.training.hooks.hook import Hook
+from vpred_train.training.periodic.periodic import Boundary, Observer
 
 logger = logging.getLogger(__name__)
 
 
-class Previews:
-    """Samples the prompts on all ranks, each its share; rank 0 writes `folder`/step-N.png. The state stays unchanged.
+class Previews(Observer):
+    """Samples the prompts on all ranks, each its share; rank 0 writes `folder`/step-N.png.
 
     captioned: images whose captions are the prompts when the recipe gives none.
     """
@@ -35,7 +35,7 @@ class Previews:
     ) -> None:
         if config.previews is None:
             raise ValueError("the recipe has no previews")
-        self.every_samples = config.previews.every_samples
+        super().__init__(config.previews.every_samples)
         self.state, self.collective, self.folder, self.average = state, collective, folder, config.ema.used
         captions = (sample.text for sample in evenly_spread(captioned, config.previews.count or 0))
         self.prompts = config.previews.prompts or tuple(captions)
@@ -43,7 +43,7 @@ class Previews:
         resolution = config.data.resolution
         self.pipeline = TextToImage(networks, config.model, config.diffusion, config.sampling, resolution, resolution)
 
-    def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
+    def observe(self, now: Boundary, hooks: Hook) -> None:
         """Sample and write the grid. There are no numbers to report to the hooks."""
         with self.state.showing(self.average):
             images = generate_shared(self.pipeline, self.prompts, self.seeds, self.collective)
@@ -52,7 +52,7 @@ class Previews:
         try:
             page = contact_sheet(images)
         except NotFiniteError as error:  # a failed preview never ends the run
-            logger.error("step %d: no preview: %s", step, error)
+            logger.error("step %d: no preview: %s", now.step, error)
             return
         self.folder.mkdir(exist_ok=True)
-        write_atomic(self.folder / f"step-{step}.png", page)
+        write_atomic(self.folder / f"step-{now.step}.png", page)

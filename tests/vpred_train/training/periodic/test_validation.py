@@ -24,10 +24,11 @@ from support.host_engine import host_step, networks_of
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import SingleProcess
-from vpred_train.training import previews as previews_module
-from vpred_train.training.hooks.hook import ValidationLoss
-from vpred_train.training.previews import Previews
-from vpred_train.training.validation import Validation
+from vpred_train.training.hooks.hook import Hook, ValidationLoss
+from vpred_train.training.periodic import previews as previews_module
+from vpred_train.training.periodic.periodic import Boundary
+from vpred_train.training.periodic.previews import Previews
+from vpred_train.training.periodic.validation import Validation
 
 SETTINGS = {"every_samples": 8, "count": 7, "bins": 3, "draws": 2, "batch_size": 2, "seed": 5}
 
@@ -163,13 +164,13 @@ def test_any_number_of_ranks_has_the_same_errors(
     np.testing.assert_array_equal(whole, validation.image_errors())
 
 
-class Seen:
-    """A hook that keeps what it is told."""
+class Seen(Hook):
+    """A hook that keeps the losses that it sees."""
 
     def __init__(self) -> None:
         self.losses: list[ValidationLoss] = []
 
-    def on_validation(self, step: int, samples_seen: int, losses: list[ValidationLoss]) -> None:
+    def on_validation(self, step: int, samples_seen: int, losses: Any) -> None:
         self.losses += losses
 
 
@@ -184,7 +185,6 @@ def test_looking_changes_no_bit_of_the_training(
     saved = state.to_checkpoint()
     start = State(whole={name: value.copy() for name, value in saved.whole.items()}, progress=dict(saved.progress))
     seen = Seen()
-    hooks: Any = [seen]
 
     def train(looking: bool) -> tuple[list[Any], np.ndarray]:
         state.from_checkpoint(start)
@@ -192,7 +192,7 @@ def test_looking_changes_no_bit_of_the_training(
         for batch in batches(config, training, 3):
             if looking:
                 for observer in (validation, previews):
-                    observer.observe(hooks, state.progress.samples_seen // 4, state.progress.samples_seen)
+                    observer.observe(at(state.progress.samples_seen), seen)
                     np.testing.assert_array_equal(state.space.read(), state.weights)
             result = step(batch)
             results.append((result.loss, result.grad_norm))
@@ -206,6 +206,10 @@ def test_looking_changes_no_bit_of_the_training(
     with Image.open(tmp_path / "samples" / "step-0.png") as image:
         assert image.size == (16, 16)  # three images of 8 x 8, two in a row
     state.from_checkpoint(start)
+
+
+def at(samples_seen: int) -> Boundary:
+    return Boundary(samples_seen // 4, samples_seen, 4)
 
 
 def batches(config: TrainConfig, training: Source, count: int) -> list[Batch]:
@@ -230,7 +234,7 @@ def test_previews_are_those_of_the_sampler(
 
     tree = config.model_dump(mode="json") | {"previews": {"every_samples": 4, "prompts": ["a", "b"], "seed": 9}}
     config = TrainConfig.model_validate(tree)
-    Previews(config, networks_of(step), step.state, parts[1], SingleProcess(), tmp_path).observe([], 4, 16)
+    Previews(config, networks_of(step), step.state, parts[1], SingleProcess(), tmp_path).observe(at(16), Hook())
     step.state.space.write(step.state.averages["constant"])
     pipeline = TextToImage(networks_of(step), config.model, config.diffusion, config.sampling, 8, 8)
     expected = np.concatenate(to_uint8(pipeline.generate(["a", "b"], [9, 10])), axis=1)
@@ -247,9 +251,9 @@ def test_a_preview_that_is_not_finite_is_logged_and_the_run_goes_on(
     observer = Previews(config, networks_of(step), step.state, parts[1], SingleProcess(), folder)
     images = np.full((3, 3, 8, 8), np.nan, np.float32)
     monkeypatch.setattr(previews_module, "generate_shared", lambda *_: images)
-    observer.observe([], 5, 20)
+    observer.observe(at(20), Hook())
     assert "step 5: no preview: image 0 of 3 is not finite" in caplog.text
     assert not folder.exists()
     images[:] = 0
-    observer.observe([], 6, 24)
+    observer.observe(at(24), Hook())
     assert [path.name for path in folder.iterdir()] == ["step-6.png"]

@@ -21,6 +21,7 @@ from vpred_train.engine.protocol import TrainingState
 from vpred_train.host_copies import to_host
 from vpred_train.models.networks import Networks
 from vpred_train.training.hooks.hook import Hook, ValidationLoss
+from vpred_train.training.periodic.periodic import Boundary, Observer
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class SquaredError(nn.Cell):
         return ((self.networks(z_t, timesteps, text) - target) ** 2).mean((1, 2, 3))
 
 
-class Validation:
-    """Measures the held-out losses on all ranks. Every rank gets the same losses, and the state stays unchanged.
+class Validation(Observer):
+    """Measures the held-out losses. Every rank gets the same losses.
 
     bins: bounds of the bins; bin b holds the timesteps [bins[b], bins[b + 1]).
     """
@@ -68,7 +69,8 @@ class Validation:
             raise ValueError("the recipe has no validation")
         self.config, self.settings, self.state = config, config.validation, state
         self.held_out, self.collective = held_out, collective
-        self.every_samples = config.validation.every_samples
+        super().__init__(config.validation.every_samples)
+        self.measured: dict[int, list[ValidationLoss]] = {}  # the last losses, by the samples seen
         self.schedule = make_schedule(config.diffusion)
         # Factors that turn squared errors of a predicted noise or image into those of v at the same z_t.
         prediction_type, snr = config.diffusion.prediction_type, self.schedule.snr
@@ -78,10 +80,15 @@ class Validation:
         self.inputs = inputs
         self.squared_error = SquaredError(networks)
 
-    def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
+    def observe(self, now: Boundary, hooks: Hook) -> None:
         losses = self.losses()
-        for hook in hooks:
-            hook.on_validation(step, samples_seen, losses)
+        self.measured = {now.samples_seen: losses}
+        hooks.on_validation(now.step, now.samples_seen, losses)
+
+    def loss_at(self, samples_seen: int) -> float | None:
+        """Return the loss of `ema.use` over all timesteps, if it was measured at this time and is finite."""
+        used = [each.loss for each in self.measured.get(samples_seen, []) if each.weights == self.config.ema.used]
+        return used[0] if used and math.isfinite(used[0]) else None  # the first loss covers all timesteps
 
     def losses(self) -> list[ValidationLoss]:
         """Measure the raw weights, then the average in use: for each the loss over all timesteps, then of each bin."""

@@ -1,0 +1,1 @@
+"""What happens between two steps now and then: snapshots, validation, previews, checkpoints."""

@@ -1,0 +1,50 @@
+"""Describes one rank of a run: what it is, what it trains, and where it reports."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.contract.accelerators import ACCELERATORS, Accelerator
+from launcher.contract.identity import Identity, read_identity
+from launcher.contract.run_dir import AttemptDir, RunDir
+from vpred_train import runtime
+from vpred_train.config.train import TrainConfig
+from vpred_train.distributed.collectives import Collective, SingleProcess
+
+
+@dataclass(frozen=True)
+class RankContext:
+    """Holds what is fixed before a rank's first step.
+
+    config: recipe, with `precision` resolved for the accelerator
+    attempt: folder of this start in the run directory
+    metrics_at: address and port where this rank serves its metrics; None serves none
+    profiled_steps: steps to record with MindSpore's profiler
+    """
+
+    config: TrainConfig
+    identity: Identity
+    accelerator: Accelerator
+    collective: Collective
+    run: RunDir
+    attempt: AttemptDir
+    metrics_at: tuple[str, int] | None = None
+    profiled_steps: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether this is rank 0, which writes what the run has once."""
+        return self.identity.rank == 0
+
+
+def single_rank(config: TrainConfig, folder: Path) -> RankContext:
+    """Start MindSpore on CPU, and make this process the only rank of a run in `folder`.
+
+    config: recipe as `load_recipe` returns it
+    Call it before any MindSpore import. It is for programs that no launcher starts.
+    """
+    runtime.start_single()
+    cpu, run = ACCELERATORS["cpu"], RunDir(folder)
+    attempt = run.attempt(run.next_attempt())
+    attempt.root.mkdir(parents=True, exist_ok=True)
+    config = config.model_copy(update={"precision": config.precision.on(cpu)})
+    return RankContext(config, read_identity({}), cpu, SingleProcess(), run, attempt)
