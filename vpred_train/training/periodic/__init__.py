@@ -1,1 +1,1 @@
-"""What happens between two steps now and then: snapshots, validation, previews, checkpoints."""
+"""Acts between two steps on all ranks together: snapshots, validation, previews, checkpoints."""
