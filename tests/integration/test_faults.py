@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, unavailable
 
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 from launcher.records.attempt_record import AttemptRecord, read_records
+from support import CHECKOUT
+from support.hosts import Hosts, unavailable
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
 NOTICED_S = 45.0
 BOTH, WITH_SPARE = ("h0", "h1"), ("h0", "h2")
@@ -123,7 +123,7 @@ def recovered(launch: Launch, *hosts: tuple[str, ...]) -> str:
     return output
 
 
-def test_a_host_with_a_killed_and_then_a_frozen_rank_gives_its_place_to_the_spare_one(launch: Launch) -> None:
+def test_a_host_with_two_failed_ranks_gives_its_place_to_the_spare_one(launch: Launch) -> None:
     launch.start()
     os.kill(launch.victim("h1"), signal.SIGKILL)
     launch.await_checkpoint(attempt=2)
