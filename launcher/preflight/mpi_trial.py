@@ -140,6 +140,7 @@ def mpi_trial(mpirun: Mpirun | None, cluster: ClusterConfig, env: Mapping[str, s
 
 
 def _said(output: str) -> str:
-    """Return a rank's error, else the first line of mpirun's output."""
+    """Return a rank's error, else the first line of the starter's output that speaks of one, else the first line."""
     lines = [line.strip() for line in _ON.sub("", output).splitlines() if line.strip(" -")]
-    return (_ERROR.findall(output) or lines or ["it said nothing"])[0]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (_ERROR.findall(output) or errors or lines or ["it said nothing"])[0]

@@ -60,7 +60,9 @@ def recover(
         if ended.verdict.exit_code == ExitCode.OK:
             return ended
         unreachable = sweep(ended.plan.hosts)
-        if unreachable:
+        # Slurm starts no step on the nodes of a job that it ends, and clears them itself.
+        is_over = in_job and ended.verdict.exit_code == ExitCode.PREEMPTED
+        if unreachable and not is_over:
             names, lease_s = ", ".join(unreachable), fence_s(cluster.launcher.lease_s)
             logger.warning(
                 "could not be cleared: %s; ranks that still run there end themselves within %g s", names, lease_s

@@ -60,5 +60,5 @@ def decide_requeue(end: RunEnd, record: Submitted, max_requeues: int, max_withou
     kept = record.changed(
         requeues=record.requeues + 1, without_progress=in_vain, checkpoint_step=end.checkpoint_step, exit_code=None
     )
-    why = "hosts were lost" if lost else "it was stopped"
+    why = "it was stopped" if end.exit_code == ExitCode.PREEMPTED else "hosts were lost"
     return Decision("requeue", f"{why}; requeue {kept.requeues} of at most {max_requeues}", kept)

@@ -83,6 +83,7 @@ def supervise(
             attempt=attempt,
             blaming_a_peer=_blaming_a_peer(attempt, watch.files.outcomes),
             lost_host=lost_host(tail(attempt.launcher_log)),
+            starter="srun" if plan.argv[0] == "srun" else "mpirun",
             hang=watch.hang,
             suspect=watch.suspect,
         )

@@ -7,14 +7,11 @@ Each host finds configuration and munge where a site has them, /etc/slurm and /r
 process.
 """
 
-import glob
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,14 +20,14 @@ from support.hosts import Hosts
 from support.hosts import unavailable as hosts_unavailable
 
 TOOLS = ("sbatch", "srun", "slurmctld", "slurmd", "munged")
-PMIX = "/usr/lib/*/pmix2/lib/libpmix.so"  # Slurm's plugin opens this name, which only Debian's libpmix-dev has
+PMIX = "lib/*/pmix2/lib/libpmix.so"  # Slurm's plugin opens this name, which only Debian's libpmix-dev has
 LOGIN = "h0"
 DEADLINE_S = 90.0
 CONFIGURATION = """
 ClusterName=tests
 SlurmctldHost={login}
 AuthType=auth/munge
-AuthInfo=cred_expire=2
+AuthInfo=cred_expire=5
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root
@@ -73,7 +70,7 @@ def unavailable() -> str | None:
         return reason
     # Servers lie where a user's PATH does not lead.
     missing = [tool for tool in TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin") is None]
-    if missing or not glob.glob(PMIX):
+    if missing or not any(Path("/usr").glob(PMIX)):
         lacks = ", ".join(missing) or "libpmix.so"
         return f"Slurm needs {lacks} (apt-get install slurm-wlm munge libpmix-dev)"
     return None
