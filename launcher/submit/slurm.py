@@ -88,6 +88,26 @@ def submit_after(script: Path, job_id: str) -> str:
     return f"{new}_{task}" if task else new
 
 
+def host_names(nodes: str) -> list[str]:
+    """Return the names in a list of Slurm's such as n[1-3,7]. Raises ConfigError: when it names none."""
+    answer = ask(["scontrol", "show", "hostnames", nodes])
+    if answer.returncode != 0 or not answer.stdout.split():
+        raise ConfigError(f"Slurm's list of nodes: found {nodes!r}; scontrol: {_last_line(answer.stderr)}")
+    return answer.stdout.split()
+
+
+def batch_host(job_id: str) -> tuple[str, str]:
+    """Return the node that a job's batch script was started on, and the list of nodes that the job has now.
+
+    Raises ConfigError: when Slurm does not say.
+    """
+    found = ask(["squeue", "--noheader", f"--jobs={job_id}", "--format=%B|%N"])
+    host, bar, nodes = found.stdout.strip().partition("|")
+    if found.returncode != 0 or not bar:
+        raise ConfigError(f"squeue: {_last_line(found.stderr)}", "try again later")
+    return host, nodes
+
+
 def own_job_id(env: dict[str, str]) -> str | None:
     """Return the id of the job that this process runs in, as squeue takes it. None outside a job."""
     if "SLURM_ARRAY_JOB_ID" in env and "SLURM_ARRAY_TASK_ID" in env:
