@@ -33,7 +33,7 @@ def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Srun:
 def test_words_and_exit_codes_arrive(srun: Srun) -> None:
     words = ["printf", "%s|", "a b", "$HOME", "it's", '"', ";exit 9", ""]
     answers = srun.run({"n1": words, "n2": ["sh", "-c", "echo said; echo why >&2; exit 7"], "n3": ["true"]}, 20)
-    assert (answers["n1"].returncode, answers["n1"].stdout) == (0, 'a b|$HOME|it\'s|"|;exit 9||')
+    assert (answers["n1"].returncode, answers["n1"].stdout) == (0, "a b|$HOME|it's|\"|;exit 9||")
     assert (answers["n2"].returncode, answers["n2"].stdout, answers["n2"].stderr) == (7, "said\n", "why\n")
     assert (answers["n3"].returncode, answers["n3"].stdout) == (0, "")
     assert all(answer.unreachable is None for answer in answers.values())
