@@ -21,7 +21,7 @@ _STATE_TRIES = 5
 
 
 def after_run(run: RunDir, job_id: str, exit_code: int, *, hosts_lost: bool) -> None:
-    """Decide on the job whose run has ended with `exit_code`. When it is requeued this does not return."""
+    """Decide on the job whose run has ended with `exit_code`. When it is requeued this process ends with the job."""
     cluster = load_cluster(run.submit.cluster_yaml)
     settings = cluster.submit
     end = RunEnd(

@@ -19,7 +19,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
 from launcher.processes.tied import kill_session, own_program, start_tied
 from launcher.run.after_run import after_run
-from launcher.submit.slurm import batch_host, host_names
+from launcher.submit.slurm import batch_host, end_job, host_names
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(filename=run.submit.job_log(options.job), format="%(message)s", level=logging.INFO)
     logger.warning("job %s: the node of its launcher is lost", options.job)
     after_run(run, options.job, ExitCode.FAILED, hosts_lost=True)
+    end_job(options.job)  # nothing runs in it any more
     return 0
 
 

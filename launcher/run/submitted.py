@@ -1,6 +1,7 @@
 """Performs a run inside its job (`run --submitted`), and puts the job back into the queue where that helps."""
 
 import logging
+import signal
 import time
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from launcher.run.after_run import after_run
 from launcher.run.guard import guarded
 from launcher.run.run import RunResult, load_job, run_job
 from launcher.submit.allocation import job_nodes
-from launcher.submit.slurm import own_job_id
+from launcher.submit.slurm import is_preempted, own_job_id
 from launcher.submit.submitted import read_submitted
 from launcher.supervision.stop_requests import StoppedBeforeRanksError, StopRequest
 
 logger = logging.getLogger(__name__)
 
 STOPPED_EARLY = "stopped before the ranks were started; the same command resumes"
+# SIGTERM to the steps of a job also ends checks of the preflight, and ranks under mpirun.
+_MAY_BE_PREEMPTED = (ExitCode.FAILED, ExitCode.BAD_CONFIG, 128 + signal.SIGTERM)
 _GOES_ON = (ExitCode.OK, ExitCode.PREEMPTED)
 
 
@@ -38,6 +41,9 @@ def run_submitted(root: Path, trainer: Trainer, stop: StopRequest) -> int:
             result = _result(run, job_id, trainer, stop)
     except StoppedBeforeRanksError:
         logger.warning("%s", STOPPED_EARLY)
+        result = RunResult(ExitCode.PREEMPTED)
+    if result.exit_code in _MAY_BE_PREEMPTED and is_preempted(job_id):
+        logger.warning("job %s: its nodes are taken for another job", job_id)
         result = RunResult(ExitCode.PREEMPTED)
     after_run(run, job_id, result.exit_code, hosts_lost=bool(result.lost))
     return result.exit_code
