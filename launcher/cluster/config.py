@@ -12,52 +12,19 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from launcher.cluster.backends import INITS, Init, faults
 from launcher.cluster.hosts import LOCAL_ADDRESSES, Device, Host
+from launcher.cluster.restart import RestartSettings
 from launcher.cluster.slurm import slurm_faults
 from launcher.cluster.start import LauncherSettings, Metrics, Network, PreflightSettings
 from launcher.cluster.submit import SubmitConfig
 from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.accelerators import ACCELERATORS
-from launcher.contract.config import SecondsOrNone, Section, load_document
+from launcher.contract.config import Section, load_document
 from launcher.contract.config_errors import first_mistake
 from launcher.contract.identity import tells_identity
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MADE_UP_IP = ipaddress.IPv4Address("10.0.0.0")
 _ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
-
-
-class RestartSettings(Section):
-    """Restarts after a failed attempt, and the hosts that they take."""
-
-    max_restarts: Annotated[int, Field(ge=0)] = 0
-    """Number of times that a run is started again after failures. 0 ends the run with its first failure."""
-
-    first_delay_s: SecondsOrNone = 10.0
-    """Seconds before a restart. The wait is longer if a host cannot be reached and its lease has not run out.
-    Kubernetes restarts containers after the same 10 s, doubled up to 300 s."""
-
-    delay_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
-    """The delay grows by this factor with each further attempt in a row that commits no newer checkpoint."""
-
-    max_delay_s: SecondsOrNone = 300.0
-    """Upper bound of the delay in seconds."""
-
-    max_without_progress: Annotated[int, Field(ge=1)] = 3
-    """The run ends after this many attempts in a row that commit no newer checkpoint."""
-
-    exclude_host_after: Annotated[int, Field(ge=1)] | None = 2
-    """A host gives its place to a spare host after its failures have ended this many attempts. null excludes none.
-    A host that cannot be reached always gives its place."""
-
-    spare_hosts: tuple[Host, ...] = ()
-    """Hosts that no rank starts on until they replace another host."""
-
-    shrink: bool = False
-    """Go on with fewer ranks and the same global batch when too few hosts are left. Each rank then needs more memory.
-    false tries the excluded hosts again."""
-
-    min_ranks: Annotated[int, Field(ge=1)] = 1
-    """Lower bound of the number of ranks for `shrink`."""
 
 
 class ClusterConfig(Section):

@@ -44,49 +44,63 @@ def submit(options: argparse.Namespace, overrides: Sequence[str], trainer: Train
     ours, theirs = split_overrides(overrides)
     cluster = load_cluster(options.cluster, ours)
     settings = _settings(options, cluster)
-    if shutil.which(trainer.launch[0]) is None:
-        raise ConfigError(f"{trainer.launch[0]}: is not there", "install this software: pip install .")
     run = RunDir(_run_dir(options))
-    before = Submitted.read(run.submit.submitted_json)
-    if not options.dry_run and before is not None and (active := active_jobs(before)):
-        found = f"{run.root}: job {active[0].job_id} is {active[0].state}"
-        raise ConfigError(found, f"wait for it, or cancel it first: vpred-launch cancel {run.root}")
-    if is_locked(run.lock):
-        raise ConfigError(f"{run.root}: in use by another launcher; wait for it or give another --run-dir")
-    sweep = sweep_overrides(options.sweep) if options.sweep else []
-    runs = {f"{number:04d}": each for number, each in enumerate(sweep)}
+    if not options.dry_run:
+        _check_nothing_runs(run)
+    more = sweep_overrides(options.sweep) if options.sweep else []
+    parts = {RunDir(run.root / f"{number:04d}"): each for number, each in enumerate(more)} or {run: []}
     recipes = {
         each: resolve_recipe(
-            trainer, options.recipe, cluster.accelerator, cluster.world_size, each, [*theirs, *more]
+            trainer, options.recipe, cluster.accelerator, cluster.world_size, each, [*theirs, *swept]
         )
-        for each, more in ({RunDir(run.root / name): more for name, more in runs.items()} or {run: []}).items()
+        for each, swept in parts.items()
     }  # fmt: skip
     if all(is_complete(each, recipe) is not None for each, recipe in recipes.items()):
-        print(f"{run.root} is already complete; give another --run-dir to train again")
+        done = f"{run.root} is already complete; give another --run-dir to train again"
+        print(_answer((), run) if options.json else done)
         return ExitCode.OK
-    after = [job for each in options.after for job in jobs_before(each, settings.scheduler)]
     submission = Submission(
         cluster=cluster,
         settings=settings,
         train_yaml=next(iter(recipes.values())),
         run=run,
-        program=trainer.launch,
-        after=tuple(after),
+        program=_program(trainer),
+        after=tuple(job for each in options.after for job in jobs_before(each, settings.scheduler)),
         singleton=options.chain > 1,
-        tasks=len(runs) or None,
+        tasks=len(more) or None,
     )
     documents = {each.submit.cluster_yaml: dump_yaml(cluster) for each in recipes}
     documents |= {each.submit.recipe_yaml: recipe for each, recipe in recipes.items()}
-    rendered = SCHEDULERS[settings.scheduler].render(submission)
-    order = Order(submission, rendered, documents, tuple(runs), options.chain)
+    scheduler = SCHEDULERS[settings.scheduler]
+    names = tuple(each.root.name for each in parts) if more else ()
+    order = Order(submission, scheduler.render(submission), documents, names, options.chain)
     if options.dry_run:
         _show(order, as_json=options.json)
         return ExitCode.OK
-    ids = hand_over(order, settings.scheduler, SCHEDULERS[settings.scheduler])
-    print(
-        json.dumps({"jobs": ids, "run": str(run.root)}) if options.json else f"{' '.join(ids)} {run.root}", flush=True
-    )
+    ids = hand_over(order, settings.scheduler, scheduler)
+    print(_answer(ids, run) if options.json else f"{' '.join(ids)} {run.root}", flush=True)
     return _wait(run) if options.wait else ExitCode.OK
+
+
+def _answer(ids: Sequence[str], run: RunDir) -> str:
+    return json.dumps({"jobs": ids, "run": str(run.root)})
+
+
+def _program(trainer: Trainer) -> tuple[str, ...]:
+    """Return the argv of vpred-launch for the nodes. Raises ConfigError: when it is not installed."""
+    if shutil.which(trainer.launch[0]) is None:
+        raise ConfigError(f"{trainer.launch[0]}: is not there", "install this software: pip install .")
+    return trainer.launch
+
+
+def _check_nothing_runs(run: RunDir) -> None:
+    """Raise ConfigError: when a job of the run waits or runs, or a launcher uses it."""
+    before = Submitted.read(run.submit.submitted_json)
+    if before is not None and (active := active_jobs(before)):
+        found = f"{run.root}: job {active[0].job_id} is {active[0].state}"
+        raise ConfigError(found, f"wait for it, or cancel it first: vpred-launch cancel {run.root}")
+    if is_locked(run.lock):
+        raise ConfigError(f"{run.root}: in use by another launcher; wait for it or give another --run-dir")
 
 
 def _settings(options: argparse.Namespace, cluster: ClusterConfig) -> SubmitConfig:
