@@ -1,7 +1,4 @@
-"""Train in one process, with a loss weight of your own.
-
-python custom_loss_weight.py RECIPE RUN_DIR [section.key=value ...]
-"""
+"""Train with your own loss weight: python custom_loss_weight.py RECIPE RUN_DIR [section.key=value ...]"""
 
 import sys
 from pathlib import Path
@@ -27,11 +24,16 @@ if __name__ == "__main__":
     run, config = Path(sys.argv[2]), load_recipe(Path(sys.argv[1]), sys.argv[3:])
     config = config.model_copy(update={"precision": config.precision.on(ACCELERATORS["cpu"])})
     runtime.start_single()  # first: these import MindSpore
+    from vpred_train.engine.engines import make_host
+    from vpred_train.engine.inputs import OnlineInputs
+    from vpred_train.engine.progress import Progress
     from vpred_train.models.build import build_networks
     from vpred_train.training.trainer import StopSignal, Trainer
 
-    data, checkpoints = open_data(config).training, CheckpointManager(run / "checkpoints")
-    trainer = Trainer(config, build_networks(config), data, SingleProcess(), checkpoints, run / "snapshots")
+    data, networks, alone = open_data(config).training, build_networks(config), SingleProcess()
+    inputs = OnlineInputs(config.model, config.data, config.seed, networks)
+    engine = make_host(config, networks, alone, ACCELERATORS["cpu"], Progress.fresh(config, data.digest), inputs)
+    trainer = Trainer(config, networks, data, alone, CheckpointManager(run / "checkpoints"), run / "snapshots", *engine)
     objective = trainer.step.objective
     objective.weights = bell(objective.schedule.snr)  # of the squared error of what the network predicts
     trainer.resume()

@@ -27,6 +27,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"commands"},
         {"training"},
         {"training.hooks"},
+        {"engine.engines"},
+        {"engine.host"},
         {"engine", "latent_cache", "sampling"},
         {"models", "prepare"},
         {"weights", "ema", "estimates", "optim"},

@@ -188,7 +188,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     except DataError as error:
         raise ConfigError(str(error)) from None
     runtime.start_single(arguments.accelerator)
-    from vpred_train.engine.inputs import Online
+    from vpred_train.engine.inputs import OnlineInputs
     from vpred_train.models.networks import Networks
     from vpred_train.models.weights import set_weights
     from vpred_train.training.prediction_probe import NOT_FINITE, probe
@@ -197,7 +197,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     set_weights(networks, tensors)
     resolution = record.resolution if record else arguments.resolution
     data = DataConfig(path=arguments.data, resolution=resolution)
-    found = probe(networks, diffusion, samples, Online(source.model, data, 0, networks))
+    found = probe(networks, diffusion, samples, OnlineInputs(source.model, data, 0, networks))
     if not found.finite:
         raise ConfigError(f"{arguments.path}: {NOT_FINITE} (residuals {found})")
     if arguments.json:

@@ -10,9 +10,9 @@ import numpy as np
 from launcher.contract.config import ConfigError
 from vpred_train import runtime
 from vpred_train.arrays import FloatArray
-from vpred_train.distributed.flat_arrays import FlatArrays, blocks, longest_range, range_in
-from vpred_train.distributed.object_codec import pack, unpack
-from vpred_train.distributed.watchdog import Waits, Watchdog
+from vpred_train.distributed.flat_arrays import FlatArrays, blocks, largest_shard, range_in
+from vpred_train.distributed.object_codec import decode, encode
+from vpred_train.distributed.watchdog import CollectiveTimer, Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Collective(Protocol):
 
     rank: int
     world_size: int
-    waits: Waits
+    timer: CollectiveTimer
 
     def sum_(self, values: FloatArray) -> None:
         """Replace a contiguous 1-D float32 array by its sum over the ranks, in place."""
@@ -71,7 +71,7 @@ class SingleProcess:
     world_size = 1
 
     def __init__(self) -> None:
-        self.waits = Waits()
+        self.timer = CollectiveTimer()
 
     def sum_(self, values: FloatArray) -> None:
         pass
@@ -101,7 +101,7 @@ class SingleProcess:
         pass
 
 
-class Mpi:
+class MpiCollective:
     """Implements `Collective` with mpi4py over host memory.
 
     Importing mpi4py.MPI initialises MPI, so it is imported here and not with this module.
@@ -117,7 +117,7 @@ class Mpi:
         self.world_size = self._comm.Get_size()
         self._received = np.empty(PIECE_ELEMENTS, np.float32)
         self._watchdog = Watchdog(self.rank, timeout_s)
-        self.waits = self._watchdog.waits
+        self.timer = self._watchdog.timer
 
     def sum_(self, values: FloatArray) -> None:
         with self._watchdog.watching():
@@ -126,9 +126,9 @@ class Mpi:
 
     def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
         # Uses pairwise exchange: MPI's operation needs the ranks' ranges packed together, and Open MPI's is slower.
-        own = values.view(bounds[self.rank], bounds[self.rank + 1])
+        local = values.view(bounds[self.rank], bounds[self.rank + 1])
         with self._watchdog.watching():
-            for block in blocks(0, longest_range(bounds), PIECE_ELEMENTS):
+            for block in blocks(0, largest_shard(bounds), PIECE_ELEMENTS):
                 place = range_in(bounds, self.rank, block)
                 total, received = values.view(place.start, place.stop), self._received[: place.stop - place.start]
                 for distance in range(1, self.world_size):
@@ -137,10 +137,10 @@ class Mpi:
                         values[range_in(bounds, target, block)], target, recvbuf=received, source=source
                     )
                     total.add_(received)
-        return own
+        return local
 
     def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
-        longest = longest_range(bounds)
+        longest = largest_shard(bounds)
         starts, stops = np.array(bounds[:-1]), np.array(bounds[1:])
         with self._watchdog.watching():
             for block in blocks(0, longest, PIECE_ELEMENTS // self.world_size):
@@ -154,23 +154,23 @@ class Mpi:
         return bool(yes[0])
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        packed = np.frombuffer(pack(value if self.rank == root else None), np.uint8)
+        encoded = np.frombuffer(encode(value if self.rank == root else None), np.uint8)
         with self._watchdog.watching():
-            self._comm.Bcast(size := np.array([packed.size]), root)
-            received = packed if self.rank == root else np.empty(size[0], np.uint8)
+            self._comm.Bcast(size := np.array([encoded.size]), root)
+            received = encoded if self.rank == root else np.empty(size[0], np.uint8)
             for block in blocks(0, received.size, MAX_BYTES):
                 self._comm.Bcast(received[block], root)
-        return unpack(received.tobytes())
+        return decode(received.tobytes())
 
     def allgather_object(self, value: Any) -> list[Any]:
-        packed = np.frombuffer(pack(value), np.uint8)
+        encoded = np.frombuffer(encode(value), np.uint8)
         sizes = np.empty(self.world_size, np.int64)
         with self._watchdog.watching():
-            self._comm.Allgather(np.array([packed.size]), sizes)
+            self._comm.Allgather(np.array([encoded.size]), sizes)
             starts = np.cumsum(sizes) - sizes
             received = np.empty(sizes.sum(), np.uint8)
-            self._comm.Allgatherv(packed, [received, (sizes, starts), self._mpi.BYTE])
-        return [unpack(received[at : at + size].tobytes()) for at, size in zip(starts, sizes, strict=True)]
+            self._comm.Allgatherv(encoded, [received, (sizes, starts), self._mpi.BYTE])
+        return [decode(received[at : at + size].tobytes()) for at, size in zip(starts, sizes, strict=True)]
 
     def barrier(self) -> None:
         with self._watchdog.watching():
@@ -204,13 +204,13 @@ def make_collective(kind: str, world_size: int, timeout_s: float = TIMEOUT_S) ->
 def _device(backend: str, timeout_s: float) -> Collective:
     """Start MindSpore's communication. MindSpore (MS_TOPO_TIMEOUT) or HCCL limits how long the start may take."""
     runtime.init_communication()
-    from vpred_train.distributed.device_collective import Device
+    from vpred_train.distributed.device_collective import DeviceCollective
 
-    return Device(backend, timeout_s)
+    return DeviceCollective(backend, timeout_s)
 
 
 COLLECTIVES: dict[str, Callable[[float], Collective]] = {
-    "mpi4py": Mpi,
+    "mpi4py": MpiCollective,
     "mccl": partial(_device, "mccl"),
     "hccl": partial(_device, "hccl"),
 }

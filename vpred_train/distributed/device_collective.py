@@ -12,8 +12,8 @@ from mindspore.communication import get_group_size, get_rank
 from numpy.typing import NDArray
 
 from vpred_train.arrays import FloatArray
-from vpred_train.distributed.flat_arrays import FlatArrays, blocks, longest_range, range_in, rank_pieces
-from vpred_train.distributed.object_codec import pack, unpack
+from vpred_train.distributed.flat_arrays import FlatArrays, blocks, largest_shard, padded_shards, range_in
+from vpred_train.distributed.object_codec import decode, encode
 from vpred_train.distributed.watchdog import Watchdog
 
 # Elements that one operation handles. Each length is a graph to compile, so there are few; zeros fill the rest.
@@ -69,7 +69,7 @@ class ReduceThenSlice(nn.Cell):
 REDUCE_SCATTER = {"hccl": ReduceScatter, "mccl": ReduceThenSlice}
 
 
-class Device:
+class DeviceCollective:
     """Implements `Collective` with small graphs. The values go from host memory to the device and back."""
 
     def __init__(self, backend: str, timeout_s: float) -> None:
@@ -77,30 +77,30 @@ class Device:
         self._all_reduce, self._all_gather = AllReduce(), AllGather()
         self._reduce_scatter = REDUCE_SCATTER[backend]()
         self._watchdog = Watchdog(self.rank, timeout_s)
-        self.waits = self._watchdog.waits
+        self.timer = self._watchdog.timer
 
     def sum_(self, values: FloatArray) -> None:
         length = piece_elements(values.size)
         with self._watchdog.watching():
             for block in blocks(0, values.size, length):
-                own = values[block]
-                own[:] = run(self._all_reduce, padded(own, length))[: own.size]
+                local = values[block]
+                local[:] = run(self._all_reduce, padded(local, length))[: local.size]
 
     def reduce_scatter_sum_(self, values: FlatArrays, bounds: Sequence[int]) -> FlatArrays:
-        length = self._share_elements(longest_range(bounds))
+        length = self._share_elements(largest_shard(bounds))
         with self._watchdog.watching():
-            for block, pieces in rank_pieces(values, bounds, length):
+            for block, pieces in padded_shards(values, bounds, length):
                 place = range_in(bounds, self.rank, block)
                 values.view(place.start, place.stop).set_(run(self._reduce_scatter, pieces.reshape(-1)))
         return values.view(bounds[self.rank], bounds[self.rank + 1])
 
     def all_gather_(self, values: FloatArray, bounds: Sequence[int]) -> None:
-        own = values[bounds[self.rank] : bounds[self.rank + 1]]
-        longest = longest_range(bounds)
+        local = values[bounds[self.rank] : bounds[self.rank + 1]]
+        longest = largest_shard(bounds)
         length = self._share_elements(longest)
         with self._watchdog.watching():
             for block in blocks(0, longest, length):
-                pieces = self._gather(own[block], length)
+                pieces = self._gather(local[block], length)
                 for rank, piece in enumerate(pieces):
                     target = values[bounds[rank] : bounds[rank + 1]][block]
                     target[:] = piece[: target.size]
@@ -113,17 +113,17 @@ class Device:
         return self.allgather_object(value if self.rank == root else None)[root]
 
     def allgather_object(self, value: Any) -> list[Any]:
-        packed = pack(value)
+        encoded = encode(value)
         with self._watchdog.watching():
             # Sent as int32, which every backend can gather.
-            sizes = self._gather(np.array([len(packed)], np.int64).view(np.int32), 2).view(np.int64)[:, 0].tolist()
-            words = padded(np.frombuffer(packed, np.uint8), -(-max(sizes) // 4) * 4).view(np.int32)
+            sizes = self._gather(np.array([len(encoded)], np.int64).view(np.int32), 2).view(np.int64)[:, 0].tolist()
+            words = padded(np.frombuffer(encoded, np.uint8), -(-max(sizes) // 4) * 4).view(np.int32)
             received = np.empty((self.world_size, words.size), np.int32)
             length = self._share_elements(words.size)
             for block in blocks(0, words.size, length):
                 target = received[:, block]
                 target[:] = self._gather(words[block], length)[:, : target.shape[1]]
-        return [unpack(row.tobytes()[:size]) for row, size in zip(received, sizes, strict=True)]
+        return [decode(row.tobytes()[:size]) for row, size in zip(received, sizes, strict=True)]
 
     def barrier(self) -> None:
         self.any(False)

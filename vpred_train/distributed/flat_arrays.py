@@ -33,18 +33,18 @@ class FlatArrays:
 
     def add_(self, values: "FloatArray | FlatArrays") -> None:
         """Add `values` (size,) in place."""
-        for own, start in zip(self.arrays, self.starts, strict=False):
-            own += values[start : start + own.size]
+        for array, start in zip(self.arrays, self.starts, strict=False):
+            array += values[start : start + array.size]
 
     def set_(self, values: FloatArray) -> None:
         """Copy `values` (size,) into the arrays."""
-        for own, start in zip(self.arrays, self.starts, strict=False):
-            own[:] = values[start : start + own.size]
+        for array, start in zip(self.arrays, self.starts, strict=False):
+            array[:] = values[start : start + array.size]
 
     def is_finite(self) -> bool:
         """Return whether no element is infinite or NaN."""
         # 0 * inf and 0 * NaN are NaN, so the dot product with zeros shows them; twice as fast as numpy's isfinite.
-        parts = (own[block] for own in self.arrays for block in blocks(0, own.size))
+        parts = (array[block] for array in self.arrays for block in blocks(0, array.size))
         with np.errstate(invalid="ignore"):
             return not any(np.isnan(part @ ZEROS[: part.size]) for part in parts)
 
@@ -70,13 +70,13 @@ def apart(arrays: Iterable[FloatArray]) -> list[FloatArray]:
     return found
 
 
-def rank_pieces(values: FlatArrays, bounds: Sequence[int], length: int) -> Iterator[tuple[slice, FloatArray]]:
+def padded_shards(values: FlatArrays, bounds: Sequence[int], length: int) -> Iterator[tuple[slice, FloatArray]]:
     """Yield all ranks' ranges of `values` piece by piece: the place in the longest range, and (ranks, length) elements.
 
     The array is reused for each piece. Its elements after the end of a rank's range mean nothing.
     """
     pieces = np.zeros((len(bounds) - 1, length), np.float32)
-    for block in blocks(0, longest_range(bounds), length):
+    for block in blocks(0, largest_shard(bounds), length):
         for rank, piece in enumerate(pieces):
             part = values[range_in(bounds, rank, block)]
             piece[: part.size] = part
@@ -89,7 +89,7 @@ def range_in(bounds: Sequence[int], rank: int, block: slice) -> slice:
     return slice(min(start + block.start, stop), min(start + block.stop, stop))
 
 
-def bounds_of(size: int, world_size: int) -> list[int]:
+def shard_bounds(size: int, world_size: int) -> list[int]:
     """Return the start of each rank's range of `size` elements, and the end.
 
     The ranges are contiguous and as equal as possible.
@@ -97,7 +97,7 @@ def bounds_of(size: int, world_size: int) -> list[int]:
     return [size * rank // world_size for rank in range(world_size + 1)]
 
 
-def longest_range(bounds: Sequence[int]) -> int:
+def largest_shard(bounds: Sequence[int]) -> int:
     """Return the number of elements of the longest range."""
     return int(np.diff(bounds).max())
 

@@ -11,7 +11,7 @@ _ARRAY = "__ndarray__"  # {_ARRAY: [dtype, shape]} stands for an array, whose by
 _LENGTH_BYTES = 8  # the text's length comes before it, little-endian
 
 
-def pack(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
     """Encode JSON values, and numpy arrays of numbers or booleans at any depth. Raises TypeError: for anything else."""
     contents: list[bytes] = []
 
@@ -25,17 +25,17 @@ def pack(value: Any) -> bytes:
     return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *contents])
 
 
-def unpack(packed: bytes) -> Any:
-    """Decode what `pack` encoded. Tuples have become lists. The arrays are new and writable."""
-    end = _LENGTH_BYTES + int.from_bytes(packed[:_LENGTH_BYTES], "little")
+def decode(encoded: bytes) -> Any:
+    """Decode what `encode` returned. Tuples have become lists. The arrays are new and writable."""
+    end = _LENGTH_BYTES + int.from_bytes(encoded[:_LENGTH_BYTES], "little")
 
     def restored(found: dict[str, Any]) -> Any:
         nonlocal end
         if _ARRAY not in found:
             return found
         dtype, shape = np.dtype(found[_ARRAY][0]), found[_ARRAY][1]
-        array: NDArray[Any] = np.ndarray(shape, dtype, packed, end).copy()
+        array: NDArray[Any] = np.ndarray(shape, dtype, encoded, end).copy()
         end += math.prod(shape) * dtype.itemsize
         return array
 
-    return json.loads(packed[_LENGTH_BYTES:end], object_hook=restored)
+    return json.loads(encoded[_LENGTH_BYTES:end], object_hook=restored)

@@ -13,16 +13,16 @@ from launcher.contract.exit_codes import ExitCode
 logger = logging.getLogger(__name__)
 
 
-class Waits:
+class CollectiveTimer:
     """Measures how long this rank has been inside collectives, waiting for other ranks or exchanging with them.
 
-    now: the rank is inside a collective
-    seconds: total time inside collectives, seconds
+    inside: the rank is inside a collective
+    total_s: total time inside collectives, seconds
     """
 
     def __init__(self) -> None:
-        self.now = False
-        self.seconds = 0.0
+        self.inside = False
+        self.total_s = 0.0
 
 
 class Watchdog:
@@ -30,7 +30,7 @@ class Watchdog:
 
     def __init__(self, rank: int, timeout_s: float) -> None:
         self.rank, self.timeout_s = rank, timeout_s
-        self.waits = Waits()
+        self.timer = CollectiveTimer()
         self._deadline_s: float | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="collective-watchdog").start()
@@ -40,13 +40,13 @@ class Watchdog:
         """Watch the body of the `with` block, which must end within `timeout_s`."""
         started_s = time.monotonic()
         self._deadline_s = started_s + self.timeout_s
-        self.waits.now = True
+        self.timer.inside = True
         try:
             yield
         finally:
             self._deadline_s = None
-            self.waits.now = False
-            self.waits.seconds += time.monotonic() - started_s
+            self.timer.inside = False
+            self.timer.total_s += time.monotonic() - started_s
 
     def close(self) -> None:
         self._closed.set()

@@ -7,7 +7,7 @@ import numpy as np
 from vpred_train.arrays import FloatArray
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
-from vpred_train.distributed.flat_arrays import FlatArrays, blocks, bounds_of
+from vpred_train.distributed.flat_arrays import FlatArrays, blocks, shard_bounds
 
 
 class Sharding(Protocol):
@@ -31,7 +31,7 @@ class Sharding(Protocol):
     def gather_(self, weights: FloatArray) -> None:
         """Complete `weights` (size,), of which each rank has updated its local range."""
 
-    def whole(self, own: FloatArray) -> FloatArray:
+    def full(self, local: FloatArray) -> FloatArray:
         """Gather the local ranges (stop - start,) into (size,) on every rank, not to be written to."""
 
 
@@ -55,8 +55,8 @@ class Replicated:
     def gather_(self, weights: FloatArray) -> None:
         pass
 
-    def whole(self, own: FloatArray) -> FloatArray:
-        return own
+    def full(self, local: FloatArray) -> FloatArray:
+        return local
 
 
 class Zero1:
@@ -68,7 +68,7 @@ class Zero1:
     replicated = False
 
     def __init__(self, size: int, collective: Collective) -> None:
-        self.bounds, self.collective = bounds_of(size, collective.world_size), collective
+        self.bounds, self.collective = shard_bounds(size, collective.world_size), collective
         self.start, self.stop = self.bounds[collective.rank : collective.rank + 2]
 
     def reduce_(self, gradient: FlatArrays) -> FlatArrays:
@@ -80,9 +80,9 @@ class Zero1:
     def gather_(self, weights: FloatArray) -> None:
         self.collective.all_gather_(weights, self.bounds)
 
-    def whole(self, own: FloatArray) -> FloatArray:
+    def full(self, local: FloatArray) -> FloatArray:
         values = np.empty(self.bounds[-1], np.float32)
-        values[self.start : self.stop] = own
+        values[self.start : self.stop] = local
         self.gather_(values)
         return values
 

@@ -1,1 +1,1 @@
-"""Runs one training step on the state that it changes, on the host with mpi4py."""
+"""Runs training steps on the state that they change. Two engines, on the host and on the device, share one protocol."""

@@ -16,7 +16,7 @@ from vpred_train.text.tokenizer import Tokenizer
 Text = NDArray[Any]  # tokens (B, context_length) int32, or features of them (B, context_length, width) float32
 
 
-class Inputs(Protocol):
+class ModelInputs(Protocol):
     """Makes latents (B, C, h, w) float32 and their text. Each image has its own generator for a posterior's draw."""
 
     def of_batch(self, batch: Batch) -> tuple[FloatArray, Text]:
@@ -31,7 +31,7 @@ class Inputs(Protocol):
         """
 
 
-class Online:
+class OnlineInputs:
     """Makes the inputs with the networks at each step."""
 
     def __init__(self, model: ModelConfig, data: DataConfig, seed: int, networks: Networks) -> None:
@@ -50,7 +50,7 @@ class Online:
         return self.latents.encode(images, generators), self.tokenizer([sample.text for sample in samples])
 
 
-class Cached:
+class CachedInputs:
     """Reads the inputs from a cache. Every entry was found before training began.
 
     entries: places of the entries; `of_samples` needs `entries.squares`

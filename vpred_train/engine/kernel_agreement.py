@@ -14,8 +14,8 @@ def agree_on_updates(collective: Collective, hostname: str) -> None:
     They use the compiled operations when every rank has the same ones, and numpy on all ranks otherwise.
     The networks' operations may differ between ranks, since gradients are summed.
     """
-    own = library.loaded()
-    found = collective.allgather_object([own.name if own else None, hostname])
+    local = library.loaded()
+    found = collective.allgather_object([local.name if local else None, hostname])
     library.use_for_updates(alike := len({name for name, _ in found}) == 1)
     if alike or collective.rank != 0:
         return

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from launcher.contract.accelerators import ACCELERATORS
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import PIECE_ELEMENTS
-from vpred_train.distributed.flat_arrays import bounds_of, longest_range
+from vpred_train.distributed.flat_arrays import largest_shard, shard_bounds
 from vpred_train.weights.layouts.tensor_shapes import COMPONENTS, stability_shapes
 from vpred_train.weights.lora.factors import attention_targets
 
@@ -72,14 +72,14 @@ def memory_plan(config: TrainConfig, world_size: int, accelerator: str = "cpu") 
     """
     learning, frozen = parameter_counts(config)
     sharded = config.zero_stage == 1 and world_size > 1
-    own = longest_range(bounds_of(learning, world_size)) if sharded else learning
+    local = largest_shard(shard_bounds(learning, world_size)) if sharded else learning
     counts = {"weights": learning, "gradients": learning}
     if config.gradient_accumulation_steps > 1:
         counts["gradients of a micro-batch"] = learning
     if sharded:
         counts["collective buffers"] = PIECE_ELEMENTS
-    counts |= dict.fromkeys(config.optimizer.moment_names, own)
-    counts |= dict.fromkeys((f"average {name}" for name in config.ema.names), own)
+    counts |= dict.fromkeys(config.optimizer.moment_names, local)
+    counts |= dict.fromkeys((f"average {name}" for name in config.ema.names), local)
     host = [Item(kind, "host", FLOAT32_BYTES * count) for kind, count in counts.items()]
     if ACCELERATORS[accelerator].device_target == "CPU":
         items = [Item("frozen weights", "host", FLOAT32_BYTES * frozen), *host]

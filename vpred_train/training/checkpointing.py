@@ -13,7 +13,7 @@ from launcher.contract.config import dump_yaml
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.distributed.collectives import Collective
-from vpred_train.engine.state import TrainState
+from vpred_train.engine.protocol import TrainingState
 from vpred_train.training.hooks.hook import Hook, ValidationLoss
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class SaveRequest:
         self.received = True
 
 
-class Saves(Hook):
+class CheckpointSaver(Hook):
     """Starts a checkpoint when one is due, reports the outcome to the hooks, and tolerates `MAX_FAILED_SAVES` failures
     in a row.
 
@@ -68,7 +68,7 @@ class Saves(Hook):
         self.failed_in_a_row = 0
         self.held_out = (-1, math.nan)  # samples seen, loss
 
-    def after_step(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
+    def after_step(self, state: TrainingState, step: int, hooks: Sequence[Hook], last: bool) -> None:
         """Check the pending save, and begin one if it is due. Called by all ranks at every step boundary.
 
         last: save, and return when everything is committed.
@@ -77,7 +77,7 @@ class Saves(Hook):
         self._settle(hooks)
         busy = self.checkpoints.pending_step
         skips = busy is not None and not last and self.config.checkpoint.on_busy == "skip"
-        if not (last or self._is_due(state.samples_seen, takes_request=not skips)):
+        if not (last or self._is_due(state.progress.samples_seen, takes_request=not skips)):
             return
         if skips:
             logger.warning("step %d: no checkpoint, the one of step %d is not written yet", step, busy)
@@ -97,15 +97,16 @@ class Saves(Hook):
         by_time = self.collective.rank == 0 and self.every.by_time(time.monotonic() - self.begun_s)
         return self.collective.any(asked or by_time)
 
-    def _begin(self, state: TrainState, step: int, hooks: Sequence[Hook], last: bool) -> None:
+    def _begin(self, state: TrainingState, step: int, hooks: Sequence[Hook], last: bool) -> None:
         self._settle(hooks, wait=True)
         self.begun_s = time.monotonic()
+        samples_seen = state.progress.samples_seen
         for hook in hooks:
-            hook.on_phase("checkpointing", step, state.samples_seen)
+            hook.on_phase("checkpointing", step, samples_seen)
         seen, loss = self.held_out
-        metrics = {"validation_loss": loss} if seen == state.samples_seen and math.isfinite(loss) else {}
+        metrics = {"validation_loss": loss} if seen == samples_seen and math.isfinite(loss) else {}
         saved = state.to_checkpoint()
-        record = record_of(self.config, None, state.samples_seen)
+        record = record_of(self.config, None, samples_seen)
         saved.record.update(train=dump_yaml(self.config), parameterization=record.model_dump_json())
         try:
             self.checkpoints.start_save(step, saved, metrics, background=self.config.checkpoint.background and not last)

@@ -11,7 +11,7 @@ from vpred_train.arrays import FloatArray
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.distributed.flat_space import FlatSpace
-from vpred_train.engine.state import TrainState
+from vpred_train.engine.protocol import TrainingState
 from vpred_train.models.networks import Networks
 from vpred_train.models.weights import get_weights
 from vpred_train.training.hooks.hook import Hook
@@ -25,7 +25,7 @@ from vpred_train.weights.pretrained import open_pretrained
 MINDONE_KEPT = 10  # as many as MindONE's training keeps
 
 
-def export(config: TrainConfig, networks: Networks, state: TrainState, folder: Path, writes: bool) -> Path:
+def export(config: TrainConfig, networks: Networks, state: TrainingState, folder: Path, writes: bool) -> Path:
     """Write the raw weights and every average under Stability's names, and return the path of ema.safetensors.
 
     The files are raw.safetensors, ema.safetensors (the average of `ema.use`), and ema_NAME.safetensors for each other
@@ -34,7 +34,7 @@ def export(config: TrainConfig, networks: Networks, state: TrainState, folder: P
 
     writes: this rank writes the files; true on one rank.
     """
-    for average in (None, *state.averages):
+    for average in (None, *config.ema.names):
         stem = "raw" if average is None else "ema" if average == config.ema.used else f"ema_{average}"
         write_average(folder / f"{stem}.safetensors", "stability", config, networks, state, average, writes)
     return folder / "ema.safetensors"
@@ -45,7 +45,7 @@ def write_average(
     layout: str,
     config: TrainConfig,
     networks: Networks,
-    state: TrainState,
+    state: TrainingState,
     average: str | None,
     writes: bool,
 ) -> None:
@@ -53,11 +53,11 @@ def write_average(
 
     average: name of the average; None means the raw weights.
     """
-    values = state.weights if average is None else state.whole_average(average)
+    values = state.full(average)
     if not writes:
         return
     path.parent.mkdir(exist_ok=True)
-    record = record_of(config, average, state.samples_seen)
+    record = record_of(config, average, state.progress.samples_seen)
     named = views_to_export(state.space, values)
     if config.lora is not None:
         write_lora(path, factors_of(named, config.lora), layout, record)
@@ -81,7 +81,7 @@ class MindoneCkptHook(Hook):
         self,
         config: TrainConfig,
         networks: Networks,
-        state: TrainState,
+        state: TrainingState,
         folder: Path,
         unit_samples: int,
         writes: bool,

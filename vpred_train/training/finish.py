@@ -12,7 +12,6 @@ from launcher.contract.run_dir import RunDir, Summary
 from monitoring import History
 from vpred_train.arrays import FloatArray
 from vpred_train.config.train import TrainConfig
-from vpred_train.engine.state import average_in_use
 from vpred_train.models.build import complete
 from vpred_train.sampling.gallery import evenly_spread, nearest_real, write_grids
 from vpred_train.sampling.images import png_of
@@ -30,7 +29,7 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
     if config.final_samples:
         complete(config, trainer.networks)
     for hook in hooks:
-        hook.on_phase("sampling", trainer.steps_done, trainer.state.samples_seen)
+        hook.on_phase("sampling", trainer.steps_done, trainer.samples_seen)
     samples = evenly_spread(trainer.source, config.final_samples)
     sampled = sample_prompts(config, trainer, samples) if samples else np.empty(0, np.float32)
     writes = trainer.collective.rank == 0
@@ -39,7 +38,7 @@ def finish(config: TrainConfig, trainer: Trainer, run: RunDir, hooks: Sequence[H
         write_results(config, trainer, run, samples, sampled, ema_path)
     trainer.collective.barrier()
     for hook in hooks:
-        hook.on_phase("done", trainer.steps_done, trainer.state.samples_seen)
+        hook.on_phase("done", trainer.steps_done, trainer.samples_seen)
 
 
 def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Sample]) -> FloatArray:
@@ -50,7 +49,7 @@ def sample_prompts(config: TrainConfig, trainer: Trainer, samples: Sequence[Samp
     resolution = config.data.resolution
     pipeline = TextToImage(trainer.networks, config.model, config.diffusion, config.sampling, resolution, resolution)
     seeds = range(config.sampling.seed, config.sampling.seed + len(samples))
-    with average_in_use(trainer.state, config.ema.used):
+    with trainer.state.showing(config.ema.used):
         return generate_shared(pipeline, [sample.text for sample in samples], seeds, trainer.collective)
 
 
@@ -91,7 +90,7 @@ def write_results(
     history = History(run.metrics_jsonl).read()
     summary = Summary(
         steps=trainer.steps_done,
-        samples_seen=trainer.state.samples_seen,
+        samples_seen=trainer.samples_seen,
         final_loss=history[-1]["loss"],
         seconds=sum(record["step_seconds"] for record in history),
         retrieval=retrieval,
@@ -99,5 +98,7 @@ def write_results(
         samples=run.samples.relative_to(run.root),
         weights=ema_path.relative_to(run.root),
     )
-    write_report(config, run, summary, history, grids, trainer.collective.world_size, trainer.state.recipe_changes)
+    write_report(
+        config, run, summary, history, grids, trainer.collective.world_size, trainer.state.progress.recipe_changes
+    )
     summary.write(run.summary_json)

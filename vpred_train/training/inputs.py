@@ -7,7 +7,7 @@ from pathlib import Path
 from data import CacheFetcher, CacheSpecs, Fetcher, ImageFetcher, Source
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
-from vpred_train.engine.inputs import Cached, Inputs, Online
+from vpred_train.engine.inputs import CachedInputs, ModelInputs, OnlineInputs
 from vpred_train.latent_cache.requirements import cache_specs, check_cache, share_entries
 from vpred_train.models.networks import Networks
 
@@ -20,7 +20,7 @@ def make_inputs(
     collective: Collective,
     recipe: Path,
     shared: Path | None = None,
-) -> tuple[Fetcher, Inputs]:
+) -> tuple[Fetcher, ModelInputs]:
     """Make the fetcher of training samples, and the inputs that turn them into latents and text. Called by all ranks.
 
     shared: file through which rank 0 sends the samples' places in the cache to the other ranks.
@@ -28,7 +28,7 @@ def make_inputs(
     """
     if config.data.cache is None or config.model.vae is None:
         images = ImageFetcher(source, config.data, config.seed)
-        return images, Online(config.model, config.data, config.seed, networks)
+        return images, OnlineInputs(config.model, config.data, config.seed, networks)
     # The weights' digests take seconds, so only one rank reads the file.
     told = collective.broadcast_object(vars(cache_specs(config)) if collective.rank == 0 else None)
     specs = CacheSpecs(**told)
@@ -36,6 +36,6 @@ def make_inputs(
         entries = check_cache(config, specs, source, held_out, recipe)
     else:
         entries = share_entries(config, specs, source, held_out, recipe, collective, shared)
-    own = replace(entries, cache=copy(entries.cache))  # separate file handles: the loader's thread reads too
+    separate = replace(entries, cache=copy(entries.cache))  # separate file handles: the loader's thread reads too
     fetcher = CacheFetcher(entries, config.data, config.seed)
-    return fetcher, Cached(config.model.vae, config.data.resolution, config.seed, own, specs)
+    return fetcher, CachedInputs(config.model.vae, config.data.resolution, config.seed, separate, specs)

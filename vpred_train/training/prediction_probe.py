@@ -17,7 +17,7 @@ from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import Schedule, make_schedule
 from vpred_train.distributed.collectives import Collective
-from vpred_train.engine.inputs import Inputs
+from vpred_train.engine.inputs import ModelInputs
 from vpred_train.models.build import probed_schedule
 from vpred_train.models.networks import Networks
 from vpred_train.prepare.data import PROBED_IMAGES
@@ -58,7 +58,7 @@ class Probe:
         return ", ".join(f"{kind} {residual:.3f}" for kind, residual in self.means.items())
 
 
-def probe(networks: Networks, diffusion: DiffusionConfig, source: Source, inputs: Inputs) -> Probe:
+def probe(networks: Networks, diffusion: DiffusionConfig, source: Source, inputs: ModelInputs) -> Probe:
     """Let the networks denoise the first images of `source` at three noise levels, one at a time."""
     schedule = make_schedule(diffusion)
     samples = [source.sample(number) for number in range(min(PROBED_IMAGES, len(source)))]
@@ -96,7 +96,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_prediction(
-    config: TrainConfig, networks: Networks, source: Source, inputs: Inputs, collective: Collective
+    config: TrainConfig, networks: Networks, source: Source, inputs: ModelInputs, collective: Collective
 ) -> None:
     """Check what the pretrained UNet predicts, on every rank.
 

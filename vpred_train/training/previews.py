@@ -8,7 +8,7 @@ from data import Source
 from launcher.contract.files import write_atomic
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
-from vpred_train.engine.state import TrainState, average_in_use
+from vpred_train.engine.protocol import TrainingState
 from vpred_train.models.networks import Networks
 from vpred_train.sampling.gallery import evenly_spread
 from vpred_train.sampling.images import contact_sheet
@@ -28,7 +28,7 @@ class Previews:
         self,
         config: TrainConfig,
         networks: Networks,
-        state: TrainState,
+        state: TrainingState,
         captioned: Source,
         collective: Collective,
         folder: Path,
@@ -45,7 +45,7 @@ class Previews:
 
     def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
         """Sample and write the grid. There are no numbers to report to the hooks."""
-        with average_in_use(self.state, self.average):
+        with self.state.showing(self.average):
             images = generate_shared(self.pipeline, self.prompts, self.seeds, self.collective)
         if self.collective.rank != 0:
             return

@@ -31,8 +31,9 @@ def train_rank(
     collective: Collective,
 ) -> ExitCode:
     """Resume, train and finish. Return 75 when stopped before the end and 76 when diverged."""
-    from vpred_train.engine.graph_cache import CachedGraph
+    from vpred_train.engine.engines import ENGINES
     from vpred_train.engine.kernel_agreement import agree_on_updates
+    from vpred_train.engine.progress import Progress
     from vpred_train.models.build import build_networks
     from vpred_train.training.checkpointing import SaveRequest
     from vpred_train.training.finish import finish
@@ -61,21 +62,10 @@ def train_rank(
     fetcher, inputs = make_inputs(
         config, networks, data.training, data.held_out, collective, run.train_yaml, run.cache_entries
     )
-    trainer = Trainer(
-        config,
-        networks,
-        data.training,
-        collective,
-        checkpoints,
-        run.snapshots,
-        fetcher,
-        inputs,
-        held_out_digest=data.held_out_digest,
-    )
-    if accelerator.cached_graphs:
-        trainer.step.loss_and_gradients = CachedGraph(
-            trainer.step.loss_and_gradients, config, run.graphs(identity.rank)
-        )
+    progress = Progress.fresh(config, data.training.digest, data.held_out_digest)
+    graphs = run.graphs(identity.rank)
+    state, step = ENGINES["host"](config, networks, collective, accelerator, progress, inputs, graphs)
+    trainer = Trainer(config, networks, data.training, collective, checkpoints, run.snapshots, state, step, fetcher)
     trainer.saves.request = SaveRequest(run.checkpoint_now, looks=identity.rank == 0)
     trainer.observers += make_observers(config, trainer, data.held_out, run)
     if identity.rank == 0:
@@ -142,7 +132,7 @@ def make_hooks(
     from vpred_train.training.hooks.status import StatusHook
 
     speed = measure_speed(config, trainer.collective)
-    status = StatusHook(identity, os.getpid(), config, attempt, trainer.collective.waits)
+    status = StatusHook(identity, os.getpid(), config, attempt, trainer.collective.timer)
     resources.callback(status.close)
     hooks: list[Hook] = [LogHook(config, speed), status]
     for hook in hooks:

@@ -9,22 +9,18 @@ from types import FrameType
 from typing import Any, Protocol
 
 from checkpoints_mgr import CheckpointManager, check_alike
-from data import ORDER_VERSION, TRANSFORM, Fetcher, ImageFetcher, Loader, Source, make_order
-from launcher.contract.config import ConfigError
+from data import Fetcher, ImageFetcher, Loader, Source, make_order
 from launcher.contract.run_dir import Phase
 from vpred_train.config.optimizer import power_name
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.distributed.collectives import Collective
-from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.ema.snapshots import write_snapshot
-from vpred_train.engine.inputs import Inputs
-from vpred_train.engine.state import TrainState
-from vpred_train.engine.step import TrainStep
+from vpred_train.engine.protocol import Step, TrainingState
 from vpred_train.engine.step_result import StepResult
 from vpred_train.models.networks import Networks
 from vpred_train.prepare.recipe_changes import changes, recorded_recipe, refuse
-from vpred_train.training.checkpointing import Saves
+from vpred_train.training.checkpointing import CheckpointSaver
 from vpred_train.training.export import views_to_export
 from vpred_train.training.hooks.hook import Hook
 
@@ -58,41 +54,6 @@ class StopSignal:
         self.received = True
 
 
-def check_samples(progress: Mapping[str, Any], source: Source, held_out_digest: str, splits: bool) -> None:
-    """Check that the checkpoint's samples, their order and their pixels are those of this run.
-
-    splits: the held-out images are taken from `source`'s folders.
-    Raises ConfigError: when they differ; the run would miss some samples and repeat others.
-    """
-    other_run = "or begin another --run-dir from its weights (vpred-ckpt consolidate, then pretrained.path)"
-    if splits and "held_out_digest" not in progress:
-        raise ConfigError(
-            f"{source.name}: the version that began the run chose other images to hold out, so that some of this "
-            f"version's were trained on; end the run with that version, {other_run}"
-        )
-    if progress.get("data_digest", source.digest) != source.digest:  # older checkpoints have none
-        raise ConfigError(
-            f"{source.name}: images, captions or their order have changed since the checkpoint; put them back, "
-            f"{other_run}"
-        )
-    if progress.get("held_out_digest", held_out_digest) != held_out_digest:
-        raise ConfigError(
-            f"{source.name}: the held-out images have changed since the checkpoint; put them back, {other_run}"
-        )
-    version = progress.get("order_version", 1)
-    if version != ORDER_VERSION:
-        raise ConfigError(
-            f"the checkpoint's samples come in order {version}, this version's in order {ORDER_VERSION}; end the run "
-            "with the version that began it, or begin another --run-dir from its export (pretrained.path)"
-        )
-    transform = progress.get("transform", "lanczos-2")  # the last one that was not recorded
-    if transform != TRANSFORM:
-        raise ConfigError(
-            f"the checkpoint's images were resized by {transform}, this version's are by {TRANSFORM}: other pixels; "
-            "end the run with the version that began it, or begin another --run-dir from its export (pretrained.path)"
-        )
-
-
 class Observer(Protocol):
     """Looks at the run on all ranks together: before the first step, at intervals and at the end."""
 
@@ -105,8 +66,8 @@ class Observer(Protocol):
 class Trainer:
     """Owns the networks, their state and the step. `run` trains until the end or until asked to stop.
 
+    state, step: those of one engine
     fetcher: loads samples (default: images)
-    inputs: turns samples into the UNet's inputs (default: encodes images in each step)
     """
 
     def __init__(
@@ -117,20 +78,17 @@ class Trainer:
         collective: Collective,
         checkpoints: CheckpointManager,
         snapshots: Path,
+        state: TrainingState,
+        step: Step,
         fetcher: Fetcher | None = None,
-        inputs: Inputs | None = None,
-        held_out_digest: str = "",
     ) -> None:
         self.config, self.networks, self.source = config, networks, source
         self.fetcher = fetcher or ImageFetcher(source, config.data, config.seed)
         self.collective, self.checkpoints, self.snapshots = collective, checkpoints, snapshots
         self.observers: list[Observer] = []
-        self.state = TrainState(
-            config, FlatSpace(networks, config.trainable), collective, source.digest, held_out_digest
-        )
-        self.step = TrainStep(config, networks, self.state, collective, inputs)
+        self.state, self.step = state, step
         self.order = make_order(source, config.data, config.seed, config.global_batch)
-        self.saves = Saves(config, checkpoints, collective, self.order.samples_per_epoch)
+        self.saves = CheckpointSaver(config, checkpoints, collective, self.order.samples_per_epoch)
         self.quarantined: tuple[int, ...] = ()
         self.nonfinite_in_a_row = 0
         self.compiled_sizes: set[tuple[int, int]] = set()
@@ -144,12 +102,11 @@ class Trainer:
         if restored is not None:
             validation = self.config.validation
             splits = validation is not None and validation.path is None
-            check_samples(restored.state.progress, self.source, self.state.held_out_digest, splits)
+            self.state.progress.require_same_samples(restored.state.progress, self.source.name, splits)
             self.quarantined = restored.quarantined
             self.state.from_checkpoint(restored.state)
             self._note_changes(restored.step, restored.state.record)
-            self.state.space.write(self.state.weights)
-            logger.info("resumed from step %d, %d samples seen", restored.step, self.state.samples_seen)
+            logger.info("resumed from step %d, %d samples seen", restored.step, self.samples_seen)
         check_alike(self.collective, "cannot train", self.state.to_checkpoint().whole)
         return self.steps_done
 
@@ -165,17 +122,21 @@ class Trainer:
             if each.on_resume == "logged":
                 logger.info("the recipe changed: %s was %r, now %r", each.key, each.before, each.after)
                 change = {"key": each.key, "before": each.before, "after": each.after}
-                when = {"samples_seen": self.state.samples_seen, "unix_s": round(time.time())}
-                self.state.recipe_changes.append(when | change)
+                when = {"samples_seen": self.samples_seen, "unix_s": round(time.time())}
+                self.state.progress.recipe_changes.append(when | change)
+
+    @property
+    def samples_seen(self) -> int:
+        return self.state.progress.samples_seen
 
     @property
     def steps_done(self) -> int:
-        return self.state.samples_seen // self.config.global_batch
+        return self.samples_seen // self.config.global_batch
 
     def run(self, hooks: Sequence[Hook], stop: StopSignal) -> bool:
         """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint."""
         config = self.config
-        if self.state.samples_seen == 0:
+        if self.samples_seen == 0:
             self._observe(hooks, self.observers)
         shapes = self.order.buckets
         if len(shapes.sizes) > 1:
@@ -201,11 +162,11 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.state.samples_seen >= self.config.total_samples
+        return self.samples_seen >= self.config.total_samples
 
     def _announce_new_shape(self, hooks: Sequence[Hook]) -> None:
         """Announce "compiling" when the next batch is the first of its size: a step's timeout is too short for that."""
-        size = self.order.share(self.state.samples_seen, 0, 1).size
+        size = self.order.share(self.samples_seen, 0, 1).size
         if size not in self.compiled_sizes:
             self.compiled_sizes.add(size)
             self._announce(hooks, "compiling")
@@ -222,14 +183,14 @@ class Trainer:
             self.order,
             rank=self.collective.rank,
             world_size=self.collective.world_size,
-            start_samples_seen=self.state.samples_seen,
+            start_samples_seen=self.samples_seen,
             worker=("-P", "-m", "vpred_train.entry", "data.loading.worker"),
         )
 
     def _stop_if_diverged(self, result: StepResult, hooks: Sequence[Hook]) -> None:
         # Every rank sees the same reduced numbers, so all ranks count alike and stop together.
         if result.overflow:  # neither healthy nor diverged: the next steps decide
-            scale = self.state.loss_scale.value
+            scale = self.state.progress.loss_scale.value
             logger.warning("step %d: the gradient overflowed, update skipped; loss scale now %.0f", result.step, scale)
             return
         self.nonfinite_in_a_row = 0 if result.finite else self.nonfinite_in_a_row + 1
@@ -255,25 +216,25 @@ class Trainer:
 
     def _is_due(self, every_samples: int) -> bool:
         """Return whether this step has passed a multiple of `every_samples`, or is the last."""
-        seen = self.state.samples_seen
+        seen = self.samples_seen
         return self.finished or seen // every_samples > (seen - self.config.global_batch) // every_samples
 
     def _observe(self, hooks: Sequence[Hook], observers: Sequence[Observer]) -> None:
         if observers:
             self._announce(hooks, "validating")
         for observer in observers:
-            observer.observe([*hooks, self.saves], self.steps_done, self.state.samples_seen)
+            observer.observe([*hooks, self.saves], self.steps_done, self.samples_seen)
 
     def _keep_snapshots(self) -> None:
         # Before the checkpoint, so that a run resumed from it lacks none. One resumed earlier writes the same again.
         state, ema = self.state, self.config.ema
         for sigma_rel in ema.sigma_rel:
             name = power_name(sigma_rel)
-            tensors = views_to_export(state.space, state.whole_average(name))
-            record = record_of(self.config, name, state.samples_seen)
+            tensors = views_to_export(state.space, state.full(name))
+            record = record_of(self.config, name, self.samples_seen)
             if self.collective.rank == 0:
                 write_snapshot(self.snapshots, sigma_rel, tensors, ema.snapshot_dtype, record)
 
     def _announce(self, hooks: Sequence[Hook], phase: Phase) -> None:
         for hook in hooks:
-            hook.on_phase(phase, self.steps_done, self.state.samples_seen)
+            hook.on_phase(phase, self.steps_done, self.samples_seen)

@@ -16,8 +16,8 @@ from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.diffusion.weighting import UNIFORM
 from vpred_train.distributed.collectives import Collective
-from vpred_train.engine.inputs import Inputs, Online, Text
-from vpred_train.engine.state import TrainState, average_in_use
+from vpred_train.engine.inputs import ModelInputs, Text
+from vpred_train.engine.protocol import TrainingState
 from vpred_train.models.networks import Networks
 from vpred_train.training.hooks.hook import Hook, ValidationLoss
 
@@ -58,10 +58,10 @@ class Validation:
         self,
         config: TrainConfig,
         networks: Networks,
-        state: TrainState,
+        state: TrainingState,
         held_out: Source,
         collective: Collective,
-        inputs: Inputs | None = None,
+        inputs: ModelInputs,
     ) -> None:
         if config.validation is None:
             raise ValueError("the recipe has no validation")
@@ -74,7 +74,7 @@ class Validation:
         self.to_v = UNIFORM["v"](snr) / UNIFORM[prediction_type](snr)
         self.target_of = TARGETS[prediction_type]
         self.bins = [config.diffusion.timesteps * b // self.settings.bins for b in range(self.settings.bins + 1)]
-        self.inputs = inputs or Online(config.model, config.data, config.seed, networks)
+        self.inputs = inputs
         self.squared_error = SquaredError(networks)
 
     def observe(self, hooks: Sequence[Hook], step: int, samples_seen: int) -> None:
@@ -85,7 +85,7 @@ class Validation:
     def losses(self) -> list[ValidationLoss]:
         """Measure the raw weights, then the average in use: for each the loss over all timesteps, then of each bin."""
         raw = self._losses_of("raw")
-        with average_in_use(self.state, self.config.ema.used):
+        with self.state.showing(self.config.ema.used):
             return raw + self._losses_of(self.config.ema.used)
 
     def _losses_of(self, weights: str) -> list[ValidationLoss]:

@@ -17,7 +17,7 @@ from checkpoints_mgr import CheckpointManager, FlatShard, Retention, Segment, St
 from checkpoints_mgr.disk.reading import open_step, plan_reads
 from checkpoints_mgr.state import wanted_parts
 from vpred_train.distributed.collectives import Collective, make_collective
-from vpred_train.distributed.flat_arrays import bounds_of
+from vpred_train.distributed.flat_arrays import shard_bounds
 
 TENSORS = 200
 BLOCK_BYTES = 16 << 20
@@ -32,7 +32,7 @@ def make_state(size_bytes: int, rank: int, world_size: int) -> State:
     """A quarter of the bytes weights, whole on each rank; the rest an average and two moments, in shards."""
     numel = size_bytes // 16 // TENSORS
     names = {f"block.{number}.weight": (numel,) for number in range(TENSORS)}
-    low, high = bounds_of(numel * TENSORS, world_size)[rank : rank + 2]
+    low, high = shard_bounds(numel * TENSORS, world_size)[rank : rank + 2]
     segments = []
     for number, name in enumerate(names):
         first, last = (min(max(bound - number * numel, 0), numel) for bound in (low, high))

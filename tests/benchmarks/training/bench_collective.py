@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ranks import Rank, Ranks, as_rank
 
-from vpred_train.distributed.flat_arrays import FlatArrays, blocks, bounds_of
+from vpred_train.distributed.flat_arrays import FlatArrays, blocks, shard_bounds
 
 PIECES_KIB = (64, 128, 256, 512, 1024, 2048, 4096, 16384, 65536, 262144)
 SEARCH_REPEATS = 5
@@ -60,7 +60,7 @@ def measure(rank: Rank, megabytes: int) -> dict[str, Any]:
     """Seconds of both sides' turns for arrays of so many MiB."""
     collective = rank.collective
     size = megabytes << 18
-    bounds = bounds_of(size, collective.world_size)
+    bounds = shard_bounds(size, collective.world_size)
     values = np.empty(size, np.float32)
     flat = FlatArrays([values])
     operations: dict[str, Callable[[], object]] = {

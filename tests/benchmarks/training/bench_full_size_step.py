@@ -64,14 +64,10 @@ def memory() -> str:
 
 def train(config: TrainConfig, steps: int, graphs: Path) -> None:
     """Take the steps and print what they cost."""
-    from vpred_train.engine.graph_cache import CachedGraph
-
     started = time.perf_counter()
-    step = make_step(config, SingleProcess())
-    # As a run does: compiled before Adam's moments have come into being, and what that left is given back.
-    step.loss_and_gradients = CachedGraph(step.loss_and_gradients, config, graphs)
+    step = make_step(config, SingleProcess(), graphs)
     parameters = step.state.space.size
-    frozen = sum(each.size for each in step.networks.get_parameters()) - parameters
+    frozen = sum(each.size for each in step.loss_and_gradients.cell.loss.networks.get_parameters()) - parameters
     print(f"built in {time.perf_counter() - started:.1f} s, {parameters:,} parameters: {memory()}", flush=True)
     batch = make_batch(config, SingleProcess())
     for number in range(1, steps + 1):

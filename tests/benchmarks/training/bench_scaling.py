@@ -35,7 +35,7 @@ class Stopwatch:
     def __init__(self, collective: Collective) -> None:
         self.collective = collective
         self.rank, self.world_size = collective.rank, collective.world_size
-        self.waits = collective.waits
+        self.timer = collective.timer
         self.reset(apart=False)
 
     def reset(self, apart: bool) -> None:

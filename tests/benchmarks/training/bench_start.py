@@ -28,10 +28,7 @@ def start(run: RunDir, started_unix_s: float) -> dict[str, Any]:
     """Be one start: seconds of each phase, and the losses."""
     set_up_mindspore()
     imported = time.time()
-    from vpred_train.engine.graph_cache import CachedGraph
-
-    config, trainer = make_trainer(run)
-    trainer.step.loss_and_gradients = CachedGraph(trainer.step.loss_and_gradients, config, run.graphs(0))
+    config, trainer = make_trainer(run, run.graphs(0))
     ready = time.time()
     first = trainer.step(make_batch(config, 0))
     stepped = time.time()

@@ -114,8 +114,8 @@ class Ours:
         from vpred_train.diffusion.parameterization import v_target
         from vpred_train.distributed.flat_space import FlatSpace
         from vpred_train.engine.graph_cache import CachedGraph
+        from vpred_train.engine.host.step import LossAndGradients
         from vpred_train.engine.objective import DiffusionLoss
-        from vpred_train.engine.step import LossAndGradients
         from vpred_train.optim.optimizers import OPTIMIZERS
 
         self.space = FlatSpace(networks, ("unet",))

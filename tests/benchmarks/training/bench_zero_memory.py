@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/benchmarks/training/bench_zero_memory.py [--ranks 1 2 4] [--model-channels 96]
 
-Networks, TrainState and its update with made-up gradients; no graph is compiled, so there are no activations. The peak
+Networks, HostState and its update with made-up gradients; no graph is compiled, so there are no activations. The peak
 is the kernel's (VmHWM, begun anew before the networks are built), steady is what stays between two steps: each above
 what the process had before the networks, on the rank that has most. Ratio: measured / planned by `memory_plan`.
 """
@@ -53,17 +53,19 @@ def recipe(model_channels: int, zero_stage: int) -> TrainConfig:
 def measure(rank: Rank, config: TrainConfig) -> dict[str, int]:
     """Bytes above the start on the rank that has most."""
     from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
+    from vpred_train.engine.host.state import HostState
+    from vpred_train.engine.progress import Progress
     from vpred_train.models.networks import Networks
 
     rank.collective.sum_(np.ones(WARM_UP_ELEMENTS, np.float32))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident_bytes("VmRSS")
-    state = TrainState(config, FlatSpace(Networks(config.model, 0), config.trainable), rank.collective)
+    space = FlatSpace(Networks(config.model, 0), config.trainable)
+    state = HostState(config, space, rank.collective, Progress.fresh(config))
     for _ in range(STEPS):
         gradient = FlatArrays([np.ones(span.stop - span.start, np.float32) for span in state.space.spans])
         reduced = state.sharding.reduce_(gradient)
-        state.samples_seen += config.global_batch
+        state.progress.samples_seen += config.global_batch
         state.update_(reduced, 1e-4, 1.0)
         del gradient, reduced
     found = {"steady": resident_bytes("VmRSS") - before, "peak": resident_bytes("VmHWM") - before}

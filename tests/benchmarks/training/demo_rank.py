@@ -24,10 +24,13 @@ def set_up_mindspore() -> None:
     runtime.start_single()
 
 
-def make_trainer(run: RunDir) -> tuple[TrainConfig, Any]:
-    """Build what `vpred_train.training.worker` builds."""
+def make_trainer(run: RunDir, graphs: Path | None = None) -> tuple[TrainConfig, Any]:
+    """Build what `vpred_train.training.run` builds. `graphs` keeps the compiled graph."""
     from checkpoints_mgr import CheckpointManager
     from vpred_train.distributed.collectives import SingleProcess
+    from vpred_train.engine.engines import make_host
+    from vpred_train.engine.inputs import OnlineInputs
+    from vpred_train.engine.progress import Progress
     from vpred_train.models.build import build_networks
     from vpred_train.training.trainer import Trainer
 
@@ -36,7 +39,11 @@ def make_trainer(run: RunDir) -> tuple[TrainConfig, Any]:
     source = open_data(config).training
     collective = SingleProcess()
     checkpoints = CheckpointManager(run.checkpoints, collective)
-    return config, Trainer(config, build_networks(config), source, collective, checkpoints, run.snapshots)
+    networks = build_networks(config)
+    inputs = OnlineInputs(config.model, config.data, config.seed, networks)
+    progress = Progress.fresh(config, source.digest)
+    state, step = make_host(config, networks, collective, ACCELERATORS["cpu"], progress, inputs, graphs)
+    return config, Trainer(config, networks, source, collective, checkpoints, run.snapshots, state, step)
 
 
 def make_batch(config: TrainConfig, number: int) -> Batch:

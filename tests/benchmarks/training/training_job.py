@@ -6,20 +6,22 @@ from typing import Any
 import numpy as np
 
 from data import Batch
+from launcher.contract.accelerators import ACCELERATORS
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
 
 
-def make_step(config: TrainConfig, collective: Collective) -> Any:
-    """The trainer's own step, from fresh weights."""
-    from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
-    from vpred_train.engine.step import TrainStep
+def make_step(config: TrainConfig, collective: Collective, graphs: Path | None = None) -> Any:
+    """The host engine's step, from fresh weights. `graphs` keeps its compiled graph, as a run does."""
+    from vpred_train.engine.engines import make_host
+    from vpred_train.engine.inputs import OnlineInputs
+    from vpred_train.engine.progress import Progress
     from vpred_train.models.networks import Networks
 
     networks = Networks(config.model, config.seed)
-    state = TrainState(config, FlatSpace(networks, config.trainable), collective)
-    return TrainStep(config, networks, state, collective)
+    inputs = OnlineInputs(config.model, config.data, config.seed, networks)
+    progress = Progress.fresh(config)
+    return make_host(config, networks, collective, ACCELERATORS["cpu"], progress, inputs, graphs)[1]
 
 
 def make_batch(config: TrainConfig, collective: Collective) -> Batch:

@@ -31,7 +31,7 @@ def make_cell(seed: int) -> Any:
     """The loss mean |x W^T + b - y|^2 and its gradients by W (2, 3) and b (2,), which are random."""
     from mindspore import Tensor, nn
 
-    from vpred_train.engine.step import LossAndGradients
+    from vpred_train.engine.host.step import LossAndGradients
     from vpred_train.models.layers import Linear
 
     class Loss(nn.Cell):

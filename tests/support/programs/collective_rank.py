@@ -15,7 +15,7 @@ from launcher.contract.process import die_with_parent
 from vpred_train import runtime
 from vpred_train.distributed import collectives
 from vpred_train.distributed.collectives import COLLECTIVES, Collective, make_collective
-from vpred_train.distributed.flat_arrays import FlatArrays, bounds_of
+from vpred_train.distributed.flat_arrays import FlatArrays, shard_bounds
 
 
 def values_of(rank: int, size: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def contract(collective: Collective) -> None:
         reduced = own.copy()
         collective.sum_(reduced)
         check(f"sum of {size}", reduced, total)
-        bounds = bounds_of(size, world_size)
+        bounds = shard_bounds(size, world_size)
         begin, end = bounds[rank], bounds[rank + 1]
         parts = np.split(own, sorted({size // 3, size // 2, min(5, size)}))  # empty ones among them
         share = collective.reduce_scatter_sum_(FlatArrays(parts), bounds)

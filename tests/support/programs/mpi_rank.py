@@ -9,11 +9,11 @@ import numpy as np
 from checkpoints_mgr import CheckpointManager, FlatShard, Segment, State
 from checkpoints_mgr.disk import storage
 from support.checkpoints.failpoints import Fault
-from vpred_train.distributed.collectives import Mpi
+from vpred_train.distributed.collectives import MpiCollective
 
 
 def main() -> None:
-    comm = Mpi(60.0)
+    comm = MpiCollective(60.0)
     manager = CheckpointManager(Path(sys.argv[1]), comm)
     for step in (20, 30):
         shard = FlatShard(np.full(5000, step + comm.rank, np.float32), {"w": (5000 * comm.world_size,)}, [

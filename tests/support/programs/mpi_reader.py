@@ -15,7 +15,7 @@ import xxhash
 from checkpoints_mgr import CheckpointManager, State
 from checkpoints_mgr.disk import storage
 from checkpoints_mgr.disk.reading import open_step
-from vpred_train.distributed.collectives import Mpi
+from vpred_train.distributed.collectives import MpiCollective
 
 read_into, read_bytes = storage.Reader.read_into, []
 
@@ -28,7 +28,7 @@ def counting(reader: storage.Reader, buffers: Sequence[memoryview], offset: int)
 def main() -> None:
     root = Path(sys.argv[1])
     (step,) = root.glob("step_*")
-    collective = Mpi(timeout_s=60.0)
+    collective = MpiCollective(timeout_s=60.0)
     socket.gethostname = lambda: f"host{collective.rank}"  # type: ignore[method-assign]
     storage.Reader.read_into = counting  # type: ignore[assignment, method-assign]
     template = State(

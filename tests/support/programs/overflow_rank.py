@@ -13,6 +13,7 @@ import numpy as np
 
 from data import Batch
 from launcher.contract.accelerators import ACCELERATORS
+from support.host_engine import host_state, host_step
 from support.small_training import DOCUMENT, MODEL
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
@@ -40,15 +41,13 @@ def share_of(config: TrainConfig, number: int, collective: Collective) -> Batch:
 
 def train(collective: Collective) -> None:
     from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
-    from vpred_train.engine.step import TrainStep
     from vpred_train.models.networks import Networks
 
     config = TrainConfig.model_validate(DOCUMENT | {"precision": PRECISION, "model": MODEL | {"unet": FLAT_UNET}})
     networks = Networks(config.model, 0)
     space = FlatSpace(networks)
     start = space.read()
-    step: Any = TrainStep(config, networks, TrainState(config, space, collective), collective)
+    step = host_step(config, networks, collective)
     graph, number = step.loss_and_gradients, 0
 
     def overflowing(*inputs: Any) -> Any:
@@ -60,14 +59,14 @@ def train(collective: Collective) -> None:
     step.loss_and_gradients = overflowing
     for zero_stage in (0, 1):
         space.write(start)
-        step.state = TrainState(config.model_copy(update={"zero_stage": zero_stage}), space, collective)
+        step.state = host_state(config.model_copy(update={"zero_stage": zero_stage}), space, collective)
         for number in range(1, 9):
             result = step(share_of(config, number, collective))
             line = {
                 "rank": collective.rank,
                 "zero_stage": zero_stage,
                 "step": number,
-                "samples_seen": step.state.samples_seen,
+                "samples_seen": step.state.progress.samples_seen,
                 "finite": result.finite,
                 "overflow": result.overflow,
                 "loss_scale": result.loss_scale,

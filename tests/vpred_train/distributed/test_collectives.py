@@ -11,15 +11,15 @@ import pytest
 from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 from support import PROGRAMS
 from support.msrun import msrun
-from vpred_train.distributed.flat_arrays import FlatArrays, bounds_of
+from vpred_train.distributed.flat_arrays import FlatArrays, shard_bounds
 
 RANK = PROGRAMS / "collective_rank.py"
 LAUNCHES = ("launch", "ranks", "collective"), [
     ("alone", 1, "SingleProcess"),
-    ("mpirun", 1, "Mpi"),
-    ("mpirun", 2, "Mpi"),
-    ("mpirun", 3, "Mpi"),
-    ("msrun", 2, "Device"),
+    ("mpirun", 1, "MpiCollective"),
+    ("mpirun", 2, "MpiCollective"),
+    ("mpirun", 3, "MpiCollective"),
+    ("msrun", 2, "DeviceCollective"),
 ]  # fmt: skip
 
 
@@ -74,6 +74,6 @@ def test_flat_arrays_are_read_across_their_parts() -> None:
 
 @pytest.mark.parametrize(("size", "world_size"), [(10, 3), (2, 4), (0, 2), (1_000_003, 7)])
 def test_bounds_share_everything_out_evenly(size: int, world_size: int) -> None:
-    lengths = np.diff(bounds_of(size, world_size))
+    lengths = np.diff(shard_bounds(size, world_size))
     assert lengths.sum() == size and len(lengths) == world_size
     assert lengths.max() - lengths.min() <= 1

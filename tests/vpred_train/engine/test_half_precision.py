@@ -36,8 +36,8 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 def gradients(model_config: ModelConfig) -> Any:
     """(dtype, weight of the loss) -> loss and flat float32 gradient of the same network on the same batch."""
     from vpred_train.distributed.flat_space import FlatSpace
+    from vpred_train.engine.host.step import LossAndGradients
     from vpred_train.engine.objective import DiffusionLoss
-    from vpred_train.engine.step import LossAndGradients
     from vpred_train.models.networks import Networks
 
     graphs = {}

@@ -10,6 +10,7 @@ import pytest
 
 from checkpoints_mgr import CheckpointError, CheckpointManager, State
 from data import Batch
+from support.host_engine import host_step, networks_of
 from support.small_training import batch
 from vpred_train.config.precision import PrecisionConfig
 from vpred_train.config.train import TrainConfig
@@ -23,15 +24,11 @@ from vpred_train.optim.loss_scale import LossScale
 @pytest.fixture(scope="module")
 def compiled(train_config: TrainConfig) -> tuple[Any, np.ndarray]:
     """One step for all tests, since each new one compiles its graph, and random weights to start from."""
-    from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
-    from vpred_train.engine.step import TrainStep
     from vpred_train.models.networks import Networks
 
-    networks = Networks(train_config.model, train_config.seed)
-    state = TrainState(train_config, FlatSpace(networks), SingleProcess())
-    start = state.weights + np.random.default_rng(5).normal(0, 0.05, state.space.size).astype(np.float32)
-    return TrainStep(train_config, networks, state, SingleProcess()), start
+    step = host_step(train_config, Networks(train_config.model, train_config.seed))
+    weights = step.state.weights
+    return step, weights + np.random.default_rng(5).normal(0, 0.05, weights.size).astype(np.float32)
 
 
 @pytest.fixture
@@ -48,8 +45,9 @@ def reset(train_step: Any, start: np.ndarray) -> None:
         values[:] = start
     for moment in state.optimizer.moments.values():
         moment[:] = 0
-    state.samples_seen = state.optimizer_steps = state.updated_at_samples = 0
-    state.loss_scale = LossScale.fresh(PrecisionConfig())
+    progress = state.progress
+    progress.samples_seen = progress.optimizer_steps = progress.updated_at_samples = 0
+    progress.loss_scale = LossScale.fresh(PrecisionConfig())
     state.space.write(state.weights)
 
 
@@ -75,16 +73,16 @@ def test_loss_is_the_mean_square_of_v_minus_prediction(train_config: TrainConfig
     z_t = alpha * z_0 + sigma * draws.noise
     from mindspore import Tensor
 
-    prediction = step.networks(Tensor(z_t.astype(np.float32)), inputs[3], inputs[4]).asnumpy()
+    prediction = networks_of(step)(Tensor(z_t.astype(np.float32)), inputs[3], inputs[4]).asnumpy()
     error = (prediction.astype(np.float64) - (alpha * draws.noise - sigma * z_0)) ** 2
     expected = np.mean(error)
-    loss = DiffusionLoss(step.networks)
+    loss = DiffusionLoss(networks_of(step))
     assert float(loss(*inputs)) == pytest.approx(expected, rel=1e-5)
     weight = np.array([0.0, 0.5, 1.0, 3.0])
     weighted = np.mean(weight * error.mean((1, 2, 3)))
     assert float(loss(*inputs[:2], Tensor(weight.astype(np.float32)), *inputs[3:])) == pytest.approx(weighted, rel=1e-5)
     assert step(data).loss == pytest.approx(expected, rel=1e-5)
-    assert state.samples_seen == 4
+    assert state.progress.samples_seen == 4
 
 
 def test_gradient_is_the_slope_of_the_loss(train_config: TrainConfig, step: Any) -> None:
@@ -93,7 +91,7 @@ def test_gradient_is_the_slope_of_the_loss(train_config: TrainConfig, step: Any)
     inputs = inputs_of(step, data)
     _, gradients = step.loss_and_gradients(*inputs)
     gradient = np.concatenate([tensor.asnumpy().reshape(-1) for tensor in gradients])
-    loss = DiffusionLoss(step.networks)
+    loss = DiffusionLoss(networks_of(step))
     start = state.weights.copy()
     direction = gradient / np.linalg.norm(gradient)
     losses = []
@@ -115,7 +113,6 @@ def test_training_lowers_the_loss_and_a_restored_state_goes_on_alike(train_confi
     averages = {name: values.copy() for name, values in state.averages.items()}
     assert set(averages) == {"constant", "mindone", "power_0.05", "power_0.1"}
     state.from_checkpoint(copy)
-    state.space.write(state.weights)
     assert [step(batch(train_config, number)).loss for number in (1, 2, 3)] == following
     for name, values in averages.items():
         np.testing.assert_array_equal(state.averages[name], values)
@@ -123,7 +120,7 @@ def test_training_lowers_the_loss_and_a_restored_state_goes_on_alike(train_confi
 
 def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_config: TrainConfig, step: Any) -> None:
     from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.step import LossAndGradients
+    from vpred_train.engine.host.step import LossAndGradients
     from vpred_train.models.networks import Networks
 
     data = batch(train_config, 0)
@@ -146,14 +143,10 @@ def test_recomputed_blocks_and_a_frozen_text_encoder_change_no_gradient(train_co
 def test_no_two_gradients_share_memory(train_config: TrainConfig, operations: str) -> None:
     """They are summed in place, over micro-batches and ranks: what is shared would be counted twice. MindSpore gives
     equal gradients, as of two biases that are added up, the memory of one."""
-    from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
-    from vpred_train.engine.step import TrainStep
     from vpred_train.models.networks import Networks
 
-    networks = Networks(train_config.model, train_config.seed)
-    state = TrainState(train_config, FlatSpace(networks), SingleProcess())
-    _, gradient = TrainStep(train_config, networks, state, SingleProcess())._differentiate(batch(train_config, 1))
+    step = host_step(train_config, Networks(train_config.model, train_config.seed))
+    _, gradient = step._differentiate(batch(train_config, 1))
     places = sorted((array.ctypes.data, array.nbytes) for array in gradient.arrays if array.size)
     assert all(start + size <= following for (start, size), (following, _) in pairwise(places))
     once = gradient[0 : gradient.size].copy()
@@ -170,7 +163,7 @@ def test_micro_batches_add_up_to_the_batch(train_config: TrainConfig, step: Any)
     step.config = train_config.model_copy(update={"gradient_accumulation_steps": 2})
     parts = step(batch(train_config, 0))
     step.config = train_config
-    assert step.state.optimizer_steps == 1
+    assert step.state.progress.optimizer_steps == 1
     assert (parts.samples_seen, parts.step) == (whole.samples_seen, whole.step)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
     assert parts.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
@@ -198,7 +191,7 @@ def test_a_non_finite_gradient_changes_nothing(train_config: TrainConfig, step: 
     np.testing.assert_array_equal(state.weights, before)
     for name, values in averages.items():
         np.testing.assert_array_equal(state.averages[name], values)
-    assert (state.optimizer_steps, state.samples_seen, state.updated_at_samples) == (0, 4, 0)
+    assert (state.progress.optimizer_steps, state.progress.samples_seen, state.progress.updated_at_samples) == (0, 4, 0)
 
 
 def scaled(**keys: Any) -> LossScale:
@@ -227,7 +220,7 @@ def test_a_loss_scale_changes_no_bit_in_float32(
     seen = []
     for scale in (LossScale.fresh(PrecisionConfig()), scaled(loss_scale_window_steps=1, init_loss_scale=2.0**14)):
         reset(step, start)
-        step.state.loss_scale = scale
+        step.state.progress.loss_scale = scale
         results = [step(batch(train_config, number)) for number in range(4)]
         moments = [moment.copy() for moment in step.state.optimizer.moments.values()]
         numbers = [(each.loss, each.grad_norm, each.finite) for each in results]
@@ -244,12 +237,12 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale_down_to_the_least(
     train_config: TrainConfig, step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = step.state
-    state.loss_scale = scaled(init_loss_scale=8.0, min_loss_scale=4.0)
+    state.progress.loss_scale = scaled(init_loss_scale=8.0, min_loss_scale=4.0)
     before = state.weights.copy()
     with_infinity(step, monkeypatch)
     results = [step(batch(train_config, number)) for number in range(3)]
     np.testing.assert_array_equal(state.weights, before)
-    assert state.optimizer_steps == 0
+    assert state.progress.optimizer_steps == 0
     assert [each.loss_scale for each in results] == [8, 4, 4]
     assert [(each.finite, each.overflow) for each in results] == [(False, True), (False, False), (False, False)]
     assert [each.samples_seen for each in results] == [4, 8, 12]
@@ -257,27 +250,27 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale_down_to_the_least(
 
 def test_a_loss_that_is_not_finite_is_no_overflow(train_config: TrainConfig, step: Any) -> None:
     """No scale would cure it."""
-    step.state.loss_scale = scaled()
+    step.state.progress.loss_scale = scaled()
     data = batch(train_config, 0)
     data.images[0, 0, 0, 0] = np.nan
     result = step(data)
     assert (result.finite, result.overflow) == (False, False)
-    assert step.state.loss_scale.value == result.loss_scale == 65536
+    assert step.state.progress.loss_scale.value == result.loss_scale == 65536
 
 
 def test_a_checkpoint_brings_the_scale_back(train_config: TrainConfig, step: Any) -> None:
     state = step.state
-    state.loss_scale = scaled(loss_scale_window_steps=3)
+    state.progress.loss_scale = scaled(loss_scale_window_steps=3)
     for number in range(4):
         step(batch(train_config, number))
     saved = state.to_checkpoint()
     kept = State(whole=saved.whole, progress=json.loads(json.dumps(saved.progress)))
-    state.loss_scale = scaled(loss_scale_window_steps=3)
+    state.progress.loss_scale = scaled(loss_scale_window_steps=3)
     state.from_checkpoint(kept)
-    assert (state.loss_scale.value, state.loss_scale.updates) == (131072, 1)
-    state.loss_scale = LossScale.fresh(PrecisionConfig())  # goes on on an accelerator that needs none
+    assert (state.progress.loss_scale.value, state.progress.loss_scale.updates) == (131072, 1)
+    state.progress.loss_scale = LossScale.fresh(PrecisionConfig())  # goes on on an accelerator that needs none
     state.from_checkpoint(kept)
-    assert state.loss_scale.value == 1
+    assert state.progress.loss_scale.value == 1
 
 
 class RankOneOfTwo(SingleProcess):

@@ -9,12 +9,10 @@ from mindspore import Tensor
 from data import Batch
 from golden.seeded import weights
 from support import GOLDEN
+from support.host_engine import host_step
 from vpred_train.config.train import TrainConfig
-from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.distributed.flat_space import FlatSpace
 from vpred_train.engine.objective import Draws
-from vpred_train.engine.state import TrainState
-from vpred_train.engine.step import TrainStep
 from vpred_train.models.networks import Networks
 
 FOLDER = GOLDEN
@@ -75,8 +73,8 @@ def test_ten_steps_equal_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(span.name for span in space.spans) == GOLDEN["names"].tolist()
     for parameter, span in zip(space.parameters, space.spans, strict=True):
         parameter.set_data(Tensor(weights(span.name, span.shape)))
-    state = TrainState(CONFIG, space, SingleProcess())
-    step = TrainStep(CONFIG, networks, state, SingleProcess())
+    step = host_step(CONFIG, networks)
+    state = step.state
     monkeypatch.setattr(step.objective, "draw", draws)
     clipped = GOLDEN["norms"] > CONFIG.optimizer.max_grad_norm
     assert clipped.any() and not clipped.all()

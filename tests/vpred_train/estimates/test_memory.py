@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from support import CHECKOUT
+from support.host_engine import host_state
 from support.weights_files import MODEL as NARROW
 from support.weights_files import write_tiny
 from vpred_train.commands.train import main
@@ -43,13 +44,12 @@ def networks_of(lora: LoraConfig | None) -> Any:
 def bytes_by_kind(config: TrainConfig, world_size: int) -> dict[str, int]:
     """What the ranks allocate, the most of any rank."""
     from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
 
     networks = networks_of(config.lora)
     space = FlatSpace(networks, config.trainable)
     found: dict[str, int] = {}
     for rank in range(world_size):
-        state = TrainState(config, space, OneOf(rank, world_size))
+        state = host_state(config, space, OneOf(rank, world_size))
         arrays = {
             "weights": state.weights,
             **state.optimizer.moments,

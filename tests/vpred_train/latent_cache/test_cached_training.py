@@ -20,6 +20,7 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
 from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
 from support import PROGRAMS
+from support.host_engine import host_step
 from support.thread_ranks import ThreadRank
 from support.weights_files import write_tiny
 from vpred_train.commands.train import main as train_main
@@ -78,9 +79,6 @@ def cached(root: Path) -> TrainConfig:
 
 def trained(config: TrainConfig) -> tuple[list[float], np.ndarray, np.ndarray, Any]:
     """Losses, weights and held-out errors of a few steps, and the networks."""
-    from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
-    from vpred_train.engine.step import TrainStep
     from vpred_train.models.build import build_networks
     from vpred_train.training.inputs import make_inputs
     from vpred_train.training.validation import Validation
@@ -88,14 +86,13 @@ def trained(config: TrainConfig) -> tuple[list[float], np.ndarray, np.ndarray, A
     data, alone = open_data(config), SingleProcess()
     networks = build_networks(config)
     fetcher, inputs = make_inputs(config, networks, data.training, data.held_out, alone, Path("recipe.yaml"))
-    state = TrainState(config, FlatSpace(networks, config.trainable), alone)
-    step = TrainStep(config, networks, state, alone, inputs)
+    step = host_step(config, networks, alone, inputs)
     order = make_order(data.training, config.data, config.seed, config.global_batch)
     with Loader(data.training, fetcher, config.data, order, rank=0, world_size=1, start_samples_seen=0) as loader:
         losses = [step(next(loader)).loss for _ in range(STEPS)]
     assert data.held_out is not None
-    errors = Validation(config, networks, state, data.held_out, alone, inputs).image_errors()
-    return losses, state.weights.copy(), errors, networks
+    errors = Validation(config, networks, step.state, data.held_out, alone, inputs).image_errors()
+    return losses, step.state.weights.copy(), errors, networks
 
 
 def test_losses_are_those_of_training_online(root: Path, cached: TrainConfig) -> None:

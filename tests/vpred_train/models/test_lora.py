@@ -10,15 +10,14 @@ from pydantic import ValidationError
 
 from checkpoints_mgr import State
 from launcher.contract.config import ConfigError
+from support.host_engine import host_step, networks_of
 from support.small_training import batch
 from vpred_train.arrays import FloatArray
 from vpred_train.config.model import ModelConfig
 from vpred_train.config.train import TrainConfig
 from vpred_train.config.weights import LoraConfig
-from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.distributed.flat_space import FlatSpace
-from vpred_train.engine.state import TrainState
-from vpred_train.engine.step import TrainStep
+from vpred_train.engine.host.step import HostStep
 from vpred_train.models.layers import Linear, LowRank
 from vpred_train.models.lora import add_lora
 from vpred_train.models.networks import Networks
@@ -121,20 +120,20 @@ def test_the_trainable_parameters_are_the_factors(model_config: ModelConfig) -> 
 
 
 @pytest.fixture(scope="module")
-def step(config: TrainConfig) -> TrainStep:
+def step(config: TrainConfig) -> HostStep:
     networks = Networks(config.model, 0)
     add_lora(networks, LORA, config.model, config.trainable, 0)
-    state = TrainState(config, FlatSpace(networks, config.trainable), SingleProcess())
-    return TrainStep(config, networks, state, SingleProcess())
+    made: HostStep = host_step(config, networks)
+    return made
 
 
 def test_steps_change_the_factors_alone_and_a_restored_state_goes_on(
-    config: TrainConfig, step: TrainStep, tmp_path: Path
+    config: TrainConfig, step: HostStep, tmp_path: Path
 ) -> None:
     state: Any = step.state
-    before = {name: item.asnumpy().copy() for name, item in step.networks.parameters_and_names()}
+    before = {name: item.asnumpy().copy() for name, item in networks_of(step).parameters_and_names()}
     losses = [step(batch(config, number)).loss for number in range(3)]
-    after = {name: item.asnumpy() for name, item in step.networks.parameters_and_names()}
+    after = {name: item.asnumpy() for name, item in networks_of(step).parameters_and_names()}
     changed = {name for name in after if not np.array_equal(before[name], after[name])}
     assert changed == {span.name for span in state.space.spans}
     assert all(name.rsplit(".", 1)[0].endswith("lora") for name in changed)
@@ -146,7 +145,6 @@ def test_steps_change_the_factors_alone_and_a_restored_state_goes_on(
     following = [step(batch(config, number)).loss for number in (3, 4)]
     weights, averages = state.weights.copy(), {name: each.copy() for name, each in state.averages.items()}
     state.from_checkpoint(copy)
-    state.space.write(state.weights)
     assert [step(batch(config, number)).loss for number in (3, 4)] == following
     np.testing.assert_array_equal(state.weights, weights)
     for name, average in averages.items():
@@ -162,7 +160,7 @@ def test_steps_change_the_factors_alone_and_a_restored_state_goes_on(
         assert read[target].alpha == 7
 
 
-def test_gradients_are_the_slope_of_the_loss(config: TrainConfig, step: TrainStep) -> None:
+def test_gradients_are_the_slope_of_the_loss(config: TrainConfig, step: HostStep) -> None:
     from vpred_train.engine.objective import DiffusionLoss
 
     space = step.state.space
@@ -174,7 +172,7 @@ def test_gradients_are_the_slope_of_the_loss(config: TrainConfig, step: TrainSte
     inputs = step.objective.network_inputs(z_0, draws, step.inputs.tokenizer(data.captions))
     _, gradients = step.loss_and_gradients(*inputs)
     gradient = np.concatenate([tensor.asnumpy().reshape(-1) for tensor in gradients])
-    loss = DiffusionLoss(step.networks)
+    loss = DiffusionLoss(networks_of(step))
     direction = gradient / np.linalg.norm(gradient)
     losses = []
     for sign in (1, -1):

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ from vpred_train.errors import is_users
 
 
 class Clock:
-    """A train state as far as a save sees it."""
+    """A training state as far as a save sees it."""
 
-    samples_seen = 0
+    def __init__(self) -> None:
+        self.progress = SimpleNamespace(samples_seen=0)
 
     def to_checkpoint(self) -> State:
-        return State({"model/w": np.full(3, self.samples_seen, np.float32)}, {"samples_seen": self.samples_seen})
+        seen = self.progress.samples_seen
+        return State({"model/w": np.full(3, seen, np.float32)}, {"samples_seen": seen})
 
 
 class Seen:
@@ -48,16 +51,18 @@ class Seen:
 @pytest.fixture
 def run(train_config: TrainConfig, tmp_path: Path) -> Iterator[Callable[..., tuple[Any, Seen]]]:
     """run(steps, prepare, **keys of the checkpoint section): steps of 4 samples, 10 to an epoch; then (saves, seen)."""
-    from vpred_train.training.checkpointing import SaveRequest, Saves
+    from vpred_train.training.checkpointing import CheckpointSaver, SaveRequest
 
     def steps(count: int, prepare: Any = None, last: bool = False, **keys: Any) -> tuple[Any, Seen]:
         section = train_config.checkpoint.model_copy(update={"keep_last": 99, **keys})
         config = train_config.model_copy(update={"checkpoint": section})
-        saves = Saves(config, CheckpointManager(tmp_path, retention=section.retention(4)), SingleProcess(), 10)
+        saves = CheckpointSaver(
+            config, CheckpointManager(tmp_path, retention=section.retention(4)), SingleProcess(), 10
+        )
         saves.request = SaveRequest(tmp_path / "checkpoint_now", looks=True)
         clock, seen = Clock(), Seen()
         for step in range(1, count + 1):
-            clock.samples_seen = 4 * step
+            clock.progress.samples_seen = 4 * step
             if prepare is not None:
                 prepare(saves, step)
             saves.after_step(clock, step, [seen], last=last and step == count)  # type: ignore[arg-type, list-item]

@@ -19,7 +19,7 @@ from vpred_train.config.weights import PretrainedConfig
 from vpred_train.diffusion.parameterization import TARGETS
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import SingleProcess
-from vpred_train.engine.inputs import Online
+from vpred_train.engine.inputs import OnlineInputs
 from vpred_train.models.networks import Networks
 from vpred_train.training import prediction_probe
 from vpred_train.training.prediction_probe import Probe, measure, probe
@@ -71,7 +71,7 @@ def test_fresh_networks_are_probed(model_config: ModelConfig, tmp_path: Path) ->
     (tmp_path / "img_txt.csv").write_text("dir,text\n0.png,noise\n")
     networks = Networks(model_config, 0)
     data = DataConfig(path=tmp_path, resolution=8)
-    found = probe(networks, DiffusionConfig(), open_source(tmp_path), Online(model_config, data, 0, networks))
+    found = probe(networks, DiffusionConfig(), open_source(tmp_path), OnlineInputs(model_config, data, 0, networks))
     assert found.verdict is None
     assert all(np.isfinite(residual) for residual in found.means.values())
 

@@ -19,7 +19,7 @@ from launcher.contract.run_dir import AttemptDir, RankStatus
 from support.step_results import RESULT
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import SingleProcess
-from vpred_train.distributed.watchdog import Waits, Watchdog
+from vpred_train.distributed.watchdog import CollectiveTimer, Watchdog
 from vpred_train.training import worker
 from vpred_train.training.hooks import status as status_module
 from vpred_train.training.hooks.status import StatusHook
@@ -35,7 +35,7 @@ def attempt(tmp_path: Path) -> AttemptDir:
 
 @pytest.fixture
 def status(train_config: TrainConfig, attempt: AttemptDir) -> Iterator[StatusHook]:
-    hook = StatusHook(IDENTITY, 7, train_config, attempt, Waits())
+    hook = StatusHook(IDENTITY, 7, train_config, attempt, CollectiveTimer())
     yield hook
     hook.close()
 
@@ -63,7 +63,7 @@ def test_a_rank_that_waits_goes_on_telling(
 ) -> None:
     monkeypatch.setattr(status_module, "BEAT_S", 0.02)
     watchdog = Watchdog(1, 60.0)
-    status = StatusHook(IDENTITY, 7, train_config, attempt, watchdog.waits)
+    status = StatusHook(IDENTITY, 7, train_config, attempt, watchdog.timer)
     status.on_phase("compiling", 0, 0)
     assert not told(attempt).waiting
     with watchdog.watching():
@@ -72,7 +72,7 @@ def test_a_rank_that_waits_goes_on_telling(
                 break
             status.closed.wait(0.01)
         assert told(attempt).waiting
-    assert not watchdog.waits.now and watchdog.waits.seconds > 0
+    assert not watchdog.timer.inside and watchdog.timer.total_s > 0
     status.close()
     watchdog.close()
 

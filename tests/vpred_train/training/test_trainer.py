@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from PIL import Image
 from checkpoints_mgr import CheckpointManager
 from data import Batch, join, open_source
 from launcher.contract.config import ConfigError, dump_yaml
+from support.host_engine import host_step
 from support.jobs import write_images
 from vpred_train.config.train import TrainConfig
 from vpred_train.config.validation import ValidationConfig
@@ -54,21 +55,19 @@ def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]
     data = config.data.model_copy(update={"path": folder / "images"})
     config = config.model_copy(update={"data": data})
     checkpoints = CheckpointManager(folder / "checkpoints")
-    source = open_source(data.path)
-    trainer: Any = Trainer(
-        config, Networks(config.model, 0), source, SingleProcess(), checkpoints, folder / "snapshots"
-    )
+    source, networks, alone = open_source(data.path), Networks(config.model, 0), SingleProcess()
+    state = host_step(config, networks, data_digest=source.digest).state
     coming = iter(outcomes)
 
     def step(batch: Batch) -> StepResult:
-        trainer.state.samples_seen = batch.samples_seen
+        state.progress.samples_seen = batch.samples_seen
         number = batch.samples_seen // config.global_batch
         seconds = {"step_seconds": 1.0, "data_wait_seconds": 0.0, "collective_seconds": 0.0}
         clock = {"step": number, "samples_seen": batch.samples_seen, **seconds}
         return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, nonfinite_samples={}, **next(coming, GOOD))
 
-    trainer.step = step
-    return trainer
+    step_of = cast(Any, step)
+    return Trainer(config, networks, source, alone, checkpoints, folder / "snapshots", state, step_of)
 
 
 class Never:
@@ -123,6 +122,7 @@ def test_a_resume_notices_that_the_data_changed(train_config: TrainConfig, tmp_p
     table = tmp_path / "moved" / "img_txt.csv"
     table.write_text(table.read_text().replace("picture 3", "picture three"))
     trainer.source = open_source(tmp_path / "moved")
+    trainer.state.progress.data_digest = trainer.source.digest
     with pytest.raises(ConfigError, match=r"moved: images, captions or their order have changed since the checkpoint"):
         trainer.resume()
     del saved.progress["data_digest"]  # as before there was one
@@ -133,11 +133,11 @@ def test_a_resume_notices_that_the_data_changed(train_config: TrainConfig, tmp_p
 def test_a_resume_notices_that_other_images_are_held_out(train_config: TrainConfig, tmp_path: Path) -> None:
     validation = ValidationConfig(every_samples=40, count=2)
     trainer = trainer_of(train_config.model_copy(update={"validation": validation}), tmp_path, [])
-    trainer.state.held_out_digest = "a"
+    trainer.state.progress.held_out_digest = "a"
     saved = trainer.state.to_checkpoint()
     trainer.checkpoints.save(3, saved)
     trainer.resume()
-    trainer.state.held_out_digest = "b"
+    trainer.state.progress.held_out_digest = "b"
     with pytest.raises(ConfigError, match="the held-out images have changed since the checkpoint; put them back"):
         trainer.resume()
     del saved.progress["held_out_digest"]  # as before there was one
@@ -153,7 +153,7 @@ def test_a_resume_keeps_what_changed_and_refuses_what_may_not(
     train_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = trainer_of(train_config, tmp_path, [])
-    trainer.state.samples_seen = 12
+    trainer.state.progress.samples_seen = 12
     saved = trainer.state.to_checkpoint()
     saved.record["train"] = dump_yaml(trainer.config)
     trainer.checkpoints.save(3, saved)
@@ -166,7 +166,7 @@ def test_a_resume_keeps_what_changed_and_refuses_what_may_not(
         trainer.resume()
     assert "the recipe changed: sampling.steps was 15, now 3" in caplog.text
     assert "workers" not in caplog.text  # of the machine
-    (change,) = trainer.state.recipe_changes
+    (change,) = trainer.state.progress.recipe_changes
     assert change.pop("unix_s") > 1.7e9
     assert change == {"samples_seen": 12, "key": "sampling.steps", "before": 15, "after": 3}
 
@@ -175,7 +175,7 @@ def test_a_resume_keeps_what_changed_and_refuses_what_may_not(
     trainer.checkpoints.save(4, again)
     trainer.config = trainer.config.model_copy(update={"final_samples": 0})
     trainer.resume()
-    assert [each["key"] for each in trainer.state.recipe_changes] == ["sampling.steps", "final_samples"]
+    assert [each["key"] for each in trainer.state.progress.recipe_changes] == ["sampling.steps", "final_samples"]
     trainer.config = begun.model_copy(update={"seed": 1})
     with pytest.raises(
         ConfigError, match=r"checkpoint of step 4: belongs to a different recipe: seed \(0 there, 1 here"
@@ -198,21 +198,21 @@ def test_buckets_train_at_several_shapes(
     raw = train_config.model_dump() | {"total_samples": 16}
     raw["data"] |= {"path": tmp_path, "buckets": {"multiple_px": 4, "max_aspect": 4.0}}
     config = TrainConfig.model_validate(raw)
-    networks = Networks(config.model, 0)
-    trainer = Trainer(
-        config, networks, open_source(tmp_path), SingleProcess(), CheckpointManager(tmp_path / "c"), tmp_path / "s"
-    )
-    shapes, whole = [], trainer.step
+    networks, checkpoints = Networks(config.model, 0), CheckpointManager(tmp_path / "c")
+    shapes, whole = [], host_step(config, networks)
 
     def step(batch: Batch) -> Any:
         shapes.append(batch.images.shape[2:])
         return whole(batch)
 
-    trainer.step = step  # type: ignore[assignment]
+    step_of = cast(Any, step)
+    trainer: Any = Trainer(
+        config, networks, open_source(tmp_path), SingleProcess(), checkpoints, tmp_path / "s", whole.state, step_of
+    )
     steps = Steps()
     before = trainer.state.weights.copy()
     with caplog.at_level("INFO"):
-        assert trainer.run([steps], Never())  # type: ignore[list-item,arg-type]
+        assert trainer.run([steps], Never())
     assert "2 graph shapes, each compiled at its first batch: 8 x 8: 8, 16 x 4: 8" in caplog.text
     assert sorted(shapes) == [(4, 16), (4, 16), (8, 8), (8, 8)]
     assert steps.phases.count("compiling") == 2
@@ -237,15 +237,8 @@ def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
 
     def train(checkpoints: str, steps: int) -> Trainer:
         """So many steps, from where the checkpoints are."""
-        made = Trainer(
-            config,
-            Networks(config.model, 0),
-            join([open_source(folder) for folder in folders]),
-            SingleProcess(),
-            CheckpointManager(tmp_path / checkpoints),
-            tmp_path / "snapshots",
-        )
-        one_step, last, stop = made.step, made.resume() + steps, Never()
+        source, networks, stop = join([open_source(folder) for folder in folders]), Networks(config.model, 0), Never()
+        one_step = host_step(config, networks, data_digest=source.digest)
 
         def step(batch: Batch) -> Any:
             seen.extend(batch.sample_ids.tolist())
@@ -253,7 +246,11 @@ def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
             stop.received = result.step == last
             return result
 
-        made.step = step  # type: ignore[assignment]
+        manager, step_of = CheckpointManager(tmp_path / checkpoints), cast(Any, step)
+        made = Trainer(
+            config, networks, source, SingleProcess(), manager, tmp_path / "snapshots", one_step.state, step_of
+        )
+        last = made.resume() + steps
         made.run([], stop)  # type: ignore[arg-type]
         return made
 
@@ -267,7 +264,7 @@ def test_two_folders_train_in_proportion_and_a_resume_goes_on_the_same(
     resumed = train("parts", 4)
     assert resumed.finished
     assert seen == expected
-    np.testing.assert_array_equal(resumed.state.weights, whole.state.weights)
+    np.testing.assert_array_equal(resumed.state.full(None), whole.state.full(None))
 
 
 def test_buckets_must_fit_the_latents_and_the_resolution(train_config: TrainConfig) -> None:

@@ -20,10 +20,10 @@ from data import (
     open_source,
     sample_generator,
 )
+from support.host_engine import host_step, networks_of
 from vpred_train.config.train import TrainConfig
 from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import SingleProcess
-from vpred_train.engine.state import average_in_use
 from vpred_train.training import previews as previews_module
 from vpred_train.training.hooks.hook import ValidationLoss
 from vpred_train.training.previews import Previews
@@ -54,23 +54,20 @@ def config(train_config: TrainConfig) -> TrainConfig:
 @pytest.fixture(scope="module")
 def step(config: TrainConfig) -> Any:
     """A step whose averages differ from its weights, and both from the fresh ones."""
-    from vpred_train.distributed.flat_space import FlatSpace
-    from vpred_train.engine.state import TrainState
-    from vpred_train.engine.step import TrainStep
     from vpred_train.models.networks import Networks
 
-    networks = Networks(config.model, config.seed)
-    state = TrainState(config, FlatSpace(networks, config.trainable), SingleProcess())
+    step = host_step(config, Networks(config.model, config.seed))
+    state = step.state
     rng = np.random.default_rng(1)
     for values in (state.weights, *state.averages.values()):
         values += rng.normal(0, 0.05, state.space.size).astype(np.float32)
     state.space.write(state.weights)
-    return TrainStep(config, networks, state, SingleProcess())
+    return step
 
 
 @pytest.fixture(scope="module")
 def validation(config: TrainConfig, step: Any, parts: tuple[Source, Source]) -> Validation:
-    return Validation(config, step.networks, step.state, parts[1], SingleProcess())
+    return Validation(config, networks_of(step), step.state, parts[1], SingleProcess(), step.inputs)
 
 
 def expected_errors(config: TrainConfig, step: Any, held_out: Source, kind: str) -> np.ndarray:
@@ -94,7 +91,7 @@ def expected_errors(config: TrainConfig, step: Any, held_out: Source, kind: str)
                 alpha, sigma = float(schedule.alpha[t]), float(schedule.sigma[t])
                 z_t = alpha * latents[image] + sigma * noise
                 inputs = (z_t[None].astype(np.float32), np.array([t], np.float32), tokens[image : image + 1])
-                output = step.networks(*(Tensor(each) for each in inputs)).asnumpy()[0].astype(np.float64)
+                output = networks_of(step)(*(Tensor(each) for each in inputs)).asnumpy()[0].astype(np.float64)
                 if kind == "x0":  # v of an image: (alpha z - x) / sigma
                     output = (alpha * z_t - output) / sigma
                 elif kind == "eps":  # v of a noise: (noise - sigma z) / alpha
@@ -109,14 +106,14 @@ def test_errors_are_those_of_v_in_float64(
 ) -> None:
     diffusion = config.diffusion.model_copy(update={"prediction_type": kind})
     config = config.model_copy(update={"diffusion": diffusion})
-    found = Validation(config, step.networks, step.state, parts[1], SingleProcess()).image_errors()
+    found = Validation(config, networks_of(step), step.state, parts[1], SingleProcess(), step.inputs).image_errors()
     np.testing.assert_allclose(found, expected_errors(config, step, parts[1], kind), rtol=2e-5)
 
 
 def test_means_standard_errors_and_ranges(config: TrainConfig, step: Any, validation: Validation) -> None:
     losses = validation.losses()
     errors = validation.image_errors()
-    with average_in_use(step.state, "constant"):
+    with step.state.showing("constant"):
         averaged = validation.image_errors()
     snr = make_schedule(config.diffusion).snr
     assert [each.weights for each in losses] == ["raw"] * 4 + ["constant"] * 4
@@ -158,7 +155,7 @@ def test_any_number_of_ranks_has_the_same_errors(
     answers: list[Any] = [None] * ranks
     for rank in range(ranks):
         collective: Any = Rank(rank, answers)
-        share = Validation(config, step.networks, step.state, parts[1], collective)
+        share = Validation(config, networks_of(step), step.state, parts[1], collective, step.inputs)
         share.squared_error = validation.squared_error  # compiled once
         with contextlib.suppress(WaitingError):
             whole = share.image_errors()
@@ -183,7 +180,7 @@ def test_looking_changes_no_bit_of_the_training(
 
     training, held_out = parts
     state = step.state
-    previews = Previews(config, step.networks, state, held_out, SingleProcess(), tmp_path / "samples")
+    previews = Previews(config, networks_of(step), state, held_out, SingleProcess(), tmp_path / "samples")
     saved = state.to_checkpoint()
     start = State(whole={name: value.copy() for name, value in saved.whole.items()}, progress=dict(saved.progress))
     seen = Seen()
@@ -191,12 +188,11 @@ def test_looking_changes_no_bit_of_the_training(
 
     def train(looking: bool) -> tuple[list[Any], np.ndarray]:
         state.from_checkpoint(start)
-        state.space.write(state.weights)
         results = []
         for batch in batches(config, training, 3):
             if looking:
                 for observer in (validation, previews):
-                    observer.observe(hooks, state.samples_seen // 4, state.samples_seen)
+                    observer.observe(hooks, state.progress.samples_seen // 4, state.progress.samples_seen)
                     np.testing.assert_array_equal(state.space.read(), state.weights)
             result = step(batch)
             results.append((result.loss, result.grad_norm))
@@ -210,7 +206,6 @@ def test_looking_changes_no_bit_of_the_training(
     with Image.open(tmp_path / "samples" / "step-0.png") as image:
         assert image.size == (16, 16)  # three images of 8 x 8, two in a row
     state.from_checkpoint(start)
-    state.space.write(state.weights)
 
 
 def batches(config: TrainConfig, training: Source, count: int) -> list[Batch]:
@@ -221,7 +216,7 @@ def batches(config: TrainConfig, training: Source, count: int) -> list[Batch]:
 
 
 def test_an_average_leaves_with_an_error_too(step: Any) -> None:
-    with pytest.raises(RuntimeError, match="inside"), average_in_use(step.state, "constant"):
+    with pytest.raises(RuntimeError, match="inside"), step.state.showing("constant"):
         np.testing.assert_array_equal(step.state.space.read(), step.state.averages["constant"])
         raise RuntimeError("inside")
     np.testing.assert_array_equal(step.state.space.read(), step.state.weights)
@@ -235,9 +230,9 @@ def test_previews_are_those_of_the_sampler(
 
     tree = config.model_dump(mode="json") | {"previews": {"every_samples": 4, "prompts": ["a", "b"], "seed": 9}}
     config = TrainConfig.model_validate(tree)
-    Previews(config, step.networks, step.state, parts[1], SingleProcess(), tmp_path).observe([], 4, 16)
+    Previews(config, networks_of(step), step.state, parts[1], SingleProcess(), tmp_path).observe([], 4, 16)
     step.state.space.write(step.state.averages["constant"])
-    pipeline = TextToImage(step.networks, config.model, config.diffusion, config.sampling, 8, 8)
+    pipeline = TextToImage(networks_of(step), config.model, config.diffusion, config.sampling, 8, 8)
     expected = np.concatenate(to_uint8(pipeline.generate(["a", "b"], [9, 10])), axis=1)
     step.state.space.write(step.state.weights)
     with Image.open(tmp_path / "step-4.png") as image:
@@ -249,7 +244,7 @@ def test_a_preview_that_is_not_finite_is_logged_and_the_run_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     folder = tmp_path / "grids"
-    observer = Previews(config, step.networks, step.state, parts[1], SingleProcess(), folder)
+    observer = Previews(config, networks_of(step), step.state, parts[1], SingleProcess(), folder)
     images = np.full((3, 3, 8, 8), np.nan, np.float32)
     monkeypatch.setattr(previews_module, "generate_shared", lambda *_: images)
     observer.observe([], 5, 20)

@@ -8,7 +8,7 @@ from checkpoints_mgr import SaveResult
 from launcher.contract.identity import Identity
 from launcher.contract.run_dir import BEAT_S, AttemptDir, Phase, RankStatus
 from vpred_train.config.train import TrainConfig
-from vpred_train.distributed.watchdog import Waits
+from vpred_train.distributed.watchdog import CollectiveTimer
 from vpred_train.engine.step_result import StepResult
 from vpred_train.training.hooks.hook import Hook
 
@@ -22,10 +22,12 @@ class StatusHook(Hook):
     that is stuck.
     """
 
-    def __init__(self, identity: Identity, pid: int, config: TrainConfig, attempt: AttemptDir, waits: Waits) -> None:
+    def __init__(
+        self, identity: Identity, pid: int, config: TrainConfig, attempt: AttemptDir, timer: CollectiveTimer
+    ) -> None:
         self.identity, self.pid, self.config = identity, pid, config
         self.path = attempt.status(identity.rank)
-        self.waits = waits
+        self.timer = timer
         self.phase: Phase = "starting"
         self.phase_unix_s: dict[Phase, float] = {}
         self.resumed_step: int | None = None
@@ -87,7 +89,7 @@ class StatusHook(Hook):
                 samples_seen=self.samples_seen,
                 loss=self.loss,
                 images_per_second=self.images_per_second,
-                waiting=self.waits.now,
+                waiting=self.timer.inside,
                 timed_steps=max(0, self.steps - 1),
                 own_seconds=self.own_seconds,
                 checkpoint_step=self.checkpoint_step,

@@ -1,4 +1,4 @@
-"""Runs one optimiser step: batch in, plain numbers out."""
+"""Runs one optimiser step in host memory: batch in, plain numbers out."""
 
 import math
 import time
@@ -11,11 +11,10 @@ from data import Batch
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
 from vpred_train.distributed.flat_arrays import FlatArrays, apart
-from vpred_train.engine.inputs import Inputs, Online
+from vpred_train.engine.host.state import HostState
+from vpred_train.engine.inputs import ModelInputs
 from vpred_train.engine.objective import DiffusionLoss, Objective
-from vpred_train.engine.state import TrainState
 from vpred_train.engine.step_result import StepResult
-from vpred_train.models.networks import Networks
 from vpred_train.optim.learning_rate import learning_rate
 from vpred_train.optim.optimizers import clip_factor
 
@@ -34,48 +33,50 @@ class LossAndGradients(nn.Cell):
         return self.loss_and_gradients(z_t, target, weight, timesteps, text)
 
 
-class TrainStep:
-    """Runs forward, backward, one collective, clipping, the optimiser and the moving averages."""
+class HostStep:
+    """Implements `Step`: one graph for loss and gradients; collective, clipping and updates in host memory.
+
+    loss_and_gradients: maps the arguments of `DiffusionLoss` to the loss and each parameter's gradient
+    """
 
     def __init__(
         self,
         config: TrainConfig,
-        networks: Networks,
-        state: TrainState,
+        state: HostState,
         collective: Collective,
-        inputs: Inputs | None = None,
+        inputs: ModelInputs,
+        objective: Objective,
+        loss_and_gradients: Callable[..., Any],
     ) -> None:
-        self.config, self.networks, self.state, self.collective = config, networks, state, collective
-        self.objective = Objective(config)
-        self.inputs = inputs or Online(config.model, config.data, config.seed, networks)
-        self.loss_and_gradients: Callable[..., Any] = LossAndGradients(DiffusionLoss(networks), state.space.parameters)
+        self.config, self.state, self.collective = config, state, collective
+        self.inputs, self.objective, self.loss_and_gradients = inputs, objective, loss_and_gradients
 
     def __call__(self, batch: Batch) -> StepResult:
-        started, waited_s = time.perf_counter(), self.collective.waits.seconds
-        state = self.state
+        started, waited_s = time.perf_counter(), self.collective.timer.total_s
+        state, progress = self.state, self.state.progress
         local_loss, local_gradient = self._accumulate(batch)
         # Checked before `reduce_`, which mixes the ranks' gradients.
         blamed = [] if math.isfinite(local_loss) and local_gradient.is_finite() else batch.sample_ids.tolist()
         gradient = state.sharding.reduce_(local_gradient)
         votes = self.collective.allgather_object([local_loss, blamed])
         loss = sum(rank_loss for rank_loss, _ in votes) / self.collective.world_size
-        loss_scale = state.loss_scale.value
+        loss_scale = progress.loss_scale.value
         # The gradient is that of the scaled loss, summed over ranks and micro-batches.
         divisor = loss_scale * self.collective.world_size * self.config.gradient_accumulation_steps
         grad_norm = math.sqrt(state.sharding.square_sum(gradient)) / divisor
         finite = not self.collective.any(not (math.isfinite(grad_norm) and math.isfinite(loss)))
-        overflow = not finite and math.isfinite(loss) and state.loss_scale.can_fall
-        state.samples_seen = batch.samples_seen
-        rate = learning_rate(self.config, state.samples_seen)
+        overflow = not finite and math.isfinite(loss) and progress.loss_scale.can_fall
+        progress.samples_seen = batch.samples_seen
+        rate = learning_rate(self.config, progress.samples_seen)
         if finite:
             # Clipping, unscaling and the mean are one factor, so that one pass over the gradient suffices.
             state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / divisor)
-            state.loss_scale = state.loss_scale.after_update()
+            progress.loss_scale = progress.loss_scale.after_update()
         elif overflow:
-            state.loss_scale = state.loss_scale.lowered()
+            progress.loss_scale = progress.loss_scale.lowered()
         return StepResult(
-            step=state.samples_seen // self.config.global_batch,
-            samples_seen=state.samples_seen,
+            step=progress.samples_seen // self.config.global_batch,
+            samples_seen=progress.samples_seen,
             loss=loss,
             grad_norm=grad_norm,
             learning_rate=rate,
@@ -85,7 +86,7 @@ class TrainStep:
             nonfinite_samples={rank: sample_ids for rank, (_, sample_ids) in enumerate(votes) if sample_ids},
             step_seconds=time.perf_counter() - started + batch.wait_s,
             data_wait_seconds=batch.wait_s,
-            collective_seconds=self.collective.waits.seconds - waited_s,
+            collective_seconds=self.collective.timer.total_s - waited_s,
         )
 
     def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:
@@ -104,7 +105,7 @@ class TrainStep:
     def _differentiate(self, batch: Batch) -> tuple[float, FlatArrays]:
         z_0, text = self.inputs.of_batch(batch)
         draws = self.objective.draw(batch, z_0.shape[1:])
-        loss_scale = self.state.loss_scale.value
+        loss_scale = self.state.progress.loss_scale.value
         inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
         loss, gradients = self.loss_and_gradients(*inputs)
         # asnumpy shares the tensor's memory: the graph's gradients are summed and reduced in place.
