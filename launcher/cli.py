@@ -127,9 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(log_level="info")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
-    text = (
-        "in a job of `submit`: take the documents in RUN/submit, and put the job back into the queue where that helps"
-    )
+    text = "in a job of `submit`: run what lies in RUN/submit, and put the job back into the queue where that helps"
     run.add_argument("--submitted", action="store_true", help=text)
     run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
     for name, command, text in (

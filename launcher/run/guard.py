@@ -19,7 +19,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.run_dir import RunDir
 from launcher.processes.tied import kill_session, own_program, start_tied
 from launcher.run.after_run import after_run
-from launcher.submit.slurm import batch_host, end_job, host_names
+from launcher.submit.slurm import end_job, lost_batch_host
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _acts(job_id: str, here: str, guards: Sequence[str]) -> bool:
     """Return whether the batch host is lost and this node is the first guard that is left."""
     try:
-        host, nodes = batch_host(job_id)
-        living = host_names(nodes)
+        living = lost_batch_host(job_id)
     except ConfigError:  # the controller may be busy, or be restarted
         return False
-    return host not in living and here == next((guard for guard in guards if guard in living), None)
+    return living is not None and here == next((guard for guard in guards if guard in living), None)
 
 
 if __name__ == "__main__":

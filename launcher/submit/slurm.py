@@ -97,16 +97,20 @@ def host_names(nodes: str) -> list[str]:
     return answer.stdout.split()
 
 
-def batch_host(job_id: str) -> tuple[str, str]:
-    """Return the node that a job's batch script was started on, and the list of nodes that the job has now.
+def lost_batch_host(job_id: str) -> list[str] | None:
+    """Return the nodes that a running job has left without that of its batch script. None: it has that node.
 
     Raises ConfigError: when Slurm does not say.
     """
-    found = ask(["squeue", "--noheader", f"--jobs={job_id}", "--format=%B|%N"])
-    host, bar, nodes = found.stdout.strip().partition("|")
+    found = ask(["squeue", "--noheader", f"--jobs={job_id}", "--format=%T|%B|%N"])
+    state, _, rest = found.stdout.strip().partition("|")
+    host, bar, nodes = rest.partition("|")
     if found.returncode != 0 or not bar:
         raise ConfigError(f"squeue: {_last_line(found.stderr)}", "try again later")
-    return host, nodes
+    if state != "RUNNING":  # the list of a job that ends shrinks too
+        return None
+    living = host_names(nodes)
+    return None if host in living else living
 
 
 def is_preempted(job_id: str) -> bool:
