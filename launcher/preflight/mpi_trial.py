@@ -90,15 +90,15 @@ class MpiTrial:
             return self._error(found, _CONNECT if self.several_hosts else self._change)
         if late:
             found = f"started {started} of {self.ranks} ranks in {self.timeout_s:g} s"
-            return self._error(found, "look at the load of the hosts and at their firewalls; launcher.kind")
+            key = "launcher.kind" if self.mpirun is None else "launcher.mpirun"
+            return self._error(found, f"look at the load of the hosts and at their firewalls; {key}")
         told = len(results) if self.exchanges else started
         if self.process.returncode != 0 or told != self.ranks:
             remedy = _CONNECT if self.several_hosts and started == self.ranks else self._change
             return self._error(f"failed: {_said(output)}", remedy)
         agree = f" and mpi4py ({libraries}) agree" if self.exchanges else " starts processes"
-        return Finding(
-            "ok", "MPI", f"{self.mpirun or 'srun'}{agree}{f' on {self.ranks} hosts' if self.several_hosts else ''}"
-        )
+        where = f" on {self.ranks} hosts" if self.several_hosts else ""
+        return Finding("ok", "MPI", f"{self.mpirun or 'srun'}{agree}{where}")
 
     def _error(self, found: str, remedy: str) -> Finding:
         return Finding("error", "MPI", f"{self.mpirun or 'srun'} {found}", remedy)
