@@ -17,10 +17,10 @@ import pytest
 
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 from launcher.records.attempt_record import AttemptRecord, read_records
-from support import CHECKOUT
+from support import CHECKOUT, PROGRAMS
 from support.hosts import Hosts, unavailable
 
-FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
+FAKE_LAUNCH = PROGRAMS / "fake_launch.py"
 NOTICED_S = 45.0
 BOTH, WITH_SPARE = ("h0", "h1"), ("h0", "h2")
 CLUSTER = """
