@@ -20,6 +20,7 @@ PROGRAMS = {
     "launcher.preflight.host_probe",
     "launcher.ranktable.npu_probe",
     "launcher.rank.shim",
+    "launcher.run.guard",
     "launcher.processes.sweep",
     "vpred_train.commands.doctor",
 }

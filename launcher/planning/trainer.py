@@ -22,12 +22,14 @@ class Trainer:
     doctor: the command that examines a rank's machine, with the same options
     packages: Python packages that it needs
     libraries: system libraries that it needs, file name -> the Debian package that has it
+    launch: argv of `vpred-launch` with this trainer, for a job on another machine
     """
 
     argv: tuple[str, ...]
     doctor: tuple[str, ...]
     packages: tuple[str, ...]
     libraries: Mapping[str, str]
+    launch: tuple[str, ...] = (str(Path(sys.executable).with_name("vpred-launch")),)
 
 
 TRAINER = Trainer(

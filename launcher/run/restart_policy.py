@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from launcher.cluster.config import ClusterConfig, RestartSettings
+from launcher.cluster.config import ClusterConfig
 from launcher.cluster.hosts import Host
+from launcher.cluster.restart import RestartSettings
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"doctor"},
         {"run"},
         {"commands", "preflight", "supervision"},
+        {"submit"},
         {"planning"},
         {"rank", "ranktable"},
         {"processes"},

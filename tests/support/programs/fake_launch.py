@@ -13,4 +13,5 @@ TRAINER, DOCTOR = (
 
 if __name__ == "__main__":
     prepare()
-    sys.exit(main(sys.argv[1:], Trainer(TRAINER, DOCTOR, ("mpi4py",), {})))
+    launch = (sys.executable, "-P", str(Path(__file__).resolve()))
+    sys.exit(main(sys.argv[1:], Trainer(TRAINER, DOCTOR, ("mpi4py",), {}, launch)))

@@ -1,0 +1,6 @@
+"""Lists the schedulers, by the values of `submit.scheduler`."""
+
+from launcher.submit.scheduler import Scheduler
+from launcher.submit.slurm import Slurm
+
+SCHEDULERS: dict[str, Scheduler] = {"slurm": Slurm()}
