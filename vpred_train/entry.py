@@ -30,6 +30,7 @@ _OF_THE_SYSTEM = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
 }
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"  # in tempfile's error
 # A shell's `&`, cron or a supervisor may have ignored these. SIGHUP stays ignored (nohup), and so do the two signals
 # that a shim ignores for a trainer that has no handler yet (launcher/rank/run_trainer.py).
 _NOT_INHERITED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
@@ -199,6 +200,9 @@ def _exit_code(module: str) -> Any:
     except OSError as error:
         if error.filename in _STREAMS.values():
             return _without_output(error)
+        if error.errno == errno.ENOENT and str(error.strerror).startswith(_NO_TEMPORARY_FOLDER):
+            print("no folder for temporary files can be written; mount a writable /tmp, or set TMPDIR", file=sys.stderr)
+            return BAD_INPUT
         if module in PROGRAMS or error.errno not in _OF_THE_SYSTEM:
             raise
         print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
