@@ -8,17 +8,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from launcher.cluster.backends import INITS, Init, faults
-from launcher.cluster.hosts import LOCAL_ADDRESSES, Host
+from launcher.cluster.hosts import LOCAL_ADDRESSES, Device, Host
 from launcher.cluster.start import LauncherSettings, Metrics, Network, PreflightSettings
+from launcher.cluster.submit import SubmitConfig
 from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import SecondsOrNone, Section, load_document
+from launcher.contract.config_errors import first_mistake
 from launcher.contract.identity import tells_identity
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MADE_UP_IP = ipaddress.IPv4Address("10.0.0.0")
 _ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
 
 
@@ -65,11 +68,14 @@ class ClusterConfig(Section):
     accelerator: Literal["cpu", "ascend"]
     """Kind of device that ranks compute on."""
 
-    hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
-    """Machines that ranks start on."""
+    hosts: tuple[Host, ...] = ()
+    """Machines that ranks start on. A file with `submit` leaves them out, since its jobs get nodes of the scheduler."""
 
     workers_per_host: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     """Number of ranks on each host, for accelerator cpu. On ascend each device has one rank."""
+
+    devices_per_host: Annotated[int, Field(ge=1, le=1 << 8)] | None = None
+    """Number of NPUs of each node, one rank each, for accelerator ascend with `submit`."""
 
     launcher: LauncherSettings = LauncherSettings()
     """How ranks are started and stopped."""
@@ -89,6 +95,9 @@ class ClusterConfig(Section):
     supervision: SupervisionSettings = SupervisionSettings()
     """Limits for hung and for slow ranks."""
 
+    submit: SubmitConfig | None = None
+    """Scheduler that gives the run its hosts, for `vpred-launch submit`. null runs on `hosts`."""
+
     environment: Annotated[dict[str, str], Field(default_factory=dict)]
     """Environment variables of all ranks on all hosts, by name. The launcher's own variables are refused."""
 
@@ -107,7 +116,14 @@ class ClusterConfig(Section):
         return (*self.hosts, *self.restart.spare_hosts)
 
     @property
+    def ranks_per_node(self) -> int:
+        """Return the number of ranks on each node of a file with `submit`."""
+        return self.devices_per_host or self.workers_per_host or 0
+
+    @property
     def world_size(self) -> int:
+        if self.submit is not None:
+            return self.submit.nodes * self.ranks_per_node
         return sum(self.ranks_on(host) for host in self.hosts)
 
     @property
@@ -123,7 +139,8 @@ class ClusterConfig(Section):
 
     @property
     def highest_metrics_port(self) -> int:
-        return self.metrics.base_port + max(self.ranks_on(host) for host in self.known_hosts) - 1
+        ranks = max((self.ranks_on(host) for host in self.known_hosts), default=self.ranks_per_node)
+        return self.metrics.base_port + ranks - 1
 
     @property
     def init(self) -> Init:
@@ -140,6 +157,15 @@ class ClusterConfig(Section):
         first = self.ordered_hosts[0].address
         return "127.0.0.1" if first in LOCAL_ADDRESSES else first
 
+    def on(self, hosts: Sequence[Host], spare_hosts: Sequence[Host] = ()) -> Self:
+        """Return a file with `submit` as one that runs on `hosts`, the nodes of its job.
+
+        Raises ValidationError: when these hosts do not fit the other settings.
+        """
+        restart = self.restart.model_copy(update={"spare_hosts": tuple(spare_hosts)})
+        placed = {"hosts": tuple(hosts), "restart": restart, "submit": None, "devices_per_host": None}
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **placed})
+
     def ranks_on(self, host: Host) -> int:
         return len(host.devices) or self.workers_per_host or 0
 
@@ -154,6 +180,23 @@ class ClusterConfig(Section):
             if not _VARIABLE.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of an environment variable")
         return environment
+
+    @model_validator(mode="after")
+    def _check_hosts_are_given_once(self) -> Self:
+        if self.submit is None:
+            if not self.hosts:
+                raise ValueError("hosts: found [] (list at least one, or give the file a section submit)")
+            if self.devices_per_host is not None:
+                raise ValueError("devices_per_host: remove it (only files with a section submit have it; list devices)")
+            return self
+        for key, hosts in (("hosts", self.hosts), ("restart.spare_hosts", self.restart.spare_hosts)):
+            if hosts:
+                raise ValueError(f"{key}: remove it (with the section submit the job's allocation declares the hosts)")
+        if self.accelerator == "ascend" and self.devices_per_host is None:
+            raise ValueError("devices_per_host: found nothing (accelerator ascend with submit needs it)")
+        if self.accelerator == "cpu" and self.devices_per_host is not None:
+            raise ValueError("devices_per_host: remove it (accelerator cpu has no devices; workers_per_host counts)")
+        return self
 
     @model_validator(mode="after")
     def _check_ranks_are_given_once(self) -> Self:
@@ -187,7 +230,7 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _check_hosts_reach_each_other(self) -> Self:
-        if len(self.known_hosts) == 1:
+        if len(self.known_hosts) <= 1:
             return self
         local = [host.address for host in self.known_hosts if host.address in LOCAL_ADDRESSES]
         if local:
@@ -262,6 +305,23 @@ class ClusterConfig(Section):
                     f"{key}: {told[0]} tells ranks who they are, which is the launcher's to say; remove it"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _check_allocation_would_fit(self) -> Self:
+        """Check a file with `submit` as it will run, on made-up hosts. Before the job nobody knows their names."""
+        if self.submit is None:
+            return self
+        count = self.submit.nodes + self.submit.spare_nodes
+        hosts = [Host(address=f"node-{n}", devices=self._made_up_devices(n)) for n in range(count)]
+        try:
+            self.on(hosts[: self.submit.nodes], hosts[self.submit.nodes :])
+        except ValidationError as error:
+            raise ValueError(first_mistake(error).reason) from None
+        return self
+
+    def _made_up_devices(self, node: int) -> tuple[Device, ...]:
+        count = self.devices_per_host or 0
+        return tuple(Device(id=n, ip=str(_MADE_UP_IP + node * count + n)) for n in range(count))
 
 
 def load_cluster(path: Path, overrides: Sequence[str] = ()) -> ClusterConfig:

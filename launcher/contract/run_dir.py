@@ -4,6 +4,7 @@ RUN/cluster.yaml train.yaml plan.json hostfile rank_table.json targets.json lock
 RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json rank_0.outcome.json
                   dump_stacks rank_0.stacks.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
+RUN/submit/job.sh manifest.yaml cluster.yaml recipe.yaml submitted.json cancelled job-123.out
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom cache_entries.safetensors
 A person creates RUN/checkpoint_now.
 """
@@ -191,6 +192,44 @@ class AttemptDir:
 
 
 @dataclass(frozen=True)
+class SubmitDir:
+    """Names the files of a submitted run: submit/."""
+
+    root: Path
+
+    @property
+    def script(self) -> Path:
+        """Slurm's batch script."""
+        return self.root / "job.sh"
+
+    @property
+    def manifest(self) -> Path:
+        """The objects that Kubernetes creates."""
+        return self.root / "manifest.yaml"
+
+    @property
+    def cluster_yaml(self) -> Path:
+        return self.root / "cluster.yaml"
+
+    @property
+    def recipe_yaml(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    @property
+    def submitted_json(self) -> Path:
+        return self.root / "submitted.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """`vpred-launch cancel` creates this file. The run then does not go back into the queue."""
+        return self.root / "cancelled"
+
+    def job_log(self, job_id: str) -> Path:
+        """Name the launcher's output in a job. All starts of a requeued job append to it."""
+        return self.root / f"job-{job_id}.out"
+
+
+@dataclass(frozen=True)
 class RunDir:
     """Names the files of a run. It creates nothing and requires nothing to exist."""
 
@@ -232,6 +271,10 @@ class RunDir:
     def events_jsonl(self) -> Path:
         """Lists what the launcher saw and decided, in all attempts (launcher/records/event_log.py)."""
         return self.root / "events.jsonl"
+
+    @property
+    def submit(self) -> SubmitDir:
+        return SubmitDir(self.root / "submit")
 
     @property
     def launcher_prom(self) -> Path:

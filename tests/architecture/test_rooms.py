@@ -12,6 +12,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cli"},
         {"run"},
         {"commands", "preflight", "supervision"},
+        {"submit"},
         {"planning"},
         {"rank", "ranktable"},
         {"processes"},

@@ -1,0 +1,5 @@
+"""Lists the schedulers, by the values of `submit.scheduler`."""
+
+from launcher.submit.scheduler import Scheduler
+
+SCHEDULERS: dict[str, Scheduler] = {}
