@@ -16,9 +16,13 @@ ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /opt/vpred
 COPY requirements.lock ./
 # MindSpore's wheel holds kernels for every device: 1.3 GB for CUDA, and 0.5 GB for Ascend that a CPU never loads.
+# The packages' own tests take 0.1 GB.
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
     && mindspore="$(python -c 'import importlib.util as u; print(u.find_spec("mindspore").submodule_search_locations[0])')" \
     && rm -rf "$mindspore"/lib/plugin/*gpu* "$mindspore"/include \
+    && for package in numpy pandas scipy; do \
+        find "$mindspore/../$package" -type d -name tests -prune -exec rm -rf {} +; \
+    done \
     && case "$ACCELERATOR" in \
         cpu) rm -rf "$mindspore"/lib/plugin/*ascend* ;; \
         ascend) ;; \
@@ -27,6 +31,7 @@ RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
 COPY . .
 # Compiled operations run on any x86-64-v3. Other processors, and other architectures, use MindSpore's own.
 RUN pip install --no-cache-dir --no-deps -e . \
+    && python -m compileall -q checkpoints_mgr data launcher monitoring vpred_train \
     && if [ "$ACCELERATOR" = cpu ] && [ "$(uname -m)" = x86_64 ]; then \
         pip install --no-cache-dir --no-deps --require-hashes -r vpred_train/kernels/requirements.lock \
         && python -m vpred_train.kernels.library --portable \
