@@ -15,7 +15,7 @@ if [[ "$(cat -- "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     printf '%s\n' "$wanted" >"$stamp"
 fi
 
-# Hosts in namespaces (tests/integration/hosts.py) and the system's Open MPI: where this is Debian's root, add them.
+# Hosts in namespaces (tests/support/hosts.py) and the system's Open MPI: where this is Debian's root, add them.
 if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     wanted_packages=()
     for pair in sshd:openssh-server ip:iproute2 mpirun.openmpi:openmpi-bin; do

@@ -10,9 +10,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from source_tree import PACKAGES, ROOT, module_name, sources
 
 import vpred_train
+from support import CHECKOUT
+from support.source_tree import PACKAGES, module_name, sources
 from vpred_train.entry import PROGRAMS
 
 LEAVES = {"checkpoints_mgr", "data", "monitoring"}
@@ -242,16 +243,16 @@ def test_images_are_opened_in_formats_that_are_meant() -> None:
 def test_what_crosses_between_ranks_is_no_pickle() -> None:
     """Also in tests and benchmarks, which others copy from."""
     files = [
-        *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")),
-        *(ROOT / "tests").rglob("*.py"),
+        *(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py")),
+        *(CHECKOUT / "tests").rglob("*.py"),
     ]
     trees = {
-        module_name(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in files if path != Path(__file__)
+        module_name(path.relative_to(CHECKOUT)): ast.parse(path.read_text()) for path in files if path != Path(__file__)
     }
     assert {
         "vpred_train.distributed.collectives",
         "launcher.preflight.mpi_trial",
-        "tests.launcher.fake_trainer",
+        "tests.support.programs.fake_trainer",
     } <= trees.keys()
     assert [fault for module, tree in trees.items() for fault in mpi_faults(module, tree)] == []
 
@@ -366,7 +367,7 @@ def test_the_cycle_rule_bites() -> None:
 
 
 def test_files_have_telling_names_and_the_top_level_is_fixed() -> None:
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     assert "pyproject.toml" in tracked
     assert path_faults(tracked.rstrip("\0").split("\0")) == []
 
@@ -377,7 +378,7 @@ def test_the_path_rule_bites() -> None:
 
 
 def test_every_command_begins_with_the_entry_module() -> None:
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
     assert {target.split(":")[0] for target in scripts.values()} == {ENTRY}
     entry, trees = dict(sources())[ENTRY], dict(sources())
     started = set(PROGRAMS)
@@ -403,10 +404,10 @@ def imports_at_import(module: str) -> set[str]:
 
 
 def test_packaging_names_every_package_and_its_commands() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     named = project["tool"]["setuptools"]["packages"]["find"]["include"]
     assert sorted(named) == sorted([*PACKAGES, *(f"{package}.*" for package in PACKAGES)])
-    assert set(PACKAGES) == {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert set(PACKAGES) == {path.parent.name for path in CHECKOUT.glob("*/__init__.py")}
     assert script_faults(project["project"]["scripts"], dict(sources())) == []
 
 

@@ -4,7 +4,9 @@ import ast
 from collections import Counter
 
 import pytest
-from source_tree import ROOT, module_name, sources
+
+from support import CHECKOUT, TESTS
+from support.source_tree import PACKAGES, module_name, sources
 
 # Each floor may import those below it. Rooms on one floor do not know each other.
 FLOORS: dict[str, list[set[str]]] = {
@@ -124,9 +126,14 @@ def test_the_rule_of_rooms_bites(module: str, text: str, faults: int) -> None:
 
 
 def test_no_folder_is_crowded() -> None:
-    folders = Counter(path.parent for package in (*FLOORS, "monitoring") for path in (ROOT / package).rglob("*.py"))
+    folders = Counter(path.parent for package in (*FLOORS, "monitoring") for path in (CHECKOUT / package).rglob("*.py"))
     assert {str(folder): count for folder, count in folders.items() if count - 1 > MAX_MODULES} == {}
 
 
 def test_names_of_modules_follow_paths() -> None:
-    assert {module_name(path.relative_to(ROOT)) for path in (ROOT / "data").rglob("*.py")} <= trees().keys()
+    assert {module_name(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "data").rglob("*.py")} <= trees().keys()
+
+
+def test_a_test_file_lies_in_the_folder_of_its_room() -> None:
+    files = (path.relative_to(TESTS) for package in PACKAGES for path in (TESTS / package).rglob("test_*.py"))
+    assert [str(path) for path in files if not (CHECKOUT / path.parent / "__init__.py").exists()] == []

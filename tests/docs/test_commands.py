@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import free_ports
-from pages import DOCUMENTED, Block, blocks, faults, name
-from stand_ins import DEADLINE_S, STAND_INS, checkout
 
 from launcher.cluster.config import ClusterConfig
 from launcher.contract import yaml_dialect
 from launcher.contract.config import build_document
 from launcher.planning.mpirun import ROOT_VARIABLES
+from support.jobs import free_ports
+from support.pages import DOCUMENTED, Block, blocks, faults, name
+from support.stand_ins import DEADLINE_S, STAND_INS, checkout
 from vpred_train.config.train import TrainConfig
 
 # What a part of a document in a page is checked with.

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from monitoring.metrics import WorkerMetrics
+from support import CHECKOUT
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+DOCS = CHECKOUT / "docs"
 
 
 def test_the_generated_pages_are_current() -> None:
     argv = [sys.executable, "-P", str(DOCS / "generate.py"), "--check"]
-    answer = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
 
 
 def test_every_console_script_has_its_section() -> None:
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
     sections = set(re.findall(r"^## `([\w-]+)`$", (DOCS / "commands.md").read_text(), re.M))
     assert sections == set(scripts)
 
@@ -44,6 +44,8 @@ def test_every_metric_has_its_row() -> None:
     families = list(WorkerMetrics(0, 0, "host").registry.collect())
     of_ranks = {each.name + "_total" * (each.type == "counter") for each in families}
     # The client appends _total to the names of counters.
-    named = re.findall(r"\bvpred_launcher_\w+", "".join(path.read_text() for path in (ROOT / "launcher").rglob("*.py")))
+    named = re.findall(
+        r"\bvpred_launcher_\w+", "".join(path.read_text() for path in (CHECKOUT / "launcher").rglob("*.py"))
+    )
     of_launcher = {each if each in rows else f"{each}_total" for each in named}
     assert rows == of_ranks | of_launcher

@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pages import DOCUMENTED, PAGES, ROOT, name
+
+from support import CHECKOUT
+from support.pages import DOCUMENTED, PAGES, name
 
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
@@ -50,7 +52,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_paths_that_a_page_names_exist(page: Path) -> None:
-    assert [place for place in PLACE.findall(prose(page)) if not (ROOT / place).exists()] == []
+    assert [place for place in PLACE.findall(prose(page)) if not (CHECKOUT / place).exists()] == []
 
 
 @pytest.mark.parametrize("page", [each for each in DOCUMENTED if name(each) not in GENERATED], ids=name)
@@ -60,11 +62,11 @@ def test_a_page_has_no_retired_words(page: Path) -> None:
 
 @pytest.mark.parametrize("text", ["[a](no/such/page.md)", "[a](docs/quickstart.md#no-such-heading)", "![a](no.png)"])
 def test_a_broken_link_is_found(text: str) -> None:
-    assert len(broken(ROOT / "README.md", text)) == 1
+    assert len(broken(CHECKOUT / "README.md", text)) == 1
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
 class Fetched(HTMLParser):
@@ -85,7 +87,7 @@ class Fetched(HTMLParser):
 def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="docs/requirements.lock is not installed; tests/run.sh does it")
     argv = [sys.executable, "-P", "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    answer = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     built = sorted(tmp_path.rglob("*.html"))
     assert len(built) >= len(DOCUMENTED)

@@ -3,13 +3,13 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support import CHECKOUT
+
 PACKAGES = ("checkpoints_mgr", "data", "launcher", "monitoring", "vpred_train")
-PAGE = ROOT / "docs" / "troubleshooting.md"
+PAGE = CHECKOUT / "docs" / "troubleshooting.md"
 ROWS = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.read_text(encoding="utf-8"), re.M)
 SHORTEST = 8
 
@@ -29,9 +29,9 @@ def literals(tree: ast.AST) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def messages() -> list[str]:
-    found = [(ROOT / "run_distributed.sh").read_text()]
+    found = [(CHECKOUT / "run_distributed.sh").read_text()]
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
+        for path in sorted((CHECKOUT / package).rglob("*.py")):
             found += literals(ast.parse(path.read_text()))
     return found
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import DEADLINE_S, SMALL_RECIPE, pixels
 from PIL import Image
 
+from support import CHECKOUT
+from support.jobs import DEADLINE_S, SMALL_RECIPE, pixels
 from vpred_train.diffusion.parameterization import record_of
 from vpred_train.prepare.recipe import load_recipe
 from vpred_train.weights.layouts.read_write import write_weights
 from vpred_train.weights.layouts.tensor_shapes import stability_shapes
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+EXAMPLES = CHECKOUT / "docs" / "examples"
 MOST_LINES = 40
 
 

@@ -2,7 +2,7 @@
 
     pip install torch==2.13.0 diffusers==0.42.1 transformers==5.24.0 peft==0.21.2 && python tests/golden/make_lora.py
 
-The networks are those of `TINY` in tests/vpred_train/weights_files.py; alpha is not the rank.
+The networks are those of `TINY` in tests/support/weights_files.py; alpha is not the rank.
 """
 
 from pathlib import Path

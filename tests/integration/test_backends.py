@@ -11,18 +11,18 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from hosts import Hosts, unavailable
-from jobs import DEADLINE_S, SMALL_RECIPE, free_ports, lend_graphs, losses, wait_until, write_images
 
 from launcher.contract.run_dir import Outcome, RunDir
 from launcher.planning.mpirun import find_mpirun
 from launcher.records.attempt_record import read_records
+from support import CHECKOUT
+from support.hosts import Hosts, unavailable
+from support.jobs import DEADLINE_S, SMALL_RECIPE, free_ports, lend_graphs, losses, wait_until, write_images
 
 STEPS, STEPS_PER_CHECKPOINT = 40, 10
 LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=0"]
 # Ranks and their scheduler ask each other again after a second, not after three to five.
 QUICK_MEETING = "{MS_RETRY_INTERVAL_LOWER: '1', MS_RETRY_INTERVAL_UPPER: '1'}"
-CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
 DEBIANS = shutil.which("mpirun.openmpi")
 CLUSTER = """

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from jobs import SMALL_RECIPE, end, free_ports, losses, start
 from PIL import Image
 
 from launcher.contract.run_dir import RunDir
+from support.jobs import SMALL_RECIPE, end, free_ports, losses, start
 
 OVERRIDES = ["data.buckets={multiple_px: 4, max_aspect: 4.0}", "final_samples=0", "total_samples=24"]
 

@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 import numpy as np
-from jobs import SMALL_RECIPE, end, losses, start, wait_until
 
 from launcher.contract.run_dir import RankStatus, RunDir
+from support.jobs import SMALL_RECIPE, end, losses, start, wait_until
 
 OVERRIDES = ["total_samples=240", "global_batch=6", "checkpoint.every_samples=1200", "final_samples=0"]
 OVERRIDES += ["ema.profiles=[constant, power]"]

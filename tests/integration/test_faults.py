@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, unavailable
 
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 from launcher.records.attempt_record import AttemptRecord, read_records
+from support import CHECKOUT
+from support.hosts import Hosts, unavailable
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
 NOTICED_S = 45.0
 BOTH, WITH_SPARE = ("h0", "h1"), ("h0", "h2")

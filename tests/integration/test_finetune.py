@@ -8,33 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import DEADLINE_S, end, losses, pixels, sample, start, write_images
 from PIL import Image
-from weights_files import TINY, TINY_RECORD, write_tiny
 
 from launcher.contract.run_dir import RunDir
+from support.finetuning import RECIPE, prepare
+from support.jobs import DEADLINE_S, end, losses, pixels, sample, start, write_images
+from support.weights_files import TINY, TINY_RECORD
 from vpred_train.config.diffusion import DiffusionConfig
 from vpred_train.weights.layouts.read_write import read_weights, write_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET, stability_shapes
 from vpred_train.weights.layouts.weight_source import open_source
-
-RECIPE = """
-total_samples: 12
-global_batch: 4
-final_samples: 2
-data: {path: images, resolution: 16}
-pretrained: {path: published}
-diffusion: {zero_terminal_snr: true}
-optimizer: {learning_rate: 1e-3}
-checkpoint: {every_samples: 12}
-sampling: {steps: 2, batch_size: 1}
-"""
-
-
-def prepare(root: Path) -> None:
-    """A diffusers folder, `published`, and four captioned images."""
-    write_tiny(root / "published", "diffusers")
-    write_images(root / "images", 4)
 
 
 @pytest.fixture(scope="module")

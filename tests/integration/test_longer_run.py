@@ -3,9 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from jobs import SMALL_RECIPE, end, lend_graphs, losses, start, write_images
-
 from launcher.contract.run_dir import RunDir
+from support.jobs import SMALL_RECIPE, end, lend_graphs, losses, start, write_images
 
 SETTINGS = ["schedule={name: constant}", "final_samples=0", "checkpoint.every_samples=16"]
 IMAGES = "data.path=images"  # beside the recipe

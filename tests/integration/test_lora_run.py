@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import end, losses, pixels, sample, start
-from test_finetune import RECIPE, prepare
-from weights_files import TINY, TINY_RECORD
 
 from launcher.contract.run_dir import RunDir, Summary
+from support.finetuning import RECIPE, prepare
+from support.jobs import end, losses, pixels, sample, start
+from support.weights_files import TINY, TINY_RECORD
 from vpred_train.commands.ema import main as vpred_ema
 from vpred_train.commands.weights import main as vpred_weights
 from vpred_train.weights.layouts.read_write import read_weights

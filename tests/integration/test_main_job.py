@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import end, free_ports, lend_graphs, losses, pixels, sample, start, wait_until
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
@@ -21,6 +20,7 @@ from safetensors.numpy import load_file
 
 from data import open_source
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
+from support.jobs import end, free_ports, lend_graphs, losses, pixels, sample, start, wait_until
 from vpred_train.commands.checkpoint import main as consolidate
 from vpred_train.commands.weights import main as compare
 from vpred_train.weights.layouts.read_write import read_weights

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import DEADLINE_S, losses, write_images
-from weights_files import TINY_RECORD, write_tiny
 
 from launcher.contract.run_dir import RunDir
 from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
+from support.jobs import DEADLINE_S, losses, write_images
+from support.weights_files import TINY_RECORD, write_tiny
 from vpred_train.weights.layouts.read_write import read_weights
 from vpred_train.weights.layouts.tensor_shapes import UNET
 from vpred_train.weights.layouts.weight_source import open_source

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from jobs import SMALL_RECIPE
-from msrun_job import msrun
+from support.jobs import SMALL_RECIPE
+from support.msrun import msrun
 
 
 def test_a_mistake_in_the_recipe_ends_all_of_msrun(tmp_path: Path) -> None:

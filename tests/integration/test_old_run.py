@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import end, losses, start
-from make_old_run import ARCHIVE, EXPECTED, PLACEHOLDER, RECIPE, sums
 
 from checkpoints_mgr.disk.digests import canonical_json, document_digest
+from golden.make_old_run import ARCHIVE, EXPECTED, PLACEHOLDER, RECIPE, sums
 from launcher.contract.run_dir import RunDir
+from support.jobs import end, losses, start
 
 STEPS_BEFORE, STEPS = 2, 6
 # MindSpore's own operations are out by 1e-7 of a loss and 2e-5 of a sum. A resume that forgets the moments, the number

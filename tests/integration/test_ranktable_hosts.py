@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, unavailable
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from support import CHECKOUT
+from support.hosts import Hosts, unavailable
+
 FAKE_LAUNCH = CHECKOUT / "tests" / "launcher" / "fake_launch.py"
 CLUSTER = """
 name: two

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, unavailable
 
 from launcher.processes.ssh import Answer, Ssh, Unreachable, is_here
+from support import CHECKOUT, PYTHONPATH
+from support.hosts import Hosts, unavailable
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 ASK = """
 import json, sys
 from launcher.processes.ssh import Ssh
@@ -94,9 +94,8 @@ def test_a_command_that_ends_255_by_itself_is_not_taken_for_a_lost_host_here() -
 
 
 def test_a_killed_process_takes_its_hosts_along() -> None:
-    program = "from hosts import Hosts\nwith Hosts(1) as h: print(h._init_pid('h0'), flush=True); input()"
-    path = f"{CHECKOUT}:{Path(__file__).parent}"
-    env = os.environ | {"PYTHONPATH": path}
+    program = "from support.hosts import Hosts\nwith Hosts(1) as h: print(h._init_pid('h0'), flush=True); input()"
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
     process = subprocess.Popen(
         [sys.executable, "-c", program], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -6,10 +6,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-from jobs import SMALL_RECIPE, end, lend_graphs, losses, start, wait_until
-
 from launcher.contract.run_dir import RankStatus, RunDir
 from launcher.records.attempt_record import read_records
+from support.jobs import SMALL_RECIPE, end, lend_graphs, losses, start, wait_until
 
 STEPS, STEPS_PER_CHECKPOINT = 60, 10
 LENGTH = [f"total_samples={4 * STEPS}", f"checkpoint.every_samples={4 * STEPS_PER_CHECKPOINT}", "final_samples=0"]

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import DEADLINE_S, SMALL_RECIPE, losses
 
 from checkpoints_mgr import Checkpoint
 from launcher.contract.run_dir import RunDir
 from launcher.planning.mpirun import ROOT_VARIABLES, find_mpirun
+from support import PROGRAMS
+from support.jobs import DEADLINE_S, SMALL_RECIPE, losses
 from vpred_train.kernels import library
 
-RANK = Path(__file__).parents[1] / "vpred_train" / "unlike_rank.py"
+RANK = PROGRAMS / "unlike_rank.py"
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from jobs import DEADLINE_S, free_ports, losses
 
 from launcher.contract.run_dir import RunDir, Summary
 from launcher.planning.mpirun import find_mpirun
+from support import CHECKOUT
+from support.jobs import DEADLINE_S, free_ports, losses
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("checkpoints_mgr", "data", "launcher", "monitoring", "vpred_train")
 WHERE = f"""
 import json, sys

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jobs import free_ports
 
 from launcher.cluster.config import ClusterConfig
 from launcher.contract.config import build_document
 from launcher.contract.environment import environment
 from launcher.contract.run_dir import RankStatus, RunDir
 from launcher.processes.tied import workers_of
+from support import CHECKOUT, PROGRAMS
+from support.jobs import free_ports
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-FAKE_LAUNCH = Path(__file__).with_name("fake_launch.py")
+FAKE_LAUNCH = PROGRAMS / "fake_launch.py"
 DEADLINE_S = 60.0
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "run_distributed.sh"
+from support import CHECKOUT
+
+SCRIPT = CHECKOUT / "run_distributed.sh"
 TOOLS = ("bash", "env", "cat", "chmod", "cp", "dirname", "flock", "mkdir", "mv", "rm", "sha256sum")
 
 # Answers `-c`, `-m venv DIR` and `-m pip install`; notes every call; a file called `fail` makes pip fail.

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.environment import environment
+from support import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"])
 BIN = Path(sys.executable).parent
 DEMO = CHECKOUT / "vpred_train" / "recipes" / "tiny_emoji.yaml"

@@ -11,13 +11,12 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors.numpy import save_file
-from test_lora_files import FACTORS, GOOD
-from test_sample_cli import refused
-from test_weights_cli import run
-from weights_files import MODEL, RECORD, TINY_RECORD, random_tensors, write_tiny
 
 from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.config import ConfigError
+from support.command_lines import refused, run
+from support.lora_files import FACTORS, GOOD
+from support.weights_files import MODEL, RECORD, TINY_RECORD, random_tensors, write_tiny
 from vpred_train.commands import mindone_text_to_image, sample
 from vpred_train.commands.sample import build_parser, main, make_images, plan
 from vpred_train.commands.train import build_parser as train_parser

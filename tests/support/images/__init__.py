@@ -1,0 +1,1 @@
+"""Small images of every format, folders of them, and damaged ones."""

@@ -1,0 +1,1 @@
+"""Programs that tests start, most of them as one rank of a job."""
