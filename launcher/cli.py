@@ -1,4 +1,4 @@
-"""vpred-launch run | plan | check | status | logs | ranktable | schema."""
+"""vpred-launch run | plan | check | submit | cancel | status | logs | ranktable | schema."""
 
 import argparse
 import errno
@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.cluster.config import ClusterConfig
-from launcher.commands import logs, ranktable, status
+from launcher.commands import cancel, logs, ranktable, status, submit
 from launcher.contract.config import ConfigError, schema_json
+from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.planning.job import Job
 from launcher.planning.plan import describe
 from launcher.planning.trainer import TRAINER, RecipeError, Trainer
 from launcher.pods import pod
 from launcher.run.run import check_job, load_job, plan_job, run_job
+from launcher.run.submitted import STOPPED_EARLY, run_submitted
+from launcher.submit.slurm import own_job_id
+from launcher.supervision.stop_requests import StoppedBeforeRanksError, stop_requests
 
 logger = logging.getLogger("launcher.cli")  # also where this module is __main__
 
@@ -81,7 +85,17 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    return run_job(_job(options, overrides, trainer, try_mpi=True), options.stream)
+    in_job = options.submitted or own_job_id(environment()) is not None
+    with stop_requests(in_job=in_job, ranks_may_run=False) as stop:
+        if options.submitted:
+            if overrides or options.run_dir is None:
+                raise ConfigError("--submitted: takes --run-dir alone (the job's documents lie in RUN/submit)")
+            return run_submitted(options.run_dir, trainer, stop)
+        try:
+            return run_job(_job(options, overrides, trainer, try_mpi=True), stop, options.stream).exit_code
+        except StoppedBeforeRanksError:
+            logger.warning("%s", STOPPED_EARLY)
+            return ExitCode.PREEMPTED
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
@@ -114,12 +128,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(log_level="info")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _job_command(commands, "run", _run, "check, plan, start the workers and watch them; run again to resume")
+    text = (
+        "in a job of `submit`: take the documents in RUN/submit, and put the job back into the queue where that helps"
+    )
+    run.add_argument("--submitted", action="store_true", help=text)
     run.add_argument("--stream", metavar="RANKS", help="show these ranks' logs as they grow: all, or as in 0,4-7")
     for name, command, text in (
         ("plan", _plan, "show what run would do; writes nothing"),
         ("check", _check, "look for what would make run fail; exit code 2 if anything would"),
     ):
         _job_command(commands, name, command, text).add_argument("--json", action="store_true", help="for programs")
+    text = "hand a run over to the scheduler that the cluster file names; prints the job and the run directory"
+    submit.add_options(_job_command(commands, "submit", submit.submit, text))
+    cancel.add_command(commands)
     ranktable.add_commands(commands)
     status.add_command(commands)
     logs.add_command(commands)

@@ -2,6 +2,7 @@
 
 kind   mpirun: mpirun starts every rank; MPICH's for one host only.
        msrun: MindSpore's msrun on every host; with several hosts mpirun starts it on each.
+       srun: one step of a Slurm job holds all ranks. Slurm's PMIx or HCCL lets them meet; no host needs sshd.
        local: the launcher's own processes on one host, without MPI.
 init   mpi: MPI itself; on cpu by mpi4py, on Ascend MindSpore's init() finds it.
        rank_table: Ascend, HCCL reads the table in the run directory.
@@ -11,7 +12,7 @@ init   mpi: MPI itself; on cpu by mpi4py, on Ascend MindSpore's init() finds it.
 from collections.abc import Iterator
 from typing import Literal
 
-Kind = Literal["mpirun", "msrun", "local"]
+Kind = Literal["mpirun", "msrun", "srun", "local"]
 Init = Literal["mpi", "rank_table", "dynamic_cluster"]
 Binding = Literal["none", "core", "numa"]
 
@@ -19,9 +20,11 @@ Binding = Literal["none", "core", "numa"]
 INITS: dict[tuple[str, Kind], tuple[Init, ...]] = {
     ("cpu", "mpirun"): ("mpi", "dynamic_cluster"),
     ("cpu", "msrun"): ("dynamic_cluster",),
+    ("cpu", "srun"): ("mpi",),
     ("cpu", "local"): ("dynamic_cluster",),
     ("ascend", "mpirun"): ("rank_table", "mpi", "dynamic_cluster"),
     ("ascend", "msrun"): ("dynamic_cluster",),
+    ("ascend", "srun"): ("rank_table", "mpi", "dynamic_cluster"),
     ("ascend", "local"): ("rank_table", "dynamic_cluster"),
 }
 
@@ -43,5 +46,7 @@ def faults(
         yield "launcher.binding: found 'numa' (kind local knows none and core)"
     if kind == "msrun" and len(set(ranks_on_hosts)) > 1:
         yield "launcher.kind: found 'msrun' (it wants the same number of ranks on each host; take mpirun)"
+    if arguments and kind == "srun":
+        yield "launcher.mpirun_arguments: remove them (kind srun starts no mpirun)"
     if arguments and (kind == "local" or (kind == "msrun" and not several)):
         yield f"launcher.mpirun_arguments: remove them (kind {kind} on one host starts no mpirun)"

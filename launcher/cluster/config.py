@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from launcher.cluster.backends import INITS, Init, faults
 from launcher.cluster.hosts import LOCAL_ADDRESSES, Device, Host
+from launcher.cluster.slurm import slurm_faults
 from launcher.cluster.start import LauncherSettings, Metrics, Network, PreflightSettings
 from launcher.cluster.submit import SubmitConfig
 from launcher.cluster.supervision import SupervisionSettings
@@ -311,6 +312,10 @@ class ClusterConfig(Section):
         """Check a file with `submit` as it will run, on made-up hosts. Before the job nobody knows their names."""
         if self.submit is None:
             return self
+        if self.submit.scheduler == "slurm":
+            found = slurm_faults(self.submit.slurm, self.launcher.stop_grace_s, self.devices_per_host)
+            if fault := next(found, None):
+                raise ValueError(fault)
         count = self.submit.nodes + self.submit.spare_nodes
         hosts = [Host(address=f"node-{n}", devices=self._made_up_devices(n)) for n in range(count)]
         try:

@@ -15,7 +15,8 @@ class LauncherSettings(Section):
     """How ranks are started and stopped. `launcher/cluster/backends.py` lists what goes together."""
 
     kind: Kind = "mpirun"
-    """Starter of the ranks: mpirun, MindSpore's msrun on every host, or the launcher itself on one host ("local")."""
+    """Starter of the ranks: mpirun, MindSpore's msrun on every host, srun inside a Slurm job, or the launcher itself on
+    one host ("local")."""
 
     init: Init | None = None
     """How ranks find each other. null takes the first that fits accelerator and `kind`.
@@ -30,7 +31,7 @@ class LauncherSettings(Section):
 
     binding: Binding = "none"
     """Bind each rank to a core, to a NUMA node, or to nothing.
-    The default is "none", since Open MPI may bind two ranks to the same core."""
+    The default is "none", since Open MPI may bind two ranks to the same core. `kind` srun then leaves it to Slurm."""
 
     oversubscribe: bool | None = None
     """Let Open MPI start more ranks than a host has cores. null allows it on cpu and not on ascend."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from launcher.cluster.kubernetes import KubernetesConfig
-from launcher.cluster.slurm import SlurmConfig
+from launcher.cluster.slurm import SlurmConfig, Word
 from launcher.contract.config import Section
 
 
@@ -25,7 +25,7 @@ class SubmitConfig(Section):
     """Number of times that the job goes back into the queue. `restart.max_without_progress` bounds those in a row that
     leave no newer checkpoint."""
 
-    setup: tuple[str, ...] = ()
+    setup: tuple[Word, ...] = ()
     """Lines of shell that run on the first node before the launcher, such as `source .../set_env.sh`.
     A line that fails ends the job."""
 

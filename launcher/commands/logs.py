@@ -14,6 +14,8 @@ from launcher.planning.trainer import Trainer
 from launcher.records.attempt_record import AttemptRecord
 from launcher.records.log_stream import LogStream, parse_ranks
 from launcher.records.run_lock import is_locked
+from launcher.submit.jobs import end_of
+from launcher.submit.submitted import read_submitted
 
 _POLL_S = 0.5
 
@@ -25,11 +27,15 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--rank", default="all", metavar="RANKS", help="all, a rank, or ranks such as 0,4-7")
     parser.add_argument("--attempt", type=int, metavar="N", help="default: the newest")
+    text = "instead, the output of the launcher of a submitted run, over all its jobs and their restarts"
+    parser.add_argument("--launcher", action="store_true", help=text)
     parser.add_argument("--follow", action="store_true", help="go on while the run does, over restarts")
     parser.set_defaults(command=_logs)
 
 
 def _logs(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
+    if options.launcher:
+        return _print_jobs(RunDir(options.run_dir.absolute()), follow=options.follow)
     run = require_run(options.run_dir)
     number = run.last_attempt() if options.attempt is None else options.attempt
     if not 1 <= number <= run.last_attempt():
@@ -45,6 +51,25 @@ def _logs(options: argparse.Namespace, overrides: Sequence[str], trainer: Traine
         size = _world_size(run, number)
         print(f"==> attempt {number} <==", flush=True)
     return ExitCode.OK
+
+
+def _print_jobs(run: RunDir, *, follow: bool) -> int:
+    """Print the output of the run's jobs, oldest first, with `follow` until the run has ended."""
+    shown: dict[Path, int] = {}
+    while True:
+        ended = not follow or end_of(run) is not None  # before the last look
+        for log in (run.submit.job_log(job_id) for job_id in read_submitted(run).job_ids):
+            if not log.exists():
+                continue
+            with log.open("rb") as file:
+                file.seek(shown.get(log, 0))
+                text = file.read()
+            shown[log] = shown.get(log, 0) + len(text)
+            sys.stdout.write(text.decode(errors="replace"))
+        sys.stdout.flush()
+        if ended:
+            return ExitCode.OK
+        time.sleep(_POLL_S)
 
 
 def _world_size(run: RunDir, number: int) -> int:

@@ -14,9 +14,10 @@ from pathlib import Path
 from launcher.cluster.config import ClusterConfig, load_cluster
 from launcher.contract import yaml_dialect
 from launcher.contract.config import ConfigError
+from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
-from launcher.processes.ssh import Ssh
+from launcher.processes.srun import remote_for
 from launcher.ranktable.controller_table import against_cluster
 from launcher.ranktable.discovery import discovered_cluster
 from launcher.ranktable.document import (
@@ -190,7 +191,7 @@ def _cluster(options: argparse.Namespace, overrides: Sequence[str]) -> ClusterCo
     own = [each.removeprefix("cluster.") for each in overrides]
     if not options.discover:
         return load_cluster(options.cluster, own)
-    return discovered_cluster(options.cluster, own, Ssh())
+    return discovered_cluster(options.cluster, own, remote_for(environment()))
 
 
 def _checked(path: Path, target: Target) -> tuple[Table, list[Finding]]:

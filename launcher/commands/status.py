@@ -19,6 +19,8 @@ from launcher.records.event_log import describe_event, read_events
 from launcher.records.rank_files import AttemptFiles
 from launcher.records.run_lock import is_locked
 from launcher.records.straggler_record import Straggler, Stragglers
+from launcher.submit.jobs import newest_job
+from launcher.submit.submitted import Submitted
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +72,32 @@ class AttemptState(Section):
     lost: LostTime
 
 
+class JobLine(Section):
+    """Describes the job of a submitted run.
+
+    state: the scheduler's word for it, or why there is none
+    restarts: number of times that the run went back into the queue
+    """
+
+    scheduler: str
+    job_id: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    time_left: str = ""
+    restarts: int = 0
+
+
 class RunState(Record):
     """Describes a run.
 
+    job: None for a run that was never submitted
     images_per_second: sum over all ranks
     checkpoint_step: step of the newest checkpoint that the ranks know to be committed
     """
 
     run_dir: Path
-    state: Literal["running", "complete", "ended"]
+    state: Literal["waiting", "running", "complete", "ended"]
     step: int
     total_steps: int | None
     loss: float | None
@@ -87,6 +106,7 @@ class RunState(Record):
     attempts: tuple[AttemptState, ...]
     stragglers: tuple[Straggler, ...]
     ranks: tuple[RankState, ...]
+    job: JobLine | None = None
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -101,7 +121,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _status(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
-    run = require_run(options.run_dir)
+    run = RunDir(options.run_dir.absolute())
+    if Submitted.read(run.submit.submitted_json) is None:
+        run = require_run(options.run_dir)
     if options.events:
         return _show_events(run, as_json=options.json)
     state = read_state(run, time.time())
@@ -154,7 +176,7 @@ def read_state(run: RunDir, now_unix_s: float) -> RunState:
     complete = Summary.read(run.summary_json) is not None
     return RunState(
         run_dir=run.root,
-        state="running" if running else "complete" if complete else "ended",
+        state="running" if running else "complete" if complete else "ended" if last else "waiting",
         step=0 if lead is None else lead.step,
         total_steps=None if lead is None else lead.total_steps,
         loss=None if lead is None else lead.loss,
@@ -163,6 +185,31 @@ def read_state(run: RunDir, now_unix_s: float) -> RunState:
         attempts=tuple(_attempt(run, number, running and number == last) for number in range(1, last + 1)),
         stragglers=() if slow is None else slow.ranks,
         ranks=tuple(_rank(rank, host, statuses.get(rank), now_unix_s) for rank, host in planned_hosts(run).items()),
+        job=_job(run),
+    )
+
+
+def _job(run: RunDir) -> JobLine | None:
+    """Ask the scheduler about the run's job. Its silence is no fault of the run."""
+    record = Submitted.read(run.submit.submitted_json)
+    if record is None:
+        return None
+    restarts, newest = record.requeues, record.job_ids[-1] if record.job_ids else "not known"
+    try:
+        job = newest_job(record)
+    except ConfigError as error:
+        return JobLine(scheduler=record.scheduler, job_id=newest, state=f"not known ({error})", restarts=restarts)
+    if job is None:
+        state = f"not known to {record.scheduler.capitalize()} any more"
+        return JobLine(scheduler=record.scheduler, job_id=newest, state=state, restarts=restarts)
+    return JobLine(
+        scheduler=record.scheduler,
+        job_id=job.job_id,
+        state=job.state,
+        reason=job.reason,
+        nodes=job.nodes,
+        time_left=job.time_left,
+        restarts=restarts or job.restarts,
     )
 
 
@@ -174,6 +221,8 @@ def describe_state(state: RunState) -> str:
     figures += [] if state.images_per_second is None else [f"{state.images_per_second:.1f} img/s"]
     saved = "none by this attempt" if state.checkpoint_step is None else f"step {state.checkpoint_step}"
     lines = [f"run         {state.run_dir}: {state.state}", f"step        {', '.join(figures)}", f"checkpoint  {saved}"]
+    if state.job is not None:
+        lines.append(f"job         {_job_words(state.job)}")
     for each in state.attempts:
         code = "" if each.exit_code is None else f"exit code {each.exit_code}{': ' if each.text else ''}"
         lines.append(f"attempt {each.attempt:<3} {code}{each.text}")
@@ -182,7 +231,15 @@ def describe_state(state: RunState) -> str:
             f"slow        rank {slow.rank}: {slow.own_step_seconds:.3f} s of its own per step, the others' median is "
             f"{slow.others_step_seconds:.3f} s"
         )
-    return "\n".join([*lines, *_table([_HEADINGS, *map(_row, state.ranks)])])
+    return "\n".join([*lines, *(_table([_HEADINGS, *map(_row, state.ranks)]) if state.ranks else ())])
+
+
+def _job_words(job: JobLine) -> str:
+    words = [f"{job.scheduler} {job.job_id}: {job.state}{f' ({job.reason})' if job.reason else ''}"]
+    words += [f"on {job.nodes}"] if job.nodes else []
+    words += [f"{job.time_left} left"] if job.time_left else []
+    words += [f"{job.restarts} restarts"] if job.restarts else []
+    return ", ".join(words)
 
 
 def _attempt(run: RunDir, number: int, running: bool) -> AttemptState:

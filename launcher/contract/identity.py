@@ -112,14 +112,18 @@ _TOLD_BY = {
     "msrun": r"MS_(ROLE|WORKER_NUM|LOCAL_WORKER|NODE_ID|SERVER_NUM|SCHED_\w+)|RANK_(ID|SIZE|TABLE_FILE)|DEVICE_ID",
     "openmpi": r"OMPI_(?!MCA_|ALLOW_)\w+|OMPI_MCA_(initial_wdir|num_procs|cpu_type|PREFIXES|ess\w*|shmem_RUNTIME\w*)"
     r"|OMPI_MCA_orte_(ess|hnp|local_daemon|jobfam|top_session|app_num|bound|launch|num_nodes|cpu|precondition)\w*"
-    r"|PMIX_(?!MCA_|PREFIX$|INSTALL_PREFIX$)\w+|PRTE_(?!MCA_|PREFIX$)\w+",
+    r"|PRTE_(?!MCA_|PREFIX$)\w+",
+    "pmix": r"PMIX_(?!MCA_|PREFIX$|INSTALL_PREFIX$)\w+",
     "mpich": r"PMI_\w+|MPI_LOCAL(RANKID|NRANKS)|HYDI_\w+",
 }
+# Through PMIx the processes of Open MPI's mpirun and of srun find each other.
+_ALSO_BY = {"openmpi": ("openmpi", "pmix"), "slurm": ("slurm", "pmix")}
 
 
 def tells_identity(name: str, but: str = "") -> bool:
     """Return whether launchers other than `but` use the variable `name` to identify their processes."""
-    return any(re.fullmatch(pattern, name) for launcher, pattern in _TOLD_BY.items() if launcher != but)
+    kept = _ALSO_BY.get(but, (but,))
+    return any(re.fullmatch(pattern, name) for launcher, pattern in _TOLD_BY.items() if launcher not in kept)
 
 
 def without_identity(env: Mapping[str, str], but: str = "") -> dict[str, str]:

@@ -230,8 +230,11 @@ class SubmitDir:
         return self.root / "over"
 
     def job_log(self, job_id: str) -> Path:
-        """Name the launcher's output in a job. All starts of a requeued job append to it."""
-        return self.root / f"job-{job_id}.out"
+        """Name the launcher's output in a job. All starts of a requeued job append to it.
+
+        job_id: Kubernetes has NAMESPACE/TYPE/NAME, where only the name counts
+        """
+        return self.root / f"job-{job_id.rpartition('/')[2]}.out"
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Holds the checked documents of one launch: where it runs, what it trains, and its run directory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.cluster.config import ClusterConfig
 from launcher.contract.run_dir import RunDir
 from launcher.planning.trainer import Trainer
 from launcher.records.finding import Finding
+
+_CLUSTER_PREFIX = "cluster."
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,9 @@ class Job:
     run: RunDir
     trainer: Trainer
     mpi: Finding | None = None
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of the cluster file, without their prefix "cluster.", and those of the recipe."""
+    ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
+    return ours, [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]

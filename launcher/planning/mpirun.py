@@ -23,6 +23,8 @@ _LOST_DAEMON = re.compile(
     r".*?Remote (?:daemon *:[^\n]* on node|host:) *(\S+)",
     re.DOTALL,
 )
+# srun's messages: Slurm has found the node down, or the step could not begin on it.
+_LOST_NODE = re.compile(r"srun: error: (?:Node failure on|Task launch for \S+ failed on node) ([^\s:]+)")
 _PLAIN = re.compile(r"/[A-Za-z0-9/._+@-]{0,60}")
 _MPICH = re.compile(r"HYDRA build details:\s+Version:\s+(\d+)\.(\d+)\.?(\d*)")
 
@@ -117,8 +119,8 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
 
 
 def lost_host(said: str) -> str | None:
-    """Return the host that mpirun says it lost contact with, as mpirun calls it. None: it says no such thing."""
-    match = _LOST_DAEMON.search(said)
+    """Return the host that mpirun or srun says it lost contact with, as it calls it. None: it says no such thing."""
+    match = _LOST_DAEMON.search(said) or _LOST_NODE.search(said)
     return match[1] if match else None
 
 

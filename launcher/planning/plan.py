@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.config import Section, dump_yaml
 from launcher.contract.run_dir import RunDir
 from launcher.planning.mpirun import ROOT_VARIABLES, Mpirun
-from launcher.planning.start_command import slots, start_argv
+from launcher.planning.start_command import hostfile_lines, slots, srun_variables, start_argv
 from launcher.ranktable.controller_table import chosen_table
 
 _JOB = "vpred"
@@ -94,12 +95,14 @@ def make_plan(
     files = {
         run.cluster_yaml: dump_yaml(cluster),
         run.train_yaml: train_yaml,
-        run.hostfile: "".join(f"{host.address} slots={slots(cluster, host)}\n" for host in cluster.ordered_hosts),
+        run.hostfile: hostfile_lines(cluster, partial(slots, cluster)),
         run.targets_json: _targets(run_dir.name, ranks),
     }
     if cluster.init == "rank_table":
         files[run.rank_table_json] = chosen_table(cluster)
     environment = dict(cluster.environment)
+    if cluster.launcher.kind == "srun":
+        environment = srun_variables(cluster, run.hostfile) | environment
     if cluster.launcher.allow_run_as_root:
         environment |= ROOT_VARIABLES
     trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks))
@@ -108,7 +111,7 @@ def make_plan(
         attempt=attempt,
         accelerator=cluster.accelerator,
         ranks=ranks,
-        starter=str(mpirun) if mpirun else f"{python} -m vpred_train.entry launcher.rank.node",
+        starter=_starter(cluster, mpirun, python),
         init=cluster.init,
         binding=cluster.launcher.binding,
         ports=ports(cluster),
@@ -119,6 +122,12 @@ def make_plan(
         stop_grace_s=cluster.launcher.stop_grace_s,
         supervision=cluster.supervision,
     )
+
+
+def _starter(cluster: ClusterConfig, mpirun: Mpirun | None, python: Path) -> str:
+    if cluster.launcher.kind == "srun":
+        return "srun, one step"
+    return str(mpirun) if mpirun else f"{python} -m vpred_train.entry launcher.rank.node"
 
 
 def describe(plan: LaunchPlan) -> str:

@@ -1,5 +1,6 @@
-"""Builds the argv that starts all ranks, by kind of launcher: mpirun, msrun, or launcher.rank.node on this host."""
+"""Builds the argv that starts all ranks, by kind of launcher: mpirun, msrun, srun, or launcher.rank.node here."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from launcher.cluster.config import ClusterConfig
@@ -23,10 +24,42 @@ def start_argv(
     """
     argv = (*_shim(cluster, mpirun, python, run, attempt), *trainer)
     processes = cluster.world_size
+    if cluster.launcher.kind == "srun":
+        return (*srun_argv(cluster, processes, run.root), *argv)
     if cluster.launcher.kind != "mpirun":
         argv = (*_node(cluster, python, run, attempt), *argv)
         processes = len(cluster.hosts)
     return argv if mpirun is None else (*mpirun_argv(cluster, mpirun, processes, run.root), *argv)
+
+
+def srun_argv(cluster: ClusterConfig, processes: int, ranks_in: Path | None) -> tuple[str, ...]:
+    """Build srun and its options, all but the program. One step holds all processes, so that each signal reaches all.
+
+    ranks_in: folder in which ranks start, None for one that every host has
+
+    SLURM_HOSTFILE (srun_variables) names the host of each process. Slurm would order a list of nodes itself.
+    """
+    bound = {"none": (), "core": ("--cpu-bind=cores",), "numa": ("--cpu-bind=ldoms",)}[cluster.launcher.binding]
+    argv = ["srun", "--overlap", f"--mpi={'pmix' if cluster.init == 'mpi' else 'none'}", "--kill-on-bad-exit=1"]
+    argv += ["--export=ALL", f"--ntasks={processes}", "--distribution=arbitrary", *bound]
+    return (*argv, f"--chdir={ranks_in or '/'}", "--")
+
+
+def srun_variables(cluster: ClusterConfig, hostfile: Path) -> dict[str, str]:
+    """Return the variables that srun and its processes need."""
+    variables = {"SLURM_HOSTFILE": str(hostfile)}
+    if cluster.init == "mpi":
+        variables |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}
+        if cluster.network.interface is not None:
+            variables["OMPI_MCA_btl_tcp_if_include"] = cluster.network.interface
+    return variables
+
+
+def hostfile_lines(cluster: ClusterConfig, processes_on: Callable[[Host], int]) -> str:
+    """Render the hosts for the starter: a line for each host, and for srun a line for each process."""
+    if cluster.launcher.kind == "srun":
+        return "".join(f"{host.address}\n" * processes_on(host) for host in cluster.ordered_hosts)
+    return "".join(f"{host.address} slots={processes_on(host)}\n" for host in cluster.ordered_hosts)
 
 
 def slots(cluster: ClusterConfig, host: Host) -> int:
@@ -83,7 +116,12 @@ def _node(cluster: ClusterConfig, python: Path, run: RunDir, attempt: int) -> tu
 
 
 def _shim(cluster: ClusterConfig, mpirun: Mpirun | None, python: Path, run: RunDir, attempt: int) -> tuple[str, ...]:
-    started_by = {"msrun": "msrun", "local": "vpred", "mpirun": "mpich" if mpirun and mpirun.is_mpich else "openmpi"}
+    started_by = {
+        "msrun": "msrun",
+        "srun": "slurm",
+        "local": "vpred",
+        "mpirun": "mpich" if mpirun and mpirun.is_mpich else "openmpi",
+    }
     argv = [*own_program(python, "launcher.rank.shim"), "--run-dir", str(run.root), "--attempt", str(attempt)]
     argv += ["--lease-s", f"{cluster.launcher.lease_s:g}"]
     argv += ["--by", started_by[cluster.launcher.kind], "--init", cluster.init]

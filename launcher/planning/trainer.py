@@ -21,11 +21,13 @@ class Trainer:
     argv: the command without its options
     packages: Python packages that it needs
     libraries: system libraries that it needs, file name -> the Debian package that has it
+    launch: argv of `vpred-launch` with this trainer, for a job on another machine
     """
 
     argv: tuple[str, ...]
     packages: tuple[str, ...]
     libraries: Mapping[str, str]
+    launch: tuple[str, ...] = (str(Path(sys.executable).with_name("vpred-launch")),)
 
 
 TRAINER = Trainer(
@@ -47,13 +49,22 @@ class RecipeError(Exception):
 
 
 def resolve_recipe(
-    trainer: Trainer, recipe: Path, accelerator: str, world_size: int, run: RunDir, overrides: Sequence[str]
+    trainer: Trainer,
+    recipe: Path,
+    accelerator: str,
+    world_size: int,
+    run: RunDir,
+    overrides: Sequence[str],
+    *,
+    with_data: bool = True,
 ) -> str:
     """Have the trainer resolve the recipe to YAML text with which `run` can go on. Its stderr goes to this process's.
 
+    with_data: also check the data and weights that the recipe names
+
     Raises RecipeError: when the check fails; BAD_CONFIG when the trainer calls it the user's mistake, else FAILED.
     """
-    argv = [*trainer.argv, "--check", "--print-config", "--recipe", str(recipe)]
+    argv = [*trainer.argv, *(("--check",) if with_data else ()), "--print-config", "--recipe", str(recipe)]
     argv += ["--accelerator", accelerator, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
     answer = _ask(argv)
     if answer.returncode == ExitCode.BAD_CONFIG:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from launcher.cluster.config import ClusterConfig, load_cluster
 from launcher.cluster.hosts import Host
@@ -123,8 +124,7 @@ def _launch(
         # The same program with another command.
         argv = [*sys.orig_argv[: sys.orig_argv.index("pod")], "run", "--cluster", str(file)]
         argv += ["--recipe", str(options.recipe), "--run-dir", str(run.root)]
-        launcher = start_tied(argv, environment(), Path.cwd(), 1, 2)
-        code = _follow(launcher, stop)
+        code = _run(argv, run.submit.job_log(f"vpred-{run.root.name}"), stop)
     if code == ExitCode.OK:
         write_atomic(run.submit.over, _KNOWN_HOSTS.read_text())
         return code
@@ -167,15 +167,29 @@ def _all_answer(addresses: Sequence[str], timeout_s: float, stop: StopRequest) -
     return not waiting
 
 
-def _follow(launcher: "subprocess.Popen[bytes]", stop: StopRequest) -> int:
-    """Wait for the launcher's end and pass the first request to stop on to it. Returns its exit code."""
-    told = False
-    while launcher.poll() is None:
-        if stop.count and not told:
-            told = True
-            launcher.terminate()
-        time.sleep(_POLL_S)
+def _run(argv: Sequence[str], log: Path, stop: StopRequest) -> int:
+    """Run the launcher to its end, pass the first request to stop on to it, and return its exit code.
+
+    log: gets its output, which outlives the pod; it is shown here too
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output, log.open("rb") as shown:
+        shown.seek(0, os.SEEK_END)
+        launcher = start_tied(argv, environment(), Path.cwd(), output, output)
+        told = False
+        while launcher.poll() is None:
+            if stop.count and not told:
+                told = True
+                launcher.terminate()
+            _show(shown)
+            time.sleep(_POLL_S)
+        _show(shown)
     return launcher.returncode
+
+
+def _show(log: BinaryIO) -> None:
+    sys.stdout.write(log.read().decode(errors="replace"))
+    sys.stdout.flush()
 
 
 def _await(condition: Callable[[], bool], timeout_s: float) -> bool:

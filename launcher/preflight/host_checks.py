@@ -98,7 +98,11 @@ def check_memory(view: HostView) -> Iterator[Finding]:
 def check_npus(view: HostView) -> Iterator[Finding]:
     """Check that the NPUs are there, healthy, free, and as the rank table lists them."""
     if view.cluster.accelerator == "ascend":
-        yield from npu_findings(view.host, view.facts, view.entries)
+        facts = view.facts
+        if view.cluster.launcher.kind == "srun":
+            # It says which devices the job was given. A rank under srun does not see it.
+            facts = {**facts, "visible_devices": None}
+        yield from npu_findings(view.host, facts, view.entries)
 
 
 HOST_CHECKS: tuple[Callable[[HostView], Iterator[Finding]], ...] = (

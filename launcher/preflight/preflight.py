@@ -18,6 +18,7 @@ from launcher.preflight.host_probe import why_closed
 from launcher.preflight.hosts import check_hosts, nearest
 from launcher.preflight.mpi_trial import MpiTrial, mpi_trial
 from launcher.preflight.recipe import check_recipe
+from launcher.preflight.slurm import srun_findings
 from launcher.processes.ssh import Remote, is_here
 from launcher.records.finding import Finding
 from launcher.records.run_lock import is_locked
@@ -39,6 +40,8 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
         *_cores(cluster),
     ]
     mpirun = None
+    if cluster.launcher.kind == "srun":
+        findings += srun_findings(cluster, env)
     if cluster.needs_mpirun:
         try:
             mpirun = find_mpirun(cluster.launcher.mpirun, env)
@@ -66,7 +69,7 @@ def trial_on_one_host(cluster: ClusterConfig, env: Mapping[str, str]) -> Iterato
 
 def _trials(job: Job, env: Mapping[str, str], remote: Remote, mpirun: Mpirun | None) -> list[Finding]:
     """Try MPI on all hosts. Meanwhile run the trainer's check on the hosts where it has not run yet."""
-    if mpirun is None:
+    if mpirun is None and job.cluster.launcher.kind != "srun":
         return check_recipe(job, env, remote)
     try:
         with mpi_trial(mpirun, job.cluster, env) as trial:
@@ -85,7 +88,7 @@ def _failed(findings: Sequence[Finding]) -> bool:
 
 
 def _root(cluster: ClusterConfig) -> Finding:
-    if os.geteuid() != 0 or cluster.launcher.allow_run_as_root:
+    if os.geteuid() != 0 or cluster.launcher.allow_run_as_root or cluster.launcher.kind == "srun":
         return Finding("ok", "user", f"uid {os.geteuid()}")
     return Finding(
         "error",

@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from launcher.cluster.hosts import LOCAL_ADDRESSES
@@ -53,6 +54,8 @@ class Answer:
     """Says how a command ended on `host`.
 
     returncode: as a shell reports it, None when the command did not end in time
+    over_ssh: it came through ssh
+    refused: the words with which another channel than ssh did not reach the host
     """
 
     host: str
@@ -60,10 +63,13 @@ class Answer:
     stdout: str
     stderr: str
     over_ssh: bool = False
+    refused: Unreachable | None = None
 
     @property
     def unreachable(self) -> Unreachable | None:
         """Say why the host could not be reached. It is None when it was reached, however the command ended."""
+        if self.refused is not None:
+            return self.refused
         if not self.over_ssh or self.returncode != _SSH_FAILED:
             return None
         said = self.stderr.strip().splitlines() or ["ssh gave no reason"]
@@ -78,16 +84,13 @@ class Remote(Protocol):
         """Run an argv on each host (key: its address), all at the same time. Every host gets an answer."""
 
 
-class Ssh:
-    """Reaches hosts by OpenSSH's client. Users, ports and keys come from ~/.ssh/config."""
-
-    def __init__(self, program: str = "ssh") -> None:
-        self._program = program
+class Channel(ABC):
+    """Runs commands on hosts at the same time, each through a program here. On this host it runs them directly."""
 
     def run(self, commands: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, Answer]:
         """Run the commands and kill those that have not ended after `timeout_s`, on the other hosts too.
 
-        Raises OSError: when ssh cannot be started.
+        Raises OSError: when the channel's program cannot be started.
         """
         if not commands:
             return {}
@@ -101,13 +104,19 @@ class Ssh:
                 calls.end()
                 raise
 
+    @abstractmethod
+    def words(self, host: str, bounded: Sequence[str]) -> list[str]:
+        """Return the argv that runs `bounded` on `host`."""
+
+    @abstractmethod
+    def heard(self, host: str, ended: "subprocess.CompletedProcess[str]") -> Answer:
+        """Make the answer of what the channel's program returned and printed."""
+
     def _run_one(self, host: str, argv: Sequence[str], timeout_s: float, calls: "_Calls") -> Answer:
         here = is_here(host)
         # `timeout` runs on the host itself: a cut connection must not leave the command there for ever.
         bounded = ["timeout", "-k", str(_KILL_AFTER_S), f"{timeout_s:g}", *argv]
-        # The shell stays, so a command ended by a signal returns 128 + n and does not look like a failure of ssh.
-        line = shlex.join(["sh", "-c", f"{shlex.join(bounded)}; exit $?"])
-        words = bounded if here else [self._program, *SSH_OPTIONS, "--", host, line]
+        words = bounded if here else self.words(host, bounded)
         slack_s = _KILL_AFTER_S + (1 if here else 2 * CONNECT_TIMEOUT_S)
         begin_s = time.monotonic()
         process = subprocess.Popen(
@@ -120,13 +129,32 @@ class Ssh:
         calls.add(process)
         try:
             output, errors = process.communicate(timeout=timeout_s + slack_s)
-            late = time.monotonic() - begin_s >= timeout_s and process.returncode in _TIMED_OUT
-            code = None if late else process.returncode
         except subprocess.TimeoutExpired:
             _kill(process)
             output, errors = process.communicate()
-            code = None
-        return Answer(host, code, output.decode(errors="replace"), errors.decode(errors="replace"), not here)
+        said, errors_said = (text.decode(errors="replace") for text in (output, errors))
+        if here:
+            answer = Answer(host, process.returncode, said, errors_said)
+        else:
+            answer = self.heard(host, subprocess.CompletedProcess(words, process.returncode, said, errors_said))
+        if time.monotonic() - begin_s >= timeout_s and {answer.returncode, process.returncode} & set(_TIMED_OUT):
+            return replace(answer, returncode=None, refused=None)
+        return answer
+
+
+class Ssh(Channel):
+    """Reaches hosts by OpenSSH's client. Users, ports and keys come from ~/.ssh/config."""
+
+    def __init__(self, program: str = "ssh") -> None:
+        self._program = program
+
+    def words(self, host: str, bounded: Sequence[str]) -> list[str]:
+        # The shell stays, so a command ended by a signal returns 128 + n and does not look like a failure of ssh.
+        line = shlex.join(["sh", "-c", f"{shlex.join(bounded)}; exit $?"])
+        return [self._program, *SSH_OPTIONS, "--", host, line]
+
+    def heard(self, host: str, ended: "subprocess.CompletedProcess[str]") -> Answer:
+        return Answer(host, ended.returncode, ended.stdout, ended.stderr, over_ssh=True)
 
 
 class _Calls:

@@ -12,6 +12,8 @@ from launcher.contract.identity import Identity, without_identity
 
 # MindSpore's init() reads OMPI_COMMAND with PMIX_RANK as "use MPI" and then ignores all other variables.
 _OF_MPI = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "HYDI_", "MPI_LOCAL")
+# NPUs have physical ids here. This variable, by which a scheduler names those of a job, would number them again.
+VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 _OF_IDENTITY = ("VPRED_RANK", "VPRED_WORLD_SIZE", "VPRED_LOCAL_RANK", "VPRED_LOCAL_SIZE")
 
 
@@ -33,6 +35,8 @@ class Meeting:
 
 def rank_environment(env: Mapping[str, str], meeting: Meeting, identity: Identity) -> dict[str, str]:
     """Return the trainer's environment: `env` without other launchers' variables, and with this rank's."""
+    if identity.launcher == "slurm":
+        env = {name: value for name, value in env.items() if name != VISIBLE_DEVICES}
     if meeting.init == "mpi" or identity.launcher == "msrun":
         return without_identity(env, but=identity.launcher)
     kept = {name: value for name, value in env.items() if not name.startswith((*_OF_MPI, *_OF_IDENTITY))}

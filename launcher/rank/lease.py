@@ -66,9 +66,11 @@ def fence_s(lease_s: float) -> float:
 
 
 def end_without_lease(
-    path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int
+    path: Path, lease_s: float, trainer: subprocess.Popen[bytes], log: Path, daemon_pid: int | None
 ) -> threading.Event:
     """Watch the lease in the background. When it runs out end `trainer` and the MPI daemon that started this process.
+
+    daemon_pid: None for a daemon that ends by itself
 
     File accesses run in separate threads: on a cut-off host they may hang, which counts as no sign of life.
     The returned event is set before the trainer is ended. A caller that exits first must kill the daemon itself.
@@ -92,8 +94,9 @@ def end_without_lease(
         _end(trainer)
         time.sleep(_OUTCOME_S)
         # The daemon's other children are ranks of the same job, whose leases run out at the same time.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(daemon_pid, signal.SIGKILL)
+        if daemon_pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(daemon_pid, signal.SIGKILL)
 
     for target in (look, guard):
         threading.Thread(target=target, daemon=True, name=f"lease {target.__name__}").start()

@@ -47,7 +47,9 @@ def run_trainer(options: argparse.Namespace, starter_pid: int) -> int:
         end = _End(0, NOT_STARTED)
     else:
         forwarder.attach(trainer)
-        end = _follow(trainer, identity.rank, attempt, options.lease_s, starter_pid)
+        # slurmstepd ends by itself, and belongs to root.
+        daemon_pid = None if options.by == "slurm" else starter_pid
+        end = _follow(trainer, identity.rank, attempt, options.lease_s, daemon_pid)
     out_of_memory = None
     if end.returncode == -signal.SIGKILL:
         # The log is the better evidence, since it names the process.
@@ -65,7 +67,7 @@ def run_trainer(options: argparse.Namespace, starter_pid: int) -> int:
         waiting=status is not None and status.waiting,
         out_of_memory=out_of_memory,
     ).write(attempt.outcome(identity.rank))
-    if end.lease_is_over:
+    if end.lease_is_over and options.by != "slurm":
         os.kill(starter_pid, signal.SIGKILL)
     return end.returncode if end.returncode >= 0 else 128 - end.returncode
 
@@ -84,12 +86,12 @@ class _End:
 
 
 def _follow(
-    trainer: "subprocess.Popen[bytes]", rank: int, attempt: AttemptDir, lease_s: float, starter_pid: int
+    trainer: "subprocess.Popen[bytes]", rank: int, attempt: AttemptDir, lease_s: float, daemon_pid: int | None
 ) -> _End:
     """Wait for the trainer's end. Meanwhile dump its stacks on request, and end it when the lease runs out."""
     look = partial(_dump_on_request, attempt, rank, trainer)
     threading.Thread(target=look, daemon=True, name="stacks").start()
-    ran_out = end_without_lease(attempt.lease, lease_s, trainer, attempt.log(rank), daemon_pid=starter_pid)
+    ran_out = end_without_lease(attempt.lease, lease_s, trainer, attempt.log(rank), daemon_pid)
     returncode = trainer.wait()
     return _End(trainer.pid, returncode, ran_out.is_set())
 

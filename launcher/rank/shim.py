@@ -11,8 +11,8 @@ from pathlib import Path
 from launcher.contract.exit_codes import NOT_STARTED
 from launcher.contract.process import die_with_parent, living_parent
 
-# Launcher that starts each rank in a separate session -> a word in its command line. Open MPI and launcher.rank.node
-# do not.
+# Launcher that starts each rank in a separate session -> a word in its command line. Open MPI, Slurm and
+# launcher.rank.node do not.
 _OWN_SESSIONS = {"msrun": "msrun", "mpich": "hydra_pmi_proxy"}
 
 
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--lease-s", type=float, required=True)
-    parser.add_argument("--by", choices=("vpred", "msrun", "openmpi", "mpich"), required=True)
+    parser.add_argument("--by", choices=("vpred", "msrun", "slurm", "openmpi", "mpich"), required=True)
     parser.add_argument("--init", choices=("mpi", "rank_table", "dynamic_cluster"), default="mpi")
     parser.add_argument("--rank-table", type=Path)
     parser.add_argument("--device-ids", type=_numbers, default=())

@@ -45,7 +45,7 @@ def discovered_cluster(path: Path, overrides: Sequence[str], remote: Remote) -> 
     """
     asked = load_document(_AskedCluster, path, overrides).hosts
     found = discover([host.address for host in asked], remote)
-    hosts = [_only(host, {device.id for device in wanted.devices}) for host, wanted in zip(found, asked, strict=True)]
+    hosts = [only(host, {device.id for device in wanted.devices}) for host, wanted in zip(found, asked, strict=True)]
     text = json.dumps([host.model_dump(mode="json", exclude_none=True) for host in hosts])
     return load_cluster(path, [*overrides, f"hosts={text}"])
 
@@ -74,7 +74,8 @@ def discover(addresses: Sequence[str], remote: Remote) -> list[Host]:
     return found
 
 
-def _only(host: Host, wanted: set[int]) -> Host:
+def only(host: Host, wanted: set[int]) -> Host:
+    """Return `host` with the devices `wanted`, all if empty. Raises ConfigError: when one is not there."""
     if not wanted:
         return host
     there = {device.id for device in host.devices}

@@ -23,11 +23,15 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Attempted:
-    """Holds an attempt that has ended."""
+    """Holds an attempt that has ended.
+
+    lost: hosts that could not be reached after it
+    """
 
     plan: LaunchPlan
     verdict: Verdict
     record: AttemptRecord
+    lost: tuple[str, ...] = ()
 
 
 def recover(
@@ -37,11 +41,14 @@ def recover(
     rank_counts: Callable[[], Collection[int]],
     stop: StopRequest,
     events: EventLog,
+    *,
+    in_job: bool = False,
 ) -> Attempted:
     """Run `attempt` until it does not fail or `cluster.restart` allows no more. Returns the last one.
 
     sweep: clears the given hosts of the run's ranks and returns the hosts that it could not clear
     rank_counts: see `decide`; called only if the number of ranks may shrink
+    in_job: the hosts are those of a scheduler's job, which gets others when it starts again
 
     No attempt follows BAD_CONFIG, DIVERGED, PREEMPTED or a request to stop.
     """
@@ -53,11 +60,14 @@ def recover(
         if ended.verdict.exit_code == ExitCode.OK:
             return ended
         unreachable = sweep(ended.plan.hosts)
-        if unreachable:
+        # Slurm starts no step on the nodes of a job that it ends, and clears them itself.
+        is_over = in_job and ended.verdict.exit_code == ExitCode.PREEMPTED
+        if unreachable and not is_over:
             names, lease_s = ", ".join(unreachable), fence_s(cluster.launcher.lease_s)
             logger.warning(
                 "could not be cleared: %s; ranks that still run there end themselves within %g s", names, lease_s
             )
+        ended = replace(ended, lost=tuple(unreachable))
         if ended.verdict.exit_code in _FINAL or stop.count or not cluster.restart.max_restarts:
             return ended
         record = ended.record
@@ -75,6 +85,8 @@ def recover(
             # The lease was not renewed after the attempt, so the time since then is part of the wait.
             max(0.0, ended_s + fence_s(cluster.launcher.lease_s) - time.monotonic()),
         )
+        if in_job and isinstance(decision, Restart) and (gone := _gone(decision.cluster, absent)):
+            decision = GiveUp(f"{gone} cannot be reached, and no other host of the job can take its place")
         if isinstance(decision, GiveUp):
             events.write("restart_refused", ended.record.attempt, why=decision.reason)
             logger.error("not started again: %s", decision.reason)
@@ -85,6 +97,11 @@ def recover(
             text = "stopped before the next attempt; the same command resumes from the last checkpoint"
             return replace(ended, verdict=Verdict(ExitCode.PREEMPTED, text))
         current = decision.cluster
+
+
+def _gone(cluster: ClusterConfig, absent: Collection[str]) -> str | None:
+    """Return the first host of `cluster` that cannot be reached."""
+    return next((host.address for host in cluster.ordered_hosts if host.address in absent), None)
 
 
 def _record_restart(events: EventLog, ended: Attempted, restart: Restart, number: int, cluster: ClusterConfig) -> None:

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
-from launcher.planning.job import Job
+from launcher.planning.job import Job, split_overrides
 from launcher.planning.mpirun import find_mpirun
 from launcher.planning.plan import LaunchPlan, describe, make_plan
 from launcher.planning.trainer import Trainer, is_complete, rank_counts, read_recipe, resolve_recipe
 from launcher.preflight.preflight import preflight, trial_on_one_host
-from launcher.processes.ssh import Ssh
+from launcher.processes.srun import remote_for
 from launcher.processes.sweep import sweep_hosts
 from launcher.rank.lease import Lease
 from launcher.ranktable.controller_table import chosen_table
@@ -30,15 +30,15 @@ from launcher.records.log_stream import parse_ranks
 from launcher.records.run_lock import locked
 from launcher.run.attempt_recorder import AttemptRecorder, first_record
 from launcher.run.recovery import Attempted, recover
+from launcher.submit.allocation import allocated
 from launcher.supervision.progress import make_progress, unheard
-from launcher.supervision.stop_requests import StopRequest, stop_requests
+from launcher.supervision.stop_requests import StopRequest
 from launcher.supervision.supervise import supervise
 from launcher.supervision.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
 _LEVELS = {"warning": logging.WARNING, "error": logging.ERROR}
-_CLUSTER_PREFIX = "cluster."
 
 
 def load_job(
@@ -50,7 +50,7 @@ def load_job(
     *,
     try_mpi: bool = False,
 ) -> Job:
-    """Load and check both documents of a launch.
+    """Load and check both documents of a launch. The hosts of a cluster file with `submit` are those of this job.
 
     run_dir: None means runs/RECIPE in the current directory
     overrides: those that start with "cluster." go to the cluster file, the others to the trainer
@@ -59,9 +59,8 @@ def load_job(
     Raises ConfigError: on a mistake in the cluster file or the rank table. Raises RecipeError: when the trainer's check
     of the recipe fails.
     """
-    ours = [each.removeprefix(_CLUSTER_PREFIX) for each in overrides if each.startswith(_CLUSTER_PREFIX)]
-    theirs = [each for each in overrides if not each.startswith(_CLUSTER_PREFIX)]
-    cluster = load_cluster(cluster_file, ours)
+    ours, theirs = split_overrides(overrides)
+    cluster = allocated(load_cluster(cluster_file, ours), environment(), remote_for(environment()))
     if cluster.launcher.rank_table is not None:
         chosen_table(cluster)  # report its faults before anything else costs time
     with trial_on_one_host(cluster, environment()) if try_mpi else nullcontext() as trial:
@@ -86,44 +85,56 @@ def plan_job(job: Job) -> LaunchPlan:
 
 def check_job(job: Job) -> list[Finding]:
     """Run the preflight for this job on this machine, now."""
-    return preflight(job, environment(), Ssh())
+    return preflight(job, environment(), remote_for(environment()))
 
 
-def run_job(job: Job, streamed: str | None = None) -> int:
-    """Check, plan, write, start and watch. Prints the outcome on stdout or stderr and returns the exit code.
+@dataclass(frozen=True)
+class RunResult:
+    """Says how a run ended.
 
+    lost: hosts that could not be reached after its last attempt
+    """
+
+    exit_code: int
+    lost: tuple[str, ...] = ()
+
+
+def run_job(job: Job, stop: StopRequest, streamed: str | None = None) -> RunResult:
+    """Check, plan, write, start and watch. Prints the outcome on stdout or stderr.
+
+    stop: from stop_requests(), whose block surrounds this; ranks may run from the first attempt on
     streamed: ranks whose logs are shown, as parse_ranks reads them
 
-    Raises ConfigError: on a mistake that stops the launch.
+    Raises ConfigError: on a mistake that stops the launch. Raises KeyboardInterrupt: when a stop signal comes before.
     """
     if (summary := is_complete(job.run, job.train_yaml)) is not None:
         print(f"{job.run.root} is already complete; give another --run-dir to train anew")
         print(closing_line(job.run, summary))
-        return ExitCode.OK
+        return RunResult(ExitCode.OK)
     shown = parse_ranks(streamed, job.cluster.world_size, "--stream") if streamed else []
     findings = check_job(job)
     for finding in findings:
         if finding.severity != "ok":
             logger.log(_LEVELS[finding.severity], "%s", finding)
     if any(finding.severity == "error" for finding in findings):
-        return ExitCode.BAD_CONFIG
+        return RunResult(ExitCode.BAD_CONFIG)
     with locked(job.run), unheard():
         if read_recipe(job.run) != job.found_recipe:
             raise ConfigError(f"{job.run.root}: another launcher has used it in the meantime; start again")
         job.run.summary_json.unlink(missing_ok=True)  # it marks the end of a complete run, which now gets longer
-        sweep = partial(sweep_hosts, run_dir=job.run.root, remote=Ssh())
+        sweep = partial(sweep_hosts, run_dir=job.run.root, remote=remote_for(environment()))
         if job.run.last_attempt() and (left := sweep([host.address for host in job.cluster.known_hosts])):
             logger.warning("could not look for ranks of earlier attempts on %s", ", ".join(left))
         counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)
         events = EventLog(job.run.events_jsonl)
-        with stop_requests() as stop:
-            attempt = partial(_attempt, job, stop, events, shown)
-            ended = recover(job.cluster, attempt, sweep, counts, stop, events)
+        stop.ranks_may_run = True
+        attempt = partial(_attempt, job, stop, events, shown)
+        ended = recover(job.cluster, attempt, sweep, counts, stop, events, in_job=stop.in_job)
         _report(job.run, ended.verdict)
         records = read_records(job.run)
         if len(records) > 1:
             logger.info("%s", lost_line(records))
-    return ended.verdict.exit_code
+    return RunResult(ended.verdict.exit_code, ended.lost)
 
 
 def _attempt(job: Job, stop: StopRequest, events: EventLog, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:

@@ -2,11 +2,12 @@
 
 import json
 import logging
-import re
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from launcher.contract import yaml_dialect
 from launcher.contract.config import ConfigError
+from launcher.contract.exit_codes import ExitCode
 from launcher.submit.kubectl import CREATE, NotFoundError, kubectl
 from launcher.submit.kubernetes_checks import pods_of, require_small
 from launcher.submit.pods import Document, Pods, config_map, network_policy, pod_monitor, secret, service
@@ -34,10 +35,12 @@ _STATE = '{"\\t"}'.join(
     )
 )
 _PODS = (
-    '{range .items[*]}{.spec.nodeName}{"\\t"}{.status.conditions[?(@.type=="PodScheduled")].message}'
-    '{.status.containerStatuses[0].state.waiting.reason}{"\\n"}{end}'
+    '{range .items[*]}{.spec.nodeName}{"\\t"}{.status.containerStatuses[0].state.terminated.exitCode}{"\\t"}'
+    '{.status.conditions[?(@.type=="PodScheduled")].message}{.status.containerStatuses[0].state.waiting.reason}'
+    '{"\\n"}{end}'
 )
-_OVER = ("Complete", "Completed", "Succeeded", "Failed", "Aborted", "Terminated")
+_SUCCEEDED = ("Complete", "Completed", "Succeeded")
+_OVER = (*_SUCCEEDED, "Failed", "Aborted", "Terminated")
 _TYPES = {kind.resource.partition(".")[2]: kind for kind in KINDS.values()}  # API group -> workload
 
 
@@ -51,49 +54,47 @@ def documents(pods: Pods) -> list[Document]:
 class Kubernetes:
     """Runs jobs as pods of a Kubernetes cluster."""
 
+    sees_our_files = False
+
     def render(self, submission: Submission) -> Rendered:
         """Render the manifest. Its Secret is without keys: those are made by `submit` and are written to no file."""
         pods = pods_of(submission)
         found = documents(pods)
-        both = config_map(pods)
-        require_small(both)
+        require_small(config_map(pods))
         if ":" not in str(pods.settings.image).rpartition("/")[2]:
             logger.warning(
                 "submit.kubernetes.image: %s has no tag and no digest, so it may change", pods.settings.image
             )
-        place = submission.run.submit
-        files = {
-            place.cluster_yaml: both["data"]["cluster.yaml"],
-            place.recipe_yaml: both["data"]["recipe.yaml"],
-            place.manifest: "---\n".join(map(yaml_dialect.render, found)),
-        }
-        return Rendered(files, ("kubectl", *CREATE))
+        manifest = "---\n".join(map(yaml_dialect.render, found))
+        return Rendered({submission.run.submit.manifest: manifest}, ("kubectl", *CREATE))
 
-    def submit(self, rendered: Rendered) -> str:
-        """Create the workload, then the rest as its dependents, which Kubernetes deletes with it."""
-        manifest = next(text for path, text in rendered.files.items() if path.name == "manifest.yaml")
-        found = [yaml_dialect.parse(text) for text in re.split(r"(?m)^---\n", manifest)]
-        workload, beside = found[0], found[1:]
-        namespace = workload["metadata"].get("namespace") or _namespace()
-        name = workload["metadata"]["name"]
-        resource = _TYPES[workload["apiVersion"].partition("/")[0]].resource
-        job_id = f"{namespace}/{resource}/{name}"
-        _require_claims(namespace, workload)
-        self._make_room(job_id)
-        for each in beside:
-            if each["kind"] == "Secret":
-                each["stringData"] = make_keys()
+    def check(self, submission: Submission, rendered: Rendered) -> None:
+        pods = pods_of(submission)
+        namespace, found = _namespace(pods), documents(pods)
+        _require_claims(namespace, pods)
+        for each in found:  # a job of the same name that has ended is in nobody's way
+            each["metadata"]["name"] += "-check"
         kubectl(namespace, *CREATE, "--dry-run=server", objects=found)
+
+    def submit(self, submission: Submission, rendered: Rendered) -> str:
+        """Create the workload, then the rest as its dependents, which Kubernetes deletes with it."""
+        pods = pods_of(submission)
+        namespace, resource = _namespace(pods), KINDS[pods.settings.workload].resource
+        workload, *beside = documents(pods)
+        keys = make_keys()
+        self._make_room(f"{namespace}/{resource}/{pods.name}")
         uid = kubectl(namespace, *CREATE, "-o", "jsonpath={.metadata.uid}", objects=[workload])
-        owner = {"apiVersion": workload["apiVersion"], "kind": workload["kind"], "name": name, "uid": uid.strip()}
+        owner = {"apiVersion": workload["apiVersion"], "kind": workload["kind"], "name": pods.name, "uid": uid.strip()}
         for each in beside:
             each["metadata"]["ownerReferences"] = [owner]
+            if each["kind"] == "Secret":
+                each["stringData"] = keys
         try:
             kubectl(namespace, *CREATE, objects=beside)
         except ConfigError:
-            kubectl(namespace, "delete", f"{resource}/{name}", "--wait=false")
+            kubectl(namespace, "delete", f"{resource}/{pods.name}", "--wait=false")
             raise
-        return job_id
+        return f"{namespace}/{resource}/{pods.name}"
 
     def query(self, job_id: str) -> JobState | None:
         namespace, resource, name = job_id.split("/")
@@ -103,14 +104,15 @@ class Kubernetes:
             return None
         suspended, cancelled, phase, types, reasons, active, failed = answer.rstrip("\n").split("\t")
         state = _state(suspended, cancelled, phase, types.split(), active)
-        nodes, waiting = _pods(namespace, name)
+        seen = _pods(namespace, name)
         return JobState(
             job_id,
             _phase(state),
             state,
-            reason=waiting or (reasons.split() or [""])[-1],
-            nodes=nodes,
+            reason=seen.waiting or (reasons.split() or [""])[-1],
+            nodes=",".join(seen.nodes),
             restarts=int(failed) if failed.isdecimal() else 0,
+            exit_code=_exit_code(state, seen.exit_codes),
         )
 
     def cancel(self, job: JobState, *, now: bool) -> None:
@@ -163,54 +165,54 @@ def _phase(state: str) -> Literal["pending", "running", "ended"]:
     return "pending" if state in ("Suspended", "Pending") else "running"
 
 
-def _pods(namespace: str, name: str) -> tuple[str, str]:
-    """Return the nodes of the job's pods, and why one of them waits."""
+@dataclass(frozen=True)
+class _SeenPods:
+    """Holds what the pods of a job report: their nodes, exit codes of those that ended, and why one of them waits."""
+
+    nodes: tuple[str, ...]
+    exit_codes: tuple[int, ...]
+    waiting: str
+
+
+def _pods(namespace: str, name: str) -> _SeenPods:
     selector = f"app.kubernetes.io/name=vpred,app.kubernetes.io/instance={name.removeprefix('vpred-')}"
     answer = kubectl(namespace, "get", "pods", "-l", selector, "-o", f"jsonpath={_PODS}")
-    rows = [line.partition("\t") for line in answer.splitlines()]
-    waiting = next((reason.strip() for _, _, reason in rows if reason.strip()), "")
-    return ",".join(dict.fromkeys(node for node, _, _ in rows if node)), waiting
+    rows = [line.split("\t", 2) for line in answer.splitlines()]
+    return _SeenPods(
+        nodes=tuple(dict.fromkeys(row[0] for row in rows if row[0])),
+        exit_codes=tuple(int(row[1]) for row in rows if row[1].isdecimal()),
+        waiting=next((row[2].strip() for row in rows if row[2].strip()), ""),
+    )
 
 
-def _namespace() -> str:
+def _exit_code(state: str, of_pods: tuple[int, ...]) -> int | None:
+    """Return the exit code of an ended job. Pods that Kubernetes stopped ended with 75 and explain nothing."""
+    if state in _SUCCEEDED:
+        return ExitCode.OK
+    if state not in _OVER:
+        return None
+    return next((code for code in of_pods if code not in (ExitCode.OK, ExitCode.PREEMPTED)), ExitCode.FAILED)
+
+
+def _namespace(pods: Pods) -> str:
+    if pods.settings.namespace is not None:
+        return pods.settings.namespace
     return kubectl("", "config", "view", "--minify", "-o", "jsonpath={..namespace}").strip() or "default"
 
 
-def _require_claims(namespace: str, workload: Document) -> None:
+def _require_claims(namespace: str, pods: Pods) -> None:
     """Raise ConfigError when a claim is missing, or when the pods of several nodes cannot share it."""
-    claims = {volume["persistentVolumeClaim"]["claimName"]: volume["name"] for volume in _volumes(workload)}
-    several = _count(workload) > 1
-    for claim, volume in claims.items():
-        key = "submit.kubernetes.runs_claim" if volume == "runs" else "submit.kubernetes.data_claims"
+    claims = {pods.settings.runs_claim: "runs_claim", **dict.fromkeys(pods.settings.data_claims, "data_claims")}
+    for claim, key in claims.items():
+        place = f"submit.kubernetes.{key}: found {claim!r}"
         try:
             modes = kubectl(namespace, "get", f"pvc/{claim}", "-o", "jsonpath={.spec.accessModes[*]}").split()
         except NotFoundError:
-            raise ConfigError(f"{key}: found {claim!r}, which {namespace} does not have", "create the claim") from None
-        shared = {"ReadWriteMany"} if volume == "runs" else {"ReadWriteMany", "ReadOnlyMany"}
-        if several and not shared & set(modes):
-            raise ConfigError(
-                f"{key}: found {claim!r} with {', '.join(modes)}, which one node alone can mount",
-                f"make it with accessModes {' or '.join(sorted(shared))}, or set submit.nodes: 1",
-            )
-
-
-def _volumes(value: Any) -> list[Document]:
-    """Return all volumes with claims below `value`."""
-    if isinstance(value, list):
-        return [volume for each in value for volume in _volumes(each)]
-    if not isinstance(value, dict):
-        return []
-    return [value] if "persistentVolumeClaim" in value else _volumes(list(value.values()))
-
-
-def _count(workload: Document) -> int:
-    spec = workload["spec"]
-    replicas = [
-        *spec.get("tasks", ()),
-        *spec.get("mpiReplicaSpecs", {}).values(),
-        *spec.get("replicaSpecs", {}).values(),
-    ]
-    return sum(each["replicas"] for each in replicas) or int(spec["parallelism"])
+            raise ConfigError(f"{place}, which namespace {namespace} does not have", "create the claim") from None
+        shared = ("ReadWriteMany",) if key == "runs_claim" else ("ReadWriteMany", "ReadOnlyMany")
+        if pods.count > 1 and not set(shared) & set(modes):
+            remedy = f"take one with {' or '.join(shared)}, or set submit.nodes: 1"
+            raise ConfigError(f"{place} with {', '.join(modes)} (pods on several nodes cannot share it)", remedy)
 
 
 def _evict(namespace: str, job_uid: str) -> None:

@@ -19,18 +19,7 @@ _MOST_BYTES = 1 << 20  # of a ConfigMap
 
 def pods_of(submission: Submission) -> Pods:
     """Return the pods that `submission` asks for. Raises ConfigError: when the settings cannot make a job."""
-    cluster = submission.cluster
-    if cluster.submit is None:
-        raise ConfigError("submit: found nothing (give the cluster file a section submit)")
-    pods = Pods(
-        run=submission.run.root.name,
-        cluster=cluster,
-        settings=cluster.submit.kubernetes,
-        nodes=cluster.submit.nodes,
-        spare_nodes=cluster.submit.spare_nodes,
-        setup=cluster.submit.setup,
-        train_yaml=submission.train_yaml,
-    )
+    pods = Pods(submission.run.root.name, submission.cluster, submission.settings, submission.train_yaml)
     if fault := next(_faults(submission, pods), None):
         raise ConfigError(fault)
     return pods
@@ -49,13 +38,6 @@ def require_small(document: Document) -> None:
 def _faults(submission: Submission, pods: Pods) -> Iterator[str]:
     """Yield a line for each fault."""
     settings = pods.settings
-    for option, found in (
-        ("--after", submission.after),
-        ("--chain", submission.singleton),
-        ("--sweep", submission.tasks),
-    ):
-        if found:
-            yield f"{option}: remove it (Kubernetes has no such order of jobs; submit them one by one)"
     if not _NAME.fullmatch(pods.name) or len(pods.name) > _MOST_LETTERS:
         yield (
             f"--run-dir: found {shown(pods.run)} (its name becomes the job's, vpred-NAME: at most "

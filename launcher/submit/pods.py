@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher.cluster.config import ClusterConfig
 from launcher.cluster.kubernetes import DOCUMENTS, KEYS, RUNS, SSH_PORT, KubernetesConfig
+from launcher.cluster.submit import SubmitConfig
 from launcher.contract.config import dump_yaml
 
 Document = dict[str, Any]
@@ -26,14 +27,12 @@ class Pods:
 
     run: name of the run and of its folder in the claim
     cluster: the cluster file, with its section `submit`
+    train_yaml: the resolved recipe
     """
 
     run: str
     cluster: ClusterConfig
-    settings: KubernetesConfig
-    nodes: int
-    spare_nodes: int
-    setup: tuple[str, ...]
+    submit: SubmitConfig
     train_yaml: str
 
     @property
@@ -42,7 +41,11 @@ class Pods:
 
     @property
     def count(self) -> int:
-        return self.nodes + self.spare_nodes
+        return self.submit.nodes + self.submit.spare_nodes
+
+    @property
+    def settings(self) -> KubernetesConfig:
+        return self.submit.kubernetes
 
     @property
     def labels(self) -> dict[str, str]:
@@ -186,8 +189,8 @@ def template(pods: Pods, role: Role) -> Document:
 
 def _container(pods: Pods, role: Role, mounts: list[Document]) -> Document:
     container: Document = {"name": role.container, "image": pods.settings.image}
-    if pods.setup:
-        lines = [*(f"{line} || exit 1" for line in pods.setup), 'exec "$0" "$@"']
+    if pods.submit.setup:
+        lines = [*(f"{line} || exit 1" for line in pods.submit.setup), 'exec "$0" "$@"']
         container["command"] = ["tini", "--", "bash", "-c", "\n".join(lines), "vpred-launch"]
     container["args"] = [
         *("pod", "--index", role.index, "--run-dir", str(RUNS / pods.run)),

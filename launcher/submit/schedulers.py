@@ -2,5 +2,6 @@
 
 from launcher.submit.kubernetes import Kubernetes
 from launcher.submit.scheduler import Scheduler
+from launcher.submit.slurm import Slurm
 
-SCHEDULERS: dict[str, Scheduler] = {"kubernetes": Kubernetes()}
+SCHEDULERS: dict[str, Scheduler] = {"kubernetes": Kubernetes(), "slurm": Slurm()}

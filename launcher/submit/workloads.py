@@ -89,8 +89,8 @@ def _volcano(pods: Pods) -> list[Document]:
     spec = {
         "schedulerName": "volcano",
         "queue": pods.settings.queue or "default",
-        "minAvailable": pods.nodes,
-        "maxRetry": _requeues(pods),  # each RestartJob counts, also after 75
+        "minAvailable": pods.submit.nodes,
+        "maxRetry": pods.submit.max_requeues,  # each RestartJob counts, also after 75
         "ttlSecondsAfterFinished": _KEEP_S,
         "plugins": {"env": [], "svc": ["--publish-not-ready-addresses=true", "--disable-network-policy=true"]},
         # The first that matches counts.
@@ -118,7 +118,7 @@ def _mpijob(pods: Pods) -> list[Document]:
         "launcherCreationPolicy": "WaitForWorkersReady",
         "runPolicy": {
             "cleanPodPolicy": "Running",
-            "backoffLimit": _requeues(pods),  # it counts every end of the launcher, also with 75
+            "backoffLimit": pods.submit.max_requeues,  # it counts every end of the launcher, also with 75
             "ttlSecondsAfterFinished": _KEEP_S,
             "suspend": pods.settings.queue is not None,
         },
@@ -137,11 +137,11 @@ def _ascendjob(pods: Pods) -> list[Document]:
     table = _table(pods, {"hostPath": {"path": folder}})
     launcher = template(pods, Role("0", has_ranks=False, container="ascend", port="ascendjob-port", volumes=(table,)))
     role = Role("1", container="ascend", port="ascendjob-port", env=_of_npus(pods), volumes=(table, _driver()))
-    scheduling = {"minAvailable": 1 + pods.nodes, "queue": pods.settings.queue or "default"}
+    scheduling = {"minAvailable": 1 + pods.submit.nodes, "queue": pods.settings.queue or "default"}
     spec = {
         "schedulerName": "volcano",
         "runPolicy": {
-            "backoffLimit": _requeues(pods),
+            "backoffLimit": pods.submit.max_requeues,
             "cleanPodPolicy": "Running",
             "ttlSecondsAfterFinished": _KEEP_S,
             "schedulingPolicy": scheduling,
@@ -159,10 +159,6 @@ def _ascendjob(pods: Pods) -> list[Document]:
 def _kueue(pods: Pods) -> dict[str, str]:
     queue = {} if pods.settings.queue is None else {"kueue.x-k8s.io/queue-name": pods.settings.queue}
     return {**pods.settings.labels, **queue}
-
-
-def _requeues(pods: Pods) -> int:
-    return pods.cluster.submit.max_requeues if pods.cluster.submit is not None else 0
 
 
 def _of_npus(pods: Pods) -> tuple[Document, ...]:

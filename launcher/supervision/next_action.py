@@ -15,6 +15,7 @@ class Situation:
 
     due_signal: the signal that mpirun should have received by now, None without a request to stop
     sent_signal: the last signal sent to mpirun
+    was_early: it was sent before every rank had begun; srun forgets a signal that comes before its tasks
     is_hung: a rank exceeded its timeout
     wants_checkpoint: a checkpoint was requested and the ranks do not know yet
     all_have_begun: every rank has written a status
@@ -23,6 +24,7 @@ class Situation:
 
     due_signal: signal.Signals | None = None
     sent_signal: signal.Signals | None = None
+    was_early: bool = False
     is_hung: bool = False
     wants_checkpoint: bool = False
     all_have_begun: bool = False
@@ -33,7 +35,9 @@ def next_action(seen: Situation) -> Action:
     """Choose the next action. A request to stop comes before a hang, because its signals escalate by themselves."""
     if seen.due_signal is signal.SIGKILL:
         return "kill"
-    if seen.due_signal is not None and seen.due_signal is not seen.sent_signal:
+    if seen.due_signal is not None and (
+        seen.due_signal is not seen.sent_signal or (seen.was_early and seen.all_have_begun)
+    ):
         return "send_signal"
     if seen.due_signal is None and seen.is_hung:
         return "end_hang"

@@ -60,6 +60,8 @@ def supervise(
     run = RunDir(plan.run_dir)
     attempt = run.attempt(plan.attempt)
     attempt.root.mkdir(parents=True, exist_ok=True)
+    if stop.count:
+        return Verdict(ExitCode.PREEMPTED, "stopped before the ranks were started; the same command resumes")
     watch = _Watch(plan, attempt, progress, stop, events, streamed)
     with attempt.launcher_log.open("xb") as log, starting_place(env) as (folder, variables):
         (folder / HOSTFILE).symlink_to(run.hostfile)
@@ -81,6 +83,7 @@ def supervise(
             attempt=attempt,
             blaming_a_peer=_blaming_a_peer(attempt, watch.files.outcomes),
             lost_host=lost_host(tail(attempt.launcher_log)),
+            starter="srun" if plan.argv[0] == "srun" else "mpirun",
             hang=watch.hang,
             suspect=watch.suspect,
         )
@@ -127,6 +130,7 @@ class _Watch:
         self._stragglers = StragglerWatch(plan.supervision.stragglers)
         self._started_s = self._looked_s = time.monotonic()
         self._sent: signal.Signals | None = None
+        self._was_early = False
         self._checkpoints_asked = 0
         self._deadline_s: float | None = None
 
@@ -147,6 +151,7 @@ class _Watch:
         return Situation(
             due_signal=due,
             sent_signal=self._sent,
+            was_early=self._was_early,
             is_hung=self.hang is not None,
             wants_checkpoint=stop.checkpoints > self._checkpoints_asked,
             all_have_begun=len(self.files.beats) == len(self._hosts),
@@ -156,7 +161,7 @@ class _Watch:
     def _act(self, action: Action, seen: Situation, mpirun: "subprocess.Popen[bytes]") -> None:
         if action == "send_signal" and seen.due_signal is not None:
             self._send(mpirun, seen.due_signal, self._requests())
-            self._sent = seen.due_signal
+            self._sent, self._was_early = seen.due_signal, not seen.all_have_begun
         elif action == "ask_checkpoint":
             self._checkpoints_asked = self._stop.checkpoints  # one checkpoint answers all requests so far
             mpirun.send_signal(signal.SIGUSR2)

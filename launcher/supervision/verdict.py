@@ -13,6 +13,10 @@ _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, s
 # Return codes of a rank after a stop signal: it ended by itself, by the signal, or with a shell's code for the signal.
 _STOPPED = {0, int(ExitCode.PREEMPTED), *(-n for n in _STOP_SIGNALS), *(128 + n for n in _STOP_SIGNALS)}
 _PASSED_ON = {ExitCode.BAD_CONFIG, ExitCode.PREEMPTED, ExitCode.DIVERGED}
+_LOSSES = {
+    "mpirun": "mpirun lost its daemon on {host}, or the ssh that started it",
+    "srun": "Slurm lost the node {host}",
+}
 _SIGNAL_HINTS: dict[int, str] = {
     signal.SIGKILL: "somebody killed it: the kernel for want of memory (dmesg tells), a scheduler, or a person",
     signal.SIGSEGV: "a fault in native code: the stack of it is in the log",
@@ -41,7 +45,8 @@ class Evidence:
     hosts: the host of every rank of the plan
     stopped: the launcher was asked to stop the job
     blaming_a_peer: ranks whose log says that another rank is at fault
-    lost_host: the host that mpirun lost contact with, as mpirun calls it
+    lost_host: the host that the starter lost contact with, as the starter calls it
+    starter: the program that started the ranks
     hang: the hang for which the launcher ended the attempt
     suspect: the rank that seems to have caused the hang
     """
@@ -55,6 +60,7 @@ class Evidence:
     attempt: AttemptDir
     blaming_a_peer: frozenset[int] = frozenset()
     lost_host: str | None = None
+    starter: str = "mpirun"
     hang: Hang | None = None
     suspect: Suspect | None = None
 
@@ -145,8 +151,8 @@ def _cut_off(evidence: Evidence, rank: int) -> Failure:
         host=evidence.hosts[rank],
         ended="was lost with the way to its host",
         last_step=0 if status is None else status.step,
-        cause=f"mpirun lost its daemon on {evidence.lost_host}, or the ssh that started it",
-        hint=f"are the host, its network and its sshd up? mpirun's words: {evidence.attempt.launcher_log}",
+        cause=_LOSSES.get(evidence.starter, _LOSSES["mpirun"]).format(host=evidence.lost_host),
+        hint=f"are the host and its network up? {evidence.starter}'s words: {evidence.attempt.launcher_log}",
         log=evidence.attempt.log(rank),
     )
 
@@ -210,6 +216,7 @@ def _unfinished(evidence: Evidence) -> Failure:
     first = silent or [each.rank for each in _early_exits(evidence)] or [0]
     rank = next((each for each in silent if evidence.hosts[each] not in answered), first[0])
     status = evidence.statuses.get(rank)
+    starter = evidence.starter
     names = ", ".join(f"{each} on host {evidence.hosts[each]}" for each in silent[:4])
     more = f" and {len(silent) - 4} more" if len(silent) > 4 else ""
     return Failure(
@@ -218,10 +225,10 @@ def _unfinished(evidence: Evidence) -> Failure:
         host=evidence.hosts[rank],
         ended="left no account of its end" if silent else "ended without an error, but the run is not complete,",
         last_step=0 if status is None else status.step,
-        cause=f"mpirun ended ({ended(evidence.mpirun_returncode)}) and left no account of rank {names}{more}"
+        cause=f"{starter} ended ({ended(evidence.mpirun_returncode)}) and left no account of rank {names}{more}"
         if silent
         else "",
-        hint=f"is the host up, the run directory shared and not full? mpirun's words: {evidence.attempt.launcher_log}"
+        hint=f"is the host up, the run directory shared and not full? read {evidence.attempt.launcher_log}"
         if silent
         else "",
         log=evidence.attempt.log(rank),

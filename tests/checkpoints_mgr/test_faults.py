@@ -300,7 +300,7 @@ def test_what_rank_0_does_not_read_is_condemned_for_all(
     assert names(two_steps) == ["quarantine", "step_0000000010"]
 
 
-def test_a_step_that_retention_takes_from_under_a_reader_is_not_called_corrupt(two_steps, names, failpoint, restore):
+def test_a_step_that_retention_takes_from_a_reader_is_not_corrupt(two_steps, names, failpoint, restore):
     reads = []
 
     def prune(operation, path, detail):

@@ -116,7 +116,7 @@ def test_images_named_as_a_table_in_the_same_encoding_names_them(tmp_path: Path)
     assert source.bad == [("a.csv:3", "\\xc4\\xf1.png does not exist")]
 
 
-def test_the_index_of_a_folder_that_nobody_may_write_to_has_a_name_whatever_the_folders(
+def test_the_index_of_a_read_only_folder_has_a_name_whatever_the_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)

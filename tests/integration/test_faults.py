@@ -123,7 +123,7 @@ def recovered(launch: Launch, *hosts: tuple[str, ...]) -> str:
     return output
 
 
-def test_a_host_with_a_killed_and_then_a_frozen_rank_gives_its_place_to_the_spare_one(launch: Launch) -> None:
+def test_a_host_with_two_failed_ranks_gives_its_place_to_the_spare_one(launch: Launch) -> None:
     launch.start()
     os.kill(launch.victim("h1"), signal.SIGKILL)
     launch.await_checkpoint(attempt=2)

@@ -166,7 +166,7 @@ def test_micro_batches_of_replicated_ranks_change_no_result(
     assert furthest(parts, runs[2]) < 1e-5
 
 
-def test_a_run_killed_on_one_rank_goes_on_bit_for_bit_and_on_three_ranks_with_the_same_batches(
+def test_a_killed_run_goes_on_bit_for_bit_and_alike_on_three_ranks(
     recipe: Path, runs: dict[int, Path], tmp_path: Path
 ) -> None:
     killed, on_three = tmp_path / "killed", tmp_path / "three"

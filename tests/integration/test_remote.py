@@ -87,7 +87,7 @@ def test_a_crashed_host_boots_again(hosts: Hosts) -> None:
     assert hosts.run("h1", ["ssh", "h2", "hostname"]).stdout == "h2\n"
 
 
-def test_a_command_that_ends_255_by_itself_is_not_taken_for_a_lost_host_here() -> None:
+def test_a_local_command_that_ends_with_255_is_no_lost_host() -> None:
     answer = Ssh().run({"localhost": ["sh", "-c", "exit 255"]}, 5)["localhost"]
     assert (answer.returncode, answer.unreachable) == (255, None)
     assert Answer("n", 255, "", "", over_ssh=True).unreachable == Unreachable("ssh gave no reason", "try `ssh n true`")

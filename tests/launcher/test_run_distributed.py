@@ -136,7 +136,7 @@ def test_no_suitable_python(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", 'a"b', "$x", "a`b", "a\\b"])
-def test_a_checkout_in_which_python_makes_no_environment_is_refused_at_once(tmp_path, name):
+def test_a_checkout_without_an_environment_is_refused_at_once(tmp_path, name):
     refused = Checkout(tmp_path, suitable=True, name=name).start()
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("run_distributed.sh: move the checkout: no virtual environment works in a path")

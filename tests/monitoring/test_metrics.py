@@ -224,7 +224,7 @@ def test_closing_frees_the_port(metrics: WorkerMetrics) -> None:
     again.close()
 
 
-def test_numbers_stay_in_memory_whatever_a_web_server_left_in_the_environment(tmp_path):
+def test_metrics_stay_in_memory_whatever_the_environment_says(tmp_path):
     program = (
         "from prometheus_client import generate_latest; from monitoring import WorkerMetrics; "
         "m = WorkerMetrics(0, 0, 'n'); m.count_failed_checkpoint(); m.observe_ceiling(2.0); "

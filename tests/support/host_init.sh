@@ -1,8 +1,8 @@
 #!/bin/sh
-# Process 1 of one host of hosts.py, in namespaces of its own: host_init.sh NAME ADDRESS FOLDER HOME
+# Process 1 of one host of hosts.py, in namespaces of its own: host_init.sh NAME ADDRESS FOLDER HOME [sshd]
 # Private to the host: name, addresses, processes, /dev/shm, /run (with TMPDIR), ~/.ssh. Everything else is shared.
 set -eu
-name=$1 address=$2 folder=$3 home=$4
+name=$1 address=$2 folder=$3 home=$4 sshd=$5
 
 echo "$name" >/proc/sys/kernel/hostname
 mount --make-rprivate /
@@ -19,7 +19,7 @@ ip link set lo up
 until ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done
 ip addr add "$address/24" dev eth0
 ip link set eth0 up
-/usr/sbin/sshd -D -e -f "$folder/sshd_config" &
+[ -z "$sshd" ] || /usr/sbin/sshd -D -e -f "$folder/sshd_config" &
 echo ready
 trap 'exit 0' TERM
 # Not exec: this shell reaps the orphans of the host.

@@ -22,7 +22,8 @@ from typing import IO, Any, Self
 
 from launcher.contract.process import die_with_parent
 
-TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd")
+TOOLS = ("ip", "unshare", "nsenter")
+SSH_TOOLS = ("ssh", "ssh-keygen", "/usr/sbin/sshd")
 DEADLINE_S = 60.0
 HOME = Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
@@ -47,11 +48,11 @@ SetEnv TMPDIR=/run/tmp
 """
 
 
-def unavailable() -> str | None:
+def unavailable(*, sshd: bool = True) -> str | None:
     """Why hosts cannot be made here, None when they can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "hosts in namespaces need Linux and root"
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in (*TOOLS, *(SSH_TOOLS if sshd else ())) if shutil.which(tool) is None]
     if missing:
         return f"hosts in namespaces need {', '.join(missing)} (apt-get install openssh-server iproute2 util-linux)"
     trial = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"]
@@ -60,9 +61,13 @@ def unavailable() -> str | None:
 
 
 class Hosts:
-    """Hosts h0, h1, ... at 10.77.0.10, .11, ... on one switch; root logs in between them without a password."""
+    """Hosts h0, h1, ... at 10.77.0.10, .11, ... on one switch; root logs in between them without a password.
 
-    def __init__(self, count: int) -> None:
+    sshd: without it no host can be reached by ssh
+    """
+
+    def __init__(self, count: int, *, sshd: bool = True) -> None:
+        self._sshd = sshd
         self.addresses = {f"h{number}": f"10.77.0.{10 + number}" for number in range(count)}
         self._inits: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -176,7 +181,7 @@ class Hosts:
         """Start the host, after a crash anew."""
         here = Path(__file__).with_name("host_init.sh")
         unshare = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        words = ["sh", str(here), host, self.addresses[host], str(self.folder), str(HOME)]
+        words = ["sh", str(here), host, self.addresses[host], str(self.folder), str(HOME), "sshd" if self._sshd else ""]
         console = (self.folder / f"{host}.log").open("ab")
         self._inits[host] = _tied([*unshare, *words], console)
         port = f"to-{host}"
@@ -188,7 +193,7 @@ class Hosts:
         self._on_switch("ip", "link", "set", port, "master", "br0", "up")
         _await_ready(self._inits[host])
         deadline_s = time.monotonic() + DEADLINE_S
-        while self.run(host, ["ssh", host, "true"]).returncode != 0:
+        while self._sshd and self.run(host, ["ssh", host, "true"]).returncode != 0:
             assert time.monotonic() < deadline_s, (self.folder / f"{host}.log").read_text()
             time.sleep(0.02)
 
@@ -208,16 +213,18 @@ class Hosts:
     def _write_files(self) -> None:
         folder = self.folder
         folder.chmod(0o755)
+        lines = [f"{address} {name}\n" for name, address in self.addresses.items()]
+        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
+        (folder / "dot-ssh").mkdir(mode=0o700)
+        if not self._sshd:
+            return
         for key in ("key", "host_key"):
             make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
             subprocess.run(make, check=True)
-        lines = [f"{address} {name}\n" for name, address in self.addresses.items()]
-        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
         public = " ".join((folder / "host_key.pub").read_text().split()[:2])
         known = [f"{name},{address} {public}\n" for name, address in self.addresses.items()]
         (folder / "known_hosts").write_text("".join(known))
         (folder / "sshd_config").write_text(SSHD_CONFIG.format(folder=folder))
-        (folder / "dot-ssh").mkdir(mode=0o700)
         (folder / "dot-ssh" / "config").write_text(SSH_CONFIG.format(folder=folder))
 
 

@@ -114,7 +114,7 @@ def test_writing_in_the_background_leaves_the_cores_to_training(tmp_path, make_s
 
 
 @pytest.mark.parametrize("call", ["poll", "wait", "save"])
-def test_an_error_of_one_writer_surfaces_on_all_ranks_and_the_next_save_works(
+def test_a_writers_error_surfaces_on_all_ranks_and_the_next_save_works(
     tmp_path, run_ranks, make_state, names, failpoint, call
 ):
     failpoint(Fault("fsync#0@rank1=raise:EIO"))

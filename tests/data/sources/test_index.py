@@ -153,7 +153,7 @@ def as_nobody(monkeypatch: pytest.MonkeyPatch, folder: Path, *, may_read: bool) 
 
 @pytest.mark.parametrize("may_read", [True, False])
 @pytest.mark.parametrize("inside", ["none", "fresh", "stale", "damaged"])
-def test_an_index_inside_that_cannot_be_read_or_replaced_gives_way_to_the_home_cache(
+def test_an_unreadable_index_inside_gives_way_to_the_home_cache(
     folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,

@@ -121,7 +121,7 @@ def test_rank_tables_hold_text_only():
         assert table["server_count"] == str(len(table["server_list"]))
 
 
-def test_targets_are_reachable_from_outside_when_ranks_listen_on_all_interfaces():
+def test_targets_are_reachable_when_ranks_listen_on_all_interfaces():
     groups = json.loads(plan_for("ascend_4x8_mpirun").files[Path("/srv/runs/demo/targets.json")])
     (group,) = groups
     assert len(set(group["targets"])) == 32

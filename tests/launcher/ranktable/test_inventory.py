@@ -159,7 +159,7 @@ hosts: [{address: n1}, {address: n0, devices: [{id: 4, ip: 1.2.3.4}, {id: 5}]}]
 """
 
 
-def test_discovery_finds_what_the_file_leaves_open_and_keeps_to_the_devices_that_it_lists(tmp_path):
+def test_discovery_keeps_to_the_devices_that_the_file_lists(tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text(CLUSTER)
     cluster = discovered_cluster(path, [], Played({"n0": a3_host(server=0), "n1": a3_host(server=1)}))

@@ -208,7 +208,7 @@ def test_super_pods_in_a_1_0_table_do_not_spare_it_device_ips() -> None:
     assert {each.rule for each in check_table(table) if each.severity == "error"} == {"device-ip-needed"}
 
 
-def test_one_super_pod_needs_no_device_ips_unless_hccs_between_servers_is_off() -> None:
+def test_one_super_pod_needs_device_ips_only_when_hccs_is_off() -> None:
     table = table_1_2(2, 2)
     ids = [member for pod in table["super_pod_list"] for member in pod["server_list"]]
     table["super_pod_list"] = [{"super_pod_id": "0", "server_list": ids}]

@@ -112,7 +112,7 @@ def test_each_decision_is_an_event_with_its_reason(cluster):
     assert (event, attempt, fields) == ("restart_refused", 3, {"why": "all 2 restarts are used up"})
 
 
-def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out(cluster):
+def test_hosts_are_cleared_before_an_attempt_and_a_bad_one_is_left_out(cluster):
     made = Made(cluster, (1, False), (1, False), (0, False))
     made.recover(max_restarts=3, spare=1)
     assert made.swept == ["n1", "n2", "n3", "s1"] * 2
@@ -123,7 +123,7 @@ def test_all_hosts_are_cleared_before_another_attempt_and_a_bad_one_is_left_out(
     ]
 
 
-def test_the_wait_for_a_host_out_of_reach_begins_with_the_end_of_the_attempt(cluster, monkeypatch):
+def test_the_wait_for_a_lost_host_begins_with_the_end_of_the_attempt(cluster, monkeypatch):
     made, slept = Made(cluster, (1, False), (0, False)), []
 
     def sweep(hosts) -> list[str]:

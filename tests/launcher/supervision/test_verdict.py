@@ -74,7 +74,7 @@ def test_verdicts(codes, complete, mpirun, stopped, expected, words, rank):
     assert (None if verdict.failure is None else verdict.failure.rank) == rank
 
 
-def test_who_was_told_waited_or_blames_another_is_not_first_whatever_the_clocks_say():
+def test_a_rank_that_waited_or_blames_another_is_not_first():
     codes = records(1, 1)  # rank 0 ended first by its host's clock
     for innocent in ({"told_to_stop": True}, {"waiting": True}):
         verdict = judge(evidence({**codes, 0: codes[0].model_copy(update=innocent)}))
@@ -84,7 +84,7 @@ def test_who_was_told_waited_or_blames_another_is_not_first_whatever_the_clocks_
 
 
 @pytest.mark.parametrize("followed", [{"told_to_stop": True}, {"waiting": True}])
-def test_a_rank_that_vanished_with_its_shim_comes_before_one_that_only_followed(followed):
+def test_a_rank_that_vanished_with_its_shim_comes_before_a_follower(followed):
     (survivor,) = records(-15).values()
     outcomes = {0: survivor.model_copy(update=followed)}
     verdict = judge(evidence(outcomes, mpirun=1))
@@ -116,7 +116,7 @@ be due to several factors, including inability to find the
 
 
 @pytest.mark.parametrize("said", [LOST_DAEMON, LOST_SSH])
-def test_a_host_that_mpirun_lost_is_blamed_rather_than_the_ranks_that_it_then_killed(said):
+def test_a_host_that_mpirun_lost_is_blamed_before_the_ranks_it_killed(said):
     assert lost_host(said) == "n2"
     told = records(0, -15)[1].model_copy(update={"told_to_stop": True})
     for outcomes in ({}, {1: told}):  # rank 0 and its shim were killed
@@ -134,7 +134,7 @@ def test_a_host_that_mpirun_lost_is_blamed_rather_than_the_ranks_that_it_then_ki
     assert lost_host("mpirun noticed that process rank 1 exited on signal 9") is None
 
 
-def test_how_far_ranks_came_is_told_though_they_were_killed_with_their_shims():
+def test_progress_is_known_though_ranks_died_with_their_shims():
     status = RankStatus(rank=0, hostname="n1", pid=1, phase="training", step=12, total_steps=20, samples_seen=48,
                         updated_unix_s=0.0)  # fmt: skip
     verdict = judge(evidence({}, mpirun=-9, stopped=True, statuses={0: status}))
@@ -153,7 +153,7 @@ def test_a_rank_that_left_as_if_done_comes_before_one_that_only_followed(followe
     assert judge(evidence({**outcomes, 1: told}, mpirun=1)).failure.rank == 0
 
 
-def test_a_rank_that_was_killed_while_it_waited_comes_before_those_that_vanished_after_it():
+def test_a_rank_killed_while_it_waited_comes_before_the_vanished():
     (killed,) = records(-9).values()
     outcomes = {0: killed.model_copy(update={"waiting": True})}
     verdict = judge(evidence(outcomes, mpirun=137))  # rank 1 and its shim were killed by mpirun
@@ -161,7 +161,7 @@ def test_a_rank_that_was_killed_while_it_waited_comes_before_those_that_vanished
 
 
 @pytest.mark.parametrize("code", [-15, -9])
-def test_a_rank_whose_lease_was_over_tells_why_and_those_beside_it_vanished_with_mpirun(code):
+def test_a_rank_whose_lease_ended_comes_before_those_beside_it(code):
     (ended_by_shim,) = records(code).values()
     outcomes = {0: ended_by_shim.model_copy(update={"lease_is_over": True, "waiting": True})}
     failure = judge(evidence(outcomes, mpirun=-9)).failure

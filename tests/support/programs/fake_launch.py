@@ -11,4 +11,6 @@ FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
 
 if __name__ == "__main__":
     prepare()
-    sys.exit(main(sys.argv[1:], Trainer((sys.executable, "-P", str(FAKE_TRAINER)), ("mpi4py",), {})))
+    trainer = (sys.executable, "-P", str(FAKE_TRAINER))
+    launch = (sys.executable, "-P", str(Path(__file__).resolve()))
+    sys.exit(main(sys.argv[1:], Trainer(trainer, ("mpi4py",), {}, launch)))

@@ -1,7 +1,8 @@
 """A trainer without training: the same command line, files, signals and exit codes, and faults on demand.
 
 The recipe is a flat YAML file: steps, step_s, fault, fault_rank, fault_attempts (later attempts have none) and
-save_every (steps; a checkpoint is an empty manifest, of which ranks tell a step later, as the trainer's do). Faults:
+save_every (steps; a checkpoint is an empty manifest, of which ranks tell a step later, as the trainer's do), and
+saves_on_stop, with which it also obeys SIGTERM and saves before it leaves, as the trainer does. Faults:
 none, raise, kill, exit, leave (as if done), deaf, check_crash, busy (works on without end), frozen (SIGSTOP), slow (ten
 times as long at its own work), fill (leaves no room where the run is). Every step is one Allreduce, so a rank that dies
 leaves its peers inside a collective.
@@ -28,6 +29,7 @@ from launcher.contract.process import die_with_parent, tell_stacks
 from launcher.contract.run_dir import RankStatus, RunDir, Summary
 
 DEFAULTS = {"steps": 6, "step_s": 0.02, "fault": "none", "fault_rank": 1, "fault_attempts": 99, "save_every": 2}
+DEFAULTS |= {"saves_on_stop": False}
 FAULT_STEP = 3
 
 
@@ -65,6 +67,8 @@ def train(options: argparse.Namespace) -> int:
     now = {"phase": "compiling", "step": 0, "waiting": False, "own_seconds": 0.0, "checkpoint_step": None}
     writing = threading.Lock()
     signal.signal(signal.SIGUSR1, lambda number, frame: stop.append(number))
+    if recipe["saves_on_stop"]:
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     signal.signal(signal.SIGUSR2, lambda number, frame: saves.append(number))
     faulty = comm.rank == recipe["fault_rank"] and options.attempt <= recipe["fault_attempts"]
     resumed = committed = run.committed_step()
@@ -113,6 +117,11 @@ def train(options: argparse.Namespace) -> int:
         if stopping[0]:
             # As the trainer does: the default, which Python restores at its end, would kill a rank that is done.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            if recipe["saves_on_stop"]:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                if comm.rank == 0 and step - 1 > committed:
+                    run.manifest(step - 1).parent.mkdir(parents=True)
+                    write_atomic(run.manifest(step - 1), "", fsync=False)
             return ExitCode.PREEMPTED
         if saves or (recipe["save_every"] and step % recipe["save_every"] == 0):
             saves.clear()
@@ -183,7 +192,7 @@ def main() -> int:
     if options.print_rank_counts:  # a global batch of 4
         print(*(count for count in (1, 2, 4) if count <= options.world_size))
         return ExitCode.OK
-    if options.check:
+    if options.check or options.print_config:
         return check(options, options.overrides)
     die_with_parent(os.getppid())
     tell_stacks()

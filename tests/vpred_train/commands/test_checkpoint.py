@@ -89,7 +89,7 @@ def consolidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     ("layout", "name"), [("mindone", "a.ckpt"), ("stability", "a.safetensors"), ("diffusers", "a")]
 )
 @pytest.mark.parametrize("weights", ["raw", "ema"])
-def test_the_trained_ones_from_the_step_and_the_others_from_where_training_began(
+def test_trained_tensors_come_from_the_step_and_others_from_the_start(
     save: Save, pretrained: PretrainedConfig, consolidate: Run, tmp_path: Path, layout: str, name: str, weights: str
 ) -> None:
     trained = save(pretrained=pretrained)[weights == "ema"]
@@ -104,7 +104,7 @@ def test_the_trained_ones_from_the_step_and_the_others_from_where_training_began
         np.testing.assert_array_equal(found[each], tensor, strict=True)
 
 
-def test_two_layouts_of_one_step_are_equal_to_vpred_weights_and_tell_what_they_are(
+def test_two_layouts_of_one_step_are_equal_and_say_what_they_are(
     save: Save, pretrained: PretrainedConfig, consolidate: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(pretrained=pretrained)

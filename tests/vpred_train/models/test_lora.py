@@ -128,7 +128,7 @@ def step(config: TrainConfig) -> TrainStep:
     return TrainStep(config, networks, state, SingleProcess())
 
 
-def test_three_steps_change_the_factors_alone_and_a_restored_state_goes_on_alike(
+def test_steps_change_the_factors_alone_and_a_restored_state_goes_on(
     config: TrainConfig, step: TrainStep, tmp_path: Path
 ) -> None:
     state: Any = step.state

@@ -50,7 +50,7 @@ def test_karras_ratios_are_even_in_their_seventh_root() -> None:
     assert SCHEDULE.at(0).noise_to_signal == pytest.approx(roots[-1] ** 7)
 
 
-def test_karras_at_zero_terminal_snr_takes_the_infinite_ratio_as_a_step_of_its_own() -> None:
+def test_karras_takes_an_infinite_ratio_as_a_step_of_its_own() -> None:
     schedule = make_schedule(DiffusionConfig(zero_terminal_snr=True))
     timesteps = karras_timesteps(schedule, 15)
     assert timesteps[0] == 999
