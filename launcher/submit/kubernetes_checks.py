@@ -12,7 +12,8 @@ from launcher.contract.config_errors import shown
 from launcher.submit.pods import Document, Pods
 from launcher.submit.scheduler import Submission
 
-_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")  # DNS-1035, as Services demand it
+# With vpred- before it a name of DNS-1035, as Services demand it. By itself the value of a label.
+_RUN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _MOST_LETTERS = 52  # controllers add -worker-12345 and the like to a name; 63 is DNS' limit
 _MOST_BYTES = 1 << 20  # of a ConfigMap
 
@@ -38,10 +39,10 @@ def require_small(document: Document) -> None:
 def _faults(submission: Submission, pods: Pods) -> Iterator[str]:
     """Yield a line for each fault."""
     settings = pods.settings
-    if not _NAME.fullmatch(pods.name) or len(pods.name) > _MOST_LETTERS:
+    if not _RUN.fullmatch(pods.run) or len(pods.name) > _MOST_LETTERS:
         yield (
             f"--run-dir: found {shown(pods.run)} (its name becomes the job's, vpred-NAME: at most "
-            f"{_MOST_LETTERS - len('vpred-')} of a-z, 0-9 and -, with a letter or digit at the end)"
+            f"{_MOST_LETTERS - len('vpred-')} of a-z, 0-9 and -, with a letter or digit at both ends)"
         )
     if settings.image is None:
         yield "submit.kubernetes.image: found nothing (name the image of the pods; the Dockerfile builds it)"
