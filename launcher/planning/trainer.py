@@ -60,11 +60,11 @@ def resolve_recipe(
 ) -> str:
     """Have the trainer resolve the recipe to YAML text with which `run` can go on. Its stderr goes to this process's.
 
-    with_data: also check the data and weights that the recipe names
+    with_data: also check the data and weights that the recipe names; without it they may be absent here
 
     Raises RecipeError: when the check fails; BAD_CONFIG when the trainer calls it the user's mistake, else FAILED.
     """
-    argv = [*trainer.argv, *(("--check",) if with_data else ()), "--print-config", "--recipe", str(recipe)]
+    argv = [*trainer.argv, "--check" if with_data else "--without-weights", "--print-config", "--recipe", str(recipe)]
     argv += ["--accelerator", accelerator, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
     answer = _ask(argv)
     if answer.returncode == ExitCode.BAD_CONFIG:
