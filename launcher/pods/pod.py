@@ -157,6 +157,7 @@ def _hosts(name: str, cluster: ClusterConfig, submit: SubmitConfig, stop: StopRe
 
 def _all_answer(addresses: Sequence[str], timeout_s: float, stop: StopRequest) -> bool:
     waiting = list(addresses)
+    logger.info("waiting for %d pods", len(waiting))
 
     def all_answer() -> bool:
         waiting[:] = silent(waiting)

@@ -137,7 +137,9 @@ def test_a_pod_whose_peers_never_come_names_them(job: Job) -> None:
     job.start_pod(0)
     output = job.pod_0.communicate(timeout=DEADLINE_S)[0]
     assert job.pod_0.returncode == 1
-    assert output == "no sshd answers within 1 s (network.join_timeout_s): vpred-mine-1.vpred-mine\n"
+    assert output == (
+        "waiting for 2 pods\nno sshd answers within 1 s (network.join_timeout_s): vpred-mine-1.vpred-mine\n"
+    )
 
 
 def test_wrong_input_ends_the_launching_pod_with_2(job: Job) -> None:
