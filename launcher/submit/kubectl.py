@@ -28,7 +28,7 @@ class NotFoundError(ConfigError):
     """Reports that an object does not exist."""
 
 
-def kubectl(namespace: str, *words: str, objects: Sequence[Document] = ()) -> str:
+def kubectl(namespace: str, *words: str, objects: Sequence[Document] = (), timeout_s: float = _TIMEOUT_S) -> str:
     """Run kubectl with `words` in `namespace`, "" for the one of its context. Returns its output.
 
     objects: handed to it in JSON, since kubectl reads some texts of YAML as numbers
@@ -47,11 +47,11 @@ def kubectl(namespace: str, *words: str, objects: Sequence[Document] = ()) -> st
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"kubectl {words[0]}: no answer in {_TIMEOUT_S:.0f} s", "try `kubectl version`") from None
+        raise ConfigError(f"kubectl {words[0]}: no answer in {timeout_s:.0f} s", "try `kubectl version`") from None
     if answer.returncode != 0:
         raise _refusal(words[0], answer.stderr)
     return answer.stdout

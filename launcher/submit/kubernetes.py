@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from launcher.submit.workloads import KINDS
 logger = logging.getLogger(__name__)
 
 _DELETE_S = 600  # pods that are deleted may take their whole grace period
+_ANSWER_S = 30
 # Marks a job that `cancel` has stopped. A job that waits in a queue of Kueue is suspended as well.
 _CANCELLED = "vpred/cancelled"
 _QUEUE = r"{.metadata.labels.kueue\.x-k8s\.io/queue-name}"
@@ -82,7 +84,7 @@ class Kubernetes:
         namespace, resource = _namespace(pods), KINDS[pods.settings.workload].resource
         workload, *beside = documents(pods)
         keys = make_keys()
-        self._make_room(f"{namespace}/{resource}/{pods.name}")
+        self._make_room(f"{namespace}/{resource}/{pods.name}", [each["kind"] for each in beside])
         uid = kubectl(namespace, *CREATE, "-o", "jsonpath={.metadata.uid}", objects=[workload])
         owner = {"apiVersion": workload["apiVersion"], "kind": workload["kind"], "name": pods.name, "uid": uid.strip()}
         for each in beside:
@@ -133,16 +135,21 @@ class Kubernetes:
         else:
             kubectl(namespace, *CREATE, objects=[_abort(name, uid)])
 
-    def _make_room(self, job_id: str) -> None:
-        """Delete a job of the same name that has ended. Raises ConfigError: when it has not."""
+    def _make_room(self, job_id: str, kinds: Sequence[str]) -> None:
+        """Delete a job of the same name that has ended, with its objects of `kinds`.
+
+        Raises ConfigError: when it has not ended.
+        """
         job = self.query(job_id)
         if job is None:
             return
         if job.phase != "ended":
             raise ConfigError(f"{job_id}: is {job.state} already", "wait for it, or `vpred-launch cancel` it first")
         namespace, resource, name = job_id.split("/")
-        # New objects need the names of its keys and documents.
-        kubectl(namespace, "delete", f"{resource}/{name}", "--cascade=foreground", f"--timeout={_DELETE_S}s")
+        words = ("--cascade=foreground", f"--timeout={_DELETE_S}s")
+        kubectl(namespace, "delete", f"{resource}/{name}", *words, timeout_s=_DELETE_S + _ANSWER_S)
+        # Kubernetes deletes these too, but maybe after the answer, and new objects need their names.
+        kubectl(namespace, "delete", ",".join(dict.fromkeys(kinds)), "-l", _selector(name))
 
 
 def _state(suspended: str, cancelled: str, phase: str, types: list[str], active: str) -> str:
@@ -150,13 +157,12 @@ def _state(suspended: str, cancelled: str, phase: str, types: list[str], active:
     over = next((each for each in (*types, phase) if each in _OVER), None)
     if over is not None:
         return over
+    has_pods = "Running" in types or active not in ("", "0")
     if cancelled == "true":
-        return "Cancelled" if active in ("", "0") and phase != "Aborting" else "Stopping"
+        return "Stopping" if has_pods or phase else "Cancelled"
     if suspended == "true":
         return "Suspended"
-    if phase:
-        return phase
-    return "Running" if "Running" in types or active not in ("", "0") else "Pending"
+    return phase or ("Running" if has_pods else "Pending")
 
 
 def _phase(state: str) -> Literal["pending", "running", "ended"]:
@@ -175,14 +181,18 @@ class _SeenPods:
 
 
 def _pods(namespace: str, name: str) -> _SeenPods:
-    selector = f"app.kubernetes.io/name=vpred,app.kubernetes.io/instance={name.removeprefix('vpred-')}"
-    answer = kubectl(namespace, "get", "pods", "-l", selector, "-o", f"jsonpath={_PODS}")
+    answer = kubectl(namespace, "get", "pods", "-l", _selector(name), "-o", f"jsonpath={_PODS}")
     rows = [line.split("\t", 2) for line in answer.splitlines()]
     return _SeenPods(
         nodes=tuple(dict.fromkeys(row[0] for row in rows if row[0])),
         exit_codes=tuple(int(row[1]) for row in rows if row[1].isdecimal()),
         waiting=next((row[2].strip() for row in rows if row[2].strip()), ""),
     )
+
+
+def _selector(name: str) -> str:
+    """Return the selector of all objects of a job."""
+    return f"app.kubernetes.io/name=vpred,app.kubernetes.io/instance={name.removeprefix('vpred-')}"
 
 
 def _exit_code(state: str, of_pods: tuple[int, ...]) -> int | None:

@@ -227,7 +227,10 @@ def test_a_job_that_has_ended_makes_room_for_the_next(cluster: Cluster) -> None:
     cluster.answer([state(types="Failed"), pods("n1\t1\t"), ["delete", 0, "", ""], *TAKES_IT])
     assert cluster.submit()[0] == 0
     deleted = [words for words in cluster.words[before:] if words.startswith("delete")]
-    assert deleted == ["delete job.batch/vpred-mine --cascade=foreground --timeout=600s"]
+    assert deleted == [
+        "delete job.batch/vpred-mine --cascade=foreground --timeout=600s",
+        "delete ConfigMap,Secret,Service,NetworkPolicy -l app.kubernetes.io/name=vpred,app.kubernetes.io/instance=mine",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +260,8 @@ def test_a_job_that_has_ended_makes_room_for_the_next(cluster: Cluster) -> None:
         ),
         ([state(suspend="true", cancelled="true", active="1"), pods()], ("running", "Stopping", "", "", None)),
         ([state(suspend="true", cancelled="true", types="Suspended"), pods()], ("ended", "Cancelled", "", "", None)),
+        ([state(suspend="true", cancelled="true", types="Running"), pods()], ("running", "Stopping", "", "", None)),
+        ([state(phase="Running", cancelled="true"), pods()], ("running", "Stopping", "", "", None)),
         ([state(phase="Aborting", cancelled="true"), pods()], ("running", "Stopping", "", "", None)),
         ([state(phase="Aborted", cancelled="true"), pods()], ("ended", "Aborted", "", "", 1)),
         ([state(phase="Restarting", failed="3"), pods()], ("running", "Restarting", "", "", None)),
