@@ -79,7 +79,7 @@ def _command(options: argparse.Namespace, overrides: Sequence[str], trainer: obj
 def _sshd() -> Iterator["subprocess.Popen[bytes]"]:
     if not shutil.which(_SSHD):
         raise ConfigError(f"{_SSHD}: found none", "install openssh-server into the image")
-    sshd = start_tied([_SSHD, "-D", "-e", "-f", str(_SSHD_CONFIG)], environment(), Path("/"), sys.stderr.fileno(), 2)
+    sshd = start_tied([_SSHD, "-D", "-e", "-f", str(_SSHD_CONFIG)], environment(), Path("/"), 2, 2)
     try:
         yield sshd
     finally:
