@@ -72,7 +72,7 @@ def _command(options: argparse.Namespace, overrides: Sequence[str], trainer: obj
         with _sshd() as sshd:
             if options.index:
                 return _serve(run, cluster, stop, sshd)
-            return _launch(options, run, cluster, submit, stop)
+            return _launch(options, run, cluster, submit, stop, sshd)
 
 
 @contextmanager
@@ -90,8 +90,7 @@ def _serve(run: RunDir, cluster: ClusterConfig, stop: StopRequest, sshd: "subpro
     """Be a host until the run is complete or this pod is stopped."""
     looked_s = -_LOOK_S
     while not stop.count:
-        if sshd.poll() is not None:
-            logger.error("%s ended (exit code %d); its words are above", _SSHD, sshd.returncode)
+        if _has_died(sshd):
             return ExitCode.FAILED
         if time.monotonic() - looked_s >= _LOOK_S:
             looked_s = time.monotonic()
@@ -108,14 +107,26 @@ def _serve(run: RunDir, cluster: ClusterConfig, stop: StopRequest, sshd: "subpro
     return ExitCode.OK if _is_over(run) else ExitCode.PREEMPTED
 
 
+def _has_died(sshd: "subprocess.Popen[bytes]") -> bool:
+    if sshd.poll() is None:
+        return False
+    logger.error("%s ended (exit code %d); its words are above", _SSHD, sshd.returncode)
+    return True
+
+
 def _launch(
-    options: argparse.Namespace, run: RunDir, cluster: ClusterConfig, submit: SubmitConfig, stop: StopRequest
+    options: argparse.Namespace,
+    run: RunDir,
+    cluster: ClusterConfig,
+    submit: SubmitConfig,
+    stop: StopRequest,
+    sshd: "subprocess.Popen[bytes]",
 ) -> int:
     """Wait for the other pods, then run `vpred-launch run` on all of them."""
-    hosts = _hosts(f"vpred-{run.root.name}", cluster, submit, stop)
+    hosts = _hosts(f"vpred-{run.root.name}", cluster, submit, lambda: bool(stop.count) or sshd.poll() is not None)
     if stop.count:
         return ExitCode.PREEMPTED
-    if not hosts:
+    if _has_died(sshd) or not hosts:
         return ExitCode.FAILED
     addresses = [host.address for host in hosts[: submit.nodes]]
     with tempfile.TemporaryDirectory(prefix="vpred-pod-") as folder:
@@ -136,32 +147,35 @@ def _launch(
     return code if code > 0 else 128 - code
 
 
-def _hosts(name: str, cluster: ClusterConfig, submit: SubmitConfig, stop: StopRequest) -> list[Host]:
-    """Return the pods that ranks start in, as soon as all but the spare ones answer. Empty: they do not, or `stop`."""
+def _hosts(name: str, cluster: ClusterConfig, submit: SubmitConfig, given_up: Callable[[], bool]) -> list[Host]:
+    """Return the pods that ranks start in, as soon as all but the spare ones answer.
+
+    Empty: they do not answer in time, or `given_up` said so meanwhile.
+    """
     settings, timeout_s = submit.kubernetes, cluster.network.join_timeout_s
     table = None if settings.rank_table is None else Path(settings.rank_table)
     if table is not None:
-        if not _await(lambda: is_complete(table) or bool(stop.count), timeout_s):
+        if not _await(lambda: is_complete(table) or given_up(), timeout_s):
             logger.error("%s: not completed within %g s; look at its controller", table, timeout_s)
-        if stop.count or not is_complete(table):
+        if given_up() or not is_complete(table):
             return []
         hosts = table_hosts(table)
-        return hosts if _all_answer([host.address for host in hosts[: submit.nodes]], timeout_s, stop) else []
+        return hosts if _all_answer([host.address for host in hosts[: submit.nodes]], timeout_s, given_up) else []
     addresses = pod_names(settings, name, submit.nodes + submit.spare_nodes)
-    if not _all_answer(addresses[: submit.nodes], timeout_s, stop):
+    if not _all_answer(addresses[: submit.nodes], timeout_s, given_up):
         return []
     if cluster.accelerator == "ascend":  # spare pods that do not answer cannot be asked for their NPUs
         addresses = [each for each in addresses if each not in silent(addresses[submit.nodes :])]
     return asked_hosts(cluster, addresses, Ssh())
 
 
-def _all_answer(addresses: Sequence[str], timeout_s: float, stop: StopRequest) -> bool:
+def _all_answer(addresses: Sequence[str], timeout_s: float, given_up: Callable[[], bool]) -> bool:
     waiting = list(addresses)
     logger.info("waiting for %d pods", len(waiting))
 
     def all_answer() -> bool:
         waiting[:] = silent(waiting)
-        return not waiting or bool(stop.count)
+        return not waiting or given_up()
 
     if not _await(all_answer, timeout_s):
         logger.error("no sshd answers within %g s (network.join_timeout_s): %s", timeout_s, ", ".join(waiting))

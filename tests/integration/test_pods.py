@@ -142,6 +142,17 @@ def test_a_pod_whose_peers_never_come_names_them(job: Job) -> None:
     )
 
 
+def test_a_pod_whose_sshd_cannot_start_says_why_and_does_not_wait(job: Job) -> None:
+    job.pods.write_documents(CLUSTER, "steps: 6\n")
+    job.pods.remove_key("host_ed25519")
+    for index in (0, 1):
+        job.start_pod(index)
+    first, second, output = job.end()
+    assert (first, second) == (1, 1)
+    assert output.count("sshd: no hostkeys available -- exiting.") == 2
+    assert output.count("/usr/sbin/sshd ended (exit code 1); its words are above\n") == 2
+
+
 def test_wrong_input_ends_the_launching_pod_with_2(job: Job) -> None:
     job.start("steps: 6\nnonsense: 1\n")
     output = job.pod_0.communicate(timeout=DEADLINE_S)[0]

@@ -84,6 +84,9 @@ class Pods:
         (self._etc / "vpred" / "cluster.yaml").write_text(cluster)
         (self._etc / "vpred" / "recipe.yaml").write_text(recipe)
 
+    def remove_key(self, name: str) -> None:
+        (self._etc / "vpred-ssh" / name).unlink()
+
     def start(self, index: int, argv: list[str]) -> subprocess.Popen[str]:
         """Start `argv` as the first process of pod `index`."""
         words = ["unshare", "--mount", "sh", "-c", POD, "pod", str(self.runs), str(self._etc), str(CHECKOUT), str(USER)]
