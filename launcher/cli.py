@@ -87,11 +87,11 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
 def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
     in_job = options.submitted or own_job_id(environment()) is not None
     with stop_requests(in_job=in_job, ranks_may_run=False) as stop:
-        if options.submitted:
-            if overrides or options.run_dir is None:
-                raise ConfigError("--submitted: takes --run-dir alone (the job's documents lie in RUN/submit)")
-            return run_submitted(options.run_dir, trainer, stop)
+        if options.submitted and (overrides or options.run_dir is None):
+            raise ConfigError("--submitted: takes --run-dir alone (the job's documents lie in RUN/submit)")
         try:
+            if options.submitted:
+                return run_submitted(options.run_dir, trainer, stop)
             return run_job(_job(options, overrides, trainer, try_mpi=True), stop, options.stream).exit_code
         except StoppedBeforeRanksError:
             logger.warning("%s", STOPPED_EARLY)

@@ -15,13 +15,16 @@ if [[ "$(cat -- "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     printf '%s\n' "$wanted" >"$stamp"
 fi
 
-# Hosts in namespaces (tests/support/hosts.py), the system's Open MPI, and images: where this is Debian's root, add them.
+# Hosts in namespaces (tests/support/hosts.py), Slurm, the system's Open MPI, and images: where this is Debian's root, add
+# them.
 if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     wanted_packages=()
-    for pair in sshd:openssh-server ip:iproute2 mpirun.openmpi:openmpi-bin mmdebstrap:mmdebstrap buildah:buildah \
-        podman:podman runc:runc; do
+    for pair in sshd:openssh-server ip:iproute2 mpirun.openmpi:openmpi-bin slurmctld:slurm-wlm munged:munge \
+        mmdebstrap:mmdebstrap buildah:buildah podman:podman runc:runc; do
         PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || wanted_packages+=("${pair#*:}")
     done
+    # Slurm's PMIx plugin opens a file of this package.
+    compgen -G "/usr/lib/*/pmix2/lib/libpmix.so" >/dev/null || wanted_packages+=(libpmix-dev)
     if ((${#wanted_packages[@]})); then
         { apt-get update && apt-get install --yes --no-install-recommends "${wanted_packages[@]}"; } >/dev/null 2>&1 \
             || echo "tests/run.sh: could not install ${wanted_packages[*]}; the tests that need them will skip" >&2

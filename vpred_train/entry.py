@@ -21,6 +21,7 @@ PROGRAMS = {
     "launcher.preflight.host_probe",
     "launcher.ranktable.npu_probe",
     "launcher.rank.shim",
+    "launcher.run.guard",
     "launcher.processes.sweep",
 }
 _STREAMS = {1: "standard output", 2: "standard error"}

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from launcher.submit.submitted import Submitted
 from launcher.submit.sweep import sweep_overrides
 
 _POLL_S = 5.0
+_MOST_FAILURES = 60
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +44,8 @@ def submit(options: argparse.Namespace, overrides: Sequence[str], trainer: Train
     ours, theirs = split_overrides(overrides)
     cluster = load_cluster(options.cluster, ours)
     settings = _settings(options, cluster)
+    if shutil.which(trainer.launch[0]) is None:
+        raise ConfigError(f"{trainer.launch[0]}: is not there", "install this software: pip install .")
     run = RunDir(_run_dir(options))
     before = Submitted.read(run.submit.submitted_json)
     if not options.dry_run and before is not None and (active := active_jobs(before)):
@@ -128,6 +132,14 @@ def _show(order: Order, *, as_json: bool) -> None:
 
 def _wait(run: RunDir) -> int:
     """Wait for the end of the run, over all its jobs. Ctrl-C ends the wait alone."""
-    while (code := end_of(run)) is None:
+    failures = 0
+    while True:
+        try:
+            if (code := end_of(run)) is not None:
+                return code
+            failures = 0
+        except ConfigError:  # the scheduler may be busy, or be restarted
+            failures += 1
+            if failures == _MOST_FAILURES:
+                raise
         time.sleep(_POLL_S)
-    return code

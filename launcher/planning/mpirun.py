@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ _LOST_DAEMON = re.compile(
 )
 # srun's messages: Slurm has found the node down, or the step could not begin on it.
 _LOST_NODE = re.compile(r"srun: error: (?:Node failure on|Task launch for \S+ failed on node) ([^\s:]+)")
+_WAITED_IN_VAIN = "srun: error: Timed out waiting for job step to complete"
+_TASKS = re.compile(r"srun: error: \S+: tasks? (\d[\d,-]*):")  # whose end it reports
 _PLAIN = re.compile(r"/[A-Za-z0-9/._+@-]{0,60}")
 _MPICH = re.compile(r"HYDRA build details:\s+Version:\s+(\d+)\.(\d+)\.?(\d*)")
 
@@ -118,10 +120,20 @@ def find_mpirun(named: Path | None, env: Mapping[str, str]) -> Mpirun:
     return Mpirun(path, (int(match[1]), int(match[2]), int(match[3])))
 
 
-def lost_host(said: str) -> str | None:
-    """Return the host that mpirun or srun says it lost contact with, as it calls it. None: it says no such thing."""
+def lost_host(said: str, hosts: Sequence[str] = ()) -> str | None:
+    """Return the host that mpirun or srun says it lost contact with, as it calls it. None: it says no such thing.
+
+    hosts: the host of each task of srun, which may only say that it waited for some tasks in vain
+    """
     match = _LOST_DAEMON.search(said) or _LOST_NODE.search(said)
-    return match[1] if match else None
+    if match is not None:
+        return match[1]
+    if _WAITED_IN_VAIN not in said:
+        return None
+    spans = [span.partition("-") for tasks in _TASKS.findall(said) for span in tasks.split(",")]
+    heard = {task for first, _, last in spans for task in range(int(first), int(last or first) + 1)}
+    silent = [host for task, host in enumerate(hosts) if task not in heard]
+    return silent[0] if heard and silent else None
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from launcher.cluster.hosts import Host
 from launcher.cluster.submit import SubmitConfig
 from launcher.contract.config import ConfigError
 from launcher.contract.config_errors import first_mistake
-from launcher.processes.programs import ask
 from launcher.processes.ssh import Remote
 from launcher.ranktable.discovery import discover, only
+from launcher.submit.slurm import host_names
 
 VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 _TIMEOUT_S = 60.0
@@ -26,7 +26,7 @@ def allocated(cluster: ClusterConfig, env: Mapping[str, str], remote: Remote) ->
     """
     if cluster.submit is None:
         return cluster
-    nodes = _nodes(env)
+    nodes = job_nodes(env)
     wanted, spare = cluster.submit.nodes, cluster.submit.spare_nodes
     if len(nodes) < wanted:
         found = f"the job has {len(nodes)} node(s) ({', '.join(nodes)}), submit.nodes is {wanted}"
@@ -41,18 +41,14 @@ def allocated(cluster: ClusterConfig, env: Mapping[str, str], remote: Remote) ->
         raise ConfigError(f"job {env['SLURM_JOB_ID']}: {first_mistake(error).reason}") from None
 
 
-def _nodes(env: Mapping[str, str]) -> list[str]:
-    """Return the names of the job's nodes, in Slurm's order."""
+def job_nodes(env: Mapping[str, str]) -> list[str]:
+    """Return the names of the job's nodes, in Slurm's order. Raises ConfigError: outside a job."""
     if "SLURM_JOB_ID" not in env:
         raise ConfigError(
             "submit: found no job of Slurm around this process",
             "hand the run over: vpred-launch submit, or take a cluster file that lists hosts",
         )
-    answer = ask(["scontrol", "show", "hostnames", env.get("SLURM_JOB_NODELIST", "")])
-    if answer.returncode != 0 or not answer.stdout.split():
-        said = answer.stderr.strip() or "it named no node"
-        raise ConfigError(f"SLURM_JOB_NODELIST: found {env.get('SLURM_JOB_NODELIST')!r}; scontrol: {said}")
-    return answer.stdout.split()
+    return host_names(env.get("SLURM_JOB_NODELIST", ""))
 
 
 def _with_devices(hosts: Sequence[Host], count: int, settings: SubmitConfig, remote: Remote) -> list[Host]:

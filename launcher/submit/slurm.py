@@ -12,6 +12,7 @@ from launcher.submit.slurm_script import render_script
 _FIELDS = ("%i", "%T", "%r", "%N", "%L")
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _RUNNING = {"RUNNING", "CONFIGURING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
+_PREEMPTED = re.compile(r"\bPreemptTime=\d")  # else None
 _UNKNOWN = re.compile(r"Invalid job id", re.IGNORECASE)
 # Words of sbatch -> the key that they are about. The first match counts.
 _KEYS = {
@@ -88,6 +89,37 @@ def submit_after(script: Path, job_id: str) -> str:
         raise ConfigError(f"sbatch: {_last_line(found.stderr)}", "submit it again: vpred-launch submit")
     new = found.stdout.strip().partition(";")[0]
     return f"{new}_{task}" if task else new
+
+
+def host_names(nodes: str) -> list[str]:
+    """Return the names in a list of Slurm's such as n[1-3,7]. Raises ConfigError: when it names none."""
+    answer = ask(["scontrol", "show", "hostnames", nodes])
+    if answer.returncode != 0 or not answer.stdout.split():
+        raise ConfigError(f"Slurm's list of nodes: found {nodes!r}; scontrol: {_last_line(answer.stderr)}")
+    return answer.stdout.split()
+
+
+def batch_host(job_id: str) -> tuple[str, str]:
+    """Return the node that a job's batch script was started on, and the list of nodes that the job has now.
+
+    Raises ConfigError: when Slurm does not say.
+    """
+    found = ask(["squeue", "--noheader", f"--jobs={job_id}", "--format=%B|%N"])
+    host, bar, nodes = found.stdout.strip().partition("|")
+    if found.returncode != 0 or not bar:
+        raise ConfigError(f"squeue: {_last_line(found.stderr)}", "try again later")
+    return host, nodes
+
+
+def is_preempted(job_id: str) -> bool:
+    """Return whether Slurm takes the nodes of this job for another one. It has then sent SIGTERM to all its steps."""
+    found = ask(["scontrol", "show", "job", "--oneliner", job_id])
+    return found.returncode == 0 and _PREEMPTED.search(found.stdout) is not None
+
+
+def end_job(job_id: str) -> None:
+    """End a job at once. Slurm's refusal is no news: the job is over."""
+    ask(["scancel", job_id])
 
 
 def own_job_id(env: dict[str, str]) -> str | None:

@@ -82,7 +82,7 @@ def supervise(
             stopped=stop.count > 0,
             attempt=attempt,
             blaming_a_peer=_blaming_a_peer(attempt, watch.files.outcomes),
-            lost_host=lost_host(tail(attempt.launcher_log)),
+            lost_host=lost_host(tail(attempt.launcher_log), [place.host for place in plan.ranks]),
             starter="srun" if plan.argv[0] == "srun" else "mpirun",
             hang=watch.hang,
             suspect=watch.suspect,

@@ -273,6 +273,20 @@ def test_a_preempted_run_goes_on_when_its_nodes_are_free(site: Site) -> None:
     site.forget(run)
 
 
+@pytest.mark.parametrize("kind", ["srun", "mpirun"])
+def test_a_preempted_job_is_requeued_whatever_it_does(site: Site, kind: str) -> None:
+    """In its preflight, or where SIGTERM ends the ranks without a checkpoint."""
+    how = [f"cluster.launcher.kind={kind}", "cluster.launcher.allow_run_as_root=true"]
+    run, _ = site.submit(kind, LONG, *how)
+    site.slurm.wait_until(lambda: run.last_attempt() if kind == "mpirun" else "begun" in site.output(run))
+    urgent = ["sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=true"]
+    assert site.slurm.run(urgent).returncode == 0
+    site.slurm.wait_until(lambda: read_submitted(run).requeues == 1)
+    attempts = run.last_attempt()
+    site.await_training(run, attempt=attempts + 1)
+    site.forget(run)
+
+
 def test_a_run_goes_on_without_lost_nodes(site: Site) -> None:
     """First a spare node takes the place of a lost one, then fewer ranks go on."""
     spare = ["cluster.submit.spare_nodes=1", "cluster.restart.shrink=true", "cluster.restart.max_restarts=4"]

@@ -151,13 +151,9 @@ class Slurm:
         deadline_s = time.monotonic() + timeout_s
         while not holds():
             if time.monotonic() >= deadline_s:
-                raise AssertionError(f"waited {timeout_s:g} s in vain\n{self.said()}")
+                queue = self.run(["squeue", "--states=all"]).stdout
+                raise AssertionError(f"waited {timeout_s:g} s in vain\n{queue}")
             time.sleep(0.2)
-
-    def said(self) -> str:
-        """The ends of the servers' logs, for a test that failed."""
-        logs = sorted(self.folder.glob("*.log"))
-        return "\n".join(f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines()[-15:])
 
     def _boot(self, host: str) -> None:
         """Mount the configuration and start munge."""

@@ -142,6 +142,16 @@ def test_an_identity_is_taken_away_and_settings_are_not(own):
     assert read_identity(without_identity(own | left, but=launcher)) == read_identity(own)
 
 
+def test_srun_keeps_pmix_and_no_other_launcher():
+    """PMIx is how ranks meet that srun started, in a job that was submitted from within an MPI job."""
+    pmix = {"PMIX_RANK": "1", "PMIX_NAMESPACE": "slurm.pmix.2.0", "PMIX_SERVER_URI2": "pmix-server.52;tcp4://"}
+    slurm = {"SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "2",
+             "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_NODEID": "1"}  # fmt: skip
+    env = without_identity(OPENMPI | MPICH | MSRUN | slurm | pmix, but="slurm")
+    assert env == pmix | slurm
+    assert read_identity(env).launcher == "slurm" and read_identity(env).rank == 1
+
+
 def test_accelerators(tmp_path):
     identity = Identity(9, 16, 1, 8, "node", "openmpi")
     ascend = ACCELERATORS["ascend"]

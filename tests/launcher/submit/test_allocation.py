@@ -73,7 +73,7 @@ def test_outside_a_job_there_are_no_hosts():
 
 
 def test_names_that_slurm_cannot_expand_are_shown(job):
-    with pytest.raises(ConfigError, match=r"SLURM_JOB_NODELIST: found 'x\[1'; scontrol: it named no node"):
+    with pytest.raises(ConfigError, match=r"Slurm's list of nodes: found 'x\[1'; scontrol: it said nothing"):
         allocated(load("slurm_cpu_2x1"), job | {"SLURM_JOB_NODELIST": "x[1"}, Nodes())
 
 

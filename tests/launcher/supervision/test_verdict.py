@@ -11,7 +11,7 @@ from launcher.contract.run_dir import AttemptDir, Outcome, RankStatus, Summary
 from launcher.planning.mpirun import lost_host
 from launcher.supervision.hangs import Hang, Suspect
 from launcher.supervision.next_action import ENDING, Situation, next_action
-from launcher.supervision.stop_requests import signal_to_send, stop_requests
+from launcher.supervision.stop_requests import StoppedBeforeRanksError, signal_to_send, stop_requests
 from launcher.supervision.verdict import Evidence, ended, judge
 
 HOSTS = {0: "n1", 1: "n2"}
@@ -213,6 +213,8 @@ USR1, TERM, KILL = signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL
         (Situation(due_signal=USR1), "send_signal"),
         (Situation(due_signal=USR1, sent_signal=USR1), "wait"),
         (Situation(due_signal=TERM, sent_signal=USR1), "send_signal"),
+        (Situation(due_signal=USR1, sent_signal=USR1, was_early=True), "wait"),
+        (Situation(due_signal=USR1, sent_signal=USR1, was_early=True, all_have_begun=True), "send_signal"),
         (Situation(due_signal=TERM, sent_signal=USR1, is_hung=True, is_late=True), "send_signal"),
         (Situation(due_signal=KILL, sent_signal=TERM, is_hung=True), "kill"),
         (Situation(is_hung=True), "end_hang"),
@@ -235,6 +237,58 @@ def test_nothing_that_ends_an_attempt_is_done_while_all_is_well():
     for due, sent, wants, begun in product((None, USR1, TERM), (None, USR1, TERM), (False, True), (False, True)):
         seen = Situation(due_signal=due, sent_signal=sent, wants_checkpoint=wants, all_have_begun=begun)
         assert next_action(seen) not in ENDING
+
+
+def test_signals_of_a_job_are_one_request():
+    with stop_requests(in_job=True) as stop:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert stop.count == 1
+        signal.raise_signal(signal.SIGINT)
+        assert stop.count == 2
+
+
+def test_a_stop_before_the_ranks_interrupts():
+    with stop_requests(ranks_may_run=False) as stop:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            with pytest.raises(StoppedBeforeRanksError):
+                signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            signal.raise_signal(signal.SIGINT)
+        assert caught.type is KeyboardInterrupt
+        stop.ranks_may_run = True
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.count == 5
+
+
+SRUN_DOWN = "srun: error: Node failure on n2\nsrun: error: h1: task 0: Killed\n"
+SRUN_LAUNCH = "srun: error: Task launch for StepId=5.6 failed on node n2: Communication connection failure\n"
+SRUN_SILENT = """srun: Job step aborted: Waiting up to 12 seconds for job step to finish.
+srun: error: n1: tasks 0-1: Killed
+srun: error: n3: task 4: Killed
+srun: error: Timed out waiting for job step to complete
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        (SRUN_DOWN, "n2"),
+        (SRUN_LAUNCH, "n2"),
+        (SRUN_SILENT, "n2"),
+        (SRUN_SILENT.replace("task 4", "tasks 2-3,4"), None),
+        (SRUN_SILENT.replace("srun: error: Timed out", "Timed out"), None),
+        ("srun: error: n1: task 0: Exited with exit code 1\n", None),
+    ],
+)
+def test_sruns_words_name_the_lost_node(said, lost):
+    assert lost_host(said, ["n1", "n1", "n2", "n2", "n3"]) == lost
+
+
+def test_a_node_that_slurm_lost_is_blamed():
+    reacted = {0: records(14)[0].model_copy(update={"waiting": True})}
+    failure = judge(evidence(reacted, mpirun=1, lost_host="n2", starter="srun")).failure
+    assert (failure.rank, failure.cause) == (1, "Slurm lost the node n2")
 
 
 def test_what_signals_ask_for_and_nohup_stays_nohup():
