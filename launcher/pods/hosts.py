@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from launcher.cluster.config import ClusterConfig
 from launcher.cluster.hosts import Host
 from launcher.cluster.kubernetes import SSH_PORT, KubernetesConfig
 from launcher.contract.config import ConfigError
+from launcher.contract.config_errors import first_mistake
 from launcher.processes.ssh import Remote
 from launcher.ranktable.discovery import discover
 from launcher.ranktable.document import check_table, find_file, read_table
@@ -87,17 +90,28 @@ def table_hosts(path: Path) -> list[Host]:
 def asked_hosts(cluster: ClusterConfig, addresses: Sequence[str], remote: Remote) -> list[Host]:
     """Return the pods at `addresses`. On Ascend they are asked for their NPUs.
 
-    Raises ConfigError: when a pod does not answer, or has another number of NPUs than the cluster file says.
+    Raises ConfigError: when a pod does not answer.
     """
     if cluster.accelerator != "ascend":
         return [Host(address=address) for address in addresses]
-    hosts = discover(addresses, remote)
+    return discover(addresses, remote)
+
+
+def placed(cluster: ClusterConfig, hosts: Sequence[Host], nodes: int) -> ClusterConfig:
+    """Return a cluster file with `submit` as one on these pods. Those beyond the first `nodes` are spare hosts.
+
+    Raises ConfigError: when there are too few pods, or they do not fit the other settings.
+    """
+    if len(hosts) < nodes:
+        raise ConfigError(f"submit.nodes: found {nodes} (there are {len(hosts)} pods)")
     for host in hosts:
-        if len(host.devices) != cluster.devices_per_host:
-            raise ConfigError(
-                f"devices_per_host: found {cluster.devices_per_host} ({host.address} has {len(host.devices)} NPUs)"
-            )
-    return hosts
+        if len(host.devices) != (cluster.devices_per_host or 0):
+            found = f"{host.address} has {len(host.devices)} NPUs"
+            raise ConfigError(f"devices_per_host: found {cluster.devices_per_host} ({found})")
+    try:
+        return cluster.on(hosts[:nodes], hosts[nodes:])
+    except ValidationError as error:
+        raise ConfigError(f"pods {', '.join(host.address for host in hosts)}: {first_mistake(error).reason}") from None
 
 
 def silent(addresses: Sequence[str]) -> list[str]:

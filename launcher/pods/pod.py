@@ -30,7 +30,7 @@ from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.identity import tells_identity
 from launcher.contract.run_dir import RunDir
-from launcher.pods.hosts import asked_hosts, is_complete, pod_names, silent, table_hosts
+from launcher.pods.hosts import asked_hosts, is_complete, placed, pod_names, silent, table_hosts
 from launcher.processes.ssh import Ssh
 from launcher.processes.tied import kill_session, start_tied, workers_of
 from launcher.supervision.stop_requests import StopRequest, stop_requests
@@ -131,7 +131,7 @@ def _launch(
     addresses = [host.address for host in hosts[: submit.nodes]]
     with tempfile.TemporaryDirectory(prefix="vpred-pod-") as folder:
         file = Path(folder) / "cluster.yaml"
-        file.write_text(dump_yaml(cluster.on(hosts[: submit.nodes], hosts[submit.nodes :])))
+        file.write_text(dump_yaml(placed(cluster, hosts, submit.nodes)))
         # The same program with another command.
         argv = [*sys.orig_argv[: sys.orig_argv.index("pod")], "run", "--cluster", str(file)]
         argv += ["--recipe", str(options.recipe), "--run-dir", str(run.root)]
@@ -191,10 +191,10 @@ def _run(argv: Sequence[str], log: Path, stop: StopRequest) -> int:
     with log.open("ab") as output, log.open("rb") as shown:
         shown.seek(0, os.SEEK_END)
         launcher = start_tied(argv, environment(), Path.cwd(), output, output)
-        told = False
+        is_asked = False
         while launcher.poll() is None:
-            if stop.count and not told:
-                told = True
+            if stop.count and not is_asked:
+                is_asked = True
                 launcher.terminate()
             _show(shown)
             time.sleep(_POLL_S)

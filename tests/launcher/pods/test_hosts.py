@@ -12,7 +12,7 @@ from launcher.cluster.config import load_cluster
 from launcher.cluster.kubernetes import KubernetesConfig
 from launcher.contract.config import ConfigError
 from launcher.pods import hosts as module
-from launcher.pods.hosts import asked_hosts, is_complete, pod_names, silent, table_hosts
+from launcher.pods.hosts import asked_hosts, is_complete, placed, pod_names, silent, table_hosts
 from launcher.processes.ssh import Answer
 from support.manifests import ASCEND, CONFIGS, CPU
 
@@ -82,9 +82,17 @@ def test_pods_in_a_controllers_table_have_their_own_addresses(tmp_path: Path) ->
     ]
     # A run on them makes a table of its own, in which ranks follow the text order of these addresses.
     cluster = load_cluster(CONFIGS / f"{ASCEND}.yaml", ["submit.nodes=2", "submit.spare_nodes=0", "devices_per_host=2"])
-    placed = cluster.on(found)
-    assert [host.address for host in placed.ordered_hosts] == ["10.244.0.7", "10.244.0.8"]
-    assert placed.launcher.rank_table is None
+    made = placed(cluster, found, 2)
+    assert [host.address for host in made.ordered_hosts] == ["10.244.0.7", "10.244.0.8"]
+    assert made.launcher.rank_table is None
+    with pytest.raises(ConfigError, match=r"submit.nodes: found 3 \(there are 2 pods\)"):
+        placed(cluster, found, 3)
+    bare = [
+        host.model_copy(update={"devices": [each.model_copy(update={"ip": None}) for each in host.devices]})
+        for host in found
+    ]
+    with pytest.raises(ConfigError, match=r"pods 10.244.0.8, 10.244.0.7: hosts: .* has no ip"):
+        placed(cluster, bare, 2)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +125,7 @@ def test_pods_are_asked_for_their_npus_on_ascend_alone() -> None:
     assert [host.devices for host in asked_hosts(cpu, ["a", "b"], Npus(8))] == [(), ()]
     assert [len(host.devices) for host in asked_hosts(ascend, ["a"], Npus(8))] == [8]
     with pytest.raises(ConfigError, match=r"devices_per_host: found 8 \(a has 7 NPUs\)"):
-        asked_hosts(ascend, ["a"], Npus(7))
+        placed(ascend, asked_hosts(ascend, ["a"], Npus(7)), 1)
 
 
 def test_a_port_that_says_nothing_of_ssh_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
