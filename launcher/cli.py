@@ -21,6 +21,7 @@ from launcher.doctor.doctor import examine
 from launcher.planning.job import Job
 from launcher.planning.plan import describe
 from launcher.planning.trainer import TRAINER, RecipeError, Trainer
+from launcher.pods import pod
 from launcher.run.run import check_job, load_job, plan_job, run_job
 from launcher.run.submitted import STOPPED_EARLY, run_submitted
 from launcher.submit.slurm import own_job_id
@@ -153,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     ranktable.add_commands(commands)
     status.add_command(commands)
     logs.add_command(commands)
+    pod.add_command(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of cluster files", allow_abbrev=False)
     schema.set_defaults(command=_schema)
     return parser

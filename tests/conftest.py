@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 # What a test needs, by where it lies or by the fixture that it asks for. `tests/run.sh quick` leaves these out.
-FOLDERS = {"integration": "slow", "examples": "slow", "docs": "slow", "vpred_train": "mindspore"}
+FOLDERS = {"integration": "slow", "container": "slow", "examples": "slow", "docs": "slow", "vpred_train": "mindspore"}
 FIXTURES = {"bench": "mpi", "hosts": "hosts", "slurm": "hosts"}
 
 

@@ -15,10 +15,12 @@ if [[ "$(cat -- "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     printf '%s\n' "$wanted" >"$stamp"
 fi
 
-# Hosts in namespaces (tests/support/hosts.py), Slurm and the system's Open MPI: where this is Debian's root, add them.
+# Hosts in namespaces (tests/support/hosts.py), Slurm, the system's Open MPI, and images: where this is Debian's root, add
+# them.
 if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     wanted_packages=()
-    for pair in sshd:openssh-server ip:iproute2 mpirun.openmpi:openmpi-bin slurmctld:slurm-wlm munged:munge; do
+    for pair in sshd:openssh-server ip:iproute2 mpirun.openmpi:openmpi-bin slurmctld:slurm-wlm munged:munge \
+        mmdebstrap:mmdebstrap buildah:buildah podman:podman runc:runc; do
         PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || wanted_packages+=("${pair#*:}")
     done
     # Slurm's PMIx plugin opens a file of this package.

@@ -73,7 +73,8 @@ class Network(Section):
     """TCP port on the first host where the ranks of a dynamic_cluster meet. 8118 is msrun's default."""
 
     join_timeout_s: Seconds = 600.0
-    """Seconds within which all ranks of a dynamic_cluster must meet. 600 is msrun's default."""
+    """Seconds within which all ranks of a dynamic_cluster must meet, and all pods of a job on Kubernetes answer.
+    600 is msrun's default."""
 
     collective_timeout_s: Seconds = 1800.0
     """Seconds after which a rank ends with an error when its peers do not answer a collective.

@@ -216,7 +216,7 @@ def _job(run: RunDir) -> JobLine | None:
         reason=job.reason,
         nodes=job.nodes,
         time_left=job.time_left,
-        restarts=restarts,
+        restarts=restarts or job.restarts,
     )
 
 

@@ -47,11 +47,13 @@ def submit(options: argparse.Namespace, overrides: Sequence[str], trainer: Train
     run = RunDir(_run_dir(options))
     if not options.dry_run:
         _check_nothing_runs(run)
+    scheduler = SCHEDULERS[settings.scheduler]
     more = sweep_overrides(options.sweep) if options.sweep else []
     parts = {RunDir(run.root / f"{number:04d}"): each for number, each in enumerate(more)} or {run: []}
     recipes = {
         each: resolve_recipe(
-            trainer, options.recipe, cluster.accelerator, cluster.world_size, each, [*theirs, *swept]
+            trainer, options.recipe, cluster.device_options, cluster.world_size, each, [*theirs, *swept],
+            data=scheduler.sees_our_files,
         )
         for each, swept in parts.items()
     }  # fmt: skip
@@ -71,7 +73,6 @@ def submit(options: argparse.Namespace, overrides: Sequence[str], trainer: Train
     )
     documents = {each.submit.cluster_yaml: dump_yaml(cluster) for each in recipes}
     documents |= {each.submit.recipe_yaml: recipe for each, recipe in recipes.items()}
-    scheduler = SCHEDULERS[settings.scheduler]
     names = tuple(each.root.name for each in parts) if more else ()
     order = Order(submission, scheduler.render(submission), documents, names, options.chain)
     if options.dry_run:
@@ -110,6 +111,10 @@ def _settings(options: argparse.Namespace, cluster: ClusterConfig) -> SubmitConf
         raise ConfigError(found, "take cluster_configs/slurm_cpu_2x1.yaml as an example")
     if options.chain < 1:
         raise ConfigError(f"--chain: found {options.chain} (must be 1 or more)")
+    if cluster.submit.scheduler == "kubernetes":
+        for option, found in (("--after", options.after), ("--chain", options.chain > 1), ("--sweep", options.sweep)):
+            if found:
+                raise ConfigError(f"{option}: remove it (Kubernetes has no order of jobs; submit them one by one)")
     if options.chain > 1 and options.sweep:
         raise ConfigError("--chain: found it with --sweep (a sweep is one array of jobs; leave one of them out)")
     return cluster.submit

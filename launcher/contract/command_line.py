@@ -20,6 +20,7 @@ OF_THE_SYSTEM = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
 }
+NO_TEMPORARY_FOLDER = "No usable temporary directory"  # in tempfile's error
 P = ParamSpec("P")
 
 
@@ -64,6 +65,9 @@ def exit_code(main: Callable[[], Any], is_part: bool = False) -> Any:
     except OSError as error:
         if error.filename in STREAMS.values() or (isinstance(error, BrokenPipeError) and _output_is_closed()):
             return _without_output(error)
+        if error.errno == errno.ENOENT and str(error.strerror).startswith(NO_TEMPORARY_FOLDER):
+            print("no folder for temporary files can be written; mount a writable /tmp, or set TMPDIR", file=sys.stderr)
+            return ExitCode.BAD_CONFIG
         if is_part or error.errno not in OF_THE_SYSTEM:
             raise
         print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)

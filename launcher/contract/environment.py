@@ -2,7 +2,7 @@
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def environment() -> dict[str, str]:
@@ -21,6 +21,12 @@ def with_home(env: Mapping[str, str]) -> dict[str, str]:
         return {**env, "HOME": pwd.getpwuid(os.getuid()).pw_dir}
     except KeyError:
         return {**env, "HOME": "/"}
+
+
+def forget(names: Iterable[str]) -> None:
+    """Remove variables from this process's environment."""
+    for name in list(names):
+        os.environ.pop(name, None)
 
 
 def export(variables: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ RUN/attempts/0001/attempt.json lease launcher.log rank_0.log rank_0.status.json 
                   dump_stacks rank_0.stacks.json rank_0.doctor.json stragglers.json failure.json
 RUN/checkpoints/step_0000000123/MANIFEST.json ckpt/ snapshots/ samples/ grids/ weights/ graphs/rank_0/
     profile/rank_0/
-RUN/submit/job.sh manifest.yaml cluster.yaml recipe.yaml submitted.json cancelled job-123.out
+RUN/submit/job.sh manifest.yaml cluster.yaml recipe.yaml submitted.json cancelled over job-123.out
 RUN/metrics.jsonl validation.jsonl bad_samples.jsonl report.html summary.json launcher.prom cache_entries.safetensors
 A person creates RUN/checkpoint_now.
 """
@@ -229,9 +229,17 @@ class SubmitDir:
         """`vpred-launch cancel` creates this file. The run then does not go back into the queue."""
         return self.root / "cancelled"
 
+    @property
+    def over(self) -> Path:
+        """Signals to the other pods of a job on Kubernetes that the run is complete. It holds the job's host key."""
+        return self.root / "over"
+
     def job_log(self, job_id: str) -> Path:
-        """Name the launcher's output in a job. All starts of a requeued job append to it."""
-        return self.root / f"job-{job_id}.out"
+        """Name the launcher's output in a job. All starts of a requeued job append to it.
+
+        job_id: Kubernetes has NAMESPACE/TYPE/NAME, where only the name counts
+        """
+        return self.root / f"job-{job_id.rpartition('/')[2]}.out"
 
 
 @dataclass(frozen=True)

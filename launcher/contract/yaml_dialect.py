@@ -84,9 +84,14 @@ class _FastLoader(_Rules, CSafeLoader):
 class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _resolvers(yaml.SafeDumper.yaml_implicit_resolvers)
 
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # a value that is used twice is written twice, as a person would
+
     def represent_text(self, text: str) -> yaml.ScalarNode:
         # U+0085 counts as a line break in YAML 1.1 and is folded to a space unless it is escaped.
         style = '"' if "\x85" in text else None
+        if "\n" in text and text.replace("\n", "").isprintable():
+            style = "|"
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -64,11 +64,11 @@ def resolve_recipe(
     """Have the trainer resolve the recipe to YAML text with which `run` can go on. Its stderr goes to this process's.
 
     device: the trainer's options on where and how it computes
-    data: check the data and the weights too; without that the weights may be absent, as for a memory plan
+    data: also check the data and weights that the recipe names; without it they may be absent here
 
     Raises RecipeError: when the check fails; BAD_CONFIG when the trainer calls it the user's mistake, else FAILED.
     """
-    argv = [*trainer.argv, "--check" if data else "--memory-plan", "--print-config", "--recipe", str(recipe)]
+    argv = [*trainer.argv, "--check" if data else "--without-weights", "--print-config", "--recipe", str(recipe)]
     argv += [*device, "--world-size", str(world_size), "--run-dir", str(run.root), *overrides]
     answer = _ask(argv)
     if answer.returncode == ExitCode.BAD_CONFIG:

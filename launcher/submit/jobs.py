@@ -75,5 +75,7 @@ def end_of(run: RunDir) -> int | None:
 def _without_code(run: RunDir) -> int:
     """Return the code for a run whose last job is gone without one: cancelled, or killed."""
     newest = newest_job(read_submitted(run))
+    if newest is not None and newest.exit_code is not None:
+        return newest.exit_code
     stopped = run.submit.cancelled.exists() or (newest is not None and newest.state == "CANCELLED")
     return ExitCode.PREEMPTED if stopped else ExitCode.FAILED

@@ -55,6 +55,7 @@ class JobState:
     nodes: nodes that it runs on, as the scheduler writes them
     time_left: until its time limit, as the scheduler writes it, empty where there is none
     restarts: number of times that it was put back into the queue
+    exit_code: of a job that has ended, None where the scheduler does not say
     """
 
     job_id: str
@@ -64,10 +65,16 @@ class JobState:
     nodes: str = ""
     time_left: str = ""
     restarts: int = 0
+    exit_code: int | None = None
 
 
 class Scheduler(Protocol):
-    """Runs jobs on nodes of a cluster."""
+    """Runs jobs on nodes of a cluster.
+
+    sees_our_files: the nodes have the paths of this machine, so that the recipe's data can be checked here
+    """
+
+    sees_our_files: bool
 
     def render(self, submission: Submission) -> Rendered:
         """Render the job. It is pure. Raises ConfigError: when the settings cannot make a job."""

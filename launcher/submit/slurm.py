@@ -36,6 +36,8 @@ _KEYS = {
 class Slurm:
     """Hands jobs to sbatch, and asks squeue about them."""
 
+    sees_our_files = True
+
     def render(self, submission: Submission) -> Rendered:
         script = submission.run.submit.script
         return Rendered({script: render_script(submission)}, ("sbatch", "--parsable", str(script)))

@@ -43,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--check", action="store_true", help="check recipe and data, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML, then stop")
+    text = "with --print-config: accept pretrained weights that are absent here and lie on the machines that train"
+    parser.add_argument("--without-weights", action="store_true", help=text)
     parser.add_argument("--print-schema", action="store_true", help="print the recipe's JSON Schema, then stop")
     parser.add_argument(
         "--print-rank-counts",
@@ -198,7 +200,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 def resolve(arguments: argparse.Namespace) -> TrainConfig:
     """Return the recipe named on the command line, else the one in the run directory."""
     if arguments.recipe is not None:
-        return load_recipe(arguments.recipe, arguments.overrides, without_weights=arguments.memory_plan)
+        absent = arguments.memory_plan or arguments.without_weights
+        return load_recipe(arguments.recipe, arguments.overrides, without_weights=absent)
     if arguments.run_dir is None:
         example = Path(__file__).parents[1] / "recipes" / "tiny_emoji.yaml"
         raise ConfigError(f"--recipe is missing: give a recipe file, such as {example}")

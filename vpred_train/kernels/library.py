@@ -1,5 +1,10 @@
-"""Builds the library of compiled operations once on this machine, and loads it where the accelerator uses it."""
+"""Builds the library of compiled operations and loads it where the accelerator uses it.
 
+It is built once on each machine for the machine's own processor. A container image has one for any x86-64-v3 instead,
+since the image is built on one machine and runs on others.
+"""
+
+import argparse
 import ctypes
 import hashlib
 import importlib.util
@@ -17,6 +22,9 @@ FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-Wall", "-Wextra"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
 )
+PORTABLE_FLAGS = tuple(flag.replace("native", "x86-64-v3") for flag in FLAGS)
+# The x86-64 psABI's level 3 beyond level 2, by the names of /proc/cpuinfo (abm is LZCNT, xsave OSXSAVE).
+X86_64_V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})
 
 _loaded: Path | None = None
 _updates = True
@@ -28,17 +36,28 @@ class BuildError(Exception):
 
 def library_path() -> Path:
     """Return the path of the library for this source, this MindSpore and this processor; it may not exist yet."""
+    return _path(FLAGS, _processor())
+
+
+def portable_path() -> Path:
+    """Return the path of the library for this source, this MindSpore and any x86-64-v3 processor."""
+    return _path(PORTABLE_FLAGS, "x86-64-v3")
+
+
+def _path(flags: tuple[str, ...], processor: str) -> Path:
     digest = hashlib.sha256(SOURCE.read_bytes())
-    digest.update(repr((FLAGS, _onednn().stat().st_size, _processor())).encode())
+    digest.update(repr((flags, _onednn().stat().st_size, processor)).encode())
     return Path(sys.prefix) / "lib" / "vpred" / f"operations-{digest.hexdigest()[:16]}.so"
 
 
-def build() -> Path:
+def build(*, portable: bool = False) -> Path:
     """Compile the operations unless the library exists; return its path.
+
+    portable: for any x86-64-v3 processor, not for this one
 
     Raises BuildError: when the compiler, the oneDNN headers or MindSpore is missing, or the compiler fails.
     """
-    path = library_path()
+    path, flags = (portable_path(), PORTABLE_FLAGS) if portable else (library_path(), FLAGS)
     if path.exists():
         return path
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
@@ -54,7 +73,7 @@ def build() -> Path:
     fresh = path.with_suffix(f".{os.getpid()}.new")
     command: list[str | Path] = [
         compiler,
-        *FLAGS,
+        *flags,
         "-I",
         include,
         SOURCE,
@@ -74,12 +93,15 @@ def build() -> Path:
 
 
 def load(threads: int) -> bool:
-    """Use the library from now on with `threads` threads, if it has been built here; return whether it is in use.
+    """Use the library from now on with `threads` threads, if there is one; return whether it is in use.
 
+    The library for this processor comes before the portable one.
     Raises RuntimeError: when the threads cannot be started.
     """
     global _loaded
     path = library_path()
+    if not path.exists() and _processor_flags() >= X86_64_V3:
+        path = portable_path()
     if path.exists():
         if ctypes.CDLL(str(path)).vpred_use_threads(threads) != 0:
             raise RuntimeError(f"{path}: cannot start {threads} threads")
@@ -120,10 +142,17 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
+def _processor_flags() -> frozenset[str]:
+    return frozenset(_processor().partition(":")[2].split())
+
+
 def main() -> int:
     """Build and report the outcome; return 1 when the networks will use MindSpore's own operations."""
+    parser = argparse.ArgumentParser(prog=BUILD_COMMAND, description=__doc__, allow_abbrev=False)
+    parser.add_argument("--portable", action="store_true", help="for any x86-64-v3 processor, as in a container image")
+    options = parser.parse_args()
     try:
-        print(f"compiled operations: {build()}")
+        print(f"compiled operations: {build(portable=options.portable)}")
     except BuildError as error:
         print(f"compiled operations left out, MindSpore's own are slower: {error}", file=sys.stderr)
         return 1

@@ -178,7 +178,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--print-config", action="store_true")
-    parser.add_argument("--memory-plan", action="store_true")
+    parser.add_argument("--without-weights", action="store_true")
     parser.add_argument("--print-rank-counts", action="store_true")
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--world-size", type=int)

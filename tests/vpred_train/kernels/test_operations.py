@@ -113,6 +113,30 @@ def test_the_build_is_done_once_and_says_why_it_cannot(monkeypatch: pytest.Monke
     assert list((tmp_path / "none").iterdir()) == []
 
 
+def test_the_portable_library_stands_in_on_processors_that_have_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    built = library.build()
+    monkeypatch.setattr(library, "_loaded", None)
+    monkeypatch.setattr(library, "library_path", lambda: tmp_path / "none.so")
+    monkeypatch.setattr(library, "portable_path", lambda: built)
+    every = " ".join(library.X86_64_V3)
+    for line in ("", "flags : sse4_2", f"flags : {every}".replace("avx2", "avx")):
+        monkeypatch.setattr(library, "_processor", lambda line=line: line)
+        assert not library.load(1) and library.loaded() is None
+    monkeypatch.setattr(library, "_processor", lambda: f"flags\t\t: sse4_2 {every} avx512f")
+    assert library.load(1) and library.loaded() == built
+
+
+def test_a_portable_build_is_another_file_whatever_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for line in ("flags : avx", "flags : avx2"):
+        monkeypatch.setattr(library, "_processor", lambda line=line: line)
+        found.add((library.library_path(), library.portable_path()))
+    assert len({native for native, _ in found}) == 2 and len({portable for _, portable in found}) == 1
+    assert "-march=x86-64-v3" in library.PORTABLE_FLAGS and "-march=native" not in library.PORTABLE_FLAGS
+
+
 def test_the_graph_is_differentiated_through_recompute() -> None:
     """As in training with `recompute`: the same gradients."""
     x = Tensor(np.random.default_rng(3).standard_normal((2, 8, 6, 6)).astype(np.float32))

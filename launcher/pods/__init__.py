@@ -1,0 +1,1 @@
+"""Is the first process of each pod of a run on Kubernetes."""
