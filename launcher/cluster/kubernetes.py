@@ -49,7 +49,7 @@ Quantity = Annotated[str, AfterValidator(_quantity)]
 
 
 class KubernetesConfig(Section):
-    """What a job asks of Kubernetes, for `submit.scheduler: kubernetes`."""
+    """Describes a job of Kubernetes, for `submit.scheduler: kubernetes`."""
 
     workload: Workload = "job"
     """Kind of object that holds the pods: an Indexed Job, a Volcano Job, an MPIJob or an AscendJob."""

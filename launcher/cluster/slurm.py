@@ -41,7 +41,7 @@ Word = Annotated[Line, Field(min_length=1)]
 
 
 class SlurmConfig(Section):
-    """What a job asks of Slurm, for `submit.scheduler: slurm`. Keys with null leave the choice to Slurm."""
+    """Describes a job of Slurm, for `submit.scheduler: slurm`. Keys with null leave the choice to Slurm."""
 
     partition: Word | None = None
     """Partition that the job is queued in (--partition)."""

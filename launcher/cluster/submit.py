@@ -30,7 +30,7 @@ class SubmitConfig(Section):
     A line that fails ends the job."""
 
     slurm: SlurmConfig = SlurmConfig()
-    """What the job asks of Slurm."""
+    """Resources and limits of the Slurm job."""
 
     kubernetes: Annotated[KubernetesConfig, Field(default_factory=KubernetesConfig)]
-    """What the job asks of Kubernetes."""
+    """Resources and limits of the Kubernetes workload."""

@@ -162,7 +162,7 @@ def test_an_msrun_that_is_missing(tmp_path, monkeypatch):
     cluster = load_cluster(CONFIGS / "local_msrun.yaml")
     (tmp_path / "python").symlink_to(sys.executable)
     monkeypatch.setattr("launcher.preflight.preflight.sys.executable", str(tmp_path / "python"))
-    job = Job(cluster, "", None, RunDir(tmp_path / "run"), Trainer((), (), {}))
+    job = Job(cluster, "", None, RunDir(tmp_path / "run"), Trainer((), (), (), {}))
     (error,) = [finding for finding in preflight(job, os.environ, Ssh()) if finding.check == "msrun"]
     assert str(error) == (
         f"error   msrun: {tmp_path}/msrun cannot be run; install mindspore into this environment "
@@ -172,7 +172,7 @@ def test_an_msrun_that_is_missing(tmp_path, monkeypatch):
 
 def test_the_host_engine_on_ascend_says_what_it_costs(tmp_path):
     cluster = load_cluster(CONFIGS / "ascend_1x8.yaml", ["engine=host"])
-    job = Job(cluster, "", None, RunDir(tmp_path / "run"), Trainer((), (), {}))
+    job = Job(cluster, "", None, RunDir(tmp_path / "run"), Trainer((), (), (), {}))
     (warning,) = [finding for finding in preflight(job, os.environ, Ssh()) if finding.check == "engine"]
     assert warning.severity == "warning"
     assert "14.7 GB over PCIe and launches 6,600 graphs, by estimate 15 to 30 times slower than" in warning.found
@@ -193,7 +193,7 @@ def test_a_missing_system_library_is_named_with_its_package(tmp_path):
 def test_keys_without_effect_are_named_where_no_mpirun_starts(tmp_path, kind, named):
     words = [f"launcher.kind={kind}"]
     words += ["launcher.oversubscribe=true", "network.interface=lo"] if named else []
-    missing = Trainer((), (), {"libvpred-none.so.9": "none"})  # an error, so that no slow check follows
+    missing = Trainer((), (), (), {"libvpred-none.so.9": "none"})  # an error, so that no slow check follows
     job = Job(load_cluster(CONFIGS / "local_cpu.yaml", words), "", None, RunDir(tmp_path / "run"), missing)
     found = [finding for finding in preflight(job, os.environ, Ssh()) if finding.check == "cluster file"]
     if named is None:
