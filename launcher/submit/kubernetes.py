@@ -24,7 +24,7 @@ _ANSWER_S = 30
 _CANCELLED = "vpred/cancelled"
 _QUEUE = r"{.metadata.labels.kueue\.x-k8s\.io/queue-name}"
 _TRUE_CONDITIONS = '.status.conditions[?(@.status=="True")]'
-# The fields of one line about a job, in the order of _state's arguments. It fits all workloads: absent fields are empty.
+# The fields of a job's line, in the order of _state's arguments. Absent fields are empty, so it fits all workloads.
 _STATE = '{"\\t"}'.join(
     (
         "{.spec.suspend}{.spec.runPolicy.suspend}",
