@@ -108,13 +108,13 @@ def queue(folder: Path) -> Path:
         ("devices_per_host=2", "devices_per_host: remove it (accelerator cpu has no devices"),
         ("submit=null", "hosts: found [] (list at least one, or give the file a section submit)"),
         ("metrics.address=127.0.0.1", "metrics.address: found '127.0.0.1' (ranks on several hosts need 0.0.0.0 or ::)"),
-        ("restart.min_ranks=5", "restart.min_ranks: found 5 (there are 4 ranks)"),
+        ("restart.min_ranks=5", "restart.min_ranks: found 5 (the cluster has only 4 ranks)"),
         ("launcher={kind: local}", "launcher.kind: found 'local' for 2 hosts"),
         (
             "launcher={kind: srun, mpirun_arguments: [-v]}",
             "launcher.mpirun_arguments: remove them (kind srun starts no",
         ),
-        ("launcher={kind: srun, init: rank_table}", "launcher.init: found 'rank_table' (with kind srun on cpu: mpi)"),
+        ("launcher={kind: srun, init: rank_table}", "launcher.init: found 'rank_table' (kind srun on cpu knows mpi)"),
         ("metrics={address: '::', base_port: 65535}", "metrics.base_port: found 65535"),
     ],
 )

@@ -21,7 +21,7 @@ from launcher.submit.workloads import KINDS
 from support import PROGRAMS
 from support.manifests import CONFIGS, CPU
 
-TRAINER = Trainer((sys.executable, "-P", str(PROGRAMS / "fake_trainer.py")), ("mpi4py",), {})
+TRAINER = Trainer((sys.executable, "-P", str(PROGRAMS / "fake_trainer.py")), (), ("mpi4py",), {})
 NOT_FOUND = 'Error from server (NotFound): jobs.batch "vpred-mine" not found\n'
 JOB = "default/job.batch/vpred-mine"
 # Answers of a cluster that takes the job.
