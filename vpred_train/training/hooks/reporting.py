@@ -72,7 +72,6 @@ class MetricsHook(Hook):
     def on_step(self, result: StepResult) -> None:
         total = {"images_per_second": self.config.global_batch / result.step_seconds}
         self.metrics.observe_step({**vars(result), **vars(self.speed.rates(result.step_seconds)), **total})
-
         self.metrics.observe_device_memory(runtime.device_memory())
         if self.compilations is not None:
             self.metrics.observe_compilations(**asdict(self.compilations))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from checkpoints_mgr import SaveResult
 from launcher.contract.accelerators import ACCELERATORS, ComputeDtype
 from monitoring import History, WorkerMetrics
 from support.step_results import RESULT
@@ -79,6 +80,21 @@ def test_log_history_and_metrics_tell_it(
     labels = {"rank": "0", "local_rank": "0", "hostname": "h"}
     names = [*dataclasses.asdict(RATES), "matmul_ceiling_flops_per_second"]
     assert [metrics.registry.get_sample_value(f"vpred_{name}", labels) for name in names] == [32, 2e10, 0.25, 8e10]
+
+
+def test_metrics_tell_a_checkpoint_by_its_phases(train_config: TrainConfig) -> None:
+    """Each row of the tables of `monitoring.metrics` names a field of what a save reports."""
+    metrics = WorkerMetrics(0, 0, "h")
+    saved = SaveResult(7, Path("step"), 123, total_s=4.0, stall_s=0.5, stage_s=1.0, write_s=2.0, commit_s=0.25)
+    MetricsHook(metrics, train_config, SPEED).on_checkpoint(saved)
+    labels = {"rank": "0", "local_rank": "0", "hostname": "h"}
+    names = ("checkpoint_last_step", "checkpoint_size_bytes", "checkpoint_save_seconds_sum")
+    assert [metrics.registry.get_sample_value(f"vpred_{name}", labels) for name in names] == [7, 123, 4]
+    phases = [
+        metrics.registry.get_sample_value("vpred_checkpoint_phase_seconds", labels | {"phase": phase})
+        for phase in ("stage", "write", "commit")
+    ]
+    assert phases == [1, 2, 0.25]
 
 
 def test_the_report_gives_medians_and_nothing_of_steps_that_tell_none() -> None:
