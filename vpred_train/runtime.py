@@ -105,7 +105,10 @@ def compile_cache(folder: Path) -> Iterator[None]:
     Only the first block of a process has an effect on the folder.
     """
     import mindspore
+    from mindspore.graph import api
 
+    if not Path(api.entry_script_path).is_file():  # MindSpore reads it, but `python -c` has no such file
+        api.entry_script_path = __file__
     mindspore.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
     try:
         yield

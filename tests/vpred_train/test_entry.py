@@ -7,14 +7,13 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import types
 from pathlib import Path
 
 import pytest
 
+from launcher.contract.command_line import exit_code
 from launcher.contract.environment import environment
 from support import CHECKOUT
-from vpred_train import entry
 
 SCRIPTS = sorted(tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"])
 BIN = Path(sys.executable).parent
@@ -189,11 +188,8 @@ def test_signals_that_a_parent_ignored_or_blocked_are_received(tmp_path):
 
 def test_a_machine_without_a_writable_folder_for_temporary_files_is_one_line(tmp_path, monkeypatch, capsys):
     """As in a container with a read-only root: tempfile finds no folder, in whichever command asks it."""
-    module = types.ModuleType("needs_a_folder")
-    module.main = tempfile.mkdtemp
-    monkeypatch.setitem(sys.modules, "needs_a_folder", module)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
-    assert entry._exit_code("needs_a_folder") == 2
+    assert exit_code(tempfile.mkdtemp, is_part=True) == 2
     said = capsys.readouterr().err
     assert said == "no folder for temporary files can be written; mount a writable /tmp, or set TMPDIR\n"

@@ -108,7 +108,7 @@ def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd)
     assert told[1].startswith("step        3 of 6 (50 %), loss 0.2500")
     assert told[2] == "checkpoint  step 2"
     assert told[3].startswith("attempt 1   exit code 1: rank 1 on host ")
-    assert told[4].split() == ["rank", "host", "phase", "step", "own", "s/step", "img/s", "told"]
+    assert told[4].split() == ["rank", "host", "phase", "step", "own", "s/step", "img/s", "reported"]
     assert told[5].startswith("0     localhost  training")
 
     assert main(["logs", run, "--rank", "1"]) == 0
@@ -135,7 +135,7 @@ def test_status_and_logs_of_a_run_that_failed_and_of_one_that_runs(bench, capfd)
         (("logs", "RUN", "--rank", "2"), "--rank: found rank 2 (the run has ranks 0 to 1)"),
         (("logs", "RUN", "--attempt", "2"), "--attempt: found 2 (the run has attempts 1 to 1)"),
         (("logs", "RUN", "--attempt", "0"), "--attempt: found 0 (the run has attempts 1 to 1)"),
-        (("status", "/nowhere"), "/nowhere: found no run"),
+        (("status", "/nowhere"), "/nowhere: no run was started there; give the --run-dir of a run"),
     ],
 )
 def test_a_wrong_question_is_one_line(bench, capsys, words, said):

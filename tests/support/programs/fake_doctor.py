@@ -20,7 +20,7 @@ from launcher.contract.accelerators import ACCELERATORS
 from launcher.contract.doctor_record import DoctorRecord
 from launcher.contract.environment import environment
 from launcher.contract.identity import read_identity
-from launcher.contract.process import die_with_parent, tell_stacks
+from launcher.contract.process import die_with_parent, enable_stack_dumps
 from launcher.contract.run_dir import RunDir
 from monitoring import configure_logging
 from vpred_train.distributed.collectives import make_collective
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--before", type=int)
     options, _ = parser.parse_known_args()
     die_with_parent(os.getppid())
-    tell_stacks()
+    enable_stack_dumps()
     run, identity = RunDir(options.run_dir), read_identity(environment())
     configure_logging(identity.rank, logging.INFO)
     fault = yaml.safe_load(run.train_yaml.read_text())["fault"]
