@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
-from launcher.contract.chips import refuse_first_generation
+from launcher.contract.chips import logical_device, refuse_first_generation
 from launcher.contract.config import ConfigError
 from launcher.contract.environment import environment, export
 from launcher.contract.exit_codes import ExitCode
@@ -36,6 +36,18 @@ def identify() -> Identity:
         init_communication()  # MindSpore ends the process inside this call, with its own exit code
         sys.exit(ExitCode.OK)
     return read_identity(env)
+
+
+def own_device(identity: Identity, device_ids: str | None) -> int:
+    """Return the number under which this process knows its device.
+
+    device_ids: physical devices of all ranks, such as "0,1,0,1"; None means the local rank
+    Raises ConfigError: when ASCEND_RT_VISIBLE_DEVICES hides the device.
+    """
+    if not device_ids:
+        return identity.local_rank
+    physical = int(device_ids.split(",")[identity.rank])
+    return logical_device(physical, environment().get("ASCEND_RT_VISIBLE_DEVICES"))
 
 
 def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_table: Path | None) -> None:

@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="end the rank when its peers do not answer for this time",
     )
     rank.add_argument("--rank-table", type=Path, help="file of the HCCL rank table")
-    rank.add_argument("--device-ids", help="physical device of each local rank, such as 0,1,2")
+    rank.add_argument("--device-ids", help="physical device of every rank, such as 0,1,0,1")
     return parser
 
 

@@ -35,7 +35,7 @@ class RankSession:
     ) -> Collective:
         """Set MindSpore up, and meet the other ranks. From here on an error of one rank ends all of them.
 
-        device_id: physical device (default: the local rank)
+        device_id: number under which this process knows its device (default: the local rank)
         timeout_s: ends this process when the others do not answer
         Raises ConfigError: when another number of ranks has met than the environment declares.
         """

@@ -7,9 +7,7 @@ import time
 from dataclasses import dataclass
 
 from launcher.contract.accelerators import Accelerator
-from launcher.contract.chips import logical_device
 from launcher.contract.doctor_record import DoctorRecord
-from launcher.contract.environment import environment
 from launcher.contract.identity import Identity
 from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir
@@ -68,10 +66,7 @@ def begin(config: TrainConfig, arguments: argparse.Namespace, accelerator: Accel
     recorder = Recorder(identity, attempt)
     recorder.begin("start")
     config = config.model_copy(update={"precision": config.precision.on(accelerator)})
-    device_id = identity.local_rank
-    if arguments.device_ids:
-        physical = int(arguments.device_ids.split(",")[identity.rank])
-        device_id = logical_device(physical, environment().get("ASCEND_RT_VISIBLE_DEVICES"))
+    device_id = runtime.own_device(identity, arguments.device_ids)
     runtime.start(accelerator, identity, device_id, arguments.rank_table)
     backend = accelerator.collective_under(identity.launcher)
     collective = make_collective(backend, identity.world_size, arguments.collective_timeout_s)

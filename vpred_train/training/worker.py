@@ -5,9 +5,7 @@ import logging
 import os
 
 from launcher.contract.accelerators import HOST_ENGINE_COST, Accelerator
-from launcher.contract.chips import logical_device
 from launcher.contract.config import dump_yaml
-from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
 from launcher.contract.process import die_with_parent
@@ -37,13 +35,11 @@ def train(config: TrainConfig, arguments: argparse.Namespace, accelerator: Accel
 def make_rank(config: TrainConfig, arguments: argparse.Namespace, session: RankSession) -> RankContext:
     """Meet the other ranks, check what only they can know, and describe this rank. Called by all ranks."""
     identity, accelerator = session.identity, session.accelerator
-    device_id = None
-    if arguments.device_ids:
-        physical = int(arguments.device_ids.split(",")[identity.rank])
-        device_id = logical_device(physical, environment().get("ASCEND_RT_VISIBLE_DEVICES"))
     if accelerator.device_target == "Ascend" and accelerator.engine == "host":
         logger.warning("engine host on ascend: %s", HOST_ENGINE_COST)
-    collective = session.start(device_id, arguments.rank_table, arguments.collective_timeout_s)
+    collective = session.start(
+        runtime.own_device(identity, arguments.device_ids), arguments.rank_table, arguments.collective_timeout_s
+    )
     # Only after rendezvous: msrun's scheduler waits minutes for a rank that exits before it.
     check_world_size(config, identity.world_size)
     precision = config.precision.on(accelerator)
