@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All checks: format, lint, types, tests. Sets up what it needs in .venv. Arguments go to pytest; `quick` leaves out the
-# tests that need MindSpore, MPI, other hosts or whole jobs.
+# All checks: format, lint, types, tests. Sets up what it needs in .venv. Arguments go to pytest. `quick` leaves out the
+# tests that need MindSpore, MPI, other hosts or whole jobs. `long` runs the tests that take minutes: Slurm, pods, images,
+# alerts from end to end. Without an argument all other tests run.
 set -euo pipefail
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -31,6 +32,10 @@ if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     fi
 fi
 
+# Two files at a time: a job waits for imports, one core's compiler and its peers about as long as it computes.
+by_files=(--durations=25 --numprocesses=2 --dist=loadfile --no-loadscope-reorder)
+if [[ "${1:-}" == long ]]; then exec "$python" -m pytest "${by_files[@]}" -m long "${@:2}"; fi
+
 "$python" -m ruff format --check .
 "$python" -m ruff check .
 "$python" -m mypy
@@ -38,6 +43,4 @@ if [[ "${1:-}" == quick ]]; then
     exec "$python" -m pytest --numprocesses=2 -m "not slow and not mindspore and not mpi and not hosts" "${@:2}"
 fi
 if (($#)); then exec "$python" -m pytest "$@"; fi
-
-# Two files at a time: a job waits for imports, one core's compiler and its peers about as long as it computes.
-exec "$python" -m pytest --durations=25 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+exec "$python" -m pytest "${by_files[@]}" -m "not long"

@@ -41,7 +41,7 @@ def unavailable() -> str | None:
     return None if answer.returncode == 0 else f"buildah does not work here: {answer.stderr.strip()}"
 
 
-pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+pytestmark = [pytest.mark.long, pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))]
 
 
 def run(*argv: str | Path, timeout_s: float = 900) -> str:

@@ -20,7 +20,7 @@ from support import CHECKOUT, PROGRAMS
 from support.jobs import SMALL_RECIPE
 from support.slurm import Slurm, unavailable
 
-pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+pytestmark = [pytest.mark.long, pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))]
 
 FAKE = [sys.executable, "-P", str(PROGRAMS / "fake_launch.py")]
 REAL = [str(Path(sys.executable).with_name("vpred-launch"))]

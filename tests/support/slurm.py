@@ -141,11 +141,14 @@ class Slurm:
         self.hosts.crash(node)
 
     def boot(self, node: str) -> None:
-        """Start a node after a crash, and return when jobs can run on it."""
+        """Start a node after a crash, and return when it is back in service.
+
+        A job may still hold the node, when Slurm saw it come back before it missed it.
+        """
         self.hosts.boot(node)
         self._boot(node)
         self._start(node, "slurmd")
-        self.wait_until(lambda: self.states()[node] == "idle")
+        self.wait_until(lambda: self.states()[node] in {"idle", "mix", "alloc"})
 
     def wait_until(self, holds: Callable[[], Any], timeout_s: float = DEADLINE_S) -> None:
         deadline_s = time.monotonic() + timeout_s

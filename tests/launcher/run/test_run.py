@@ -121,8 +121,8 @@ def test_nothing_survives_a_killed_mpirun(bench):
     os.kill(pid, signal.SIGKILL)
     _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.FAILED
-    assert "rank 0 on host localhost left no outcome file of its end" in stderr
-    assert "mpirun ended (SIGKILL) and left no outcome file of rank 0 on host localhost, 1 on host localhost" in stderr
+    assert "rank 0 on host localhost left no outcome file" in stderr
+    assert "mpirun ended (SIGKILL) and left no outcome of rank 0 on host localhost, 1 on host localhost" in stderr
     assert bench.workers() == []
     assert not Path(tempfile.gettempdir(), f"ompi.{pid}").exists()
 
@@ -142,7 +142,7 @@ def test_a_run_directory_that_is_taken_away_ends_the_run_and_no_launcher(bench):
     bench.run.root.rename(aside)
     _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == ExitCode.FAILED
-    assert "left no outcome file of its end" in stderr and "run directory shared" in stderr
+    assert "left no outcome file" in stderr and "run directory shared" in stderr
     assert "Traceback" not in stderr
     assert bench.workers() == []
 

@@ -5,6 +5,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from support import GOLDEN
+from support.small_training import MODEL
 from vpred_train.config.model import ModelConfig
 from vpred_train.models.latents import SpaceToDepth
 from vpred_train.models.layers import Conv2d, GroupNorm
@@ -163,11 +164,11 @@ def test_sd2_at_full_size_has_the_published_tensors() -> None:
         assert (len(space.spans), space.size) == (tensors, parameters)
 
 
-def test_unet_has_stable_diffusions_names(model_config: ModelConfig) -> None:
+def test_unet_has_stable_diffusions_names() -> None:
     from vpred_train.distributed.flat_space import FlatSpace
     from vpred_train.models.networks import Networks
 
-    networks = Networks(model_config, 0)
+    networks = Networks(ModelConfig.model_validate(MODEL | {"unet": MODEL["unet"] | {"attention_levels": [1]}}), 0)
     names = {span.name for span in FlatSpace(networks).spans}
     assert {
         "unet.time_embed.2.weight",
