@@ -150,11 +150,12 @@ def planned_hosts(run: RunDir) -> dict[int, str]:
 
 def read_state(run: RunDir, now_unix_s: float) -> RunState:
     """Read the run's state at `now_unix_s`."""
-    return state_of(RunReader(run).read(run.root.name, now_unix_s))
+    state = state_of(RunReader(run).read(run.root.name, now_unix_s))
+    return state.model_copy(update={"job": _job(run)})
 
 
 def state_of(facts: RunFacts) -> RunState:
-    """Return the state that the facts show. A scheduler is asked about the run's job."""
+    """Return the state that the facts show, without the run's job."""
     lead, statuses = facts.lead, facts.statuses
     rates = [each.images_per_second for each in statuses.values() if each.images_per_second is not None]
     saved = [each.checkpoint_step for each in statuses.values() if each.checkpoint_step is not None]
@@ -173,7 +174,6 @@ def state_of(facts: RunFacts) -> RunState:
         attempts=tuple(_attempt(facts, number) for number in range(1, last + 1)),
         stragglers=facts.stragglers,
         ranks=tuple(_rank(place, statuses.get(place.rank), facts.now_unix_s) for place in facts.plan.ranks),
-        job=_job(facts.run),
     )
 
 

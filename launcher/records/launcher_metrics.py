@@ -82,14 +82,6 @@ def _slowness(facts: RunFacts) -> Iterator[tuple[tuple[str, ...], float]]:
             yield (str(slow.rank), status.hostname), slow.own_step_seconds / slow.others_step_seconds
 
 
-def _total_steps(facts: RunFacts) -> float | None:
-    return (
-        facts.lead.total_steps
-        if facts.lead
-        else next((record.total_steps for record in reversed(facts.records) if record.total_steps), None)
-    )
-
-
 # Run, attempts, ranks, progress, time, disk.
 LAUNCHER_METRICS = (
     LauncherMetric(
@@ -172,7 +164,9 @@ LAUNCHER_METRICS = (
     LauncherMetric(
         "vpred_launcher_step", "gauge", (), "Step that the run has reached.", _one(lambda facts: facts.step)
     ),
-    LauncherMetric("vpred_launcher_total_steps", "gauge", (), "Steps of the complete run.", _one(_total_steps)),
+    LauncherMetric(
+        "vpred_launcher_total_steps", "gauge", (), "Steps of the complete run.", _one(lambda facts: facts.total_steps)
+    ),
     LauncherMetric(
         "vpred_launcher_checkpoint_step",
         "gauge",

@@ -93,6 +93,13 @@ class RunFacts:
         record = self.record
         return max(self.lead.step if self.lead else 0, record.resumed_step if record else 0)
 
+    @property
+    def total_steps(self) -> int | None:
+        """Return the steps of the complete run, as the newest attempt whose ranks have reported says."""
+        if self.lead is not None:
+            return self.lead.total_steps
+        return next((record.total_steps for record in reversed(self.records) if record.total_steps), None)
+
     def alive(self) -> list[RankStatus]:
         """Return the statuses of the ranks that live: young ones, whose trainer has not ended."""
         young = self.now_unix_s - ALIVE_S

@@ -32,6 +32,7 @@ from launcher.records.rank_files import AttemptFiles
 from launcher.records.run_facts import newest_time
 from launcher.records.run_lock import locked
 from launcher.run.attempt_recorder import AttemptRecorder, first_record
+from launcher.run.live_page import shown as shown_at
 from launcher.run.published import Published
 from launcher.run.recovery import Attempted, recover
 from launcher.submit.allocation import allocated
@@ -110,11 +111,12 @@ class RunResult:
     lost: tuple[str, ...] = ()
 
 
-def run_job(job: Job, stop: StopRequest, streamed: str | None = None) -> RunResult:
+def run_job(job: Job, stop: StopRequest, streamed: str | None = None, listen: str | None = None) -> RunResult:
     """Check, plan, write, start and watch. Prints the outcome on stdout or stderr.
 
     stop: from stop_requests(), whose block surrounds this; ranks may run from the first attempt on
     streamed: ranks whose logs are shown, as parse_ranks reads them
+    listen: ADDRESS:PORT of the live page, None for none
 
     Raises ConfigError: on a mistake that stops the launch. Raises KeyboardInterrupt: when a stop signal comes before.
     """
@@ -129,7 +131,7 @@ def run_job(job: Job, stop: StopRequest, streamed: str | None = None) -> RunResu
             logger.log(_LEVELS[finding.severity], "%s", finding)
     if any(finding.severity == "error" for finding in findings):
         return RunResult(ExitCode.BAD_CONFIG)
-    with locked(job.run), unheard():
+    with locked(job.run), shown_at(job.run, listen), unheard():
         if read_recipe(job.run) != job.found_recipe:
             raise ConfigError(f"{job.run.root}: another launcher has used it in the meantime; start again")
         job.run.summary_json.unlink(missing_ok=True)  # it marks the end of a complete run, which now gets longer
