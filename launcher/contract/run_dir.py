@@ -385,7 +385,7 @@ class RunDir:
         """Return the number of the newest attempt, 0 when there was none."""
         if not self.attempts.is_dir():
             return 0
-        return max((int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdigit()), default=0)
+        return max((int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdecimal()), default=0)
 
     def next_attempt(self) -> int:
         return self.last_attempt() + 1
