@@ -280,7 +280,7 @@ def test_run_serve_shows_the_run_while_it_runs(bench) -> None:
     assert len(json.loads(ask(port, "/sd")[2])) == 2
     launcher.send_signal(signal.SIGTERM)
     _, stderr = launcher.communicate(timeout=60)
-    assert f"live page of {bench.run.root}: http://127.0.0.1:{port}/runs/run/" in stderr
+    assert f"live page of {bench.run.root}: http://127.0.0.1:{port}/\n" in stderr
     assert not answers(port)
 
 
