@@ -1,7 +1,6 @@
 """Implements `vpred-launch serve FOLDER`: metrics, targets and live pages of the runs in a folder."""
 
 import argparse
-import ipaddress
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.live.answers import Answers
 from launcher.live.runs import find_runs
-from launcher.live.server import LiveServer
+from launcher.live.server import LiveServer, is_loopback
 from launcher.planning.trainer import Trainer
 from launcher.preflight.host_probe import why_closed
 
@@ -103,11 +102,3 @@ def checked_listen(text: str) -> str:
     if reason := why_closed(address, port):
         raise ConfigError(f"--serve: found {text} ({reason})", "choose another port: --serve 127.0.0.1:PORT")
     return text
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
