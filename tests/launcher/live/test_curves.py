@@ -36,8 +36,8 @@ def inside(chart: str) -> bool:
 @pytest.mark.parametrize(
     "values",
     [
-        [1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, 2.0], [1e-12, 1e12], [1e12, 1e-12], [math.nan, 1.0, None, 2.0, math.inf], [5e-324, 1.0],
-        [1e300, 1e308], [3.0, 2.9999999],
+        [1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, 2.0], [1e-12, 1e12], [1e12, 1e-12],
+        [math.nan, 1.0, None, 2.0, math.inf], [5e-324, 1.0], [1e300, 1e308], [3.0, 2.9999999],
     ],
 )  # fmt: skip
 def test_a_chart_is_whole_whatever_the_values(values: list[float | None], log: bool, smooth: bool) -> None:
