@@ -44,6 +44,7 @@ class LaunchPlan(Section):
 
     run_name: value of the label `run` of its metrics
     shared_targets: file for Prometheus that lists its ranks while it runs, None for none
+    metrics_tls: ranks serve their metrics over HTTPS
     grafana_url: address of Grafana, None for none
     starter: the program that starts the ranks
     ports: ports that must be free, (first, last) on every host, but "scheduler" on the first host alone
@@ -56,6 +57,7 @@ class LaunchPlan(Section):
     run_dir: Path
     run_name: str
     shared_targets: Path | None
+    metrics_tls: bool
     grafana_url: str | None
     attempt: int
     accelerator: str
@@ -105,7 +107,9 @@ def make_plan(
         run.cluster_yaml: dump_yaml(cluster),
         run.train_yaml: train_yaml,
         run.hostfile: hostfile_lines(cluster, partial(slots, cluster)),
-        run.targets_json: render(target_groups(run_name(cluster, run_dir), run_dir, ranks, {})),
+        run.targets_json: render(
+            target_groups(run_name(cluster, run_dir), run_dir, ranks, {}, tls=serves_tls(cluster))
+        ),
     }
     if cluster.init == "rank_table":
         files[run.rank_table_json] = chosen_table(cluster)
@@ -119,6 +123,7 @@ def make_plan(
         run_dir=run_dir,
         run_name=run_name(cluster, run_dir),
         shared_targets=shared_targets(cluster, run_dir),
+        metrics_tls=serves_tls(cluster),
         grafana_url=None if cluster.metrics is None else cluster.metrics.grafana_url,
         attempt=attempt,
         accelerator=cluster.accelerator,
@@ -147,6 +152,10 @@ def shared_targets(cluster: ClusterConfig, run_dir: Path) -> Path | None:
     """Return the file in `metrics.targets_folder` that lists the ranks of this run, None without such a folder."""
     folder = None if cluster.metrics is None else cluster.metrics.targets_folder
     return None if folder is None else folder / f"{cluster.name}-{run_name(cluster, run_dir)}.json"
+
+
+def serves_tls(cluster: ClusterConfig) -> bool:
+    return cluster.metrics is not None and cluster.metrics.tls is not None
 
 
 def _starter(cluster: ClusterConfig, mpirun: Mpirun | None, python: Path) -> str:
