@@ -35,6 +35,7 @@ class StatusHook(Hook):
         self.loss: float | None = None
         self.images_per_second: float | None = None
         self.checkpoint_step: int | None = None
+        self.metrics_port: int | None = None
         self.steps, self.own_seconds = 0, 0.0
         self.written_s = 0.0
         self.writing, self.closed = threading.Lock(), threading.Event()
@@ -53,7 +54,7 @@ class StatusHook(Hook):
         self.images_per_second = self.config.global_batch / self.identity.world_size / result.step_seconds
         self.steps += 1
         if self.steps > 1:
-            self.own_seconds += result.step_seconds - result.collective_seconds
+            self.own_seconds += result.own_seconds
         changed = self.phase != "training"
         self._enter("training")
         if changed or time.monotonic() - self.written_s >= STATUS_INTERVAL_S:
@@ -96,5 +97,6 @@ class StatusHook(Hook):
                 resumed_step=self.resumed_step,
                 phase_unix_s=self.phase_unix_s,
                 updated_unix_s=time.time(),
+                metrics_port=self.metrics_port,
             ).write(self.path)
             self.written_s = time.monotonic()
