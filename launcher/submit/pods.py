@@ -120,15 +120,22 @@ def network_policy(pods: Pods) -> Document:
 
 
 def pod_monitor(pods: Pods) -> Document:
-    """Render the PodMonitor of the Prometheus operator: one endpoint for each local rank."""
-    endpoints = [{"port": name, "interval": "15s"} for name in _metrics_ports(pods)]
+    """Render the PodMonitor of the Prometheus operator: an endpoint for each local rank, whose samples name it."""
+    relabelings = [
+        {"targetLabel": "job", "replacement": "vpred"},
+        {"targetLabel": "run", "replacement": pods.run},
+        {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "hostname"},
+    ]
+    endpoints = [
+        {"port": name, "interval": "15s", "honorLabels": True, "relabelings": relabelings}
+        for name in _metrics_ports(pods)
+    ]
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
         "metadata": pods.metadata(),
         "spec": {
             "selector": {"matchLabels": pods.labels},
-            "podTargetLabels": ["app.kubernetes.io/instance"],
             "podMetricsEndpoints": endpoints,
         },
     }

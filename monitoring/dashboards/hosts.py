@@ -1,4 +1,4 @@
-"""The dashboard Hosts: what can slow the ranks of a host, from node exporter."""
+"""The dashboard Hosts: what may slow the ranks of a host, from node exporter."""
 
 from monitoring.dashboards.builder import Dashboard, Query, lines, worst
 from monitoring.dashboards.grafana import INTERVAL, variable
@@ -23,7 +23,7 @@ def _disk(direction: str) -> str:
 HOSTS = Dashboard(
     "vpred-hosts",
     "Hosts",
-    "What can slow the ranks of a host. Node Exporter Full (grafana.com, 1860) shows everything else of a host.",
+    "The causes on a host that slow its ranks. Node Exporter Full (grafana.com, 1860) shows everything else of a host.",
     [
         variable("run", "Run", "label_values(vpred_launcher_attempt, run)"),
         variable("hostname", "Host", 'label_values(vpred_step_seconds_count{run="$run"}, hostname)', several=True),

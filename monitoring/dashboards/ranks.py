@@ -111,7 +111,7 @@ RANKS = Dashboard(
         ),
         lines(
             "Slowest scrape",
-            "Of all ranks. A rank that compiles answers late.",
+            "The slowest of all ranks. A rank that compiles answers late.",
             "seconds",
             Query(f'max(scrape_duration_seconds{{job="vpred",{_R}}})', "slowest"),
             width=6,

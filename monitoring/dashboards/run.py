@@ -100,7 +100,7 @@ _LEARNS: list[Panel | Row] = [
     ),
     lines(
         "Validation loss by log SNR",
-        "Of the weights as trained: shows which noise levels get worse.",
+        "The weights as trained, without averaging: shows which noise levels get worse.",
         "number",
         Query(
             f'max by (log_snr) (vpred_validation_loss{{{_R},bin!="all",weights="raw"}})',
@@ -124,7 +124,7 @@ _LEARNS: list[Panel | Row] = [
     ),
     lines(
         "Learning rate",
-        "Of the last step.",
+        "The value of the last step.",
         "number",
         Query(f"max(vpred_learning_rate{{{_R}}})", "learning rate"),
         width=8,
@@ -211,7 +211,7 @@ _LOSES: list[Panel | Row] = [
     ),
     lines(
         "Free space",
-        "Of the run directory's disk, beside the size of a checkpoint.",
+        "The run directory's disk, beside the size of a checkpoint.",
         "bytes",
         Query(f"max(vpred_launcher_run_dir_free_bytes{{{_R}}})", "free"),
         Query(f"max(vpred_checkpoint_size_bytes{{{_R}}})", "one checkpoint", may_be_empty=_NO_CHECKPOINT),

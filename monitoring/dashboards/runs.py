@@ -135,7 +135,7 @@ RUNS = Dashboard(
         Panel(
             "state-timeline",
             "State",
-            "What the ranks of each run do, and how the run ended.",
+            "The phase of each run's ranks, and how the run ended.",
             "number",
             [Query(f"max by (run) ({_STATE_NUMBER})", "{{run}}")],
             24,

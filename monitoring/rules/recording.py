@@ -4,13 +4,13 @@ _BY_RANK = "sum by (run, rank, hostname, device_id)"
 
 # Name -> expression. `> 0` below a division: no step is no value, since 0/0 would make each comparison false.
 RECORDING = {
-    # Of each rank's own counter, so it is right whichever ranks are missing.
+    # The sum of each rank's own counter: missing ranks leave it right.
     "run:vpred_samples:rate5m": "sum by (run) (rate(vpred_samples_total[5m]))",
     "run:vpred_step_seconds:mean5m": """
         sum by (run) (rate(vpred_step_seconds_sum{rank="0"}[5m]))
         / (sum by (run) (rate(vpred_step_seconds_count{rank="0"}[5m])) > 0)""",
     "run_part:vpred_wall:ratio5m": "avg by (run, part) (rate(vpred_step_part_seconds_total[5m]))",
-    # The collectives of a rank are its wait for the others. What is left is the rank's own time.
+    # The collectives of a rank are its wait for the others. The rest is the rank's own time.
     "run_rank:vpred_own_step_seconds:mean5m": f"""
         ({_BY_RANK} (rate(vpred_step_seconds_sum[5m]))
         - {_BY_RANK} (rate(vpred_step_part_seconds_total{{part="collective"}}[5m])))
