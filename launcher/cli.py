@@ -1,4 +1,4 @@
-"""vpred-launch run | plan | check | doctor | submit | cancel | status | logs | ranktable | schema."""
+"""vpred-launch run | plan | check | doctor | submit | cancel | serve | status | logs | ranktable | schema."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.environment import environment
 from launcher.contract.exit_codes import ExitCode
 from launcher.doctor.doctor import examine
+from launcher.live import serve
 from launcher.planning.job import Job
 from launcher.planning.plan import describe
 from launcher.planning.trainer import TRAINER, RecipeError, Trainer
@@ -70,12 +71,13 @@ def main(argv: Sequence[str] | None = None, trainer: Trainer = TRAINER) -> int:
 def _run(options: argparse.Namespace, overrides: Sequence[str], trainer: Trainer) -> int:
     in_job = options.submitted or own_job_id(environment()) is not None
     with stop_requests(in_job=in_job, ranks_may_run=False) as stop:
-        if options.submitted and (overrides or options.run_dir is None):
+        if options.submitted and (overrides or options.serve or options.run_dir is None):
             raise ConfigError("--submitted: takes --run-dir alone (the job's documents lie in RUN/submit)")
         try:
             if options.submitted:
                 return run_submitted(options.run_dir, trainer, stop)
-            return run_job(_job(options, overrides, trainer, try_mpi=True), stop, options.stream).exit_code
+            listen = options.serve if options.serve is None else serve.checked_listen(options.serve)
+            return run_job(_job(options, overrides, trainer, try_mpi=True), stop, options.stream, listen).exit_code
         except StoppedBeforeRanksError:
             logger.warning("%s", STOPPED_EARLY)
             return ExitCode.PREEMPTED
@@ -137,6 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--stream", metavar="RANKS", help="show the logs of these ranks as they grow: all, or a list such as 0,4-7"
     )
+    text = "serve the run's live page and metrics while it runs"
+    run.add_argument(
+        "--serve",
+        nargs="?",
+        const=serve.DEFAULT_LISTEN,
+        metavar="ADDRESS:PORT",
+        help=f"{text} (without a value: {serve.DEFAULT_LISTEN})",
+    )
     plan = _job_command(commands, "plan", _plan, "show what run would do, without writing anything")
     text = "check for anything that would make run fail; exit code 2 if there is anything"
     check = _job_command(commands, "check", _check, text)
@@ -154,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     ranktable.add_commands(commands)
     status.add_command(commands)
     logs.add_command(commands)
+    serve.add_command(commands)
     pod.add_command(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of cluster files", allow_abbrev=False)
     schema.set_defaults(command=_schema)

@@ -25,7 +25,7 @@ signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 # What a test needs, by where it lies or by the fixture that it asks for. `tests/run.sh quick` leaves these out.
 FOLDERS = {"integration": "slow", "container": "slow", "examples": "slow", "docs": "slow", "vpred_train": "mindspore"}
-FIXTURES = {"bench": "mpi", "hosts": "hosts", "slurm": "hosts"}
+FIXTURES = {"bench": "mpi", "browser": "slow", "hosts": "hosts", "slurm": "hosts"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO
 # The `main` of each of these modules is a part of a run, or of the preflight.
 PROGRAMS = {
     "data.loading.worker",
+    "launcher.live.serve",
     "launcher.rank.node",
     "launcher.preflight.host_probe",
     "launcher.ranktable.npu_probe",

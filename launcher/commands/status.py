@@ -8,39 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from launcher.contract.config import ConfigError, Section
 from launcher.contract.exit_codes import ExitCode
-from launcher.contract.run_dir import RankStatus, Record, RunDir, Summary
+from launcher.contract.run_dir import RankStatus, Record, RunDir
 from launcher.planning.trainer import Trainer
-from launcher.records.attempt_record import AttemptRecord, LostTime, lost_line, read_records
+from launcher.records.attempt_record import LostTime, lost_line, read_records
 from launcher.records.event_log import describe_event, read_events
-from launcher.records.rank_files import AttemptFiles
-from launcher.records.run_lock import is_locked
-from launcher.records.straggler_record import Straggler, Stragglers
+from launcher.records.plan_record import PlannedRank, PlannedRun
+from launcher.records.run_facts import RunFacts, RunReader, RunStateName
+from launcher.records.straggler_record import Straggler
 from launcher.submit.jobs import newest_job
 from launcher.submit.submitted import Submitted
 
 logger = logging.getLogger(__name__)
 
 _HEADINGS = ("rank", "host", "phase", "step", "own s/step", "img/s", "reported")
-
-
-class PlannedRank(Record):
-    """Is a rank in plan.json, with the keys that `status` reads."""
-
-    model_config = ConfigDict(extra="ignore")
-    rank: int
-    host: str
-
-
-class PlannedRanks(Record):
-    """Is plan.json with the keys that `status` reads."""
-
-    model_config = ConfigDict(extra="ignore")
-    engine: str = "host"  # plans of earlier versions name none
-    ranks: tuple[PlannedRank, ...]
 
 
 class RankState(Section):
@@ -92,6 +74,7 @@ class JobLine(Section):
 class RunState(Record):
     """Describes a run.
 
+    run_state: the state in full; "stopped", "failed" and "lost" (killed launcher) are kinds of "ended"
     engine: where the newest attempt computes its steps; on "device" the ranks' own seconds are those of their hosts
     job: None for a run that was never submitted
     images_per_second: sum over all ranks
@@ -100,6 +83,7 @@ class RunState(Record):
 
     run_dir: Path
     state: Literal["waiting", "running", "complete", "ended"]
+    run_state: RunStateName
     engine: str
     step: int
     total_steps: int | None
@@ -161,38 +145,35 @@ def require_run(root: Path) -> RunDir:
 
 def planned_hosts(run: RunDir) -> dict[int, str]:
     """Return rank -> host, as the newest attempt was planned."""
-    return {place.rank: place.host for place in _plan(run).ranks}
-
-
-def _plan(run: RunDir) -> PlannedRanks:
-    return PlannedRanks.read(run.plan_json) or PlannedRanks(ranks=())
+    return {place.rank: place.host for place in (PlannedRun.read(run.plan_json) or PlannedRun()).ranks}
 
 
 def read_state(run: RunDir, now_unix_s: float) -> RunState:
     """Read the run's state at `now_unix_s`."""
-    last = run.last_attempt()
-    files = AttemptFiles(run.attempt(last))
-    files.look(0.0)
-    statuses = files.statuses
-    running = is_locked(run.lock)
-    lead = max(statuses.values(), key=lambda each: each.step, default=None)
-    slow = Stragglers.read(run.attempt(last).stragglers_json)
+    state = state_of(RunReader(run).read(run.root.name, now_unix_s))
+    return state.model_copy(update={"job": _job(run)})
+
+
+def state_of(facts: RunFacts) -> RunState:
+    """Return the state that the facts show, without the run's job."""
+    lead, statuses = facts.lead, facts.statuses
     rates = [each.images_per_second for each in statuses.values() if each.images_per_second is not None]
     saved = [each.checkpoint_step for each in statuses.values() if each.checkpoint_step is not None]
-    complete = Summary.read(run.summary_json) is not None
+    last = facts.last_attempt
+    ended: Literal["complete", "ended"] = "complete" if facts.complete else "ended"
     return RunState(
-        run_dir=run.root,
-        state="running" if running else "complete" if complete else "ended" if last else "waiting",
-        engine=_plan(run).engine,
+        run_dir=facts.run.root,
+        state="running" if facts.lives else ended if last or facts.complete else "waiting",
+        run_state=facts.state,
+        engine=facts.plan.engine,
         step=0 if lead is None else lead.step,
         total_steps=None if lead is None else lead.total_steps,
         loss=None if lead is None else lead.loss,
-        images_per_second=sum(rates) if rates and running else None,
+        images_per_second=sum(rates) if rates and facts.lives else None,
         checkpoint_step=max(saved, default=None),
-        attempts=tuple(_attempt(run, number, running and number == last) for number in range(1, last + 1)),
-        stragglers=() if slow is None else slow.ranks,
-        ranks=tuple(_rank(rank, host, statuses.get(rank), now_unix_s) for rank, host in planned_hosts(run).items()),
-        job=_job(run),
+        attempts=tuple(_attempt(facts, number) for number in range(1, last + 1)),
+        stragglers=facts.stragglers,
+        ranks=tuple(_rank(place, statuses.get(place.rank), facts.now_unix_s) for place in facts.plan.ranks),
     )
 
 
@@ -246,16 +227,16 @@ def _job_words(job: JobLine) -> str:
     return ", ".join(words)
 
 
-def _attempt(run: RunDir, number: int, running: bool) -> AttemptState:
-    record = AttemptRecord.read(run.attempt(number).record)
+def _attempt(facts: RunFacts, number: int) -> AttemptState:
+    record = next((record for record in facts.records if record.attempt == number), None)
     lost = LostTime() if record is None else record.lost
     if record is not None and record.exit_code is not None:
         return AttemptState(attempt=number, exit_code=record.exit_code, text=record.text, lost=lost)
-    text = "running" if running else "its launcher left no verdict"
+    text = "running" if facts.lives and number == facts.last_attempt else "its launcher left no verdict"
     return AttemptState(attempt=number, exit_code=None, text=text, lost=lost)
 
 
-def _rank(rank: int, host: str, status: RankStatus | None, now_unix_s: float) -> RankState:
+def _rank(place: PlannedRank, status: RankStatus | None, now_unix_s: float) -> RankState:
     if status is None:
         phase, step, own, rate, waiting, ago = "not begun", 0, None, None, False, None
     else:
@@ -263,8 +244,8 @@ def _rank(rank: int, host: str, status: RankStatus | None, now_unix_s: float) ->
         own = status.own_seconds / status.timed_steps if status.timed_steps else None
         ago = max(0.0, now_unix_s - status.updated_unix_s)
     return RankState(
-        rank=rank,
-        host=host,
+        rank=place.rank,
+        host=place.host,
         phase=phase,
         step=step,
         own_step_seconds=own,

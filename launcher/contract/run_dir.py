@@ -69,6 +69,7 @@ class RankStatus(Record):
     checkpoint_step: step of the newest committed checkpoint
     resumed_step: step of the checkpoint from which this attempt resumed, 0 without one, None until that is known
     phase_unix_s: time when each phase was first entered; training is entered at the end of the first step
+    metrics_port: TCP port of the rank's metrics, None while it serves none
     """
 
     rank: int
@@ -87,6 +88,7 @@ class RankStatus(Record):
     resumed_step: int | None = None
     phase_unix_s: Annotated[dict[Phase, float], Field(default_factory=dict)]
     updated_unix_s: float
+    metrics_port: int | None = None
 
     def write(self, path: Path) -> None:
         """Write atomically, but not durably: this happens about once a second."""
@@ -383,7 +385,7 @@ class RunDir:
         """Return the number of the newest attempt, 0 when there was none."""
         if not self.attempts.is_dir():
             return 0
-        return max((int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdigit()), default=0)
+        return max((int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdecimal()), default=0)
 
     def next_attempt(self) -> int:
         return self.last_attempt() + 1

@@ -14,8 +14,8 @@ from launcher.contract.run_dir import RunDir
 from launcher.planning.mpirun import ROOT_VARIABLES, Mpirun
 from launcher.planning.start_command import hostfile_lines, slots, srun_variables, start_argv
 from launcher.ranktable.controller_table import chosen_table
+from launcher.records.targets import render, target_groups
 
-_JOB = "vpred"
 # Ports that HCCL takes on each host: HCCL_IF_BASE_PORT and the 31 after it, and the NPUs' port.
 _HCCL_BASE_PORT = 60000
 _HCCL_PORTS = 32
@@ -98,7 +98,7 @@ def make_plan(
         run.cluster_yaml: dump_yaml(cluster),
         run.train_yaml: train_yaml,
         run.hostfile: hostfile_lines(cluster, partial(slots, cluster)),
-        run.targets_json: _targets(run_dir.name, ranks),
+        run.targets_json: render(target_groups(run_dir.name, run_dir, ranks, {})),
     }
     if cluster.init == "rank_table":
         files[run.rank_table_json] = chosen_table(cluster)
@@ -230,13 +230,3 @@ def _trainer_options(
 def profile_options(steps: int) -> list[str]:
     """Return the trainer's options to record `steps` steps with MindSpore's profiler."""
     return ["--profile", str(steps)] if steps else []
-
-
-def _targets(run_name: str, ranks: tuple[RankPlace, ...]) -> str:
-    """Render Prometheus file_sd: a list of target groups, where all label values are text.
-
-    Every metric has rank, local_rank and hostname already. As target labels they would win, and Prometheus would rename
-    the scraped ones to exported_*.
-    """
-    group = {"targets": [place.metrics for place in ranks], "labels": {"job": _JOB, "run": run_name}}
-    return json.dumps([group], indent=2) + "\n"

@@ -32,6 +32,8 @@ class AttemptRecord(Record):
     host: the host whose failure ended it
     resumed_step, last_step: as the ranks reported them last
     step_s: mean time of a step without the first, as the ranks reported it last, s
+    total_steps: of the complete run, 0 until a rank has reported
+    trained_s: time of the steps that no earlier attempt had made, s
     checkpoint_step: the newest committed step, also by the files in the run directory: ranks learn of a commit one step
     late, and may die in that step
     """
@@ -48,6 +50,8 @@ class AttemptRecord(Record):
     last_step: int = 0
     checkpoint_step: int = 0
     step_s: float = 0.0
+    total_steps: int = 0
+    trained_s: float = 0.0
     detection_s: float = 0.0
     lost: LostTime = LostTime()
 
@@ -65,8 +69,36 @@ def read_records(run: RunDir) -> list[AttemptRecord]:
     return [record for record in found if record is not None]
 
 
+def progress_of(record: AttemptRecord, statuses: Mapping[int, RankStatus]) -> dict[str, float]:
+    """Return the fields of a record that say how far the ranks have come. It is empty before they report."""
+    if not statuses:
+        return {}
+    lead = max(statuses.values(), key=lambda status: status.step)
+    resumed = record.resumed_step if lead.resumed_step is None else lead.resumed_step
+    began = lead.phase_unix_s.get("training")
+    steps = lead.step - resumed - 1
+    return {
+        "resumed_step": resumed,
+        "last_step": lead.step,
+        "total_steps": lead.total_steps,
+        "step_s": 0.0 if began is None or steps < 1 else max(0.0, lead.updated_unix_s - began) / steps,
+    }
+
+
+def without_verdict(record: AttemptRecord, statuses: Mapping[int, RankStatus], lease_unix_s: float) -> AttemptRecord:
+    """Complete the record of an attempt whose launcher was killed, by the last signs of life.
+
+    lease_unix_s: when the launcher last renewed its lease
+    """
+    ended = max([lease_unix_s, *(status.updated_unix_s for status in statuses.values())])
+    return record.model_copy(update={"ended_unix_s": ended, **progress_of(record, statuses)})
+
+
 def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Mapping[int, RankStatus]) -> LostTime:
-    """Compute the lost time as far as the ranks have come. A part that has not ended yet is 0."""
+    """Compute the lost time as far as the ranks have come. A part that has not ended yet is 0.
+
+    before: the attempt before, with its end also where its launcher was killed
+    """
     starting = _latest(statuses, "starting")
     loaded = _latest(statuses, "validating") if _latest(statuses, "validating") else _latest(statuses, "compiling")
     compiling, trained = _latest(statuses, "compiling"), _latest(statuses, "training")
@@ -75,7 +107,7 @@ def lost_time(record: AttemptRecord, before: AttemptRecord | None, statuses: Map
         "load_s": _span(starting, loaded),
         "compile_s": _span(compiling, trained),
     }
-    if before is not None and before.exit_code not in (None, ExitCode.OK, ExitCode.PREEMPTED):
+    if before is not None and before.exit_code not in (ExitCode.OK, ExitCode.PREEMPTED):
         parts["detection_s"] = before.detection_s
         parts["delay_s"] = _span(before.ended_unix_s, record.started_unix_s)
         if loaded is not None:

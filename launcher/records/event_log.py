@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 # attempt_ended: exit_code, text, rank and host of the failure (null without one), checkpoint_step
 # restart_decided: number, max_restarts, why, from_step, delay_s, hosts, ranks
 # restart_refused: why
+# run_ended: exit_code; the launcher left the run
 EventName = Literal[
     "attempt_begun",
     "hang_found",
@@ -31,7 +32,9 @@ EventName = Literal[
     "attempt_ended",
     "restart_decided",
     "restart_refused",
+    "run_ended",
 ]
+_TAIL_BYTES = 1 << 16
 Plain = str | int | float | tuple[str, ...] | None
 
 
@@ -87,6 +90,17 @@ def read_events(path: Path) -> tuple[list[Event], list[int]]:
         except ValidationError:
             damaged.append(number)
     return events, damaged
+
+
+def last_event(path: Path) -> Event | None:
+    """Read the newest event. None: there is none, or its line is damaged."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().splitlines()
+        return Event.model_validate_json(lines[-1]) if lines else None
+    except (OSError, ValidationError):
+        return None
 
 
 def describe_event(event: Event) -> str:

@@ -2,9 +2,10 @@
 
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -13,6 +14,8 @@ from launcher.contract.run_dir import RunDir
 
 # `status` and `logs` check whether a run is locked and so hold the lock too, for a moment.
 _LOOKS_S = 2.0
+BEAT_S = 5.0  # a launcher touches its lock this often, but while it looks at hosts
+_SILENT_S = 60.0
 
 
 @contextmanager
@@ -30,9 +33,32 @@ def locked(run: RunDir) -> Iterator[None]:
                 raise ConfigError(f"{run.root}: in use by another launcher; wait for it or give another --run-dir")
             time.sleep(_LOOKS_S / 100)
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
+        file.write(f"{os.getpid()} {socket.gethostname()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a launcher that is killed leaves its name
+
+
+def beat(lock: Path) -> None:
+    """Show that the launcher lives, by the time of its lock. It looks lost where this fails."""
+    with suppress(OSError):
+        os.utime(lock)
+
+
+def launcher_lives(lock: Path, now_unix_s: float) -> bool:
+    """Return whether the launcher of a run lives.
+
+    Locks may not cross hosts. A launcher on another host lives while the time of its lock is young.
+    """
+    if is_locked(lock):
+        return True
+    try:
+        host, age_s = lock.read_text(errors="replace").split()[1:], now_unix_s - lock.stat().st_mtime
+    except OSError:
+        return False
+    return bool(host) and host != [socket.gethostname()] and age_s < _SILENT_S
 
 
 def _takes(file: TextIO) -> bool:

@@ -2,36 +2,45 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launcher.contract.run_dir import Outcome, Phase, RankStatus, RunDir
 from launcher.planning.plan import LaunchPlan
 from launcher.rank.lease import Lease
-from launcher.records.attempt_record import AttemptRecord, lost_time, read_records
+from launcher.records.attempt_record import AttemptRecord, lost_time, progress_of
 from launcher.records.event_log import EventLog
-from launcher.records.launcher_metrics import write_launcher_metrics
+from launcher.run.published import Published
 from launcher.supervision.progress import Progress
 from launcher.supervision.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
 
+_KEEP_S = 30.0  # the record is written this often, for a launcher that is killed
+
+
 @dataclass
 class AttemptRecorder:
     """Records one attempt.
 
-    Forwards every status to `shown`, renews the lease, and saves the record after the first step.
+    Forwards every status to `shown`, renews the lease, and saves the record after the first step and at intervals.
+
+    earlier: records of the attempts before this one
     """
 
     run: RunDir
     record: AttemptRecord
-    before: AttemptRecord | None
+    earlier: Sequence[AttemptRecord]
     lease: Lease
     shown: Progress
     events: EventLog
+    published: Published
     statuses: Mapping[int, RankStatus] = field(default_factory=dict)
     progress_unix_s: float = 0.0
+    _kept_s: float = field(default_factory=time.monotonic)
+    _reached: int | None = None
+    _reached_s: float | None = None
 
     def update(self, statuses: Mapping[int, RankStatus]) -> None:
         self.lease.renew()
@@ -39,10 +48,31 @@ class AttemptRecorder:
         if _places(statuses) != _places(self.statuses):
             self.progress_unix_s = time.time()
         self.statuses = statuses
+        self._count_trained()
         if len(statuses) == self.record.world_size and not self.record.lost.compile_s:
-            lost = lost_time(self.record, self.before, statuses)
+            lost = lost_time(self.record, self._before, statuses)
             if lost.compile_s:
                 self._keep(self.record.model_copy(update={"lost": lost, **self._steps()}))
+        if time.monotonic() - self._kept_s >= _KEEP_S:
+            self._keep(self.record.model_copy(update=self._steps()))
+        self.published.update([*self.earlier, self.record], statuses)
+
+    @property
+    def _before(self) -> AttemptRecord | None:
+        return self.earlier[-1] if self.earlier else None
+
+    def _count_trained(self) -> None:
+        """Add the time since the step before, if no earlier attempt had made this one. The first step compiles."""
+        lead = max((status.step for status in self.statuses.values()), default=None)
+        if lead is None or lead == self._reached:
+            return
+        now_s = time.monotonic()
+        if self._reached_s is not None and lead > max((record.last_step for record in self.earlier), default=0):
+            trained_s = self.record.trained_s + now_s - self._reached_s
+            self.record = self.record.model_copy(update={"trained_s": trained_s})
+        if self._reached is not None:
+            self._reached_s = now_s
+        self._reached = lead
 
     def line(self, text: str) -> None:
         self.shown.line(text)
@@ -55,7 +85,8 @@ class AttemptRecorder:
         self.run.attempt(self.record.attempt).root.mkdir(parents=True)
         self.lease.renew()
         step = self.run.committed_step()
-        self._keep(self.record.model_copy(update={"resumed_step": step, "checkpoint_step": step}))
+        lost = lost_time(self.record, self._before, {})
+        self._keep(self.record.model_copy(update={"resumed_step": step, "checkpoint_step": step, "lost": lost}))
         hosts, ranks = self.record.hosts, self.record.world_size
         self.events.write("attempt_begun", self.record.attempt, hosts=hosts, ranks=ranks, resumed_step=step)
 
@@ -70,7 +101,7 @@ class AttemptRecorder:
             "text": verdict.text,
             "host": host,
             "detection_s": max(0.0, now - self._failed_unix_s(failed, now)),
-            "lost": lost_time(self.record, self.before, self.statuses),
+            "lost": lost_time(self.record, self._before, self.statuses),
             **self._steps(),
         }
         self._keep(self.record.model_copy(update=update))
@@ -87,17 +118,9 @@ class AttemptRecorder:
     def _steps(self) -> dict[str, float]:
         if not self.statuses:
             return {}
-        lead = max(self.statuses.values(), key=lambda status: status.step)
-        resumed = self.record.resumed_step if lead.resumed_step is None else lead.resumed_step
-        began = lead.phase_unix_s.get("training")
-        steps = lead.step - resumed - 1
         told = (status.checkpoint_step or 0 for status in self.statuses.values())
-        return {
-            "resumed_step": resumed,
-            "last_step": lead.step,
-            "checkpoint_step": max(self.run.committed_step(), *told),
-            "step_s": 0.0 if began is None or steps < 1 else max(0.0, lead.updated_unix_s - began) / steps,
-        }
+        checkpoint = max(self.run.committed_step(), *told)
+        return {**progress_of(self.record, self.statuses), "checkpoint_step": checkpoint}
 
     def _failed_unix_s(self, rank: int | None, now: float) -> float:
         """Return when the failed rank ended. Without its outcome: when any rank last entered a phase or made a step."""
@@ -105,13 +128,13 @@ class AttemptRecorder:
         return outcome.ended_unix_s if outcome is not None else self.progress_unix_s or now
 
     def _keep(self, record: AttemptRecord) -> None:
-        self.record = record
+        self.record, self._kept_s = record, time.monotonic()
         try:
             record.write(self.run.attempt(record.attempt).record)
-            write_launcher_metrics(self.run, read_records(self.run))
         except OSError as error:  # a full disk may fail the attempt, but must not end the launcher's watch
             place = error.filename or self.run.root
             logger.warning("%s: %s; the record of the attempt is not kept", place, error.strerror)
+        self.published.keep([*self.earlier, record], self.statuses)
 
 
 def first_record(plan: LaunchPlan) -> AttemptRecord:

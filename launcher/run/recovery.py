@@ -41,6 +41,7 @@ def recover(
     rank_counts: Callable[[], Collection[int]],
     stop: StopRequest,
     events: EventLog,
+    beat: Callable[[], object],
     *,
     in_job: bool = False,
 ) -> Attempted:
@@ -48,6 +49,7 @@ def recover(
 
     sweep: clears the given hosts of the run's ranks and returns the hosts that it could not clear
     rank_counts: see `decide`; called only if the number of ranks may shrink
+    beat: shows that the launcher lives; called often while no attempt runs
     in_job: the hosts are those of a scheduler's job, which gets others when it starts again
 
     No attempt follows BAD_CONFIG, DIVERGED, PREEMPTED or a request to stop.
@@ -57,6 +59,7 @@ def recover(
     while True:
         ended = attempt(current)
         ended_s = time.monotonic()
+        beat()
         if ended.verdict.exit_code == ExitCode.OK:
             return ended
         unreachable = sweep(ended.plan.hosts)
@@ -93,7 +96,7 @@ def recover(
             return ended
         _record_restart(events, ended, decision, len(history), cluster)
         logger.warning("%s", _announcement(ended, decision, len(history), cluster))
-        if _asked_to_stop_within(decision.delay_s, stop):
+        if _asked_to_stop_within(decision.delay_s, stop, beat):
             text = "stopped before the next attempt; the same command resumes from the last checkpoint"
             return replace(ended, verdict=Verdict(ExitCode.PREEMPTED, text))
         current = decision.cluster
@@ -130,9 +133,10 @@ def _announcement(ended: Attempted, restart: Restart, number: int, cluster: Clus
     )
 
 
-def _asked_to_stop_within(delay_s: float, stop: StopRequest) -> bool:
+def _asked_to_stop_within(delay_s: float, stop: StopRequest, beat: Callable[[], object]) -> bool:
     """Wait for `delay_s`. Returns True as soon as there is a request to stop."""
     deadline_s = time.monotonic() + delay_s
     while not stop.count and (left_s := deadline_s - time.monotonic()) > 0:
+        beat()
         time.sleep(min(_POLL_S, left_s))
     return stop.count > 0

@@ -23,12 +23,17 @@ from launcher.processes.srun import remote_for
 from launcher.processes.sweep import sweep_hosts
 from launcher.rank.lease import Lease
 from launcher.ranktable.controller_table import chosen_table
-from launcher.records.attempt_record import lost_line, read_records
+from launcher.records.attempt_record import AttemptRecord, lost_line, read_records, without_verdict
 from launcher.records.event_log import EventLog
 from launcher.records.finding import Finding
 from launcher.records.log_stream import parse_ranks
+from launcher.records.plan_record import PlannedRun
+from launcher.records.rank_files import AttemptFiles
+from launcher.records.run_facts import newest_time
 from launcher.records.run_lock import locked
 from launcher.run.attempt_recorder import AttemptRecorder, first_record
+from launcher.run.live_page import shown as shown_at
+from launcher.run.published import Published
 from launcher.run.recovery import Attempted, recover
 from launcher.submit.allocation import allocated
 from launcher.supervision.progress import make_progress, unheard
@@ -106,11 +111,12 @@ class RunResult:
     lost: tuple[str, ...] = ()
 
 
-def run_job(job: Job, stop: StopRequest, streamed: str | None = None) -> RunResult:
+def run_job(job: Job, stop: StopRequest, streamed: str | None = None, listen: str | None = None) -> RunResult:
     """Check, plan, write, start and watch. Prints the outcome on stdout or stderr.
 
     stop: from stop_requests(), whose block surrounds this; ranks may run from the first attempt on
     streamed: ranks whose logs are shown, as parse_ranks reads them
+    listen: ADDRESS:PORT of the live page, None for none
 
     Raises ConfigError: on a mistake that stops the launch. Raises KeyboardInterrupt: when a stop signal comes before.
     """
@@ -125,7 +131,7 @@ def run_job(job: Job, stop: StopRequest, streamed: str | None = None) -> RunResu
             logger.log(_LEVELS[finding.severity], "%s", finding)
     if any(finding.severity == "error" for finding in findings):
         return RunResult(ExitCode.BAD_CONFIG)
-    with locked(job.run), unheard():
+    with locked(job.run), shown_at(job.run, listen), unheard():
         if read_recipe(job.run) != job.found_recipe:
             raise ConfigError(f"{job.run.root}: another launcher has used it in the meantime; start again")
         job.run.summary_json.unlink(missing_ok=True)  # it marks the end of a complete run, which now gets longer
@@ -135,8 +141,13 @@ def run_job(job: Job, stop: StopRequest, streamed: str | None = None) -> RunResu
         counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)
         events = EventLog(job.run.events_jsonl)
         stop.ranks_may_run = True
-        attempt = partial(_attempt, job, stop, events, shown)
-        ended = recover(job.cluster, attempt, sweep, counts, stop, events, in_job=stop.in_job)
+        published = Published(job.run, job.run.root.name, None)
+        attempt = partial(_attempt, job, stop, events, shown, published)
+        try:
+            ended = recover(job.cluster, attempt, sweep, counts, stop, events, published.beat, in_job=stop.in_job)
+            events.write("run_ended", ended.record.attempt, exit_code=int(ended.verdict.exit_code))
+        finally:
+            published.end()
         _report(job.run, ended.verdict)
         records = read_records(job.run)
         if len(records) > 1:
@@ -144,20 +155,41 @@ def run_job(job: Job, stop: StopRequest, streamed: str | None = None) -> RunResu
     return RunResult(ended.verdict.exit_code, ended.lost)
 
 
-def _attempt(job: Job, stop: StopRequest, events: EventLog, shown: Sequence[int], cluster: ClusterConfig) -> Attempted:
+def _attempt(
+    job: Job,
+    stop: StopRequest,
+    events: EventLog,
+    shown: Sequence[int],
+    published: Published,
+    cluster: ClusterConfig,
+) -> Attempted:
     """Plan, write, start and watch one attempt on `cluster`. It may have fewer ranks than `shown` names."""
     plan = plan_job(replace(job, cluster=cluster))
     write_files(job.run, plan)
     print(describe(plan), flush=True)
-    records = read_records(job.run)
     lease = Lease(job.run.attempt(plan.attempt).lease, cluster.launcher.lease_s)
-    before = records[-1] if records else None
-    recorder = AttemptRecorder(job.run, first_record(plan), before, lease, make_progress(sys.stderr), events)
+    progress = make_progress(sys.stderr)
+    earlier = _judged_records(job.run)
+    recorder = AttemptRecorder(job.run, first_record(plan), earlier, lease, progress, events, published)
+    published.begin(PlannedRun.read(job.run.plan_json) or PlannedRun())
     recorder.begin()
     streamed = [rank for rank in shown if rank < len(plan.ranks)]
     verdict = supervise(plan, environment(), recorder, stop, events, streamed)
     recorder.end(plan, verdict)
     return Attempted(plan, verdict, recorder.record)
+
+
+def _judged_records(run: RunDir) -> list[AttemptRecord]:
+    """Read the records of the attempts so far. One whose launcher was killed is completed by its last signs of life."""
+    records = read_records(run)
+    for number, record in enumerate(records):
+        if record.exit_code is None:
+            attempt = run.attempt(record.attempt)
+            files = AttemptFiles(attempt)
+            files.look(0.0)
+            lease_unix_s = newest_time([attempt.lease]) or record.started_unix_s
+            records[number] = without_verdict(record, files.statuses, lease_unix_s)
+    return records
 
 
 def closing_line(run: RunDir, summary: Summary) -> str:

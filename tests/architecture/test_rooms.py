@@ -12,7 +12,7 @@ from support.source_tree import PACKAGES, module_name, sources
 FLOORS: dict[str, list[set[str]]] = {
     "launcher": [
         {"cli"},
-        {"doctor", "pods"},
+        {"doctor", "live", "pods"},
         {"run"},
         {"commands", "preflight", "supervision"},
         {"submit"},

@@ -123,17 +123,24 @@ def test_rank_tables_hold_text_only():
 
 def test_targets_are_reachable_when_ranks_listen_on_all_interfaces():
     groups = json.loads(plan_for("ascend_4x8_mpirun").files[Path("/srv/runs/demo/targets.json")])
-    (group,) = groups
-    assert len(set(group["targets"])) == 32
-    assert group["targets"][9] == "10.0.0.2:9401"
+    assert len({target for group in groups for target in group["targets"]}) == 32
+    assert groups[9]["targets"] == ["10.0.0.2:9401"]
+    assert groups[9]["labels"]["device_id"] == "1"
 
 
-def test_targets_do_not_repeat_the_labels_of_the_metrics():
-    (group,) = json.loads(plan_for("local_cpu").files[Path("/srv/runs/demo/targets.json")])
-    assert group == {
-        "targets": ["127.0.0.1:9400", "127.0.0.1:9401"],
-        "labels": {"job": "vpred", "run": "demo"},
-    }
+def test_targets_say_which_rank_they_are():
+    """Otherwise `up == 0` would not."""
+    groups = json.loads(plan_for("local_cpu").files[Path("/srv/runs/demo/targets.json")])
+    assert groups == [
+        {
+            "targets": [f"127.0.0.1:{9400 + rank}"],
+            "labels": {
+                **{"job": "vpred", "run": "demo", "rank": str(rank), "local_rank": str(rank)},
+                "__vpred_run_dir": "/srv/runs/demo",
+            },
+        }
+        for rank in (0, 1)
+    ]
 
 
 CPU = "name: a\naccelerator: cpu\nworkers_per_host: 2\nhosts: [{address: localhost}]\n"

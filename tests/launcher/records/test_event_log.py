@@ -79,8 +79,10 @@ def test_a_run_that_fails_and_ends_well_leaves_its_story(bench, capsys: pytest.C
         ("restart_decided", 1),
         ("attempt_begun", 2),
         ("attempt_ended", 2),
+        ("run_ended", 2),
     ]
-    begun, ended, decided, again, done = read_events(path)[0]
+    begun, ended, decided, again, done, left = read_events(path)[0]
+    assert left.model_extra == {"exit_code": 0}
     assert begun.model_extra == {"hosts": ("localhost",), "ranks": 2, "resumed_step": 0}
     assert ended.model_extra["exit_code"] == 128 + signal.SIGKILL
     assert (ended.model_extra["rank"], ended.model_extra["host"]) == (1, "localhost")
@@ -94,15 +96,15 @@ def test_a_run_that_fails_and_ends_well_leaves_its_story(bench, capsys: pytest.C
     run = str(bench.run.root)
     assert main(["status", run, "--events"]) == ExitCode.OK
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert 'attempt 1  restart_decided   number=1  max_restarts=1  why="rank 1 on host ' in lines[2]
     assert main(["status", run, "--events", "--json"]) == ExitCode.OK
     assert [each["event"] for each in json.loads(capsys.readouterr().out)] == [name for name, _ in names(path)]
     path.write_text(path.read_text()[:-10])
     assert main(["status", run, "--events"]) == ExitCode.OK
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 4
-    assert err == f"{path}: line 5 is not an event; the disk may have been full\n"
+    assert len(out.splitlines()) == 5
+    assert err == f"{path}: line 6 is not an event; the disk may have been full\n"
 
 
 def test_a_hang_its_suspect_and_the_signals_are_events(bench) -> None:
@@ -115,7 +117,7 @@ def test_a_hang_its_suspect_and_the_signals_are_events(bench) -> None:
         1, "it is in no collective while others wait in one", 3,
     )  # fmt: skip
     assert sent == {"signal": "SIGTERM", "why": "a rank hangs"}
-    assert events[-1].event == "attempt_ended"
+    assert [event.event for event in events[-2:]] == ["attempt_ended", "run_ended"]
 
 
 def test_a_checkpoint_and_a_stop_that_were_asked_for_are_events(bench) -> None:
@@ -125,6 +127,8 @@ def test_a_checkpoint_and_a_stop_that_were_asked_for_are_events(bench) -> None:
     launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=60)
     events = read_events(bench.run.events_jsonl)[0]
-    assert [event.event for event in events] == ["attempt_begun", "checkpoint_asked", "signal_sent", "attempt_ended"]
+    assert [event.event for event in events] == [
+        *("attempt_begun", "checkpoint_asked", "signal_sent", "attempt_ended", "run_ended"),
+    ]
     assert events[2].model_extra == {"signal": "SIGUSR1", "why": "1 request(s) to stop"}
     assert events[3].model_extra["exit_code"] == ExitCode.PREEMPTED

@@ -73,7 +73,7 @@ class Made:
 
     def recover(self, **settings) -> Verdict:
         config = self.cluster(first_delay_s=0.0, **settings)
-        return recover(config, self.attempt, self.sweep, lambda: (), self.stop, self.noted).verdict
+        return recover(config, self.attempt, self.sweep, lambda: (), self.stop, self.noted, lambda: None).verdict
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_the_wait_for_a_lost_host_begins_with_the_end_of_the_attempt(cluster, mo
         time.sleep(0.2)
         return ["n1"] if "n1" in hosts else []
 
-    monkeypatch.setattr("launcher.run.recovery._asked_to_stop_within", lambda delay_s, stop: slept.append(delay_s))
-    recover(cluster(first_delay_s=0.0, spare=1), made.attempt, sweep, lambda: (), made.stop, made.noted)
+    monkeypatch.setattr("launcher.run.recovery._asked_to_stop_within", lambda delay_s, *_: slept.append(delay_s))
+    recover(cluster(first_delay_s=0.0, spare=1), made.attempt, sweep, lambda: (), made.stop, made.noted, lambda: None)
     whole_s = fence_s(cluster().launcher.lease_s)
     assert whole_s - 20 < slept[0] <= whole_s - 0.4  # both sweeps
 
@@ -140,7 +140,9 @@ def test_a_wish_to_stop_ends_the_wait(cluster, caplog):
     sender = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({os.getpid()}, 15)"])
     made, begun = Made(cluster, (1, False)), time.monotonic()
     with stop_requests() as stop:
-        ended = recover(cluster(first_delay_s=30.0), made.attempt, made.sweep, lambda: (), stop, made.noted)
+        ended = recover(
+            cluster(first_delay_s=30.0), made.attempt, made.sweep, lambda: (), stop, made.noted, lambda: None
+        )
         sender.wait()
     assert time.monotonic() - begun < 20
     assert ended.verdict.exit_code == ExitCode.PREEMPTED
@@ -233,7 +235,8 @@ def test_a_killed_rank_is_followed_by_an_attempt_that_goes_on(bench):
 
     families = {each.name: each for each in text_string_to_metric_families(bench.run.launcher_prom.read_text())}
     assert [(each.labels, each.value) for each in families["vpred_launcher_failures"].samples] == [
-        ({"run": "run", "host": "localhost"}, 1.0)
+        ({"run": "run", "host": "localhost"}, 1.0),
+        ({"run": "run", "host": "unknown"}, 0.0),
     ]
     causes = {each.labels["cause"]: each.value for each in families["vpred_launcher_lost_seconds"].samples}
     assert causes == pytest.approx(
