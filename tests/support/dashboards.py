@@ -2,11 +2,15 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from monitoring.dashboards.builder import Dashboard
 from monitoring.dashboards.grafana import COLUMNS, SOURCE, UNITS
 from support import CHECKOUT
+from support.prometheus import Prometheus
 
 FOLDER = CHECKOUT / "monitoring" / "stack" / "grafana" / "dashboards"
 # Windows that are not the interval between two points of a curve, and why.
@@ -45,6 +49,15 @@ def filled_in(expr: str, run: str, hostname: str = ".*", **windows: str) -> str:
 
 def metrics_of(expr: str) -> set[str]:
     return {match[1] for match in _SELECTOR.finditer(expr)}
+
+
+def label_matchers(expr: str) -> list[tuple[str, str]]:
+    """(metric, label) of each matcher of an expression."""
+    return [
+        (match[1], label)
+        for match in _SELECTOR.finditer(expr)
+        for label in re.findall(r"(\w+)[=!]~?\"", match[2] or "")
+    ]
 
 
 def faults(dashboard: dict[str, Any]) -> list[str]:
@@ -118,3 +131,42 @@ def _of_a_query(expr: str, of_all_runs: bool) -> Iterator[str]:
         wanted = "$hostname" if name.startswith(("npu_", "node_")) else "$run"
         if wanted not in matchers and not of_all_runs:
             yield f"{name} without {wanted}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Prometheus answered a query of a dashboard. `place` names dashboard, panel and query."""
+
+    place: str
+    kind: str
+    may_be_empty: str
+    series: int
+    seconds: float
+
+
+def answers(server: Prometheus, dashboard: Dashboard, run: str, *, span_s: float) -> Iterator[Answer]:
+    """Ask what Grafana would ask for a run: panels, variables and annotations.
+
+    span_s: seconds of the time range that ends now
+    """
+    now = time.time()
+    over_time: dict[str, Any] = {"start": now - span_s, "end": now, "step": 5}
+    asked = [
+        (panel.title, panel.kind, query.expr, query.may_be_empty, {} if query.instant else over_time)
+        for panel in dashboard.panels
+        for query in panel.queries
+    ]
+    document = dashboard.json()
+    for each in document["templating"]["list"]:
+        if each["type"] == "query":
+            metric = re.fullmatch(r"label_values\((.*), \w+\)", each["query"]["query"])
+            assert metric is not None
+            asked.append((f"variable {each['name']}", "variable", metric[1], "", {}))
+    for each in document["annotations"]["list"]:
+        reason = "" if each["name"] == "Attempts" else "no alert of this run fired"
+        asked.append((f"annotation {each['name']}", "annotation", each["target"]["expr"], reason, over_time))
+    for title, kind, expr, reason, parameters in asked:
+        text = filled_in(" ".join(expr.split()), run, rate_interval="15s", range=f"{span_s:.0f}s")
+        began = time.monotonic()
+        series = server.query(text, **parameters)
+        yield Answer(f"{dashboard.uid} / {title}: {text}", kind, reason, len(series), time.monotonic() - began)
