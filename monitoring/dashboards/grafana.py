@@ -11,6 +11,7 @@ COLUMNS = 24  # of Grafana's grid
 # Our name of a unit -> Grafana's id. Grafana shows an id that it does not know as plain text, so all ids are here.
 UNITS = {
     "number": "none",
+    "small_number": "sci",
     "share": "percentunit",
     "percent": "percent",
     "seconds": "s",
@@ -120,11 +121,13 @@ def _annotation(name: str, color: str, expr: str, title: str) -> Json:
     }
 
 
+_ATTEMPT = 'vpred_launcher_attempt{run=~"$run"}'
 ANNOTATIONS = [
     _annotation(
         "Attempts",
         "orange",
-        'changes(max by (run) (vpred_launcher_attempt{run=~"$run"})[2m:30s]) > 0',
+        f"changes(max by (run) ({_ATTEMPT})[2m:30s]) > 0"
+        f" or max by (run) ({_ATTEMPT}) unless max by (run) ({_ATTEMPT} offset 2m)",
         "a new attempt",
     ),
     _annotation(

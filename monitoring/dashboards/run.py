@@ -125,7 +125,7 @@ _LEARNS: list[Panel | Row] = [
     lines(
         "Learning rate",
         "The value of the last step.",
-        "number",
+        "small_number",
         Query(f"max(vpred_learning_rate{{{_R}}})", "learning rate"),
         width=8,
     ),

@@ -5,8 +5,6 @@ happen at once. All durations of the rules are 30 times shorter, and scrapes are
 """
 
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ from support import PROGRAMS, PYTHONPATH
 from support.dashboards import answers
 from support.jobs import free_ports
 from support.programs.simulated_runs import CALM, FAULTS
-from support.prometheus import STACK, Prometheus, Webhook, alertmanager, configuration, prometheus, webhook
+from support.prometheus import STACK, Prometheus, Webhook, alertmanager, configuration, prometheus, server, webhook
 
 pytestmark = pytest.mark.long
 
@@ -77,25 +75,25 @@ def _alerting(port: int) -> dict[str, object]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder, port = tmp_path_factory.mktemp("world"), free_ports(1)
     argv = [sys.executable, "-P", str(PROGRAMS / "simulated_runs.py"), str(port), str(RANKS)]
-    simulator = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": PYTHONPATH})
-    began = time.time()
-    try:
-        with webhook() as hook, alertmanager(folder / "alertmanager", _alerting(hook.port)) as alerts:
-            jobs = {
-                "vpred": _discovered(port, "ranks"),
-                "vpred-launcher": {
-                    "metrics_path": "/launcher",
-                    "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
-                },
-                "npu-exporter": _discovered(port, "npu"),
-                "node": _discovered(port, "node"),
-            }
-            config = configuration(jobs, alertmanager_port=alerts)
-            with prometheus(folder / "prometheus", config, rendered(groups(FASTER))) as server:
-                yield World(server, hook, began)
-    finally:
-        simulator.send_signal(signal.SIGTERM)
-        simulator.wait(timeout=20)
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    with (
+        server(argv, folder / "simulator.log", f"http://127.0.0.1:{port}/sd/ranks", env),
+        webhook() as hook,
+        alertmanager(folder / "alertmanager", _alerting(hook.port)) as alerts,
+    ):
+        began = time.time()
+        jobs = {
+            "vpred": _discovered(port, "ranks"),
+            "vpred-launcher": {
+                "metrics_path": "/launcher",
+                "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
+            },
+            "npu-exporter": _discovered(port, "npu"),
+            "node": _discovered(port, "node"),
+        }
+        config = configuration(jobs, alertmanager_port=alerts)
+        with prometheus(folder / "prometheus", config, rendered(groups(FASTER))) as running:
+            yield World(running, hook, began)
 
 
 def test_each_fault_reaches_a_person_once_and_resolves(world: World) -> None:

@@ -163,7 +163,7 @@ def answers(server: Prometheus, dashboard: Dashboard, run: str, *, span_s: float
             assert metric is not None
             asked.append((f"variable {each['name']}", "variable", metric[1], "", {}))
     for each in document["annotations"]["list"]:
-        reason = "" if each["name"] == "Attempts" else "no alert of this run fired"
+        reason = "no alert of this run fired" if each["name"] == "Alerts" else ""
         asked.append((f"annotation {each['name']}", "annotation", each["target"]["expr"], reason, over_time))
     for title, kind, expr, reason, parameters in asked:
         text = filled_in(" ".join(expr.split()), run, rate_interval="15s", range=f"{span_s:.0f}s")

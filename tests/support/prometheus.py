@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,9 +55,10 @@ def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLI
 
 
 @contextmanager
-def _server(argv: Sequence[str], log: Path, ready: str) -> Iterator[None]:
+def server(argv: Sequence[str], log: Path, ready: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A server, from when it answers at the address `ready`. Its port is taken then, so the next is a free one."""
     with log.open("w") as output:
-        process = subprocess.Popen([*_TIED, *argv], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*_TIED, *argv], stdout=output, stderr=subprocess.STDOUT, env=env)
     try:
         wait_for(lambda: _is_ready(ready, process, log), f"answer of {argv[0]} at {ready}")
         yield
@@ -154,7 +155,7 @@ def prometheus(folder: Path, config: dict[str, Any], rules: str) -> Iterator[Pro
     port = free_ports(1)
     argv = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     argv += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn", "--query.lookback-delta=15s"]
-    with _server(argv, folder / "log", f"http://127.0.0.1:{port}/-/ready"):
+    with server(argv, folder / "log", f"http://127.0.0.1:{port}/-/ready"):
         yield Prometheus(port)
 
 
@@ -167,7 +168,7 @@ def alertmanager(folder: Path, config: dict[str, Any]) -> Iterator[int]:
     port = free_ports(1)
     argv = ["prometheus-alertmanager", f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/data"]
     argv += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=warn"]
-    with _server(argv, folder / "log", f"http://127.0.0.1:{port}/-/ready"):
+    with server(argv, folder / "log", f"http://127.0.0.1:{port}/-/ready"):
         yield port
 
 
@@ -177,7 +178,7 @@ def node_exporter(log: Path) -> Iterator[int]:
     need("prometheus-node-exporter")
     port = free_ports(1)
     argv = ["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
-    with _server(argv, log, f"http://127.0.0.1:{port}/metrics"):
+    with server(argv, log, f"http://127.0.0.1:{port}/metrics"):
         yield port
 
 

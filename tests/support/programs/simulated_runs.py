@@ -248,7 +248,7 @@ def _end(now: float) -> Event:
 
 
 def npu_text(host: str, seconds: float) -> str:
-    """Some of npu-exporter's metrics of a host with eight devices, of which the third has errors on its links."""
+    """Some of npu-exporter's metrics of a host with eight devices, of which the third has errors."""
     grows = int(seconds)
     found = {
         "npu_chip_info_temperature": lambda device: 58 + device,
@@ -262,12 +262,12 @@ def npu_text(host: str, seconds: float) -> str:
         "npu_chip_info_network_status": lambda device: 1,
         "npu_chip_info_link_status": lambda device: -1,
         "npu_chip_info_hbm_ecc_single_bit_error_cnt": lambda device: grows if device == 2 else 0,
-        "npu_chip_info_hbm_ecc_double_bit_error_cnt": lambda device: 0,
+        "npu_chip_info_hbm_ecc_double_bit_error_cnt": lambda device: grows if device == 2 else 0,
         "npu_chip_info_hccs_statistic_info_crc_err_cnt_1": lambda device: grows if device == 2 else -1,
         "npu_chip_info_hccs_statistic_info_crc_err_cnt_2": lambda device: 0,
         "npu_chip_roce_new_pkt_rty_num": lambda device: grows if device == 2 else 0,
-        "npu_chip_roce_rx_err_pkt_num": lambda device: 0,
-        "npu_chip_roce_tx_err_pkt_num": lambda device: 0,
+        "npu_chip_roce_rx_err_pkt_num": lambda device: grows if device == 2 else 0,
+        "npu_chip_roce_tx_err_pkt_num": lambda device: grows if device == 2 else 0,
         "npu_chip_link_up_num": lambda device: 1,
         "npu_chip_info_bandwidth_tx": lambda device: 4200,
         "npu_chip_info_hccs_bandwidth_info_total_tx": lambda device: 96,

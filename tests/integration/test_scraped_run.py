@@ -1,0 +1,92 @@
+"""A real run of two ranks, scraped by a real Prometheus from its start to its end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from monitoring.dashboards.__main__ import DASHBOARDS
+from monitoring.rules.__main__ import groups, rendered
+from support.dashboards import Answer, answers
+from support.jobs import SMALL_RECIPE, end, free_ports, start, write_images
+from support.prometheus import Prometheus, configuration, fetched, need, node_exporter, prometheus, server, wait_for
+
+pytestmark = pytest.mark.long
+
+FASTER = 30
+RUN = "real"
+SETTINGS = (
+    "total_samples=4800",
+    "final_samples=0",
+    "data.path=images",
+    "checkpoint.every_samples=400",
+    "validation={every_samples: 400, share: 0.5}",
+)
+# The reasons of empty queries that hold here.
+EMPTY_HERE = {"no host failed", "the device reports no memory, as CPU does", "no alert of this run fired"}
+if not Path("/proc/pressure").exists():
+    EMPTY_HERE.add("a kernel without PSI")
+# No NPU is here. npu-exporter's queries are asked in test_simulated_runs.
+HERE = [dashboard for dashboard in DASHBOARDS if dashboard.uid != "vpred-npu"]
+# It is about the machine, which other tests share.
+OF_THE_MACHINE = {"VpredHostMemory"}
+
+
+def missing(server: Prometheus) -> list[Answer]:
+    """The queries without an answer that should have one."""
+    found = [each for dashboard in HERE for each in answers(server, dashboard, RUN, span_s=60)]
+    return [each for each in found if each.series == 0 and each.may_be_empty not in EMPTY_HERE]
+
+
+def promtool_checks(url: str) -> None:
+    answer = subprocess.run(["promtool", "check", "metrics"], input=fetched(url), capture_output=True, text=True)
+    assert answer.returncode == 0, f"{url}: {answer.stdout}{answer.stderr}"
+
+
+def test_a_real_run_fills_the_dashboards_and_fires_nothing(tmp_path: Path) -> None:
+    need("prometheus", "promtool", "prometheus-node-exporter")
+    recipe, runs = tmp_path / "small.yaml", tmp_path / "runs"
+    recipe.write_text(SMALL_RECIPE)
+    write_images(tmp_path / "images", 16)
+    runs.mkdir()
+    began, served = time.time(), free_ports(1)
+    argv = [sys.executable, "-P", "-m", "launcher.cli", "serve", str(runs), "--listen", f"127.0.0.1:{served}"]
+    ready = f"http://127.0.0.1:{served}/healthz"
+    with server(argv, tmp_path / "serve.log", ready), node_exporter(tmp_path / "node.log") as node:
+        found = {"http_sd_configs": [{"url": f"http://127.0.0.1:{served}/sd", "refresh_interval": "1s"}]}
+        host = {"targets": [f"127.0.0.1:{node}"], "labels": {"hostname": socket.gethostname()}}
+        jobs = {
+            "vpred": found,
+            "vpred-launcher": {"static_configs": [{"targets": [f"127.0.0.1:{served}"]}]},
+            "node": {"static_configs": [host]},
+        }
+        with prometheus(tmp_path / "prometheus", configuration(jobs), rendered(groups(FASTER))) as running:
+            port = free_ports(2)
+            process = start(recipe, runs / RUN, 2, port, SETTINGS)
+            try:
+                wait_for(lambda: running.value(f'sum(up{{run="{RUN}"}})') == 2, "scrape of both ranks", 120)
+                left: list[Answer] = []
+
+                def complete() -> bool:
+                    assert process.poll() is None, (process.communicate()[0][-3000:], [each.place for each in left])
+                    left[:] = missing(running)
+                    return not left
+
+                wait_for(complete, "answers", 180)
+                promtool_checks(f"http://127.0.0.1:{served}/metrics")
+                for rank in range(2):
+                    promtool_checks(f"http://127.0.0.1:{port + rank}/metrics")
+                code, output = end(process)
+                assert code == 0, output
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(20)  # longer than any alert about the end of a run needs
+            assert [rule["name"] for rule in running.rules() if rule["health"] != "ok"] == []
+            assert running.value(f'vpred_launcher_run_state{{run="{RUN}",state="complete"}}') == 1
+            assert running.fired(began) - OF_THE_MACHINE == {"VpredWatchdog"}
