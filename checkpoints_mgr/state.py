@@ -100,11 +100,13 @@ class SaveResult:
 class Restored:
     """Holds a state that was read back and verified against its digests.
 
+    created_unix_s: when its save ended, as its manifest says
     quarantined: steps that were found corrupt before this one.
     """
 
     step: int
     state: State
+    created_unix_s: float
     quarantined: tuple[int, ...] = ()
 
 

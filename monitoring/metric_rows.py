@@ -46,7 +46,7 @@ METRICS = (
         "vpred_step_part_seconds_total",
         "counter",
         "Time in each part of the steps; the parts add up to the steps. On the device engine `graph` is the one graph "
-        "with forward and backward pass, collectives and update, which cannot be told apart from the host.",
+        "with forward and backward pass, collectives and update, which the host cannot measure one by one.",
         ("part",),
         "each",
     ),

@@ -35,7 +35,7 @@ class WorkerMetrics:
     def __init__(self, labels: RankLabels) -> None:
         # If a web server left PROMETHEUS_MULTIPROC_DIR set, the library would keep its numbers in files of that folder.
         values.ValueClass = values.MutexValue
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._identity: tuple[str, ...] = astuple(labels)
         self._metrics: dict[str, Any] = {}

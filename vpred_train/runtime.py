@@ -46,8 +46,16 @@ def own_device(identity: Identity, device_ids: str | None) -> int:
     """
     if not device_ids:
         return identity.local_rank
-    physical = int(device_ids.split(",")[identity.rank])
+    physical = physical_device(identity, device_ids)
     return logical_device(physical, environment().get("ASCEND_RT_VISIBLE_DEVICES"))
+
+
+def physical_device(identity: Identity, device_ids: str | None) -> int:
+    """Return the number that this rank's device has on its host, whatever this process calls it.
+
+    device_ids: physical devices of all ranks, such as "0,1,0,1"; None means the local rank
+    """
+    return int(device_ids.split(",")[identity.rank]) if device_ids else identity.local_rank
 
 
 def start(accelerator: Accelerator, identity: Identity, device_id: int, rank_table: Path | None) -> None:

@@ -132,7 +132,8 @@ class Restorer:
                     pass_on(comm, shares)
                 if comm.rank == 0:
                     remember_restored(self._root, step, manifest, template)
-                return Restored(step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
+                state = State(template.whole, manifest.progress, template.shards, manifest.record)
+                return Restored(step, state, manifest.created_ns / 1e9), ""
             fault = on_root(comm, what, lambda: _second_look(directory, [file for _, (file, _) in faults]))
             if not fault:
                 # Rank 0 reads what was committed, so the disk is right and the other host's view of it is wrong.

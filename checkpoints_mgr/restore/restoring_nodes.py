@@ -114,7 +114,8 @@ class NodeRestorer:
         if not faults:
             if own and nodes.leads(comm.rank):
                 remember_restored(self._root, offer.step, manifest, template)
-            return Restored(offer.step, State(template.whole, manifest.progress, template.shards, manifest.record)), ""
+            state = State(template.whole, manifest.progress, template.shards, manifest.record)
+            return Restored(offer.step, state, manifest.created_ns / 1e9), ""
         if self._node in faults and nodes.leads(comm.rank):
             quarantine(self._root, directory, faults[self._node])
         comm.barrier()

@@ -91,6 +91,24 @@ class Metrics(Section):
     base_port: Port = 9400
     """TCP port of a host's first rank. Its other ranks take the next ports."""
 
+    run_name: Annotated[str, Field(max_length=200, pattern=r"^[\w][\w.+ -]*$")] | None = None
+    """Value of the label `run` of all metrics. null takes the name of the run directory.
+    Runs that are watched together need different names."""
+
+    targets_folder: Path | None = None
+    """Folder where a run lists its ranks for Prometheus' file_sd, in CLUSTER-RUN.json, as long as it runs.
+    null lists them in RUN/targets.json alone, whose path no pattern of Prometheus covers for many runs."""
+
+    grafana_url: Annotated[str, Field(pattern=r"^https?://[^\s<>\"]+$")] | None = None
+    """Address of Grafana, such as http://127.0.0.1:3000. The live page then links to the run's dashboard."""
+
+    @field_validator("targets_folder")
+    @classmethod
+    def _check_targets_folder_is_absolute(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_absolute():
+            raise ValueError("must be an absolute path, since a job may run in another directory")
+        return folder
+
 
 class PreflightSettings(Section):
     """Demands of `vpred-launch check`, which each run repeats before it starts anything."""

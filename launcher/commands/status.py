@@ -150,7 +150,7 @@ def planned_hosts(run: RunDir) -> dict[int, str]:
 
 def read_state(run: RunDir, now_unix_s: float) -> RunState:
     """Read the run's state at `now_unix_s`."""
-    state = state_of(RunReader(run).read(run.root.name, now_unix_s))
+    state = state_of(RunReader(run).read(now_unix_s))
     return state.model_copy(update={"job": _job(run)})
 
 

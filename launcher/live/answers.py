@@ -14,7 +14,7 @@ from launcher.live.curves import CurveReader
 from launcher.live.files import last_lines, picture, read_inside
 from launcher.live.html import FAVICON, page
 from launcher.live.overview import overview_html, run_path
-from launcher.live.runs import Runs, SeenRun
+from launcher.live.runs import Runs, SeenRun, is_run
 from launcher.live.sections import run_sections
 from launcher.live.targets import node_groups, npu_groups, rank_groups
 from launcher.records.launcher_metrics import render_launcher_metrics
@@ -34,7 +34,7 @@ class Answer:
     """Is an answer to GET.
 
     policy: its Content-Security-Policy
-    location: where the client finds the page, for status 301
+    location: where the client finds the page, for status 302
     """
 
     body: bytes
@@ -63,6 +63,7 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self._runs = Runs(folder)
+        self._is_run = is_run(folder)
         self._title = folder.name or str(folder)
         self._rendered: dict[Path, _Rendered] = {}
 
@@ -71,7 +72,8 @@ class Answers:
         words = [unquote(word, errors="replace") for word in path.split("/")]
         match words:
             case ["", ""]:
-                return self._overview()
+                alone = self._runs.seen()[:1] if self._is_run else ()
+                return Answer(b"", status=302, location=run_path(alone[0].name)) if alone else self._overview()
             case ["", "state.json"]:
                 return _json({"title": self._overview_title(), "sections": self._overview_sections()})
             case ["", "healthz"]:
@@ -88,7 +90,7 @@ class Answers:
                 return Answer(render(npu_groups(self._facts())).encode(), _JSON)
             case ["", "runs", name, *places] if (seen := self._find(name)) is not None:
                 if not places:
-                    return Answer(b"", status=301, location=run_path(name))
+                    return Answer(b"", status=302, location=run_path(name))
                 return self._of_run(seen, places[0]) if len(places) == 1 else NOT_FOUND
         return NOT_FOUND
 

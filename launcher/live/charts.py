@@ -10,6 +10,7 @@ _WIDTH, _HEIGHT = 420, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 34
 _TICKS = 4
 _BAR_HEIGHT = 28
+_MOST = 1e100  # axes are made of products, which must stay finite
 
 Points = Sequence[tuple[float, float | None]]
 
@@ -110,7 +111,7 @@ def short(value: float) -> str:
 
 
 def _is_drawn(value: float | None, log: bool) -> bool:
-    return value is not None and math.isfinite(value) and (value > 0 or not log)
+    return value is not None and abs(value) < _MOST and (value > 1 / _MOST or not log)  # NaN compares false
 
 
 def _x_axis(places: Sequence[float]) -> _Axis:

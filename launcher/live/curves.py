@@ -72,7 +72,7 @@ class CurveReader:
     def __init__(self, run: RunDir) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._stamp: tuple[object, ...] = ()
+        self._stamp: tuple[tuple[int, int] | None, ...] = (None, None)
         self._due_s = -inf
         self._reading = Reading()
         self._worker: threading.Thread | None = None

@@ -22,7 +22,8 @@ async function refresh() {
     const state = await answer.json();
     for (const [id, html] of Object.entries(state.sections)) {
       const place = document.getElementById(id);
-      if (!place || seen.get(id) === html) continue;
+      if (!place) { location.reload(); return; }
+      if (seen.get(id) === html) continue;
       if (seen.has(id) || place.innerHTML !== html) {
         const held = place.contains(document.activeElement) ? document.activeElement.id : "";
         place.innerHTML = html;

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launcher.contract.config import ConfigError
 from launcher.contract.run_dir import RunDir
-from launcher.records.run_facts import RunFacts, RunReader
+from launcher.records.run_facts import RunFacts, RunReader, printable
 
 PASS_S = 2.0
 _FIND_S = 10.0
@@ -76,12 +76,11 @@ class _Known:
         if last is not None and last.facts is not None and last.facts.state in _ENDED and stamp == self._stamp:
             return replace(last, facts=replace(last.facts, now_unix_s=now_unix_s))
         self._stamp = stamp
-        name = printable(self._run.root.name)
         try:
-            facts = self._reader.read(name, now_unix_s)
-            self._seen = SeenRun(name, self._run, facts)
+            facts = self._reader.read(now_unix_s)
+            self._seen = SeenRun(facts.name, self._run, facts)
         except (OSError, ConfigError) as error:
-            self._seen = SeenRun(name, self._run, None, printable(str(error)))
+            self._seen = SeenRun(printable(self._run.root.name), self._run, None, printable(str(error)))
         return self._seen
 
     def _present_stamp(self) -> tuple[int | None, ...]:
@@ -137,11 +136,6 @@ def named(runs: Sequence[SeenRun], folder: Path) -> tuple[SeenRun, ...]:
 
 def _renamed(seen: SeenRun, name: str) -> SeenRun:
     return replace(seen, name=name, facts=None if seen.facts is None else replace(seen.facts, name=name))
-
-
-def printable(text: str) -> str:
-    """Return text that UTF-8 can hold: bytes of a file name that are not UTF-8 are written as \\udcXX."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _is_directory(path: Path) -> bool:

@@ -12,13 +12,12 @@ from launcher.live.charts import Bar, error_chart, line_chart, short, stacked_ba
 from launcher.live.curves import Reading
 from launcher.live.files import last_lines, newest_picture
 from launcher.live.ranks import ranks_html
-from launcher.live.words import STATES, advice, clock, duration, seconds_left, step_seconds
+from launcher.live.words import STATES, advice, clock, duration, seconds_left, size, step_seconds
 from launcher.records.attempt_record import LostTime
 from launcher.records.run_facts import RunFacts, newest_time
 
 LOG_LINES = 20
 _SHOWN_ATTEMPTS = 20
-_GIB = 1 << 30
 
 
 def run_sections(facts: RunFacts, reading: Reading) -> dict[str, str]:
@@ -73,10 +72,10 @@ def figures_html(facts: RunFacts, reading: Reading) -> str:
     step_s, saved = step_seconds(facts), max((each.checkpoint_step for each in facts.records), default=0)
     saved_unix_s = newest_time([facts.run.manifest(saved)]) if saved else None
     age = "" if saved_unix_s is None else f"saved {duration(max(0.0, facts.now_unix_s - saved_unix_s))} ago"
-    size = size_bytes(facts.run.manifest(saved).parent, saved_unix_s) if saved_unix_s else 0
-    age += f", {size / _GIB:.3g} GiB" if size else ""
+    bytes_saved = size_bytes(facts.run.manifest(saved).parent, saved_unix_s) if saved_unix_s else 0
+    age += f", {size(bytes_saved)}" if bytes_saved else ""
     world = len(facts.plan.ranks) if record is None else record.world_size
-    free = "" if facts.free_bytes is None else f"{facts.free_bytes / _GIB:,.1f} GiB"
+    free = "–" if facts.free_bytes is None else size(facts.free_bytes)
     norm = next((y for _, y in reversed(reading.curves.grad_norm) if y is not None), None)
     cells = [
         ("Loss now", "–" if lead is None or lead.loss is None else short(lead.loss), "mean of the last step"),
@@ -85,7 +84,7 @@ def figures_html(facts: RunFacts, reading: Reading) -> str:
         ("Newest checkpoint", f"step {saved:,}" if saved else "none yet", age),
         ("Ranks alive", f"{len(facts.alive())} of {world}", f"attempt {facts.last_attempt}"),
         ("Gradient norm", "–" if norm is None else short(norm), "before clipping"),
-        ("Disk free", free or "–", "where the run directory lies"),
+        ("Disk free", free, "where the run directory lies"),
     ]
     items = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in cells)
     return f'<h2 class="sr">Figures</h2><dl>{items}</dl>'
@@ -203,5 +202,8 @@ def links_html(facts: RunFacts) -> str:
     if facts.run.report_html.exists():
         links.insert(0, ("report.html", "the report with all curves and pictures"))
     links += [("/metrics", "metrics of all runs"), ("/", "all runs")]
-    items = "".join(f'<li><a href="{quote(place)}">{text}</a></li>' for place, text in links)
+    if facts.plan.grafana_url is not None:
+        dashboard = f"{facts.plan.grafana_url.rstrip('/')}/d/vpred-run?var-run={quote(facts.name, safe='')}"
+        links.append((dashboard, "the run's dashboard in Grafana"))
+    items = "".join(f'<li><a href="{escape(place, quote=True)}">{text}</a></li>' for place, text in links)
     return f"<h2>More</h2><ul>{items}</ul>"

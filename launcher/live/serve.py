@@ -1,7 +1,6 @@
 """Implements `vpred-launch serve FOLDER`: metrics, targets and live pages of the runs in a folder."""
 
 import argparse
-import ipaddress
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError
 from launcher.contract.exit_codes import ExitCode
 from launcher.live.answers import Answers
-from launcher.live.overview import run_path
-from launcher.live.runs import find_runs, is_run, printable
-from launcher.live.server import LiveServer
+from launcher.live.runs import find_runs
+from launcher.live.server import LiveServer, is_loopback
 from launcher.planning.trainer import Trainer
 from launcher.preflight.host_probe import why_closed
 
@@ -69,8 +67,7 @@ def serve(folder: Path, listen: str) -> None:
     with server:
         bound = server.server_address[1]
         shown = "127.0.0.1" if address in ("0.0.0.0", "::") else f"[{address}]" if ":" in address else address  # noqa: S104
-        start = run_path(printable(folder.name)) if is_run(folder) else "/"
-        logger.warning("live page of %s: http://%s:%s%s", folder, shown, bound, start)
+        logger.warning("live page of %s: http://%s:%s/", folder, shown, bound)
         if not is_loopback(address):
             logger.warning(
                 "listens on %s: whoever reaches it can read names, logs and pictures of all runs there", listen
@@ -105,11 +102,3 @@ def checked_listen(text: str) -> str:
     if reason := why_closed(address, port):
         raise ConfigError(f"--serve: found {text} ({reason})", "choose another port: --serve 127.0.0.1:PORT")
     return text
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"

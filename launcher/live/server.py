@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Collection
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import Any
 
 from launcher.live.answers import Answer, Answers
@@ -19,13 +20,13 @@ _TIMEOUT_S = 10.0
 _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 
 
-class LiveServer(ThreadingHTTPServer):
+class LiveServer(ThreadingTCPServer):
     """Answers each connection in a thread. When there are too many, the oldest one makes room for a new one.
 
     Answers close their connections. So the oldest of many is one whose client sends or reads nothing.
     """
 
-    daemon_threads = True
+    allow_reuse_address = daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, address: str, port: int, answers: Answers) -> None:
@@ -110,9 +111,22 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def known_names(address: str) -> frozenset[str]:
-    """Return the names of this server. Another site's name that leads here is an attack by DNS rebinding."""
+    """Return the names of this server. Another site's name that leads here is an attack by DNS rebinding.
+
+    The host's own names lead to an address that others reach.
+    """
+    if is_loopback(address):
+        return _LOCAL_NAMES | {address.lower()}
     own = socket.gethostname().lower()
     return _LOCAL_NAMES | {address.lower(), own, own.partition(".")[0], socket.getfqdn().lower()}
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def is_known(host: str, names: Collection[str]) -> bool:

@@ -116,3 +116,12 @@ def clock(unix_s: float, now_unix_s: float) -> str:
     then, today = time.localtime(unix_s), time.localtime(now_unix_s)
     day = "" if then[:3] == today[:3] else time.strftime("%a %d %b ", then)
     return day + time.strftime("%H:%M %Z", then)
+
+
+def size(size_bytes: float) -> str:
+    """Write a size for a reader, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size_bytes < 1024 or unit == "TiB":
+            break
+        size_bytes /= 1024
+    return f"{size_bytes:.3g} {unit}" if size_bytes < 1000 else f"{size_bytes:,.0f} {unit}"

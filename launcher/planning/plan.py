@@ -14,6 +14,7 @@ from launcher.contract.run_dir import RunDir
 from launcher.planning.mpirun import ROOT_VARIABLES, Mpirun
 from launcher.planning.start_command import hostfile_lines, slots, srun_variables, start_argv
 from launcher.ranktable.controller_table import chosen_table
+from launcher.records.run_facts import printable
 from launcher.records.targets import render, target_groups
 
 # Ports that HCCL takes on each host: HCCL_IF_BASE_PORT and the 31 after it, and the NPUs' port.
@@ -41,6 +42,9 @@ class RankPlace(Section):
 class LaunchPlan(Section):
     """Plans one attempt.
 
+    run_name: value of the label `run` of its metrics
+    shared_targets: file for Prometheus that lists its ranks while it runs, None for none
+    grafana_url: address of Grafana, None for none
     starter: the program that starts the ranks
     ports: ports that must be free, (first, last) on every host, but "scheduler" on the first host alone
     forwarded: variables that cross to other hosts
@@ -50,6 +54,9 @@ class LaunchPlan(Section):
     """
 
     run_dir: Path
+    run_name: str
+    shared_targets: Path | None
+    grafana_url: str | None
     attempt: int
     accelerator: str
     engine: str
@@ -98,7 +105,7 @@ def make_plan(
         run.cluster_yaml: dump_yaml(cluster),
         run.train_yaml: train_yaml,
         run.hostfile: hostfile_lines(cluster, partial(slots, cluster)),
-        run.targets_json: render(target_groups(run_dir.name, run_dir, ranks, {})),
+        run.targets_json: render(target_groups(run_name(cluster, run_dir), run_dir, ranks, {})),
     }
     if cluster.init == "rank_table":
         files[run.rank_table_json] = chosen_table(cluster)
@@ -110,6 +117,9 @@ def make_plan(
     trainer = (*trainer, *_trainer_options(cluster, run, attempt, ranks), *profile_options(profiled_steps))
     return LaunchPlan(
         run_dir=run_dir,
+        run_name=run_name(cluster, run_dir),
+        shared_targets=shared_targets(cluster, run_dir),
+        grafana_url=cluster.metrics.grafana_url,
         attempt=attempt,
         accelerator=cluster.accelerator,
         engine=cluster.chosen_engine,
@@ -125,6 +135,17 @@ def make_plan(
         stop_grace_s=cluster.launcher.stop_grace_s,
         supervision=cluster.supervision,
     )
+
+
+def run_name(cluster: ClusterConfig, run_dir: Path) -> str:
+    """Return the value of the label `run`. Bytes of a file name that are not UTF-8 are written as \\udcXX."""
+    return cluster.metrics.run_name or printable(run_dir.name)
+
+
+def shared_targets(cluster: ClusterConfig, run_dir: Path) -> Path | None:
+    """Return the file in `metrics.targets_folder` that lists the ranks of this run, None without such a folder."""
+    folder = cluster.metrics.targets_folder
+    return None if folder is None else folder / f"{cluster.name}-{run_name(cluster, run_dir)}.json"
 
 
 def _starter(cluster: ClusterConfig, mpirun: Mpirun | None, python: Path) -> str:

@@ -15,6 +15,7 @@ from launcher.contract.accelerators import HOST_ENGINE_COST
 from launcher.contract.run_dir import RunDir
 from launcher.planning.job import Job
 from launcher.planning.mpirun import Mpirun, MpirunError, find_mpirun
+from launcher.planning.plan import shared_targets
 from launcher.planning.trainer import Trainer
 from launcher.preflight.host_probe import why_closed
 from launcher.preflight.hosts import check_hosts, nearest
@@ -24,6 +25,7 @@ from launcher.preflight.slurm import srun_findings
 from launcher.processes.ssh import Remote, is_here
 from launcher.records.finding import Finding
 from launcher.records.run_lock import is_locked
+from launcher.records.targets import run_dir_of
 
 _GIB = 1 << 30
 _OF_MPIRUN = (
@@ -44,6 +46,7 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
         *_libraries(job.trainer),
         *in_place,
         *_ports(cluster),
+        *_targets(cluster, job.run),
         *_forwarded(cluster, env),
         *_cores(cluster),
         *_engine(cluster),
@@ -166,6 +169,25 @@ def _ports(cluster: ClusterConfig) -> list[Finding]:
         if (reason := why_closed(address, port))
     ]
     return errors or [Finding("ok", "metrics ports", f"{address}:{ports[0]}-{ports[-1]} free")]
+
+
+def _targets(cluster: ClusterConfig, run: RunDir) -> list[Finding]:
+    """Check the file that lists the ranks for Prometheus. That of another run is not overwritten."""
+    path = shared_targets(cluster, run.root)
+    if path is None:
+        return []
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        found = f"metrics.targets_folder: {path.parent} is no folder that can be written"
+        return [Finding("error", "metrics targets", found, "make it, or set cluster.metrics.targets_folder=null")]
+    try:
+        owner = run_dir_of(path.read_text(errors="replace"))
+    except FileNotFoundError:
+        return [Finding("ok", "metrics targets", f"{path} is free")]
+    if owner == str(run.root):
+        return [Finding("ok", "metrics targets", f"{path} is of this run")]
+    found = f"{path} lists the ranks of {owner or 'something else'}"
+    remedy = "remove it if that run is over, or give this one a name: cluster.metrics.run_name=NAME"
+    return [Finding("error", "metrics targets", found, remedy)]
 
 
 def _forwarded(cluster: ClusterConfig, env: Mapping[str, str]) -> list[Finding]:

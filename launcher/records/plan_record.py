@@ -1,6 +1,8 @@
 """Reads from plan.json what watchers of a run need: where its ranks are and how long a step may take."""
 
-from pydantic import ConfigDict
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
 
 from launcher.contract.run_dir import Record
 
@@ -34,9 +36,14 @@ class PlannedSupervision(Record):
 
 
 class PlannedRun(Record):
-    """Is plan.json. Plans of earlier versions name no engine."""
+    """Is plan.json. Plans of earlier versions name no engine and no run.
+
+    run_name: value of the label `run`, None for the name of the run directory
+    """
 
     model_config = ConfigDict(extra="ignore")
+    run_name: str | None = None
+    grafana_url: Annotated[str, Field(pattern=r"^https?://")] | None = None  # it becomes a link
     accelerator: str = "cpu"
     engine: str = "host"
     ranks: tuple[PlannedRank, ...] = ()

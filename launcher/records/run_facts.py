@@ -118,7 +118,7 @@ class RunReader:
         self._run = run
         self._files = AttemptFiles(run.attempt(0))
 
-    def read(self, name: str, now_unix_s: float) -> RunFacts:
+    def read(self, now_unix_s: float) -> RunFacts:
         """Read the run as it is at `now_unix_s`.
 
         Raises DamagedRecordError: when a record of the launcher is damaged. Raises OSError: when one cannot be read.
@@ -130,14 +130,15 @@ class RunReader:
         self._files.look(now_unix_s)
         records = tuple(read_records(run))
         slow = Stragglers.read(attempt.stragglers_json)
+        plan = PlannedRun.read(run.plan_json) or PlannedRun()
         return RunFacts(
             run=run,
-            name=name,
+            name=plan.run_name or printable(run.root.name),
             now_unix_s=now_unix_s,
             lives=launcher_lives(run.lock, now_unix_s),
             complete=Summary.read(run.summary_json) is not None,
             event=last_event(run.events_jsonl),
-            plan=PlannedRun.read(run.plan_json) or PlannedRun(),
+            plan=plan,
             last_attempt=last,
             records=records,
             statuses=self._files.statuses,
@@ -146,6 +147,11 @@ class RunReader:
             heartbeat_unix_s=newest_time([run.lock, attempt.lease]),
             free_bytes=free_bytes(run.root),
         )
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold: bytes of a file name that are not UTF-8 are written as \\udcXX."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def newest_time(paths: Sequence[Path]) -> float | None:

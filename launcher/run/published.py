@@ -23,13 +23,12 @@ logger = logging.getLogger(__name__)
 class Published:
     """Writes for one run. Errors of the file system give one warning and never end the run.
 
-    name: value of the label `run`
     shared_targets: file in `metrics.targets_folder` that lists the ranks while they run, None for none
     """
 
-    def __init__(self, run: RunDir, name: str, shared_targets: Path | None) -> None:
-        self._run, self._name, self._shared_targets = run, name, shared_targets
-        self._plan = PlannedRun()
+    def __init__(self, run: RunDir, shared_targets: Path | None) -> None:
+        self._run, self._shared_targets = run, shared_targets
+        self._plan, self._name = PlannedRun(), run.root.name
         self._records: Sequence[AttemptRecord] = ()
         self._statuses: Mapping[int, RankStatus] = {}
         self._beat_s = -BEAT_S
@@ -38,6 +37,7 @@ class Published:
     def begin(self, plan: PlannedRun) -> None:
         """List the ranks of an attempt that begins, at the planned ports."""
         self._plan, self._knows_all_ports = plan, False
+        self._name = plan.run_name or self._run.root.name
         self._list_targets({})
 
     def update(self, records: Sequence[AttemptRecord], statuses: Mapping[int, RankStatus]) -> None:
@@ -90,7 +90,7 @@ class Published:
     def end(self) -> None:
         """Publish how the run ended. Its targets must not claim the metrics of the next run on these ports."""
         with self._warning():
-            facts = RunReader(self._run).read(self._name, time.time())
+            facts = RunReader(self._run).read(time.time())
             ended = replace(facts, lives=False, ended=frozenset(facts.statuses))
             write_launcher_metrics(ended)
         with self._warning():

@@ -16,7 +16,7 @@ from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
 from launcher.planning.job import Job, split_overrides
 from launcher.planning.mpirun import find_mpirun
-from launcher.planning.plan import LaunchPlan, describe, make_plan, profile_options
+from launcher.planning.plan import LaunchPlan, describe, make_plan, profile_options, shared_targets
 from launcher.planning.trainer import Trainer, is_complete, rank_counts, read_recipe, resolve_recipe
 from launcher.preflight.preflight import preflight, trial_on_one_host
 from launcher.processes.srun import remote_for
@@ -141,7 +141,7 @@ def run_job(job: Job, stop: StopRequest, streamed: str | None = None, listen: st
         counts = partial(rank_counts, job.trainer, job.run, job.cluster.world_size)
         events = EventLog(job.run.events_jsonl)
         stop.ranks_may_run = True
-        published = Published(job.run, job.run.root.name, None)
+        published = Published(job.run, shared_targets(job.cluster, job.run.root))
         attempt = partial(_attempt, job, stop, events, shown, published)
         try:
             ended = recover(job.cluster, attempt, sweep, counts, stop, events, published.beat, in_job=stop.in_job)

@@ -39,7 +39,8 @@ def refused(bench, *options: str, command: str = "run") -> str:
 
 def test_a_misspelt_cluster_key(bench):
     assert refused(bench, "cluster.metrics.base_prt=9") == (
-        "command line: metrics.base_prt: found an unknown key; did you mean 'base_port'? known: address, base_port"
+        "command line: metrics.base_prt: found an unknown key; did you mean 'base_port'? "
+        "known: address, base_port, run_name, targets_folder, grafana_url"
     )
 
 

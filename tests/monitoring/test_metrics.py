@@ -8,32 +8,30 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import asdict, replace
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring import MonitorError, WorkerMetrics, start_exporter
+from monitoring import METRICS, MonitorError, RankLabels, WorkerMetrics, start_exporter
+from monitoring.metrics import PAUSES
 from support import CHECKOUT
 
-LABELS = {"rank": "3", "local_rank": "1", "hostname": "node-a"}
+RANK = RankLabels(run="cats", rank="0", local_rank="0", hostname="node-a", device_id="4")
+LABELS = asdict(RANK)
 STEP = {
     "loss": 0.25,
     "grad_norm": 1.5,
     "learning_rate": 1e-4,
+    "step": 751,
     "samples_seen": 12_016,
-    "step_seconds": 0.4,
-    "data_wait_seconds": 0.003,
-    "collective_seconds": 0.02,
-    "images_per_second": 40.0,
-    "images_per_second_per_device": 20.0,
-    "model_flops_per_second": 3e10,
-    "mfu_ratio": 0.3,
     "finite": True,
     "overflow": False,
     "loss_scale": 1024.0,
 }
-
+INFO = next(row.labels for row in METRICS if row.name == "vpred_run_info")
+PARTS_S = {"data": 0.003, "encode": 0.01, "forward_backward": 0.3, "collective": 0.05, "update": 0.037}
 SAVED = {
     "step": 12,
     "size_bytes": 123_456,
@@ -43,6 +41,10 @@ SAVED = {
     "write_s": 0.5,
     "commit_s": 0.05,
 }
+
+
+def step(metrics: WorkerMetrics, **changes: float) -> None:
+    metrics.observe_step({**STEP, **changes}, PARTS_S, samples=8, flops=3e9)
 
 
 def scrape(metrics: WorkerMetrics) -> dict[str, dict[str, float]]:
@@ -69,52 +71,72 @@ def by_labels(series: dict[str, float]) -> dict[frozenset[str], float]:
 
 @pytest.fixture
 def metrics() -> WorkerMetrics:
-    return WorkerMetrics(rank=3, local_rank=1, hostname="node-a")
+    return WorkerMetrics(RANK)
 
 
-def test_held_out_losses_are_told_apart_by_weights_and_timesteps(metrics: WorkerMetrics) -> None:
+def test_held_out_losses_have_the_weights_and_the_noise_as_labels(metrics: WorkerMetrics) -> None:
     assert "vpred_validation_loss" not in scrape(metrics)
-    metrics.observe_validation("raw", "0-499", 0.5, 0.01)
-    metrics.observe_validation("constant", "0-499", 0.4, 0.02)
-    metrics.observe_validation("raw", "0-499", 0.3, 0.03)
+    metrics.observe_validation(40, "raw", "all", "5.0..-inf", 0.5, 0.01)
+    metrics.observe_validation(40, "constant", "0", "5.0..1.0", 0.4, 0.02)
+    metrics.observe_validation(80, "raw", "all", "5.0..-inf", 0.3, 0.03)
     found = scrape(metrics)
-    raw, averaged = (str({"weights": weights, "timesteps": "0-499"}) for weights in ("raw", "constant"))
-    assert by_labels(found["vpred_validation_loss"]) == by_labels({raw: 0.3, averaged: 0.4})
-    assert by_labels(found["vpred_validation_loss_standard_error"]) == by_labels({raw: 0.03, averaged: 0.02})
+    whole = str({"bin": "all", "log_snr": "5.0..-inf", "weights": "raw"})
+    part = str({"bin": "0", "log_snr": "5.0..1.0", "weights": "constant"})
+    assert by_labels(found["vpred_validation_loss"]) == by_labels({whole: 0.3, part: 0.4})
+    assert by_labels(found["vpred_validation_loss_standard_error"]) == by_labels({whole: 0.03, part: 0.02})
+    assert found["vpred_validation_step"] == {"": 80}
 
 
 def test_step_values_arrive_with_their_labels(metrics: WorkerMetrics) -> None:
     before = time.time()
-    metrics.observe_step(STEP)
+    for _ in range(2):
+        step(metrics)
     found = scrape(metrics)
     assert found["vpred_loss"] == {"": 0.25}
     assert found["vpred_grad_norm"] == {"": 1.5}
     assert found["vpred_learning_rate"] == {"": 1e-4}
+    assert found["vpred_step"] == {"": 751}
     assert found["vpred_samples_seen"] == {"": 12_016}
-    assert found["vpred_images_per_second"] == {"": 40.0}
-    assert found["vpred_images_per_second_per_device"] == {"": 20.0}
-    assert found["vpred_model_flops_per_second"] == {"": 3e10}
-    assert found["vpred_mfu_ratio"] == {"": 0.3}
-    assert found["vpred_optimizer_steps_total"] == {"": 1}
+    assert found["vpred_samples_total"] == {"": 16}
+    assert found["vpred_model_flops_total"] == {"": 6e9}
+    assert found["vpred_optimizer_steps_total"] == {"": 2}
     assert found["vpred_nonfinite_steps_total"] == {"": 0}
     assert found["vpred_overflow_steps_total"] == {"": 0}
     assert found["vpred_loss_scale"] == {"": 1024}
     assert before <= found["vpred_last_step_timestamp_seconds"][""] <= time.time()
 
 
-@pytest.mark.parametrize("field", STEP)
-def test_a_missing_number_of_a_step_is_an_error(metrics: WorkerMetrics, field: str) -> None:
-    """A row of the tables that nothing feeds would be a metric that never moves."""
+def test_the_parts_of_steps_add_up_to_the_steps(metrics: WorkerMetrics) -> None:
+    for _ in range(3):
+        step(metrics)
+    found = scrape(metrics)
+    assert found["vpred_step_seconds_count"] == {"": 3}
+    assert found["vpred_step_seconds_sum"][""] == pytest.approx(3 * 0.4)
+    assert sum(found["vpred_step_part_seconds_total"].values()) == pytest.approx(3 * 0.4)
+    assert found["vpred_step_part_seconds_total"]["{'part': 'update'}"] == pytest.approx(3 * 0.037)
+
+
+@pytest.mark.parametrize("name", STEP)
+def test_a_missing_number_of_a_step_is_an_error(metrics: WorkerMetrics, name: str) -> None:
+    """A row that nothing feeds would be a metric that never moves."""
     skipped = STEP | {"finite": False}  # `overflow` is looked at only then
-    with pytest.raises(KeyError, match=field):
-        metrics.observe_step({name: number for name, number in skipped.items() if name != field})
+    del skipped[name]
+    with pytest.raises(KeyError, match=name):
+        metrics.observe_step(skipped, PARTS_S, samples=8, flops=3e9)
+
+
+def test_a_spike_between_two_scrapes_is_seen(metrics: WorkerMetrics) -> None:
+    for grad_norm in (0.7, 7.8, 0.7):
+        step(metrics, grad_norm=grad_norm)
+    found = scrape(metrics)
+    assert found["vpred_grad_norm"] == {"": 0.7}
+    assert found["vpred_step_grad_norm_bucket"]["{'le': '5.0'}"] == 2
+    assert found["vpred_step_grad_norm_bucket"]["{'le': '10.0'}"] == 3
 
 
 def test_the_ceiling_is_there_from_the_start(metrics: WorkerMetrics) -> None:
     metrics.observe_ceiling(1e11)
-    found = scrape(metrics)
-    assert found["vpred_matmul_ceiling_flops_per_second"] == {"": 1e11}
-    assert "vpred_mfu_ratio" not in found
+    assert scrape(metrics)["vpred_flops_ceiling"] == {"": 1e11}
 
 
 def test_device_memory_has_a_series_for_each_kind_that_the_device_reports(metrics: WorkerMetrics) -> None:
@@ -133,31 +155,20 @@ def test_compilations_are_those_of_the_process(metrics: WorkerMetrics) -> None:
     assert found["vpred_graph_cache_hits"] == {"": 1}
 
 
-def test_step_duration_falls_into_the_right_bucket(metrics: WorkerMetrics) -> None:
-    for seconds in (0.4, 0.4, 7.0):
-        metrics.observe_step({**STEP, "step_seconds": seconds})
-    found = scrape(metrics)
-    buckets = found["vpred_step_seconds_bucket"]
-    assert buckets["{'le': '0.25'}"] == 0
-    assert buckets["{'le': '0.5'}"] == 2
-    assert buckets["{'le': '5.0'}"] == 2
-    assert buckets["{'le': '+Inf'}"] == 3
-    assert found["vpred_step_seconds_sum"][""] == pytest.approx(7.8)
-    assert found["vpred_data_wait_seconds_count"] == {"": 3}
-    assert found["vpred_collective_seconds_sum"] == {"": pytest.approx(0.06)}
-
-
 def test_step_that_is_not_finite_is_counted_and_stays_visible(metrics: WorkerMetrics) -> None:
-    metrics.observe_step(STEP)
-    metrics.observe_step({**STEP, "loss": math.nan, "finite": False})
+    """One NaN must not spoil the sums of all later steps."""
+    step(metrics)
+    step(metrics, loss=math.nan, grad_norm=math.nan, finite=False)
     found = scrape(metrics)
     assert found["vpred_nonfinite_steps_total"] == {"": 1}
     assert found["vpred_optimizer_steps_total"] == {"": 1}
     assert math.isnan(found["vpred_loss"][""])
+    assert (found["vpred_step_loss_sum"], found["vpred_step_loss_count"]) == ({"": 0.25}, {"": 1})
+    assert found["vpred_step_grad_norm_count"] == {"": 1}
 
 
 def test_an_overflow_is_counted_apart(metrics: WorkerMetrics) -> None:
-    metrics.observe_step({**STEP, "grad_norm": math.inf, "finite": False, "overflow": True})
+    step(metrics, grad_norm=math.inf, finite=False, overflow=True)
     found = scrape(metrics)
     assert found["vpred_overflow_steps_total"] == {"": 1}
     assert found["vpred_nonfinite_steps_total"] == {"": 0}
@@ -169,19 +180,18 @@ def test_what_was_never_observed_is_absent_rather_than_zero(metrics: WorkerMetri
     for name in ("vpred_loss", "vpred_last_checkpoint_timestamp_seconds", "vpred_checkpoint_size_bytes"):
         assert name not in found
     assert found["vpred_optimizer_steps_total"] == {"": 0}  # a counter must be there before it counts
+    assert found["vpred_pause_seconds_total"].keys() == {f"{{'cause': '{each}'}}" for each in PAUSES}
 
 
-def test_checkpoint_age_counts_from_the_start_and_then_from_the_last_one(
-    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = time.time()
-    monkeypatch.setattr("monitoring.metrics.time.time", lambda: now + 100)
-    assert scrape(metrics)["vpred_checkpoint_age_seconds"][""] == pytest.approx(100, abs=5)
-    metrics.observe_checkpoint(SAVED)
-    monkeypatch.setattr("monitoring.metrics.time.time", lambda: now + 130)
+def test_the_newest_checkpoint_is_known_after_a_resume_and_after_a_save(metrics: WorkerMetrics) -> None:
+    metrics.observe_newest_checkpoint(8, 1_700_000_000.5)
     found = scrape(metrics)
-    assert found["vpred_checkpoint_age_seconds"][""] == pytest.approx(30)
-    assert found["vpred_last_checkpoint_timestamp_seconds"][""] == pytest.approx(now + 100)
+    assert found["vpred_last_checkpoint_timestamp_seconds"] == {"": 1_700_000_000.5}
+    assert found["vpred_checkpoint_last_step"] == {"": 8}
+    before = time.time()
+    metrics.observe_checkpoint(SAVED)
+    found = scrape(metrics)
+    assert before <= found["vpred_last_checkpoint_timestamp_seconds"][""] <= time.time()
     assert found["vpred_checkpoint_size_bytes"] == {"": 123_456}
     assert found["vpred_checkpoint_save_seconds_sum"] == {"": 0.7}
     assert found["vpred_checkpoint_stall_seconds_sum"] == {"": 0.1}
@@ -203,30 +213,44 @@ def test_bad_samples_are_told_even_when_there_are_none(metrics: WorkerMetrics) -
 
 
 def test_memory_is_read_when_scraped(metrics: WorkerMetrics) -> None:
-    found = scrape(metrics)
     resident = psutil.Process().memory_info().rss
-    assert found["vpred_process_resident_memory_bytes"][""] == pytest.approx(resident, rel=0.2)
-    assert 0 < found["vpred_host_memory_available_bytes"][""] < psutil.virtual_memory().total
-    assert [value for labels, value in found["vpred_run_info"].items() if f"'pid': '{os.getpid()}'" in labels] == [1]
+    assert scrape(metrics)["vpred_process_resident_memory_bytes"][""] == pytest.approx(resident, rel=0.2)
 
 
-def test_names_follow_the_conventions(metrics: WorkerMetrics) -> None:
-    metrics.observe_step(STEP)
+def test_names_follow_the_conventions() -> None:
+    for row in METRICS:
+        assert re.fullmatch(r"vpred_[a-z_]+", row.name), row.name
+        assert not re.search(r"_(ms|milliseconds|kb|mb|gb|percent)(_|$)", row.name), row.name
+        assert row.meaning.endswith("."), row.name
+        assert row.name.endswith("_total") == (row.kind == "counter"), row.name
+
+
+def observed(rank: str) -> WorkerMetrics:
+    """The metrics of a rank to which all that can happen has happened."""
+    metrics = WorkerMetrics(replace(RANK, rank=rank, local_rank=rank))
+    metrics.observe_run(dict.fromkeys(INFO, "x"), total_steps=9, total_samples=144, global_batch=16)
+    metrics.observe_ceiling(1e11)
+    metrics.observe_checkpoint_interval(64)
+    metrics.observe_left_out(1)
+    metrics.observe_device_memory({"allocated": 1, "reserved": 2, "peak": 3})
+    metrics.observe_compilations(seconds=1, cache_hits=0)
+    metrics.observe_step(STEP, {**PARTS_S, "graph": 0.0}, samples=8, flops=3e9)
     metrics.observe_checkpoint(SAVED)
-    for family in metrics.registry.collect():
-        assert re.fullmatch(r"vpred_[a-z_]+", family.name), family.name
-        assert not re.search(r"_(ms|milliseconds|kb|mb|gb|percent)(_|$)", family.name), family.name
-        assert family.documentation.endswith("."), family.name
-        if family.type == "histogram":
-            assert family.name.endswith("_seconds"), family.name
+    metrics.observe_validation(1, "raw", "all", "5.0..-inf", 0.5, 0.01)
+    return metrics
+
+
+def test_every_row_is_fed_and_other_ranks_have_at_most_20_series() -> None:
+    families = {family.name: len(family.samples) for family in observed("0").registry.collect()}
+    for row in METRICS:
+        assert families[row.name.removesuffix("_total")] > 0, row.name
+    assert sum(len(family.samples) for family in observed("1").registry.collect()) == 20
 
 
 def test_two_workers_share_nothing() -> None:
-    first, second = WorkerMetrics(0, 0, "h"), WorkerMetrics(1, 1, "h")
-    first.observe_step(STEP)
-    assert second.registry.get_sample_value(
-        "vpred_optimizer_steps_total", {"rank": "1", "local_rank": "1", "hostname": "h"}
-    ) == pytest.approx(0)
+    first, second = WorkerMetrics(RANK), WorkerMetrics(RANK)
+    step(first)
+    assert second.registry.get_sample_value("vpred_optimizer_steps_total", LABELS) == 0
 
 
 def test_port_in_use_is_the_users_mistake_and_names_the_port(metrics: WorkerMetrics) -> None:
@@ -252,13 +276,13 @@ def test_closing_frees_the_port(metrics: WorkerMetrics) -> None:
 
 def test_metrics_stay_in_memory_whatever_the_environment_says(tmp_path):
     program = (
-        "from prometheus_client import generate_latest; from monitoring import WorkerMetrics; "
-        "m = WorkerMetrics(0, 0, 'n'); m.count_failed_checkpoint(); m.observe_ceiling(2.0); "
+        "from prometheus_client import generate_latest; from monitoring import RankLabels, WorkerMetrics; "
+        "m = WorkerMetrics(RankLabels('r', '0', '0', 'n', '0')); m.count_failed_checkpoint(); m.observe_ceiling(2.0); "
         "print(generate_latest(m.registry).decode())"
     )
     for folder in (tmp_path, tmp_path / "nowhere"):
         env = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(CHECKOUT)}
         argv = [sys.executable, "-P", "-c", program]
         told = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
-        assert 'vpred_checkpoint_failures_total{hostname="n",local_rank="0",rank="0"} 1.0' in told
+        assert 'vpred_checkpoint_failures_total{device_id="0",hostname="n",local_rank="0",rank="0",run="r"} 1.0' in told
     assert list(tmp_path.iterdir()) == []

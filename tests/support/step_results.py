@@ -14,5 +14,9 @@ RESULT = StepResult(
     nonfinite_samples={},
     step_seconds=0.25,
     data_wait_seconds=0.01,
+    encode_seconds=0.03,
+    forward_backward_seconds=0.15,
     collective_seconds=0.02,
+    update_seconds=0.04,
+    graph_seconds=0.0,
 )

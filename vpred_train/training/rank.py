@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
+from launcher.contract.environment import environment
 from launcher.contract.identity import Identity, read_identity
 from launcher.contract.run_dir import AttemptDir, RunDir
+from monitoring import RankLabels
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective, SingleProcess
@@ -19,6 +21,7 @@ class RankContext:
     attempt: folder of this start in the run directory
     metrics_at: address and port where this rank serves its metrics; None serves none
     profiled_steps: steps to record with MindSpore's profiler
+    device_id: physical number of its device on the host
     """
 
     config: TrainConfig
@@ -29,6 +32,14 @@ class RankContext:
     attempt: AttemptDir
     metrics_at: tuple[str, int] | None = None
     profiled_steps: int = 0
+    device_id: int = 0
+
+    @property
+    def labels(self) -> RankLabels:
+        """Return what names this rank in metrics. In Kubernetes the node has another name than the pod."""
+        identity = self.identity
+        node = environment().get("VPRED_NODE_NAME") or identity.hostname
+        return RankLabels(self.run.root.name, str(identity.rank), str(identity.local_rank), node, str(self.device_id))
 
     @property
     def is_first(self) -> bool:

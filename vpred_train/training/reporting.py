@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack
+from importlib.metadata import version
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,29 @@ from vpred_train.training.hooks.speed import measure_speed
 from vpred_train.training.hooks.status import StatusHook
 from vpred_train.training.rank import RankContext
 from vpred_train.training.trainer import Resumed
+
+
+def observe_start(metrics: WorkerMetrics, rank: RankContext, resumed: Resumed, left_out: int) -> None:
+    """Record what is known before the first step: the run, and where it continues."""
+    config = rank.config
+    info = {
+        "run_dir": str(rank.run.root.absolute()),
+        "accelerator": rank.accelerator.name,
+        "engine": rank.accelerator.engine,
+        "compute_dtype": config.precision.dtype,
+        "world_size": str(rank.identity.world_size),
+        "global_batch": str(config.global_batch),
+        "version": version("vpred"),
+    }
+    metrics.observe_run(
+        info, total_steps=config.total_steps, total_samples=config.total_samples, global_batch=config.global_batch
+    )
+    if config.checkpoint.every_samples:
+        metrics.observe_checkpoint_interval(config.checkpoint.every_samples)
+    if resumed.committed_unix_s is not None:
+        metrics.observe_newest_checkpoint(resumed.step, resumed.committed_unix_s)
+    metrics.count_quarantined(len(resumed.quarantined))
+    metrics.observe_left_out(left_out)
 
 
 class Reporting:
@@ -47,11 +71,10 @@ class Reporting:
         """
         rank, run = self.rank, self.rank.run
         if rank.metrics_at is not None:
-            metrics = WorkerMetrics(rank.identity.rank, rank.identity.local_rank, rank.identity.hostname)
+            metrics = WorkerMetrics(rank.labels)
             self._resources.callback(start_exporter(metrics.registry, *rank.metrics_at).close)
-            metrics.count_quarantined(len(resumed.quarantined))
-            metrics.observe_left_out(left_out)
-            self.hooks.add(MetricsHook(metrics, rank.config, self._speed, compilations if rank.is_first else None))
+            observe_start(metrics, rank, resumed, left_out)
+            self.hooks.add(MetricsHook(metrics, self._speed, compilations))
         if rank.is_first:
             history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
             history.truncate_after(resumed.step)

@@ -3,7 +3,8 @@
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -55,10 +56,20 @@ class Resumed:
 
     step: step of the restored checkpoint, 0 without one
     quarantined: steps whose checkpoints were found corrupt
+    committed_unix_s: when that checkpoint was committed, None without one
     """
 
     step: int
     quarantined: tuple[int, ...] = ()
+    committed_unix_s: float | None = None
+
+
+@contextmanager
+def paused(cause: str, hooks: Hook) -> Iterator[None]:
+    """Report the time of the `with` block to the hooks."""
+    begun_s = time.perf_counter()
+    yield
+    hooks.on_pause(cause, time.perf_counter() - begun_s)
 
 
 class Trainer:
@@ -114,7 +125,9 @@ class Trainer:
             self._note_changes(restored.step, restored.state.record)
             logger.info("resumed from step %d, %d samples seen", restored.step, self.samples_seen)
         check_alike(self.collective, "cannot train", self.state.to_checkpoint().whole)
-        return Resumed(self.steps_done, restored.quarantined if restored else ())
+        if restored is None:
+            return Resumed(0)
+        return Resumed(self.steps_done, restored.quarantined, restored.created_unix_s)
 
     def run(self, hooks: Hook, stop: StopSignal) -> bool:
         """Train until the end (True) or until any rank is asked to stop (False); both end with a checkpoint.
@@ -124,7 +137,8 @@ class Trainer:
         self.batches.log_shapes_and_mixture()
         if self.samples_seen == 0:
             for periodic in self.periodic:
-                periodic.before_first_step(self._boundary(), hooks)
+                with paused(periodic.cause, hooks):
+                    periodic.before_first_step(self._boundary(), hooks)
         with self.batches.after(self.samples_seen) as batches:
             while not self.finished:
                 self._announce_new_shape(hooks)
@@ -133,7 +147,8 @@ class Trainer:
                 self._stop_if_diverged(result, hooks)
                 now = self._boundary(stopping=self.collective.any(stop.received))
                 for periodic in self.periodic:
-                    periodic.after_step(now, hooks)
+                    with paused(periodic.cause, hooks):
+                        periodic.after_step(now, hooks)
                 if now.stopping:
                     break
         return self.finished

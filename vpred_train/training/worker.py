@@ -59,6 +59,7 @@ def make_rank(config: TrainConfig, arguments: argparse.Namespace, session: RankS
         run,
         attempt,
         profiled_steps=arguments.profile,
+        device_id=runtime.physical_device(identity, arguments.device_ids),
         metrics_at=None if port is None else (arguments.metrics_address, port + identity.local_rank),
     )
 

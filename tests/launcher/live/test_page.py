@@ -35,7 +35,8 @@ PALE = """() => {
       const colour = parse(getComputedStyle(under).backgroundColor);
       if (colour.length < 4 || colour[3] > 0) back = colour;
     }
-    const a = light(parse(getComputedStyle(element).color).slice(0, 3)), b = light((back || [255, 255, 255]).slice(0, 3));
+    const a = light(parse(getComputedStyle(element).color).slice(0, 3));
+    const b = light((back || [255, 255, 255]).slice(0, 3));
     const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     if (ratio < 4.5) pale.push(`${text.slice(0, 30)} ${ratio.toFixed(2)}`);
   }

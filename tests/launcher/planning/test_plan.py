@@ -285,10 +285,10 @@ def farm(hosts: int, folder: Path) -> LaunchPlan:
 # Recorded from the code as it was, so they tell that a plan has changed, not that it is right; what is checked of its
 # contents is below, and whole plans and tables lie in golden/.
 PLAN_DIGESTS = {
-    1: "2e00cd1c716e494f",
-    8: "1b2b39b726e24471",
-    64: "adff7f201a89e58c",
-    1024: "98772d3393d6bcf0",
+    1: "735276c0dd584c4f",
+    8: "be7c85cec2458b7f",
+    64: "c96929fe43d5033e",
+    1024: "2d5e3c7f44110933",
 }
 
 

@@ -25,7 +25,7 @@ FAILED = AttemptRecord(
 
 
 def facts_of(run: RunDir) -> RunFacts:
-    return RunReader(run).read("x", time.time())
+    return RunReader(run).read(time.time())
 
 
 def values(*facts: RunFacts) -> dict[tuple[str, ...], float]:

@@ -153,3 +153,43 @@ def test_a_run_directory_takes_one_launcher_at_a_time(bench):
     assert result.returncode == ExitCode.BAD_CONFIG
     assert f"{bench.run.root} is in use by another launcher (pid " in result.stderr
     assert bench.run.last_attempt() == 1
+
+
+def test_a_targets_folder_lists_the_ranks_while_they_run(bench):
+    folder = bench.root / "targets"
+    folder.mkdir()
+    options = (f"cluster.metrics.targets_folder={folder}", "cluster.metrics.run_name=night")
+    launcher = bench.start_training(*options)
+    file = folder / "local_cpu-night.json"
+    groups = json.loads(file.read_text())
+    assert [group["labels"]["rank"] for group in groups] == ["0", "1"]
+    assert {group["labels"]["run"] for group in groups} == {"night"}
+    assert 'run="night"' in bench.run.launcher_prom.read_text()
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=60)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            '[{"targets": ["a:1"], "labels": {"__vpred_run_dir": "/other/run"}}]',
+            "lists the ranks of /other/run; remove",
+        ),
+        ("{", "lists the ranks of something else; remove it if that run is over, or give this one a name"),
+        (None, "is no folder that can be written; make it"),
+    ],
+)
+def test_a_targets_file_of_another_run_is_refused_and_kept(bench, content, words):
+    folder = bench.root / "targets"
+    file = folder / "local_cpu-run.json"
+    if content is not None:
+        folder.mkdir()
+        file.write_text(content)
+    result = bench.launch(f"cluster.metrics.targets_folder={folder}")
+    assert result.returncode == ExitCode.BAD_CONFIG
+    (line,) = [line for line in result.stderr.splitlines() if "metrics targets" in line]
+    assert words in line
+    assert content is None or file.read_text() == content
+    assert not bench.run.attempts.exists()

@@ -18,6 +18,7 @@ from vpred_train.diffusion.schedule import make_schedule
 from vpred_train.distributed.collectives import SingleProcess
 from vpred_train.distributed.flat_arrays import FlatArrays
 from vpred_train.engine.objective import DiffusionLoss
+from vpred_train.engine.step_result import StepClock
 from vpred_train.optim.loss_scale import LossScale
 
 
@@ -146,7 +147,7 @@ def test_no_two_gradients_share_memory(train_config: TrainConfig, operations: st
     from vpred_train.models.networks import Networks
 
     step = host_step(train_config, Networks(train_config.model, train_config.seed))
-    _, gradient = step._differentiate(batch(train_config, 1))
+    _, gradient = step._differentiate(batch(train_config, 1), StepClock(step.collective.timer, 0.0))
     places = sorted((array.ctypes.data, array.nbytes) for array in gradient.arrays if array.size)
     assert all(start + size <= following for (start, size), (following, _) in pairwise(places))
     once = gradient[0 : gradient.size].copy()
@@ -202,8 +203,8 @@ def with_infinity(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the loss is what it is, and one element of the gradient is infinite."""
     differentiate = step._differentiate
 
-    def poisoned(data: Batch) -> tuple[float, FlatArrays]:
-        loss, gradient = differentiate(data)
+    def poisoned(data: Batch, clock: StepClock) -> tuple[float, FlatArrays]:
+        loss, gradient = differentiate(data, clock)
         gradient.arrays[3][0] = np.inf
         return loss, gradient
 

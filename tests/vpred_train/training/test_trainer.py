@@ -1,6 +1,8 @@
 """What ends a run and what does not: the loop with steps of which only the outcome counts."""
 
+import dataclasses
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 from data import Batch, open_source
 from launcher.contract.config import ConfigError, dump_yaml
 from support.jobs import write_images
+from support.step_results import RESULT
 from vpred_train.config.train import TrainConfig
 from vpred_train.config.validation import ValidationConfig
 from vpred_train.prepare.data import open_data
@@ -54,19 +57,16 @@ def with_parts(trainer: Any, **parts: Any) -> Any:
 
 def trainer_of(config: TrainConfig, folder: Path, outcomes: list[dict[str, Any]]) -> Any:
     """A trainer whose steps end so, one after the other, and then well."""
-    from vpred_train.engine.step_result import StepResult
-
     write_images(folder / "images", 8)
     data = config.data.model_copy(update={"path": folder / "images"})
     trainer = built(config.model_copy(update={"data": data}), folder)
     coming = iter(outcomes)
 
-    def step(batch: Batch) -> StepResult:
+    def step(batch: Batch) -> Any:
         trainer.state.progress.samples_seen = batch.samples_seen
         number = batch.samples_seen // config.global_batch
-        seconds = {"step_seconds": 1.0, "data_wait_seconds": 0.0, "collective_seconds": 0.0}
-        clock = {"step": number, "samples_seen": batch.samples_seen, **seconds}
-        return StepResult(**clock, learning_rate=0.0, loss_scale=1.0, nonfinite_samples={}, **next(coming, GOOD))
+        clock = {"step": number, "samples_seen": batch.samples_seen, "learning_rate": 0.0}
+        return dataclasses.replace(RESULT, **clock, **next(coming, GOOD))
 
     return with_parts(trainer, step=step)
 
@@ -83,6 +83,38 @@ def on_source(trainer: Any, folder: Path) -> Any:
 
 class Never:
     received = False
+
+
+class Account(Hook):
+    """Keeps a clock, and the seconds that the run has reported, at each step's end."""
+
+    def __init__(self) -> None:
+        self.reported_s = {"step": 0.0}
+        self.marks: list[tuple[float, float]] = []
+
+    def on_step(self, result: Any) -> None:
+        parts_s = {name: value for name, value in vars(result).items() if name.endswith("_seconds")}
+        assert min(parts_s.values()) >= 0
+        assert parts_s.pop("step_seconds") == pytest.approx(sum(parts_s.values()))
+        self.reported_s["step"] += result.step_seconds
+        self.marks.append((time.perf_counter(), sum(self.reported_s.values())))
+
+    def on_pause(self, cause: str, seconds: float) -> None:
+        self.reported_s[cause] = self.reported_s.get(cause, 0.0) + seconds
+
+
+def test_steps_and_pauses_add_up_to_the_wall_clock(train_config: TrainConfig, tmp_path: Path) -> None:
+    """Within 3 %, with validation and checkpoints between the steps."""
+    write_images(tmp_path / "images", 10)
+    data = train_config.data.model_copy(update={"path": tmp_path / "images"})
+    validation = ValidationConfig(count=2, every_samples=16)
+    account = Account()
+    trainer = built(train_config.model_copy(update={"data": data, "validation": validation}), tmp_path)
+    assert trainer.run(account, Never())
+    (begun_s, reported_then_s), (ended_s, reported_s) = account.marks[0], account.marks[-1]
+    assert account.reported_s.keys() == {"step", "validation", "checkpoint"}
+    assert account.reported_s["validation"] > 0 < account.reported_s["checkpoint"]
+    assert reported_s - reported_then_s == pytest.approx(ended_s - begun_s, rel=0.03)
 
 
 def test_three_steps_in_a_row_that_are_not_finite_end_the_run(train_config: TrainConfig, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs one optimiser step on the device: the batch and a few numbers in, a few numbers out."""
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from vpred_train.engine.device.state import DeviceState
 from vpred_train.engine.graph_cache import Graph, compile_cached, counted_compilation
 from vpred_train.engine.inputs import ModelInputs
 from vpred_train.engine.objective import DiffusionLoss, Objective
-from vpred_train.engine.step_result import StepResult
+from vpred_train.engine.step_result import StepClock, StepResult
 from vpred_train.host_copies import to_device, to_host
 from vpred_train.optim.learning_rate import learning_rate
 
@@ -53,12 +52,12 @@ class DeviceStep:
         self._compiled: set[tuple[Any, ...]] = set()
 
     def __call__(self, batch: Batch) -> StepResult:
-        started_s, waited_s = time.perf_counter(), self.collective.timer.total_s
+        clock = StepClock(self.collective.timer, batch.wait_s)
         config, progress = self.config, self.state.progress
         progress.samples_seen = batch.samples_seen
         scale = progress.loss_scale.value
         rate = learning_rate(config, progress.samples_seen)
-        report = self._run(batch, to_device(self.numbers(rate)))
+        report = self._run(batch, to_device(self.numbers(rate)), clock)
         votes, (grad_norm, updated) = report[:-2].reshape(-1, 2), report[-2:].tolist()
         loss, finite = float(votes[:, 0].mean(dtype=np.float64)) / scale, bool(updated)
         overflow = not finite and math.isfinite(loss) and progress.loss_scale.can_fall
@@ -78,27 +77,27 @@ class DeviceStep:
             overflow=overflow,
             loss_scale=scale,
             nonfinite_samples={} if finite else self._blamed(votes, batch),
-            step_seconds=time.perf_counter() - started_s + batch.wait_s,
-            data_wait_seconds=batch.wait_s,
-            collective_seconds=self.collective.timer.total_s - waited_s,
+            **clock.seconds(),
         )
 
-    def _run(self, batch: Batch, numbers: Tensor) -> NDArray[Any]:
+    def _run(self, batch: Batch, numbers: Tensor, clock: StepClock) -> NDArray[Any]:
         """Run the step's graphs, and return the numbers of `Update`."""
         scale = self.state.progress.loss_scale.value
         if len(self.graphs) == 1:
             (graph,) = self.graphs
-            inputs = (*self.feed(batch, scale), numbers)
+            with clock.encode():
+                inputs = (*self.feed(batch, scale), numbers)
             self._prepare([(graph, inputs)])
         else:
             accumulate, graph = self.graphs
             inputs = (numbers,)
             parts = self.config.gradient_accumulation_steps
             for index in range(parts):
-                micro = (*self.feed(batch.part(index, parts), scale), to_device(np.array([index == 0])))
+                with clock.encode():
+                    micro = (*self.feed(batch.part(index, parts), scale), to_device(np.array([index == 0])))
                 self._prepare([(accumulate, micro), (graph, inputs)])
                 accumulate(*micro)
-        with self.collective.watching():
+        with clock.graph(), self.collective.watching():
             return to_host(graph(*inputs)).copy()
 
     def _prepare(self, graphs: Sequence[Graph]) -> None:

@@ -1,7 +1,6 @@
 """Runs one optimiser step in host memory: batch in, plain numbers out."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from vpred_train.distributed.flat_arrays import FlatArrays, apart
 from vpred_train.engine.host.state import HostState
 from vpred_train.engine.inputs import ModelInputs
 from vpred_train.engine.objective import DiffusionLoss, Objective
-from vpred_train.engine.step_result import StepResult
+from vpred_train.engine.step_result import StepClock, StepResult
 from vpred_train.host_copies import to_host
 from vpred_train.optim.learning_rate import learning_rate
 from vpred_train.optim.optimizers import clip_factor
@@ -53,9 +52,9 @@ class HostStep:
         self.inputs, self.objective, self.loss_and_gradients = inputs, objective, loss_and_gradients
 
     def __call__(self, batch: Batch) -> StepResult:
-        started, waited_s = time.perf_counter(), self.collective.timer.total_s
+        clock = StepClock(self.collective.timer, batch.wait_s)
         state, progress = self.state, self.state.progress
-        local_loss, local_gradient = self._accumulate(batch)
+        local_loss, local_gradient = self._accumulate(batch, clock)
         # Checked before `reduce_`, which mixes the ranks' gradients.
         blamed = [] if math.isfinite(local_loss) and local_gradient.is_finite() else batch.sample_ids.tolist()
         gradient = state.sharding.reduce_(local_gradient)
@@ -71,7 +70,9 @@ class HostStep:
         rate = learning_rate(self.config, progress.samples_seen)
         if finite:
             # Clipping, unscaling and the mean are one factor, so that one pass over the gradient suffices.
-            state.update_(gradient, rate, clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / divisor)
+            factor = clip_factor(grad_norm, self.config.optimizer.max_grad_norm) / divisor
+            with clock.update():
+                state.update_(gradient, rate, factor)
             progress.loss_scale = progress.loss_scale.after_update()
         elif overflow:
             progress.loss_scale = progress.loss_scale.lowered()
@@ -85,29 +86,28 @@ class HostStep:
             overflow=overflow,
             loss_scale=loss_scale,
             nonfinite_samples={rank: sample_ids for rank, (_, sample_ids) in enumerate(votes) if sample_ids},
-            step_seconds=time.perf_counter() - started + batch.wait_s,
-            data_wait_seconds=batch.wait_s,
-            collective_seconds=self.collective.timer.total_s - waited_s,
+            **clock.seconds(),
         )
 
-    def _accumulate(self, batch: Batch) -> tuple[float, FlatArrays]:
+    def _accumulate(self, batch: Batch, clock: StepClock) -> tuple[float, FlatArrays]:
         """Compute this rank's loss and gradient over its micro-batches.
 
         The loss is their mean. The gradient is the sum of the gradients of their scaled losses.
         """
         parts = self.config.gradient_accumulation_steps
-        loss, gradient = self._differentiate(batch.part(0, parts))
+        loss, gradient = self._differentiate(batch.part(0, parts), clock)
         for index in range(1, parts):
-            more_loss, more_gradient = self._differentiate(batch.part(index, parts))
+            more_loss, more_gradient = self._differentiate(batch.part(index, parts), clock)
             loss += more_loss
             gradient.add_(more_gradient)
         return loss / parts, gradient
 
-    def _differentiate(self, batch: Batch) -> tuple[float, FlatArrays]:
-        z_0, text = self.inputs.of_batch(batch)
-        draws = self.objective.draw(batch, z_0.shape[1:])
+    def _differentiate(self, batch: Batch, clock: StepClock) -> tuple[float, FlatArrays]:
         loss_scale = self.state.progress.loss_scale.value
-        inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
+        with clock.encode():
+            z_0, text = self.inputs.of_batch(batch)
+            draws = self.objective.draw(batch, z_0.shape[1:])
+            inputs = self.objective.network_inputs(z_0, draws, text, loss_scale)
         loss, gradients = self.loss_and_gradients(*inputs)
         # On CPU the arrays share the tensors' memory: the graph's gradients are summed and reduced in place.
         arrays = apart(to_host(tensor).reshape(-1) for tensor in gradients)

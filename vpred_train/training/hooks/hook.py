@@ -49,6 +49,9 @@ class Hook:
     def on_step(self, result: StepResult) -> None:
         """A step has ended."""
 
+    def on_pause(self, cause: str, seconds: float) -> None:
+        """Training has stood still for something else, for `seconds`."""
+
     def on_checkpoint(self, saved: SaveResult) -> None:
         """A checkpoint is committed; training may be steps ahead of it."""
 
@@ -76,6 +79,10 @@ class Hooks(Hook):
     def on_step(self, result: StepResult) -> None:
         for hook in self.hooks:
             hook.on_step(result)
+
+    def on_pause(self, cause: str, seconds: float) -> None:
+        for hook in self.hooks:
+            hook.on_pause(cause, seconds)
 
     def on_checkpoint(self, saved: SaveResult) -> None:
         for hook in self.hooks:

@@ -60,21 +60,41 @@ class LogHook(Hook):
             logger.info("validation of step %d, %s weights: loss %s; by log SNR: %s", step, weights, whole, by_bin)
 
 
-class MetricsHook(Hook):
-    """Feeds this rank's Prometheus metrics."""
+STEP_PARTS = {
+    "data": "data_wait_seconds",
+    "encode": "encode_seconds",
+    "forward_backward": "forward_backward_seconds",
+    "collective": "collective_seconds",
+    "update": "update_seconds",
+    "graph": "graph_seconds",
+}
 
-    def __init__(
-        self, metrics: WorkerMetrics, config: TrainConfig, speed: Speed, compilations: Compilations | None = None
-    ) -> None:
-        self.metrics, self.config, self.speed, self.compilations = metrics, config, speed, compilations
+
+class MetricsHook(Hook):
+    """Feeds this rank's Prometheus metrics.
+
+    compilations: what this process's training graphs took, which grows while it trains
+    """
+
+    def __init__(self, metrics: WorkerMetrics, speed: Speed, compilations: Compilations) -> None:
+        self.metrics, self.speed, self.compilations = metrics, speed, compilations
+        self._compiled_s = compilations.seconds
         metrics.observe_ceiling(speed.matmul_flops_per_second)
 
     def on_step(self, result: StepResult) -> None:
-        total = {"images_per_second": self.config.global_batch / result.step_seconds}
-        self.metrics.observe_step({**vars(result), **vars(self.speed.rates(result.step_seconds)), **total})
+        parts_s = {part: getattr(result, name) for part, name in STEP_PARTS.items()}
+        # A step that compiles would be the slowest of the night.
+        compiled_s = self.compilations.seconds - self._compiled_s
+        self._compiled_s = self.compilations.seconds
+        parts_s["forward_backward"] -= compiled_s
+        self.metrics.count_pause("compile", compiled_s)
+        work = self.speed
+        self.metrics.observe_step(vars(result), parts_s, samples=work.images_per_step, flops=work.flops_per_step)
         self.metrics.observe_device_memory(runtime.device_memory())
-        if self.compilations is not None:
-            self.metrics.observe_compilations(**asdict(self.compilations))
+        self.metrics.observe_compilations(**asdict(self.compilations))
+
+    def on_pause(self, cause: str, seconds: float) -> None:
+        self.metrics.count_pause(cause, seconds)
 
     def on_checkpoint(self, saved: SaveResult) -> None:
         self.metrics.observe_checkpoint(vars(saved))
@@ -83,9 +103,11 @@ class MetricsHook(Hook):
         self.metrics.count_failed_checkpoint()
 
     def on_validation(self, step: int, samples_seen: int, losses: Sequence[ValidationLoss]) -> None:
-        for each in losses:
-            timesteps = f"{each.first_timestep}-{each.last_timestep}"
-            self.metrics.observe_validation(each.weights, timesteps, each.loss, each.standard_error)
+        for weights in dict.fromkeys(each.weights for each in losses):
+            whole, *bins = (each for each in losses if each.weights == weights)
+            for name, each in [("all", whole), *((str(number), each) for number, each in enumerate(bins))]:
+                log_snr = f"{each.log_snr_high:.1f}..{each.log_snr_low:.1f}"
+                self.metrics.observe_validation(step, weights, name, log_snr, each.loss, each.standard_error)
 
 
 class HistoryHook(Hook):

@@ -53,7 +53,7 @@ class StatusHook(Hook):
         self.images_per_second = self.config.global_batch / self.identity.world_size / result.step_seconds
         self.steps += 1
         if self.steps > 1:
-            self.own_seconds += result.step_seconds - result.collective_seconds
+            self.own_seconds += result.own_seconds
         changed = self.phase != "training"
         self._enter("training")
         if changed or time.monotonic() - self.written_s >= STATUS_INTERVAL_S:

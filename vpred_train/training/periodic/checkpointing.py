@@ -62,6 +62,8 @@ class CheckpointSaver(Periodic):
     beside: writes more files when a checkpoint begins, given the samples seen; called by all ranks
     """
 
+    cause = "checkpoint"
+
     def __init__(
         self,
         config: TrainConfig,

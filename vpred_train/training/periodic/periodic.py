@@ -36,7 +36,11 @@ class Periodic:
 
     A subclass overrides the moments that it needs, and decides itself what it does when the run is stopping. The others
     do nothing. A run has one list of these, in the order in which they act.
+
+    cause: names the time that it takes, in `Hook.on_pause`
     """
+
+    cause: str
 
     def before_first_step(self, now: Boundary, hooks: Hook) -> None:
         """A run begins; nothing is trained yet. A resumed run has no such moment."""

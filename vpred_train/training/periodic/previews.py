@@ -24,6 +24,8 @@ class Previews(Observer):
     captioned: images whose captions are the prompts when the recipe gives none.
     """
 
+    cause = "preview"
+
     def __init__(
         self,
         config: TrainConfig,

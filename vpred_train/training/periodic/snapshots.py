@@ -22,6 +22,8 @@ class EmaSnapshots(Periodic):
     writes: this rank writes the files; true on one rank
     """
 
+    cause = "snapshot"
+
     def __init__(
         self, config: TrainConfig, state: TrainingState, folder: Path, every_samples: int, writes: bool
     ) -> None:

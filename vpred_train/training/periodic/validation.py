@@ -56,6 +56,8 @@ class Validation(Observer):
     bins: bounds of the bins; bin b holds the timesteps [bins[b], bins[b + 1]).
     """
 
+    cause = "validation"
+
     def __init__(
         self,
         config: TrainConfig,

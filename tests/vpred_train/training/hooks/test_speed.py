@@ -1,6 +1,7 @@
 """A rank's speed in images and operations, and where it is told."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from mindspore import Tensor
 
 from checkpoints_mgr import SaveResult
 from launcher.contract.accelerators import ACCELERATORS, ComputeDtype
-from monitoring import History, WorkerMetrics
+from monitoring import History, RankLabels, WorkerMetrics
 from support.step_results import RESULT
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import SingleProcess
+from vpred_train.engine.graph_cache import Compilations
 from vpred_train.estimates.flops import flops_per_image
 from vpred_train.training.hooks import speed
 from vpred_train.training.hooks.reporting import HistoryHook, LogHook, MetricsHook
@@ -20,6 +22,7 @@ from vpred_train.training.hooks.speed import Rates, Speed, measure_speed
 from vpred_train.training.report import speed_facts
 
 SPEED = Speed(images_per_step=8, flops_per_step=5e9, matmul_flops_per_second=8e10)
+RANK = RankLabels(run="cats", rank="0", local_rank="0", hostname="h", device_id="0")
 RATES = Rates(images_per_second_per_device=32, model_flops_per_second=2e10, mfu_ratio=0.25)
 
 
@@ -75,19 +78,30 @@ def test_log_history_and_metrics_tell_it(
     numbers = {**dataclasses.asdict(RESULT), **dataclasses.asdict(RATES)}
     del numbers["nonfinite_samples"]  # for the log alone
     assert record.items() >= numbers.items()
-    metrics = WorkerMetrics(0, 0, "h")
-    MetricsHook(metrics, train_config, SPEED).on_step(RESULT)
-    labels = {"rank": "0", "local_rank": "0", "hostname": "h"}
-    names = [*dataclasses.asdict(RATES), "matmul_ceiling_flops_per_second"]
-    assert [metrics.registry.get_sample_value(f"vpred_{name}", labels) for name in names] == [32, 2e10, 0.25, 8e10]
+    metrics = WorkerMetrics(RANK)
+    compilations = Compilations(seconds=2.0)  # before the first step
+    hook = MetricsHook(metrics, SPEED, compilations)
+    compilations.seconds += 0.125
+    hook.on_step(RESULT)
+    hook.on_pause("validation", 0.75)
+    value = partial(metrics.registry.get_sample_value, labels=dataclasses.asdict(RANK))
+    totals = [value(f"vpred_{name}") for name in ("samples_total", "model_flops_total", "flops_ceiling")]
+    assert totals == [8, 5e9, 8e10]
+    assert value("vpred_step_seconds_sum") == 0.125  # a step that compiles would be the slowest of the night
+    pauses = {
+        cause: metrics.registry.get_sample_value(
+            "vpred_pause_seconds_total", dataclasses.asdict(RANK) | {"cause": cause}
+        )
+        for cause in ("compile", "validation", "checkpoint")
+    }
+    assert pauses == {"compile": 0.125, "validation": 0.75, "checkpoint": 0}
 
 
-def test_metrics_tell_a_checkpoint_by_its_phases(train_config: TrainConfig) -> None:
-    """Each row of the tables of `monitoring.metrics` names a field of what a save reports."""
-    metrics = WorkerMetrics(0, 0, "h")
+def test_metrics_tell_a_checkpoint_by_its_phases() -> None:
+    metrics = WorkerMetrics(RANK)
     saved = SaveResult(7, Path("step"), 123, total_s=4.0, stall_s=0.5, stage_s=1.0, write_s=2.0, commit_s=0.25)
-    MetricsHook(metrics, train_config, SPEED).on_checkpoint(saved)
-    labels = {"rank": "0", "local_rank": "0", "hostname": "h"}
+    MetricsHook(metrics, SPEED, Compilations()).on_checkpoint(saved)
+    labels = dataclasses.asdict(RANK)
     names = ("checkpoint_last_step", "checkpoint_size_bytes", "checkpoint_save_seconds_sum")
     assert [metrics.registry.get_sample_value(f"vpred_{name}", labels) for name in names] == [7, 123, 4]
     phases = [

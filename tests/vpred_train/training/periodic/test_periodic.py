@@ -86,7 +86,14 @@ def test_hooks_pass_every_event_on_in_order() -> None:
 
     hooks = Hooks(recorder(1))
     hooks.add(recorder(2))
-    events = {"on_phase": 3, "on_step": 1, "on_checkpoint": 1, "on_checkpoint_failed": 1, "on_validation": 3}
+    events = {
+        "on_phase": 3,
+        "on_step": 1,
+        "on_pause": 2,
+        "on_checkpoint": 1,
+        "on_checkpoint_failed": 1,
+        "on_validation": 3,
+    }
     assert events.keys() == {name for name in vars(Hook) if name.startswith("on_")}
     for name, count in events.items():
         getattr(hooks, name)(*range(count))
