@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from monitoring.dashboards.__main__ import DASHBOARDS
 from monitoring.rules.__main__ import groups, rendered
 from support.dashboards import Answer, answers
-from support.jobs import SMALL_RECIPE, end, free_ports, start, write_images
+from support.jobs import SMALL_RECIPE, end, free_ports, start, wait_until, write_images
 from support.prometheus import Prometheus, configuration, fetched, need, node_exporter, prometheus, server, wait_for
 
 pytestmark = pytest.mark.long
@@ -37,9 +39,26 @@ HERE = [dashboard for dashboard in DASHBOARDS if dashboard.uid != "vpred-npu"]
 OF_THE_MACHINE = {"VpredHostMemory"}
 
 
-def missing(server: Prometheus) -> list[Answer]:
+@contextmanager
+def watched(folder: Path, runs: Path) -> Iterator[tuple[Prometheus, int]]:
+    """Prometheus with node exporter and `vpred-launch serve`, and the port of the latter."""
+    served = free_ports(1)
+    argv = [sys.executable, "-P", "-m", "launcher.cli", "serve", str(runs), "--listen", f"127.0.0.1:{served}"]
+    ready = f"http://127.0.0.1:{served}/healthz"
+    with server(argv, folder / "serve.log", ready), node_exporter(folder / "node.log") as node:
+        host = {"targets": [f"127.0.0.1:{node}"], "labels": {"hostname": socket.gethostname()}}
+        jobs = {
+            "vpred": {"http_sd_configs": [{"url": f"http://127.0.0.1:{served}/sd", "refresh_interval": "1s"}]},
+            "vpred-launcher": {"static_configs": [{"targets": [f"127.0.0.1:{served}"]}]},
+            "node": {"static_configs": [host]},
+        }
+        with prometheus(folder / "prometheus", configuration(jobs), rendered(groups(FASTER))) as running:
+            yield running, served
+
+
+def missing(running: Prometheus) -> list[Answer]:
     """The queries without an answer that should have one."""
-    found = [each for dashboard in HERE for each in answers(server, dashboard, RUN, span_s=60)]
+    found = [each for dashboard in HERE for each in answers(running, dashboard, RUN, span_s=60)]
     return [each for each in found if each.series == 0 and each.may_be_empty not in EMPTY_HERE]
 
 
@@ -50,43 +69,29 @@ def promtool_checks(url: str) -> None:
 
 def test_a_real_run_fills_the_dashboards_and_fires_nothing(tmp_path: Path) -> None:
     need("prometheus", "promtool", "prometheus-node-exporter")
-    recipe, runs = tmp_path / "small.yaml", tmp_path / "runs"
+    recipe, run = tmp_path / "small.yaml", tmp_path / "runs" / RUN
     recipe.write_text(SMALL_RECIPE)
     write_images(tmp_path / "images", 16)
-    runs.mkdir()
-    began, served = time.time(), free_ports(1)
-    argv = [sys.executable, "-P", "-m", "launcher.cli", "serve", str(runs), "--listen", f"127.0.0.1:{served}"]
-    ready = f"http://127.0.0.1:{served}/healthz"
-    with server(argv, tmp_path / "serve.log", ready), node_exporter(tmp_path / "node.log") as node:
-        found = {"http_sd_configs": [{"url": f"http://127.0.0.1:{served}/sd", "refresh_interval": "1s"}]}
-        host = {"targets": [f"127.0.0.1:{node}"], "labels": {"hostname": socket.gethostname()}}
-        jobs = {
-            "vpred": found,
-            "vpred-launcher": {"static_configs": [{"targets": [f"127.0.0.1:{served}"]}]},
-            "node": {"static_configs": [host]},
-        }
-        with prometheus(tmp_path / "prometheus", configuration(jobs), rendered(groups(FASTER))) as running:
-            port = free_ports(2)
-            process = start(recipe, runs / RUN, 2, port, SETTINGS)
-            try:
-                wait_for(lambda: running.value(f'sum(up{{run="{RUN}"}})') == 2, "scrape of both ranks", 120)
-                left: list[Answer] = []
-
-                def complete() -> bool:
-                    assert process.poll() is None, (process.communicate()[0][-3000:], [each.place for each in left])
-                    left[:] = missing(running)
-                    return not left
-
-                wait_for(complete, "answers", 180)
-                promtool_checks(f"http://127.0.0.1:{served}/metrics")
-                for rank in range(2):
-                    promtool_checks(f"http://127.0.0.1:{port + rank}/metrics")
-                code, output = end(process)
-                assert code == 0, output
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+    port, began = free_ports(2), time.time()
+    process = start(recipe, run, 2, port, SETTINGS)
+    try:
+        wait_until((run / "plan.json").exists, process)
+        with watched(tmp_path, run.parent) as (running, served):
+            wait_for(lambda: running.value(f'sum(up{{run="{RUN}"}})') == 2, "scrape of both ranks", 120)
+            left = missing(running)
+            deadline = time.monotonic() + 180
+            while left and time.monotonic() < deadline:
+                assert process.poll() is None, (process.communicate()[0][-3000:], [each.place for each in left])
+                left = missing(running)
+            assert [each.place for each in left] == []
+            for address in (served, port, port + 1):
+                promtool_checks(f"http://127.0.0.1:{address}/metrics")
+            code, output = end(process)
+            assert code == 0, output
             time.sleep(20)  # longer than any alert about the end of a run needs
             assert [rule["name"] for rule in running.rules() if rule["health"] != "ok"] == []
             assert running.value(f'vpred_launcher_run_state{{run="{RUN}",state="complete"}}') == 1
             assert running.fired(began) - OF_THE_MACHINE == {"VpredWatchdog"}
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
