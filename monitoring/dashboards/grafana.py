@@ -68,9 +68,10 @@ OPTIONS: dict[str, Json] = {
         "valueMode": "color",
         "showUnfilled": True,
         "minVizHeight": 16,
+        "maxVizHeight": 40,
         "minVizWidth": 8,
         "namePlacement": "auto",
-        "sizing": "auto",
+        "sizing": "manual",
     },
     "text": {"mode": "markdown"},
 }

@@ -76,7 +76,7 @@ function Body({ panel, frames, width, height }: any) {
   if (panel.type === 'bargauge') {
     const most = Math.max(...frames.map((frame: any) => frame.fields[1].values[0]));
     return <div>{frames.map((frame: any, index: number) => <BarGauge key={index} theme={theme} width={width}
-      height={height / frames.length - 4} orientation={'horizontal' as any} displayMode={BarGaugeDisplayMode.Gradient}
+      height={Math.min(40, height / frames.length - 4)} text={{ titleSize: 13, valueSize: 16 }} orientation={'horizontal' as any} displayMode={BarGaugeDisplayMode.Gradient}
       value={{ ...last(frame), title: frame.name }} field={{ ...frame.fields[1].config, min: 0, max: most }}
       display={frame.fields[1].display} itemSpacing={4} lcdCellWidth={8} />)}</div>;
   }
