@@ -28,13 +28,21 @@ def _from_pod(field: str, label: str) -> Document:
 
 
 def pod_monitor() -> Document:
-    """Render the PodMonitor of all ranks. The rank's samples carry rank, local_rank, hostname and device_id."""
+    """Render the PodMonitor of all ranks.
+
+    The samples of a rank carry its labels. Their hostname is the pod's, so the node's name of the target replaces it.
+    """
     relabelings = [
         {"targetLabel": "job", "replacement": "vpred"},
         _from_pod("label_app_kubernetes_io_instance", "run"),
         _from_pod("node_name", "hostname"),
     ]
-    ports = (f"metrics-{rank}" for rank in range(_LOCAL_RANKS))
+    of_samples = [
+        {"sourceLabels": ["exported_run"], "regex": "(.+)", "targetLabel": "run"},
+        {"action": "labeldrop", "regex": "exported_(run|hostname)"},
+    ]
+    rank = {"interval": _INTERVAL, "relabelings": relabelings, "metricRelabelings": of_samples}
+    ports = (f"metrics-{number}" for number in range(_LOCAL_RANKS))
     return {
         "apiVersion": _API,
         "kind": "PodMonitor",
@@ -42,9 +50,7 @@ def pod_monitor() -> Document:
         "spec": {
             "namespaceSelector": _EVERY_NAMESPACE,
             "selector": {"matchLabels": {"app.kubernetes.io/name": "vpred", "app.kubernetes.io/component": "host"}},
-            "podMetricsEndpoints": [
-                {"port": port, "interval": _INTERVAL, "honorLabels": True, "relabelings": relabelings} for port in ports
-            ],
+            "podMetricsEndpoints": [{"port": port, **rank} for port in ports],
         },
     }
 

@@ -16,7 +16,17 @@ from monitoring.dashboards.__main__ import DASHBOARDS
 from monitoring.rules.__main__ import groups, rendered
 from support.dashboards import Answer, answers
 from support.jobs import SMALL_RECIPE, end, free_ports, start, wait_until, write_images
-from support.prometheus import Prometheus, configuration, fetched, need, node_exporter, prometheus, server, wait_for
+from support.prometheus import (
+    Prometheus,
+    configuration,
+    fetched,
+    free_port,
+    need,
+    node_exporter,
+    prometheus,
+    server,
+    wait_for,
+)
 
 pytestmark = pytest.mark.long
 
@@ -42,7 +52,7 @@ OF_THE_MACHINE = {"VpredHostMemory"}
 @contextmanager
 def watched(folder: Path, runs: Path) -> Iterator[tuple[Prometheus, int]]:
     """Prometheus with node exporter and `vpred-launch serve`, and the port of the latter."""
-    served = free_ports(1)
+    served = free_port()
     argv = [sys.executable, "-P", "-m", "launcher.cli", "serve", str(runs), "--listen", f"127.0.0.1:{served}"]
     ready = f"http://127.0.0.1:{served}/healthz"
     with server(argv, folder / "serve.log", ready), node_exporter(folder / "node.log") as node:

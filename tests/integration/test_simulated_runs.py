@@ -18,9 +18,18 @@ from monitoring.rules.__main__ import groups, rendered
 from monitoring.rules.recording import RECORDING
 from support import PROGRAMS, PYTHONPATH
 from support.dashboards import answers
-from support.jobs import free_ports
 from support.programs.simulated_runs import CALM, FAULTS
-from support.prometheus import STACK, Prometheus, Webhook, alertmanager, configuration, prometheus, server, webhook
+from support.prometheus import (
+    STACK,
+    Prometheus,
+    Webhook,
+    alertmanager,
+    configuration,
+    free_port,
+    prometheus,
+    server,
+    webhook,
+)
 
 pytestmark = pytest.mark.long
 
@@ -73,7 +82,7 @@ def _alerting(port: int) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder, port = tmp_path_factory.mktemp("world"), free_ports(1)
+    folder, port = tmp_path_factory.mktemp("world"), free_port()
     argv = [sys.executable, "-P", str(PROGRAMS / "simulated_runs.py"), str(port), str(RANKS)]
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     with (

@@ -70,7 +70,8 @@ def test_a_job_of_its_own_monitor_has_the_labels_of_the_common_one() -> None:
     assert faults_of_custom_kind(own) == []
     for monitor in (own, common):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
-            assert endpoint["honorLabels"] and endpoint["port"].startswith("metrics-")
+            assert not endpoint.get("honorLabels") and endpoint["port"].startswith("metrics-")
+            assert {"action": "labeldrop", "regex": "exported_(run|hostname)"} in endpoint["metricRelabelings"]
             assert {each["targetLabel"] for each in endpoint["relabelings"]} == {"job", "run", "hostname"}
             assert {"targetLabel": "job", "replacement": "vpred"} in endpoint["relabelings"]
 

@@ -6,6 +6,7 @@ Each is ended when its `with` block ends, or with this process.
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -23,7 +24,6 @@ import pytest
 import yaml
 
 from support import CHECKOUT
-from support.jobs import free_ports
 
 STACK = CHECKOUT / "monitoring" / "stack"
 DEADLINE_S = 60
@@ -37,6 +37,14 @@ def need(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             pytest.skip(f"no {program}; tests/run.sh installs it on Debian")
+
+
+def free_port() -> int:
+    """A port that the kernel hands out: none of those that `support.jobs.free_ports` gives to runs, which bind late."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def fetched(url: str, timeout_s: float = 30) -> str:
@@ -152,7 +160,7 @@ def prometheus(folder: Path, config: dict[str, Any], rules: str) -> Iterator[Pro
         ["promtool", "check", "config", "prometheus.yml"], cwd=folder, capture_output=True, text=True
     )
     assert check.returncode == 0, check.stdout + check.stderr
-    port = free_ports(1)
+    port = free_port()
     argv = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     argv += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn", "--query.lookback-delta=15s"]
     with server(argv, folder / "log", f"http://127.0.0.1:{port}/-/ready"):
@@ -165,7 +173,7 @@ def alertmanager(folder: Path, config: dict[str, Any]) -> Iterator[int]:
     need("prometheus-alertmanager")
     folder.mkdir()
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config, sort_keys=False))
-    port = free_ports(1)
+    port = free_port()
     argv = ["prometheus-alertmanager", f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/data"]
     argv += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=warn"]
     with server(argv, folder / "log", f"http://127.0.0.1:{port}/-/ready"):
@@ -176,7 +184,7 @@ def alertmanager(folder: Path, config: dict[str, Any]) -> Iterator[int]:
 def node_exporter(log: Path) -> Iterator[int]:
     """Its port."""
     need("prometheus-node-exporter")
-    port = free_ports(1)
+    port = free_port()
     argv = ["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     with server(argv, log, f"http://127.0.0.1:{port}/metrics"):
         yield port
