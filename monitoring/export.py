@@ -1,114 +1,92 @@
-"""Prints the curves of a run as JSON, for programs that draw them."""
+"""Export the histories of a run: curves as JSON for programs, or tables for the tools in which people compare runs."""
 
 import argparse
 import json
-import math
+import os
+import secrets
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from monitoring.errors import MonitorError
-from monitoring.records import STEPS, VALIDATIONS, Row, Rows, Validation, number, require_run, step_parts, validations
-from monitoring.thinning import Point, Thinned
+from monitoring.export_formats import FILES, FORMATS
+from monitoring.records import STEPS, VALIDATIONS, Rows, require_run
+from monitoring.tables import Tables
+from monitoring.thinned_curves import thinned_curves
 
 BAD_INPUT = 2
-CURVES = {"loss": "loss", "grad_norm": "grad_norm", "images_per_second": "images_per_second", "step_s": "step_seconds"}
-
-
-def with_rates(rows: Rows) -> Iterator[Row]:
-    """Yield each step with `images_per_second` of all ranks, by the samples seen since the step before."""
-    step, seen = 0, 0.0
-    for row in rows:
-        samples, seconds, steps = number(row, "samples_seen"), number(row, "step_seconds"), row["step"] - step
-        rate = (samples - seen) / steps / seconds if steps > 0 and seconds > 0 else math.nan
-        step, seen = row["step"], samples
-        yield row | {"images_per_second": rate}
-
-
-def curves(run: Path) -> dict[str, Any]:
-    """Return the run's curves as JSON values: [samples seen, value], at most MAX_POINTS each, None for NaN.
-
-    Held-out losses have their ranges of log SNR apart. `parts` is the sum of each part of the steps, seconds.
-    """
-    steps, held_out = Rows(run / STEPS), Rows(run / VALIDATIONS, rows_share_steps=True)
-    thinned = {name: Thinned() for name in CURVES}
-    parts: dict[str, float] = {}
-    for row in with_rates(steps):
-        place = number(row, "samples_seen")
-        if not math.isfinite(place):
-            continue
-        for name, key in CURVES.items():
-            thinned[name].add(place, number(row, key))
-        for part, seconds in step_parts(row).items():
-            parts[part] = parts.get(part, 0.0) + seconds
-    document: dict[str, Any] = {name: [_plain(point) for point in each.points()] for name, each in thinned.items()}
-    document["validation"] = _held_out(held_out)
-    document["parts"] = parts
-    for rows in (steps, held_out):
-        warn(rows)
-    return document
-
-
-def _held_out(rows: Rows) -> list[dict[str, Any]]:
-    """Return the validations whose losses over all timesteps a thinned curve keeps, for each kind of weights."""
-    thinned: dict[str, Thinned] = {}
-    for each in validations(rows):
-        if math.isfinite(each.samples_seen):
-            whole = number(each.losses[0].row, "loss")
-            thinned.setdefault(each.weights, Thinned()).add(each.samples_seen, whole)
-    kept = {(weights, place) for weights, curve in thinned.items() for place, _ in curve.points()}
-    return [_validation(each) for each in validations(rows) if (each.weights, each.samples_seen) in kept]
-
-
-def _validation(each: Validation) -> dict[str, Any]:
-    whole, *bins = each.losses
-    return {
-        "samples": each.samples_seen,
-        "weights": each.weights,
-        "loss": _finite(number(whole.row, "loss")),
-        "standard_error": _finite(number(whole.row, "standard_error")),
-        "bins": [
-            {
-                "bin": loss.name,
-                "log_snr": loss.log_snr,
-                "loss": _finite(number(loss.row, "loss")),
-                "standard_error": _finite(number(loss.row, "standard_error")),
-            }
-            for loss in bins
-        ],
-    }
-
-
-def _plain(point: Point) -> list[float | None]:
-    return [point[0], _finite(point[1])]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def warn(rows: Rows) -> None:
-    """Print how many lines of a history were left out as damaged."""
-    if rows.damaged:
-        print(
-            f"{rows.path}:{rows.first_damaged}: not a record; {rows.damaged} such line(s) are left out", file=sys.stderr
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's) and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.export", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--to", required=True, choices=("curves",), help="curves prints JSON for programs")
+    text = "curves prints JSON, at most 500 points a curve; the others write files"
+    parser.add_argument("--to", required=True, choices=("curves", *FORMATS), help=text)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to make for the files")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is in DIR")
     options = parser.parse_args(argv)
     try:
-        document = curves(require_run(options.run))
-    except (MonitorError, OSError) as error:
+        return _export(options)
+    except MonitorError as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
-    print(json.dumps(document, allow_nan=False))
+    except OSError as error:  # of the run's files or of the output
+        print(f"{error.filename or options.output}: {error.strerror or error}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _export(options: argparse.Namespace) -> int:
+    run = require_run(options.run)
+    steps, held_out = Rows(run / STEPS), Rows(run / VALIDATIONS, rows_share_steps=True)
+    if options.to == "curves":
+        if options.output is not None or options.overwrite:
+            raise MonitorError("--to curves: prints to standard output; remove --output and --overwrite")
+        document = thinned_curves(steps, held_out)
+        print(json.dumps(document, allow_nan=False), flush=True)
+    else:
+        if options.output is None:
+            raise MonitorError(f"--to {options.to}: needs --output DIR, the folder to make")
+        if next(iter(steps), None) is None:
+            raise MonitorError(f"{steps.path}: found no step; export the run when it has trained")
+        write_folder(options.output, options.overwrite, lambda at: FORMATS[options.to](Tables(steps, held_out), at))
+        print(options.output)
+    for rows in (steps, held_out):
+        if rows.damaged:
+            words = f"not a record; {rows.damaged} such line(s) are left out"
+            print(f"{rows.path}:{rows.first_damaged}: {words}", file=sys.stderr)
     return 0
+
+
+def write_folder(folder: Path, overwrite: bool, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a new folder beside `folder`, and rename that; nothing remains of one that raises.
+
+    Raises MonitorError: when `folder` is not empty and `overwrite` is false, or it has files that are no export's.
+    """
+    folder = folder.absolute()
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise MonitorError(f"{folder}: found something else than a folder; give another --output")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there and not overwrite:
+        raise MonitorError(
+            f"{folder}: has files already; add --overwrite to replace an export, or give another --output"
+        )
+    if there - FILES:
+        raise MonitorError(f"{folder}: has {min(there - FILES)!r}, which is no export's; give another --output")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = f"{os.getpid()}.{secrets.token_hex(4)}"
+    aside, before = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("tmp", "old"))
+    aside.mkdir()
+    try:
+        write(aside)
+        if there:
+            folder.rename(before)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 if __name__ == "__main__":

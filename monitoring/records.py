@@ -47,6 +47,8 @@ def require_run(folder: Path) -> Path:
 def number(row: Mapping[str, Any], key: str) -> float:
     """Return a number of a row as float64. NaN: it was not finite, or the row has no such number."""
     value = row.get(key)
+    if type(value) is float:  # the usual case, and the quickest test for it
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:
@@ -57,8 +59,8 @@ def number(row: Mapping[str, Any], key: str) -> float:
 
 def step_parts(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the seconds of each part of a step; they add up to its `step_seconds` where that is known."""
-    parts = {part: number(row, key) for part, key in STEP_PARTS.items()}
-    known = {part: seconds for part, seconds in parts.items() if seconds >= 0 and math.isfinite(seconds)}
+    parts = ((part, number(row, key)) for part, key in STEP_PARTS.items())
+    known = {part: seconds for part, seconds in parts if 0 <= seconds < math.inf}
     rest = number(row, "step_seconds") - sum(known.values())
     return known | ({OTHER_PART: rest} if rest > 0 and math.isfinite(rest) else {})
 
@@ -114,6 +116,17 @@ class Rows:
                 cuts.append((line_number, step))
             last = step
         return cuts
+
+
+def with_rates(rows: Rows) -> Iterator[Row]:
+    """Yield each step with `images_per_second` of all ranks, by the samples seen since the step before."""
+    step, seen = 0, 0.0
+    for row in rows:
+        samples, seconds, steps = number(row, "samples_seen"), number(row, "step_seconds"), row["step"] - step
+        rate = (samples - seen) / steps / seconds if steps > 0 and seconds > 0 else math.nan
+        step, seen = row["step"], samples
+        row["images_per_second"] = rate
+        yield row
 
 
 @dataclass(frozen=True)

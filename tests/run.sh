@@ -21,14 +21,19 @@ fi
 if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     wanted_packages=()
     for pair in sshd:openssh-server ip:iproute2 mpirun.openmpi:openmpi-bin slurmctld:slurm-wlm munged:munge \
-        mmdebstrap:mmdebstrap buildah:buildah podman:podman runc:runc; do
+        mmdebstrap:mmdebstrap buildah:buildah podman:podman runc:runc prometheus:prometheus amtool:prometheus-alertmanager \
+        prometheus-node-exporter:prometheus-node-exporter chromium:chromium npm:npm; do
         PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || wanted_packages+=("${pair#*:}")
     done
     # Slurm's PMIx plugin opens a file of this package.
     compgen -G "/usr/lib/*/pmix2/lib/libpmix.so" >/dev/null || wanted_packages+=(libpmix-dev)
     if ((${#wanted_packages[@]})); then
+        # Some of them are services. The tests start their own.
+        policy=/usr/sbin/policy-rc.d
+        if [[ -e $policy ]]; then policy=""; else printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; fi
         { apt-get update && apt-get install --yes --no-install-recommends "${wanted_packages[@]}"; } >/dev/null 2>&1 \
             || echo "tests/run.sh: could not install ${wanted_packages[*]}; the tests that need them will skip" >&2
+        [[ -z $policy ]] || rm "$policy"
     fi
 fi
 

@@ -169,7 +169,8 @@ def _ports(cluster: ClusterConfig) -> list[Finding]:
         for port in ports
         if (reason := why_closed(address, port))
     ]
-    return closed or [Finding("ok", "metrics ports", f"{address}:{ports[0]}-{ports[-1]} free")]
+    wrong = [each for each in closed if each.severity == "error"][:1]  # an address that is none fails at every port
+    return wrong or closed or [Finding("ok", "metrics ports", f"{address}:{ports[0]}-{ports[-1]} free")]
 
 
 def _metrics_files(cluster: ClusterConfig) -> list[Finding]:

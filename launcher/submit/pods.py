@@ -121,15 +121,24 @@ def network_policy(pods: Pods) -> Document:
 
 
 def pod_monitor(pods: Pods) -> Document:
-    """Render the PodMonitor of the Prometheus operator: one endpoint for each local rank."""
-    endpoints = [{"port": name, "interval": "15s"} for name in _metrics_ports(pods)]
+    """Render the PodMonitor of the Prometheus operator: an endpoint for each local rank.
+
+    The samples of a rank carry its labels. Their hostname is the pod's, so the node's name of the target replaces it.
+    """
+    relabelings = [
+        {"targetLabel": "job", "replacement": "vpred"},
+        {"targetLabel": "run", "replacement": pods.cluster.metrics.run_name or pods.run},
+        {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "hostname"},
+    ]
+    of_samples = [{"action": "labeldrop", "regex": "exported_(run|hostname)"}]
+    rank = {"interval": "15s", "relabelings": relabelings, "metricRelabelings": of_samples}
+    endpoints = [{"port": name, **rank} for name in _metrics_ports(pods)]
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
         "metadata": pods.metadata(),
         "spec": {
             "selector": {"matchLabels": pods.labels},
-            "podTargetLabels": ["app.kubernetes.io/instance"],
             "podMetricsEndpoints": endpoints,
         },
     }

@@ -1,0 +1,1 @@
+"""Holds Grafana's dashboards as Python data. `python -m monitoring.dashboards FOLDER` writes them as JSON."""
