@@ -132,8 +132,8 @@ td.long { min-width: 200px; overflow-wrap: anywhere; }
 .squares .slow { box-shadow: 0 0 0 2px var(--card), 0 0 0 4px var(--red); }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 #preview img { display: block; max-width: 100%; max-height: 420px; border-radius: 8px; background: #fff; }
-pre { margin: 0; padding: 10px 12px; overflow-x: auto; background: var(--page); border-radius: 8px;
-  font: 12.5px/1.5 ui-monospace, monospace; }
+pre { margin: 0; padding: 10px 12px; max-height: 32em; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--page); border-radius: 8px; font: 12.5px/1.5 ui-monospace, monospace; }
 #links ul { display: flex; flex-wrap: wrap; gap: 6px 22px; margin: 0; padding: 0; list-style: none; }
 footer { padding-bottom: 32px; color: var(--soft); font-size: 13px; }
 @media (min-width: 1000px) { main { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 16px;

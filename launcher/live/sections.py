@@ -69,7 +69,7 @@ def progress_html(facts: RunFacts) -> str:
 def figures_html(facts: RunFacts, reading: Reading) -> str:
     lead, record = facts.lead, facts.record
     rates = [each.images_per_second for each in facts.alive() if each.images_per_second is not None]
-    step_s, saved = step_seconds(facts), max((each.checkpoint_step for each in facts.records), default=0)
+    step_s, saved = step_seconds(facts), facts.checkpoint_step
     saved_unix_s = newest_time([facts.run.manifest(saved)]) if saved else None
     age = "" if saved_unix_s is None else f"saved {duration(max(0.0, facts.now_unix_s - saved_unix_s))} ago"
     bytes_saved = size_bytes(facts.run.manifest(saved).parent, saved_unix_s) if saved_unix_s else 0
@@ -158,12 +158,13 @@ def attempts_html(facts: RunFacts) -> str:
         runs = facts.attempt_runs and record is facts.record
         end = record.ended_unix_s or facts.now_unix_s
         took = duration(max(0.0, end - record.started_unix_s)) if runs or record.ended_unix_s else "not known"
+        last = max(record.last_step, record.resumed_step, facts.step if runs else 0)
         code = "runs" if runs else "no verdict" if record.exit_code is None else str(record.exit_code)
         cells = [
             f'<th scope="row">{record.attempt}</th>',
             f'<td class="time">{clock(record.started_unix_s, facts.now_unix_s)}</td>',
             f'<td class="time">{took}</td><td>{code}</td>',
-            f'<td class="minor">{record.resumed_step:,} to {max(record.last_step, record.resumed_step):,}</td>',
+            f'<td class="minor">{record.resumed_step:,} to {last:,}</td>',
             f'<td class="minor">{duration(sum(record.lost.model_dump().values()))}</td>',
             f'<td class="long">{escape(record.text)}</td>',
         ]

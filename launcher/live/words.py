@@ -30,7 +30,7 @@ _PHASES = {
 
 def advice(facts: RunFacts) -> list[str]:
     """Say in a few lines how the run stands and what to do next."""
-    saved = max((record.checkpoint_step for record in facts.records), default=0)
+    saved = facts.checkpoint_step
     resumes = f"The same command resumes it from step {saved:,}." if saved else "The same command starts it again."
     match facts.state:
         case "waiting":

@@ -172,7 +172,7 @@ LAUNCHER_METRICS = (
         "gauge",
         (),
         "Step of the newest committed checkpoint, 0 without one.",
-        _one(lambda facts: max((record.checkpoint_step for record in facts.records), default=0)),
+        _one(lambda facts: facts.checkpoint_step),
     ),
     LauncherMetric(
         "vpred_launcher_trained_seconds_total",

@@ -100,6 +100,12 @@ class RunFacts:
             return self.lead.total_steps
         return next((record.total_steps for record in reversed(self.records) if record.total_steps), None)
 
+    @property
+    def checkpoint_step(self) -> int:
+        """Return the newest committed step that a record or a rank knows, 0 without one."""
+        told = (status.checkpoint_step or 0 for status in self.statuses.values())
+        return max([0, *(record.checkpoint_step for record in self.records), *told])
+
     def alive(self) -> list[RankStatus]:
         """Return the statuses of the ranks that live: young ones, whose trainer has not ended."""
         young = self.now_unix_s - ALIVE_S

@@ -17,7 +17,7 @@ from launcher.supervision.verdict import Verdict
 logger = logging.getLogger(__name__)
 
 
-_KEEP_S = 30.0  # the record is written this often, for a launcher that is killed
+_KEEP_S = 10.0  # the record is written this often, for a launcher that is killed
 
 
 @dataclass

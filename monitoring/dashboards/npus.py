@@ -95,7 +95,7 @@ NPUS = Dashboard(
             "watt",
             Query(worst(f"sum by (hostname) (npu_chip_info_power{{{_H}}} >= 0)"), "{{hostname}}"),
         ),
-        lines("HBM in use", "The ten fullest.", "share", Query(worst(_used()), "{{hostname}}/{{id}}")),
+        lines("HBM in use", "The ten fullest.", "share", Query(worst(_used()), "{{hostname}}/{{id}}"), limits=(0, 1)),
         _error_lines(
             "HBM errors",
             "Single bit errors are corrected, double bit errors are not.",

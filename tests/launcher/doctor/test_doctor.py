@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 
 import pytest
 
@@ -144,11 +143,8 @@ def test_a_folder_that_holds_something_is_refused(bench):
 
 
 def test_an_error_of_the_preflight_is_a_finding_and_nothing_starts(bench):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", bench.port))
-        taken.listen()
-        answer = bench.launch(AS_ROOT, command="doctor")
+    answer = bench.launch(AS_ROOT, f"cluster.metrics.targets_folder={bench.root}/none", command="doctor")
     assert answer.returncode == ExitCode.FAILED
     (found,) = findings(answer)
-    assert found.startswith(f"preflight: metrics port: 127.0.0.1:{bench.port} cannot be opened")
+    assert found.startswith(f"preflight: metrics targets: metrics.targets_folder: {bench.root}/none is no folder")
     assert not bench.run.root.exists()

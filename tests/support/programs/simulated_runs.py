@@ -27,8 +27,8 @@ from launcher.records.run_facts import RunFacts
 from launcher.records.targets import target_groups
 from monitoring.metric_rows import RankLabels
 from monitoring.metrics import WorkerMetrics
+from support.simulated_hosts import NPUS, node_text, npu_text
 
-RANKS_PER_HOST = 8
 STEP_S, COLLECTIVE_S, BATCH = 0.4, 0.05, 256
 COMPILED_S, CALM_ENDS_S = 6.0, 150.0  # seconds since the start
 EVERY_STEPS = 12  # between two checkpoints, and between two validations
@@ -102,10 +102,10 @@ class Run:
         self.broken = False
 
     def host(self, rank: int) -> str:
-        return f"{self.name}-{rank // RANKS_PER_HOST}"
+        return f"{self.name}-{rank // NPUS}"
 
     def labels(self, rank: int) -> RankLabels:
-        local = str(rank % RANKS_PER_HOST)
+        local = str(rank % NPUS)
         return RankLabels(self.name, str(rank), local, self.host(rank), local)
 
     def fault(self, name: str, now: float) -> bool:
@@ -225,7 +225,7 @@ class Run:
 
     def places(self) -> Iterator[PlannedRank]:
         for rank in range(self.ranks):
-            local = rank % RANKS_PER_HOST
+            local = rank % NPUS
             yield PlannedRank(rank=rank, host=self.host(rank), local_rank=local, device_id=local, metrics=self.address)
 
     def targets(self, now: float) -> list[dict[str, Any]]:
@@ -245,55 +245,6 @@ class Run:
 
 def _end(now: float) -> Event:
     return Event.model_validate({"time_unix_s": now, "event": "run_ended", "attempt": 1, "exit_code": 0})
-
-
-def npu_text(host: str, seconds: float) -> str:
-    """Some of npu-exporter's metrics of a host with eight devices, of which the third has errors."""
-    grows = int(seconds)
-    found = {
-        "npu_chip_info_temperature": lambda device: 58 + device,
-        "npu_chip_info_power": lambda device: 310,
-        "npu_chip_info_utilization": lambda device: 80 + device,
-        "npu_chip_info_aicore_current_freq": lambda device: 1850,
-        "npu_chip_info_hbm_used_memory": lambda device: 53000,
-        "npu_chip_info_hbm_total_memory": lambda device: 65536,
-        "npu_chip_info_hbm_temperature": lambda device: 60,
-        "npu_chip_info_health_status": lambda device: 1,
-        "npu_chip_info_network_status": lambda device: 1,
-        "npu_chip_info_link_status": lambda device: -1,
-        "npu_chip_info_hbm_ecc_single_bit_error_cnt": lambda device: grows if device == 2 else 0,
-        "npu_chip_info_hbm_ecc_double_bit_error_cnt": lambda device: grows if device == 2 else 0,
-        "npu_chip_info_hccs_statistic_info_crc_err_cnt_1": lambda device: grows if device == 2 else -1,
-        "npu_chip_info_hccs_statistic_info_crc_err_cnt_2": lambda device: 0,
-        "npu_chip_roce_new_pkt_rty_num": lambda device: grows if device == 2 else 0,
-        "npu_chip_roce_rx_err_pkt_num": lambda device: grows if device == 2 else 0,
-        "npu_chip_roce_tx_err_pkt_num": lambda device: grows if device == 2 else 0,
-        "npu_chip_link_up_num": lambda device: 1,
-        "npu_chip_info_bandwidth_tx": lambda device: 4200,
-        "npu_chip_info_hccs_bandwidth_info_total_tx": lambda device: 96,
-    }
-    lines = []
-    for name, value in found.items():
-        lines.append(f"# TYPE {name} gauge")
-        lines += [f'{name}{{id="{device}",model_name="910B3"}} {value(device)}' for device in range(RANKS_PER_HOST)]
-    return "\n".join(lines) + "\n"
-
-
-def node_text(host: str, seconds: float) -> str:
-    """Node exporter's metrics that the dashboard Hosts shows."""
-    found = {
-        "node_memory_MemAvailable_bytes": (1.2e12, ""),
-        "node_memory_MemTotal_bytes": (1.5e12, ""),
-        "node_pressure_memory_waiting_seconds_total": (0.001 * seconds, ""),
-        "node_network_transmit_bytes_total": (1.1e8 * seconds, 'device="eth0"'),
-        "node_network_receive_bytes_total": (1.1e8 * seconds, 'device="eth0"'),
-        "node_disk_written_bytes_total": (3e7 * seconds, 'device="nvme0n1"'),
-        "node_disk_read_bytes_total": (2e8 * seconds, 'device="nvme0n1"'),
-    }
-    lines = [f"{name}{{{labels}}} {value}" for name, (value, labels) in found.items()]
-    for mode, share in (("idle", 0.6), ("user", 0.35), ("iowait", 0.05)):
-        lines.append(f'node_cpu_seconds_total{{cpu="0",mode="{mode}"}} {share * seconds}')
-    return "\n".join(lines) + "\n"
 
 
 def main(port: int, ranks: int) -> None:
@@ -321,9 +272,9 @@ def main(port: int, ranks: int) -> None:
         if path[0] == "sd":
             return json.dumps(discovered(path[1], now)).encode()
         if path[0] == "npu":
-            return npu_text(path[1], now - began).encode()
+            return npu_text(now - began).encode()
         if path[0] == "node":
-            return node_text(path[1], now - began).encode()
+            return node_text(now - began).encode()
         with lock:
             if path[0] == "launcher":
                 return render_launcher_metrics([run.facts(now) for run in runs.values()])
