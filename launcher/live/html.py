@@ -132,7 +132,9 @@ td.long { min-width: 200px; overflow-wrap: anywhere; }
 .squares .slow { box-shadow: 0 0 0 2px var(--card), 0 0 0 4px var(--red); }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 #preview img { display: block; max-width: 100%; max-height: 420px; border-radius: 8px; background: #fff; }
-pre { margin: 0; padding: 10px 12px; max-height: 32em; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+pre code { font: inherit; }
+pre { margin: 0; padding: 10px 12px; max-height: 34em; overflow: auto; white-space: pre-wrap;
+  display: flex; flex-direction: column-reverse; overflow-wrap: anywhere; /* the newest lines show */
   background: var(--page); border-radius: 8px; font: 12.5px/1.5 ui-monospace, monospace; }
 #links ul { display: flex; flex-wrap: wrap; gap: 6px 22px; margin: 0; padding: 0; list-style: none; }
 footer { padding-bottom: 32px; color: var(--soft); font-size: 13px; }

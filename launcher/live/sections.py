@@ -200,7 +200,7 @@ def log_html(facts: RunFacts) -> str:
     if not lines:
         return f'{heading}<p class="none">nothing yet</p>'
     text = escape("\n".join(lines))
-    return f'{heading}<pre tabindex="0" id="log-text" aria-label="Log of rank 0">{text}</pre>'
+    return f'{heading}<pre tabindex="0" id="log-text" aria-label="Log of rank 0"><code>{text}</code></pre>'
 
 
 def links_html(facts: RunFacts) -> str:

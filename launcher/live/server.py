@@ -58,7 +58,7 @@ class LiveServer(ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log an error of ours with its traceback. A client that leaves is none."""
-        if not isinstance(sys.exception(), OSError):
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             logger.exception("a request could not be answered")
 
 

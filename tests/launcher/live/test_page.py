@@ -108,6 +108,8 @@ def test_the_page_shows_ranks_and_the_time_left(opened, live: RunDir, scripts: b
     assert "rank 5 on n001: training, step 420" in slow.get_attribute("aria-label")
     assert page.locator("#preview img").evaluate("image => image.naturalWidth") == 768
     assert "step 449" in page.locator("#log pre").inner_text()
+    newest = page.locator("#log code").evaluate("code => code.getBoundingClientRect().bottom")
+    assert newest <= page.locator("#log pre").evaluate("pre => pre.getBoundingClientRect().bottom")
     refresh = page.locator("noscript meta[http-equiv=refresh]")
     assert scripts or refresh.count() == 1
 
