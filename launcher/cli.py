@@ -1,4 +1,4 @@
-"""vpred-launch run | plan | check | doctor | submit | cancel | serve | status | logs | ranktable | schema."""
+"""vpred-launch run | plan | check | doctor | submit | cancel | serve | status | logs | export | ranktable | schema."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.cluster.config import ClusterConfig
-from launcher.commands import cancel, logs, ranktable, status, submit
+from launcher.commands import cancel, export, logs, ranktable, status, submit
 from launcher.contract.command_line import command_line
 from launcher.contract.config import ConfigError, schema_json
 from launcher.contract.environment import environment
@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     ranktable.add_commands(commands)
     status.add_command(commands)
     logs.add_command(commands)
+    export.add_command(commands)
     serve.add_command(commands)
     pod.add_command(commands)
     schema = commands.add_parser("schema", help="the JSON Schema of cluster files", allow_abbrev=False)

@@ -23,6 +23,7 @@ PROGRAMS = {
     "launcher.rank.shim",
     "launcher.run.guard",
     "launcher.processes.sweep",
+    "monitoring.export",
     "vpred_train.commands.doctor",
 }
 BAD_INPUT = 2  # ExitCode.BAD_CONFIG, copied because nothing of ours is loaded yet

@@ -25,7 +25,7 @@ from launcher.contract.identity import sets_identity
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MADE_UP_IP = ipaddress.IPv4Address("10.0.0.0")
-_ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
+ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
 
 
 class ClusterConfig(Section):
@@ -59,8 +59,8 @@ class ClusterConfig(Section):
     network: Network = Network()
     """Network interface, ports and timeouts of the ranks."""
 
-    metrics: Metrics = Metrics()
-    """Address and ports of the Prometheus metrics."""
+    metrics: Metrics | None = Metrics()
+    """Address and ports of the Prometheus metrics. null serves none."""
 
     preflight: PreflightSettings = PreflightSettings()
     """Conditions that are checked before anything is started."""
@@ -114,9 +114,12 @@ class ClusterConfig(Section):
         return len(self.hosts) > 1 and not (one_pod and self.inter_hccs)
 
     @property
-    def highest_metrics_port(self) -> int:
+    def metrics_ports(self) -> range:
+        """Return the metrics ports that the ranks of the fullest host take, when all are free; none without metrics."""
+        if self.metrics is None:
+            return range(0)
         ranks = max((self.ranks_on(host) for host in self.known_hosts), default=self.ranks_per_node)
-        return self.metrics.base_port + ranks - 1
+        return range(self.metrics.base_port, self.metrics.base_port + ranks)
 
     @property
     def init(self) -> Init:
@@ -155,10 +158,6 @@ class ClusterConfig(Section):
 
     def ranks_on(self, host: Host) -> int:
         return len(host.devices) or self.workers_per_host or 0
-
-    def metrics_host(self, host: Host) -> str:
-        """Return the name under which Prometheus reaches the metrics of `host`."""
-        return host.address if self.metrics.address in _ANY_ADDRESS else self.metrics.address
 
     @field_validator("environment")
     @classmethod
@@ -234,7 +233,7 @@ class ClusterConfig(Section):
             raise ValueError(
                 f"hosts: {missing[0]} has no ip (several hosts need one for each device; {len(missing)} missing)"
             )
-        if self.metrics.address not in _ANY_ADDRESS:
+        if self.metrics is not None and self.metrics.address not in ANY_ADDRESS:
             raise ValueError(
                 f"metrics.address: found {self.metrics.address!r} (ranks on several hosts need 0.0.0.0 or ::)"
             )
@@ -304,10 +303,9 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _check_ports_fit(self) -> Self:
-        if self.highest_metrics_port > 65535:
+        if (ports := self.metrics_ports) and ports[-1] > 65535:
             raise ValueError(
-                f"metrics.base_port: found {self.metrics.base_port} (the last rank would need port "
-                f"{self.highest_metrics_port}; 65535 is the highest)"
+                f"metrics.base_port: found {ports[0]} (the last rank would need port {ports[-1]}; 65535 is the highest)"
             )
         return self
 

@@ -81,6 +81,19 @@ class Network(Section):
     It covers what ranks do unequally fast: one may compile, load or write longer than another."""
 
 
+class MetricsTls(Section):
+    """Files of TLS, in PEM, at the same place on each host."""
+
+    certificate: Path
+    """Certificate of the ranks' hosts, with those that sign it."""
+
+    key: Path
+    """Private key of the certificate, without a password."""
+
+    client_ca: Path | None = None
+    """Certificates that sign those of clients. null lets clients connect without one."""
+
+
 class Metrics(Section):
     """Addresses of the ranks' Prometheus metrics."""
 
@@ -89,7 +102,22 @@ class Metrics(Section):
     The default is not reachable from outside, since anybody may read what is served."""
 
     base_port: Port = 9400
-    """TCP port of a host's first rank. Its other ranks take the next ports."""
+    """TCP port of a host's first rank. Its other ranks take the next ports. NVIDIA's dcgm-exporter uses 9400, too."""
+
+    port_span: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Number of ports that a rank tries when another program has its own. The next one is as far away as the host has
+    ranks. A rank that finds none trains without metrics."""
+
+    linger_s: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """Seconds for which a rank waits at its end for one more scrape, which fetches the last values.
+    0 does not wait. More than the scrape interval is enough."""
+
+    tls: MetricsTls | None = None
+    """Certificate with which ranks serve metrics over HTTPS. null serves HTTP."""
+
+    users_file: Path | None = None
+    """File of those who may scrape, on each host; `python -m monitoring.users NAME` makes its lines.
+    null lets everybody scrape who reaches the port."""
 
     run_name: Annotated[str, Field(max_length=200, pattern=r"^[\w][\w.+ -]*$")] | None = None
     """Value of the label `run` of all metrics. null takes the name of the run directory.

@@ -33,8 +33,13 @@ class _Axis:
         return _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
 
 
-def line_chart(title: str, points: Points, unit: str = "", *, log: bool = False, style: str = "blue") -> str:
-    """Draw one value over samples seen. Values that are not finite, or on a log axis not positive, leave gaps."""
+def line_chart(
+    title: str, points: Points, unit: str = "", *, log: bool = False, smooth: bool = False, style: str = "blue"
+) -> str:
+    """Draw one value over samples seen. Values that are not finite, or on a log axis not positive, leave gaps.
+
+    smooth: draw the values faint, and their running mean
+    """
     shown = [(x, y if _is_drawn(y, log) else None) for x, y in points]
     values = [y for _, y in shown if y is not None]
     if not values:
@@ -45,7 +50,11 @@ def line_chart(title: str, points: Points, unit: str = "", *, log: bool = False,
     for is_gap, part in groupby(shown, lambda point: point[1] is None):
         if not is_gap:
             px = [f"{x_axis.px(x):.1f},{y_axis.px(y):.1f}" for x, y in part if y is not None]
-            lines.append(f'<polyline class="{style}" points="{" ".join(px)}"/>')
+            lines.append(f'<polyline class="{style}{" raw" if smooth else ""}" points="{" ".join(px)}"/>')
+    if smooth:
+        means = running_mean([(x, y) for x, y in shown if y is not None])
+        px = [f"{x_axis.px(x):.1f},{y_axis.px(y):.1f}" for x, y in means]
+        lines.append(f'<polyline class="{style}" points="{" ".join(px)}"/>')
     last_x, last = next((x, y) for x, y in reversed(shown) if y is not None)
     dot = f'<circle class="{style}" cx="{x_axis.px(last_x):.1f}" cy="{y_axis.px(last):.1f}" r="3.5"/>'
     gaps = len(shown) - len(values)
@@ -53,6 +62,17 @@ def line_chart(title: str, points: Points, unit: str = "", *, log: bool = False,
     spoken = f"{title}: from {short(values[0])} to {short(values[-1])}{unit and ' ' + unit}{lost}"
     drawn = _svg(spoken, [*_frame(x_axis, y_axis, "samples seen"), *lines, dot])
     return _figure(title, f"{short(last)} {unit}{lost}".strip(), drawn)
+
+
+def running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the means of windows of a 25th of the points around each, narrower towards both ends."""
+    half = len(points) // 50
+    values = [y for _, y in points]
+    means = []
+    for number, (x, _) in enumerate(points):
+        reach = min(half, number, len(points) - 1 - number)
+        means.append((x, math.fsum(values[number - reach : number + reach + 1]) / (2 * reach + 1)))
+    return means
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,7 @@ def error_chart(title: str, bars: Sequence[Bar], x_label: str) -> str:
             f'<rect class="blue" x="{x - width / 2:.1f}" y="{y:.1f}" width="{width:.1f}" '
             f'height="{_HEIGHT - _BOTTOM - y:.1f}"/>',
             f'<path class="error" d="M{x:.1f} {low:.1f}V{high:.1f}m-5 0h10M{x - 5:.1f} {low:.1f}h10"/>',
-            f'<text class="mid" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 15}">{escape(bar.label)}</text>',
+            f'<text class="mid bin" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}">{escape(bar.label)}</text>',
         ]
     said = "; ".join(f"{bar.label}: {short(bar.value)} ± {short(bar.error)}" for bar in bars)
     return _figure(title, "mean ± one standard error", _svg(f"{title}. {said}", parts))
@@ -136,7 +156,7 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1, 2, 5), (1,)):
+    for factors in ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
         ticks = [factor * 10.0**decade for decade in decades for factor in factors]
         inside = [tick for tick in ticks if low <= tick <= high]
         if len(inside) <= _TICKS + 2:

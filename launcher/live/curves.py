@@ -27,23 +27,29 @@ class Bin(Record):
     """Is the held-out loss in a range of log SNR."""
 
     model_config = ConfigDict(extra="ignore")
-    log_snr: str | float
+    log_snr: str
     loss: float | None
     standard_error: float | None = None
 
 
 class Validation(Record):
-    """Is one validation."""
+    """Is one validation of one kind of weights; raw are those that the optimiser updates.
+
+    loss: over all timesteps
+    """
 
     model_config = ConfigDict(extra="ignore")
     samples: float
+    weights: str = ""
+    loss: float | None = None
+    standard_error: float | None = None
     bins: tuple[Bin, ...] = ()
 
 
 class Curves(Record):
     """Holds what the histories show, thinned to about 500 points: (samples seen, value).
 
-    parts: share of the wall clock or seconds, by part of a step and cause of a pause
+    parts: seconds by part of a step
     """
 
     model_config = ConfigDict(extra="ignore")

@@ -87,15 +87,18 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr));
 dt { color: var(--soft); font-size: 13px; }
 dd { margin: 0; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 dd small { display: block; font-weight: 400; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 18px 22px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(270px, 100%), 1fr)); gap: 18px 22px; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: 14px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+svg text.bin { font-size: 10px; }
 svg .end { text-anchor: end; } svg .mid { text-anchor: middle; }
 svg .grid { stroke: var(--grid); } svg .axis { stroke: var(--soft); }
 svg polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
+svg polyline.raw { opacity: .3; stroke-width: 1; }
 svg polyline.blue { stroke: var(--blue); } svg polyline.teal { stroke: var(--teal); }
+svg polyline.amber { stroke: var(--amber); } svg circle.amber { fill: var(--amber); }
 svg circle.blue, svg rect.blue { fill: var(--blue); } svg circle.teal { fill: var(--teal); }
 svg rect.blue { opacity: .75; } svg .error { stroke: var(--ink); stroke-width: 1.5; fill: none; }
 .bar { height: 22px; border-radius: 6px; margin: 4px 0 8px; background: var(--grid); }

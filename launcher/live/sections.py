@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from launcher.contract.run_dir import RunDir
 from launcher.live.charts import Bar, error_chart, line_chart, short, stacked_bar
-from launcher.live.curves import Reading
+from launcher.live.curves import Reading, Validation
 from launcher.live.files import last_lines, newest_picture
 from launcher.live.ranks import ranks_html
 from launcher.live.words import STATES, advice, clock, duration, seconds_left, size, step_seconds
@@ -101,19 +101,24 @@ def size_bytes(folder: Path, saved_unix_s: float) -> int:
 
 def curves_html(reading: Reading) -> str:
     curves = reading.curves
-    newest = curves.validation[-1] if curves.validation else None
-    bars = [
-        Bar(str(each.log_snr), each.loss, each.standard_error or 0.0)
-        for each in (newest.bins if newest else ())
-        if each.loss is not None
-    ]
+    held_out = of_one_kind(curves.validation)
+    bins = held_out[-1].bins if held_out else ()
+    bars = [Bar(each.log_snr, each.loss, each.standard_error or 0.0) for each in bins if each.loss is not None]
+    kind = f" ({held_out[-1].weights})" if held_out else ""
     charts = [
-        line_chart("Training loss", curves.loss, log=True),
+        line_chart("Training loss", curves.loss, log=True, smooth=True),
+        line_chart(f"Held-out loss{kind}", [(each.samples, each.loss) for each in held_out], log=True, style="amber"),
         error_chart("Held-out loss by log SNR", bars, "log SNR, from little noise to much"),
-        line_chart("Images per second", curves.images_per_second, style="teal"),
+        line_chart("Images per second", curves.images_per_second, smooth=True, style="teal"),
     ]
     fault = f'<p class="stale">{escape(reading.fault)}</p>' if reading.fault else ""
     return f'<h2>Curves</h2>{fault}<div class="charts">{"".join(charts)}</div>{_parts_html(curves.parts)}'
+
+
+def of_one_kind(validations: Sequence[Validation]) -> list[Validation]:
+    """Return the validations of the averaged weights, which are sampled from; of the raw ones where there are none."""
+    kinds = [each.weights for each in validations if each.weights != "raw"] or ["raw"]
+    return [each for each in validations if each.weights == kinds[-1]]
 
 
 def _parts_html(parts: dict[str, float]) -> str:
@@ -124,7 +129,7 @@ def _parts_html(parts: dict[str, float]) -> str:
         return ""
     words = [f"{name.replace('_', ' ')} {100 * value / total:.0f} %" for name, value in shown]
     bar = stacked_bar(list(zip(words, (value for _, value in shown), strict=True)), total, ", ".join(words))
-    return f"<h3>Where the time goes</h3>{bar}{_legend(words)}"
+    return f"<h3>Where the time of a step goes</h3>{bar}{_legend(words)}"
 
 
 def _legend(words: Sequence[str]) -> str:

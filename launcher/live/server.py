@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 64
 _TIMEOUT_S = 10.0
+_OTHER_NAME = "this server does not go by that name; call it by its IP address"
 _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 
 
@@ -85,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
             return Answer(b"one Host header is needed\n", status=400)
         if hosts and not is_known(hosts[0], self.server.names):
-            return Answer(b"this server does not go by that name; call it by its IP address\n", status=421)
+            return Answer(f"{_OTHER_NAME}\n".encode(), status=421)
         return self.server.answers.get(self.path.partition("?")[0])
 
     def _send(self, answer: Answer, *, with_body: bool = True) -> None:

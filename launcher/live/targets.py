@@ -16,7 +16,9 @@ def rank_groups(runs: Iterable[RunFacts]) -> list[dict[str, Any]]:
         group
         for facts in runs
         if facts.attempt_runs
-        for group in target_groups(facts.name, facts.run.root, facts.plan.ranks, facts.statuses)
+        for group in target_groups(
+            facts.name, facts.run.root, facts.plan.ranks, facts.statuses, tls=facts.plan.metrics_tls
+        )
     ]
 
 

@@ -16,6 +16,7 @@ STATES: dict[RunStateName, str] = {
     "lost": "Lost",
 }
 _NAMED = 4
+_MOST_S = 1e10  # times beyond this come from damaged files, and a calendar may not have them
 _PHASES = {
     "starting": "The ranks start: they build networks and read the checkpoint.",
     "compiling": "The ranks compile the first step.",
@@ -87,7 +88,7 @@ def seconds_left(facts: RunFacts) -> float | None:
         return None
     step_s = float(progress_of(facts.record, facts.statuses)["step_s"])
     left = facts.lead.total_steps - facts.lead.step
-    return left * step_s if step_s > 0 and left > 0 else None
+    return left * step_s if left > 0 and 0 < left * step_s < _MOST_S else None
 
 
 def step_seconds(facts: RunFacts) -> float | None:
@@ -99,6 +100,8 @@ def step_seconds(facts: RunFacts) -> float | None:
 
 def duration(seconds: float) -> str:
     """Write a time span for a reader, with two units."""
+    if not abs(seconds) < _MOST_S:
+        return "not known"
     whole = round(seconds)
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -113,6 +116,8 @@ def duration(seconds: float) -> str:
 
 def clock(unix_s: float, now_unix_s: float) -> str:
     """Write a time of the server's zone, with its date if that is not today's."""
+    if not abs(unix_s) < _MOST_S:
+        return "not known"
     then, today = time.localtime(unix_s), time.localtime(now_unix_s)
     day = "" if then[:3] == today[:3] else time.strftime("%a %d %b ", then)
     return day + time.strftime("%H:%M %Z", then)

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from launcher.cluster.config import ClusterConfig
+from launcher.cluster.config import ANY_ADDRESS, ClusterConfig
 from launcher.cluster.hosts import Host
 from launcher.cluster.supervision import SupervisionSettings
 from launcher.contract.config import Section, dump_yaml
@@ -29,14 +29,14 @@ class RankPlace(Section):
     """Says where a rank runs.
 
     device_id: the physical device, None on cpu
-    metrics: host:port to scrape
+    metrics: host:port to scrape, None without metrics
     """
 
     rank: int
     host: str
     local_rank: int
     device_id: int | None
-    metrics: str
+    metrics: str | None
 
 
 class LaunchPlan(Section):
@@ -44,6 +44,7 @@ class LaunchPlan(Section):
 
     run_name: value of the label `run` of its metrics
     shared_targets: file for Prometheus that lists its ranks while it runs, None for none
+    metrics_tls: ranks serve their metrics over HTTPS
     grafana_url: address of Grafana, None for none
     starter: the program that starts the ranks
     ports: ports that must be free, (first, last) on every host, but "scheduler" on the first host alone
@@ -56,6 +57,7 @@ class LaunchPlan(Section):
     run_dir: Path
     run_name: str
     shared_targets: Path | None
+    metrics_tls: bool
     grafana_url: str | None
     attempt: int
     accelerator: str
@@ -105,7 +107,9 @@ def make_plan(
         run.cluster_yaml: dump_yaml(cluster),
         run.train_yaml: train_yaml,
         run.hostfile: hostfile_lines(cluster, partial(slots, cluster)),
-        run.targets_json: render(target_groups(run_name(cluster, run_dir), run_dir, ranks, {})),
+        run.targets_json: render(
+            target_groups(run_name(cluster, run_dir), run_dir, ranks, {}, tls=serves_tls(cluster))
+        ),
     }
     if cluster.init == "rank_table":
         files[run.rank_table_json] = chosen_table(cluster)
@@ -119,7 +123,8 @@ def make_plan(
         run_dir=run_dir,
         run_name=run_name(cluster, run_dir),
         shared_targets=shared_targets(cluster, run_dir),
-        grafana_url=cluster.metrics.grafana_url,
+        metrics_tls=serves_tls(cluster),
+        grafana_url=None if cluster.metrics is None else cluster.metrics.grafana_url,
         attempt=attempt,
         accelerator=cluster.accelerator,
         engine=cluster.chosen_engine,
@@ -139,13 +144,18 @@ def make_plan(
 
 def run_name(cluster: ClusterConfig, run_dir: Path) -> str:
     """Return the value of the label `run`. Bytes of a file name that are not UTF-8 are written as \\udcXX."""
-    return cluster.metrics.run_name or printable(run_dir.name)
+    named = None if cluster.metrics is None else cluster.metrics.run_name
+    return named or printable(run_dir.name)
 
 
 def shared_targets(cluster: ClusterConfig, run_dir: Path) -> Path | None:
     """Return the file in `metrics.targets_folder` that lists the ranks of this run, None without such a folder."""
-    folder = cluster.metrics.targets_folder
+    folder = None if cluster.metrics is None else cluster.metrics.targets_folder
     return None if folder is None else folder / f"{cluster.name}-{run_name(cluster, run_dir)}.json"
+
+
+def serves_tls(cluster: ClusterConfig) -> bool:
+    return cluster.metrics is not None and cluster.metrics.tls is not None
 
 
 def _starter(cluster: ClusterConfig, mpirun: Mpirun | None, python: Path) -> str:
@@ -179,7 +189,9 @@ def describe(plan: LaunchPlan) -> str:
 def _runs_alike(plan: LaunchPlan) -> list[list[list[RankPlace]]]:
     """Group the ranks by host, and group consecutive hosts that have the same devices and ports."""
     hosts = [list(places) for _, places in groupby(plan.ranks, lambda place: place.host)]
-    alike = groupby(hosts, lambda places: [(each.device_id, each.metrics.rpartition(":")[2]) for each in places])
+    alike = groupby(
+        hosts, lambda places: [(each.device_id, (each.metrics or "").rpartition(":")[2]) for each in places]
+    )
     return [list(each) for _, each in alike]
 
 
@@ -188,7 +200,8 @@ def _host_line(places: list[RankPlace]) -> str:
     first, last = places[0], places[-1]
     span = f"rank {first.rank}" if first is last else f"ranks {first.rank}-{last.rank}"
     metrics = first.metrics if first is last else f"{first.metrics} to {last.metrics}"
-    return f"  {first.host}: {span}{f', devices {devices}' if devices else ''}, metrics {metrics}"
+    served = f", metrics {metrics}" if first.metrics else ", no metrics"
+    return f"  {first.host}: {span}{f', devices {devices}' if devices else ''}{served}"
 
 
 def _short(word: str) -> str:
@@ -202,7 +215,7 @@ def _span(first: int, last: int) -> str:
 
 def ports(cluster: ClusterConfig) -> dict[str, tuple[int, int]]:
     """Return the ports that each use takes on a host: (first, last)."""
-    spans = {"metrics": (cluster.metrics.base_port, cluster.highest_metrics_port)}
+    spans = {"metrics": (each[0], each[-1])} if (each := cluster.metrics_ports) else {}
     if cluster.init == "dynamic_cluster":
         spans["scheduler"] = (cluster.network.scheduler_port,) * 2
     if cluster.accelerator == "ascend":
@@ -228,8 +241,11 @@ def _places(cluster: ClusterConfig) -> tuple[RankPlace, ...]:
     return tuple(places)
 
 
-def _metrics_target(cluster: ClusterConfig, host: Host, local_rank: int) -> str:
-    address = cluster.metrics_host(host)
+def _metrics_target(cluster: ClusterConfig, host: Host, local_rank: int) -> str | None:
+    """Return host:port where Prometheus reaches the metrics of a rank when its port is free, None without metrics."""
+    if cluster.metrics is None:
+        return None
+    address = host.address if cluster.metrics.address in ANY_ADDRESS else cluster.metrics.address
     bracketed = f"[{address}]" if ":" in address else address
     return f"{bracketed}:{cluster.metrics.base_port + local_rank}"
 
@@ -238,8 +254,14 @@ def _trainer_options(
     cluster: ClusterConfig, run: RunDir, attempt: int, ranks: tuple[RankPlace, ...]
 ) -> tuple[str, ...]:
     options = ["--run-dir", str(run.root), "--attempt", str(attempt), *cluster.device_options]
-    options += ["--metrics-address", cluster.metrics.address]
-    options += ["--metrics-port-base", str(cluster.metrics.base_port)]
+    if (metrics := cluster.metrics) is not None:
+        options += ["--run-name", run_name(cluster, run.root)]
+        options += ["--metrics-address", metrics.address, "--metrics-port-base", str(metrics.base_port)]
+        options += ["--metrics-port-span", str(metrics.port_span), "--metrics-linger-s", f"{metrics.linger_s:g}"]
+        if metrics.tls is not None:
+            options += ["--metrics-certificate", str(metrics.tls.certificate), "--metrics-key", str(metrics.tls.key)]
+            options += ["--metrics-client-ca", str(metrics.tls.client_ca)] if metrics.tls.client_ca else []
+        options += ["--metrics-users", str(metrics.users_file)] if metrics.users_file else []
     options += ["--collective-timeout-s", f"{cluster.network.collective_timeout_s:g}"]
     if cluster.init == "rank_table":
         options += ["--rank-table", str(run.rank_table_json)]

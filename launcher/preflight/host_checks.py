@@ -1,5 +1,7 @@
 """Checks one host's answer to the probe by a table of small, independent functions."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +53,26 @@ def check_paths(view: HostView) -> Iterator[Finding]:
 
 
 def check_ports(view: HostView) -> Iterator[Finding]:
-    """Check that the ports on which the run listens are free."""
-    remedy = "end what a former run left there, or move it: cluster.metrics.base_port, cluster.network.scheduler_port"
+    """Check that the ports on which the run listens are free. A rank finds other metrics ports by itself."""
     for port, reason in view.facts["ports"]:
-        yield Finding("error", "ports", f"{view.name} port {port} cannot be opened ({reason})", remedy)
+        found = f"{view.name} port {port} cannot be opened ({reason})"
+        if port in view.cluster.metrics_ports:
+            yield metrics_port_finding(found, reason)
+        else:
+            remedy = "end what a former run left there, or move it: cluster.network.scheduler_port"
+            yield Finding("error", "ports", found, remedy)
+
+
+def metrics_port_finding(found: str, reason: str) -> Finding:
+    """Judge a metrics port that cannot be opened: another program's is a warning, a wrong address an error."""
+    if reason == os.strerror(errno.EADDRINUSE):
+        remedy = (
+            "none needed: the rank takes another; NVIDIA's dcgm-exporter listens on 9400 (cluster.metrics.base_port)"
+        )
+        return Finding("warning", "metrics port", found, remedy)
+    return Finding(
+        "error", "metrics port", found, "set cluster.metrics.address and cluster.metrics.base_port to others"
+    )
 
 
 def check_clock(view: HostView) -> Iterator[Finding]:

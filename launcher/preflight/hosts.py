@@ -128,7 +128,8 @@ def _request(
         # The preflight checks this host's metrics ports without a probe.
         if (name == "scheduler" and host.address != first) or (name == "metrics" and is_here(host.address)):
             continue
-        address = cluster.metrics.address if name == "metrics" else "0.0.0.0"  # noqa: S104  tried, not served
+        served = cluster.metrics.address if name == "metrics" and cluster.metrics is not None else None
+        address = served or "0.0.0.0"  # noqa: S104  tried, not served
         wanted += [(address, port) for port in range(low, high + 1)]
     return {
         "packages": list(packages),

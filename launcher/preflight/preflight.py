@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from launcher.planning.job import Job
 from launcher.planning.mpirun import Mpirun, MpirunError, find_mpirun
 from launcher.planning.plan import shared_targets
 from launcher.planning.trainer import Trainer
+from launcher.preflight.host_checks import metrics_port_finding
 from launcher.preflight.host_probe import why_closed
 from launcher.preflight.hosts import check_hosts, nearest
 from launcher.preflight.mpi_trial import MpiTrial, mpi_trial
@@ -47,6 +49,7 @@ def preflight(job: Job, env: Mapping[str, str], remote: Remote) -> list[Finding]
         *in_place,
         *_ports(cluster),
         *_targets(cluster, job.run),
+        *_metrics_files(cluster),
         *_forwarded(cluster, env),
         *_cores(cluster),
         *_engine(cluster),
@@ -158,17 +161,38 @@ def _run_dir(run: RunDir, min_free_bytes: int) -> list[Finding]:
 
 def _ports(cluster: ClusterConfig) -> list[Finding]:
     host = next((host for host in cluster.hosts if is_here(host.address)), None)
-    if host is None:
+    if host is None or cluster.metrics is None:
         return []
-    address, base = cluster.metrics.address, cluster.metrics.base_port
-    ports = range(base, base + cluster.ranks_on(host))
-    remedy = "stop what listens there or choose other ports: cluster.metrics.base_port=PORT"
-    errors = [
-        Finding("error", "metrics port", f"{address}:{port} cannot be opened ({reason})", remedy)
+    address, ports = cluster.metrics.address, cluster.metrics_ports[: cluster.ranks_on(host)]
+    closed = [
+        metrics_port_finding(f"{address}:{port} cannot be opened ({reason})", reason)
         for port in ports
         if (reason := why_closed(address, port))
     ]
-    return errors or [Finding("ok", "metrics ports", f"{address}:{ports[0]}-{ports[-1]} free")]
+    wrong = [each for each in closed if each.severity == "error"][:1]  # an address that is none fails at every port
+    return wrong or closed or [Finding("ok", "metrics ports", f"{address}:{ports[0]}-{ports[-1]} free")]
+
+
+def _metrics_files(cluster: ClusterConfig) -> list[Finding]:
+    """Check that this host can read what metrics are served with."""
+    if cluster.metrics is None or not any(is_here(host.address) for host in cluster.hosts):
+        return []
+    tls, users = cluster.metrics.tls, cluster.metrics.users_file
+    found = []
+    if tls is not None:
+        remedy = "give PEM files that belong together in cluster.metrics.tls"
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.certificate, tls.key)
+            if tls.client_ca is not None:
+                context.load_verify_locations(tls.client_ca)
+        except OSError as error:  # ssl.SSLError is one
+            names = ", ".join(str(each) for each in (tls.certificate, tls.key, tls.client_ca) if each)
+            found.append(Finding("error", "metrics TLS", f"{names}: cannot be used ({error})", remedy))
+    if users is not None and not os.access(users, os.R_OK):
+        remedy = "make it with python -m monitoring.users NAME, or set cluster.metrics.users_file=null"
+        found.append(Finding("error", "metrics users", f"{users}: cannot be read", remedy))
+    return found
 
 
 def _targets(cluster: ClusterConfig, run: RunDir) -> list[Finding]:

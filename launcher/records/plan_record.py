@@ -39,10 +39,12 @@ class PlannedRun(Record):
     """Is plan.json. Plans of earlier versions name no engine and no run.
 
     run_name: value of the label `run`, None for the name of the run directory
+    metrics_tls: ranks serve their metrics over HTTPS
     """
 
     model_config = ConfigDict(extra="ignore")
     run_name: str | None = None
+    metrics_tls: bool = False
     grafana_url: Annotated[str, Field(pattern=r"^https?://")] | None = None  # it becomes a link
     accelerator: str = "cpu"
     engine: str = "host"

@@ -28,12 +28,13 @@ class Place(Protocol):
 
 
 def target_groups(
-    run: str, run_dir: Path, places: Sequence[Place], statuses: Mapping[int, RankStatus]
+    run: str, run_dir: Path, places: Sequence[Place], statuses: Mapping[int, RankStatus], *, tls: bool = False
 ) -> list[dict[str, Any]]:
     """Return a group for each rank that has metrics. Without these labels `up == 0` would not say which rank it is.
 
     run: value of the label `run`
     statuses: newest status of each rank that has begun; its hostname and port replace those of the plan
+    tls: the ranks serve their metrics over HTTPS
     """
     groups = []
     for place in places:
@@ -44,6 +45,7 @@ def target_groups(
         labels = {"job": _JOB, "run": run, "rank": str(place.rank), "local_rank": str(place.local_rank)}
         labels |= {} if status is None else {"hostname": status.hostname}
         labels |= {} if place.device_id is None else {"device_id": str(place.device_id)}
+        labels |= {"__scheme__": "https"} if tls else {}
         groups.append({"targets": [address], "labels": {**labels, RUN_DIR_LABEL: str(run_dir)}})
     return groups
 

@@ -100,7 +100,8 @@ class Published:
                 self._shared_targets.unlink(missing_ok=True)
 
     def _list_targets(self, statuses: Mapping[int, RankStatus]) -> None:
-        text = render(target_groups(self._name, self._run.root, self._plan.ranks, statuses))
+        plan = self._plan
+        text = render(target_groups(self._name, self._run.root, plan.ranks, statuses, tls=plan.metrics_tls))
         for path in filter(None, (self._run.targets_json, self._shared_targets)):
             with self._warning():
                 write_atomic(path, text)

@@ -50,7 +50,8 @@ def documents(pods: Pods) -> list[Document]:
     """Render all objects of a job, the workload first. It is pure."""
     kind = KINDS[pods.settings.workload]
     beside = [config_map(pods), secret(pods), *([service(pods)] if kind.needs_service else []), network_policy(pods)]
-    return [*kind.render(pods), *beside, *([pod_monitor(pods)] if pods.settings.pod_monitor else [])]
+    monitored = pods.settings.pod_monitor and pods.cluster.metrics is not None
+    return [*kind.render(pods), *beside, *([pod_monitor(pods)] if monitored else [])]
 
 
 class Kubernetes:

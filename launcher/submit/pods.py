@@ -102,8 +102,12 @@ def service(pods: Pods) -> Document:
 
 def network_policy(pods: Pods) -> Document:
     """Render the NetworkPolicy: pods of this job reach each other, and Prometheus reaches their metrics."""
-    first, last = pods.cluster.metrics.base_port, pods.cluster.highest_metrics_port
-    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": pods.settings.metrics_namespace}}
+    ports = pods.cluster.metrics_ports
+    ingress: list[Document] = [{"from": [{"podSelector": {"matchLabels": pods.labels}}]}]
+    if ports:
+        monitoring = {"matchLabels": {"kubernetes.io/metadata.name": pods.settings.metrics_namespace}}
+        numbers = {"port": ports[0], "endPort": ports[-1]}
+        ingress.append({"from": [{"namespaceSelector": monitoring}], "ports": [numbers]})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -111,10 +115,7 @@ def network_policy(pods: Pods) -> Document:
         "spec": {
             "podSelector": {"matchLabels": pods.labels},
             "policyTypes": ["Ingress"],
-            "ingress": [
-                {"from": [{"podSelector": {"matchLabels": pods.labels}}]},
-                {"from": [{"namespaceSelector": monitoring}], "ports": [{"port": first, "endPort": last}]},
-            ],
+            "ingress": ingress,
         },
     }
 
@@ -124,9 +125,10 @@ def pod_monitor(pods: Pods) -> Document:
 
     The samples of a rank carry its labels. Their hostname is the pod's, so the node's name of the target replaces it.
     """
+    named = None if pods.cluster.metrics is None else pods.cluster.metrics.run_name
     relabelings = [
         {"targetLabel": "job", "replacement": "vpred"},
-        {"targetLabel": "run", "replacement": pods.cluster.metrics.run_name or pods.run},
+        {"targetLabel": "run", "replacement": named or pods.run},
         {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "hostname"},
     ]
     of_samples = [{"action": "labeldrop", "regex": "exported_(run|hostname)"}]
@@ -276,4 +278,4 @@ def _volumes(pods: Pods) -> list[tuple[str, Document, Document]]:
 
 def _metrics_ports(pods: Pods) -> dict[str, int]:
     """Return name -> port of each local rank's metrics."""
-    return {f"metrics-{rank}": pods.cluster.metrics.base_port + rank for rank in range(pods.cluster.ranks_per_node)}
+    return {f"metrics-{rank}": port for rank, port in enumerate(pods.cluster.metrics_ports)}

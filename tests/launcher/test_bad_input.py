@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def refused(bench, *options: str, command: str = "run") -> str:
 def test_a_misspelt_cluster_key(bench):
     assert refused(bench, "cluster.metrics.base_prt=9") == (
         "command line: metrics.base_prt: found an unknown key; did you mean 'base_port'? "
-        "known: address, base_port, run_name, targets_folder, grafana_url"
+        "known: address, base_port, port_span, linger_s, tls, users_file, run_name, targets_folder, grafana_url"
     )
 
 
@@ -65,15 +66,43 @@ def test_a_missing_cluster_file(bench):
     assert line == "none.yaml: cannot be read (No such file or directory)"
 
 
-def test_a_port_in_use(bench):
+def test_a_port_in_use_is_no_reason_to_end(bench):
+    """The rank takes another."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", bench.port + 1))
         holder.listen()
-        line = refused(bench)
+        result = bench.launch(command="check")
+    assert result.returncode == 0, result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if "metrics port" in line]
     assert line == (
-        f"error   metrics port: 127.0.0.1:{bench.port + 1} cannot be opened (Address already in use); "
-        "stop what listens there or choose other ports: cluster.metrics.base_port=PORT"
+        f"warning metrics port: 127.0.0.1:{bench.port + 1} cannot be opened (Address already in use); none needed: "
+        "the rank takes another; NVIDIA's dcgm-exporter listens on 9400 (cluster.metrics.base_port)"
     )
+
+
+def test_an_address_that_is_none(bench):
+    line = refused(bench, "cluster.metrics.address=192.0.2.1")
+    assert "192.0.2.1" in line and "(Cannot assign requested address)" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('cluster.metrics.tls={"certificate": "/none.pem", "key": "/none.key"}', "metrics TLS: /none.pem, /none.key"),
+        ("cluster.metrics.users_file=/none", "metrics users: /none: cannot be read"),
+    ],
+)
+def test_files_that_metrics_cannot_be_served_with(bench, override, words):
+    assert words in refused(bench, override)
+
+
+def test_no_metrics(bench):
+    argv = [word for word in bench.argv("run", "steps=2", "cluster.metrics=null") if "base_port" not in word]
+    result = subprocess.run(
+        argv, capture_output=True, text=True, timeout=60, env=bench.env, cwd=bench.root, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(bench.run.targets_json.read_text()) == []
 
 
 @pytest.mark.parametrize("place", ["file/run", "/proc/vpred/run"])

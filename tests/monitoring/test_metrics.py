@@ -14,7 +14,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring import METRICS, MonitorError, RankLabels, WorkerMetrics, start_exporter
+from monitoring import METRICS, Exporter, MonitorError, RankLabels, WorkerMetrics
 from monitoring.metrics import PAUSES
 from support import CHECKOUT
 
@@ -49,7 +49,7 @@ def step(metrics: WorkerMetrics, **changes: float) -> None:
 
 def scrape(metrics: WorkerMetrics) -> dict[str, dict[str, float]]:
     """{sample name: {labels beyond LABELS, as text: value}} as served over HTTP."""
-    exporter = start_exporter(metrics.registry, "127.0.0.1", 0)
+    exporter = Exporter(metrics.registry, "127.0.0.1", 0)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
@@ -257,19 +257,19 @@ def test_port_in_use_is_the_users_mistake_and_names_the_port(metrics: WorkerMetr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(MonitorError, match=rf"127\.0\.0\.1:{port} .*in use.*base_port"):
-            start_exporter(metrics.registry, "127.0.0.1", port)
+            Exporter(metrics.registry, "127.0.0.1", port)
 
 
 @pytest.mark.parametrize(("address", "port"), [("127.0.0.1", 70_000), ("192.0.2.1", 0), ("no.such.host.invalid", 0)])
 def test_impossible_address_is_the_users_mistake(metrics: WorkerMetrics, address: str, port: int) -> None:
     with pytest.raises(MonitorError, match=re.escape(f"{address}:{port}")):
-        start_exporter(metrics.registry, address, port)
+        Exporter(metrics.registry, address, port)
 
 
 def test_closing_frees_the_port(metrics: WorkerMetrics) -> None:
-    exporter = start_exporter(metrics.registry, "127.0.0.1", 0)
+    exporter = Exporter(metrics.registry, "127.0.0.1", 0)
     exporter.close()
-    again = start_exporter(metrics.registry, "127.0.0.1", exporter.port)
+    again = Exporter(metrics.registry, "127.0.0.1", exporter.port)
     assert again.port == exporter.port
     again.close()
 

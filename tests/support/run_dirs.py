@@ -130,10 +130,29 @@ def write_grid(run: RunDir, name: str = "step-400.png") -> None:
 def write_histories(run: RunDir, steps: int = 420) -> None:
     """metrics.jsonl and validation.jsonl as the trainer writes them."""
     generator = np.random.default_rng(1)
-    lines = []
+    rows = []
     for step in range(1, steps + 1):
         loss = 0.2 + 0.5 / step**0.5 + 0.02 * generator.standard_normal()
-        record = {"step": step, "samples_seen": 256 * step, "loss": loss, "grad_norm": 0.3 + 1 / step}
-        record |= {"learning_rate": 1e-4, "step_seconds": 2.0 + 0.1 * generator.standard_normal()}
-        lines.append(json.dumps(record))
-    run.metrics_jsonl.write_text("\n".join(lines) + "\n")
+        seconds = 2.0 + 0.1 * generator.standard_normal()
+        shares = {"data": 0.03, "encode": 0.11, "forward_backward": 0.6, "collective": 0.19, "update": 0.05}
+        parts = {
+            ("data_wait" if part == "data" else part) + "_seconds": share * seconds for part, share in shares.items()
+        }
+        row = {
+            "step": step,
+            "samples_seen": 256 * step,
+            "loss": loss,
+            "grad_norm": 0.3 + 1 / step,
+            "learning_rate": 1e-4,
+        }
+        rows.append(row | {"step_seconds": seconds} | parts)
+    run.metrics_jsonl.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    rows = []
+    for step in range(50, steps + 1, 50):
+        for weights, factor in (("raw", 1.05), ("constant", 1.0)):
+            for first, last in ((0, 999), *((1000 * n // 6, 1000 * (n + 1) // 6 - 1) for n in range(6))):
+                loss = factor * (0.22 + 0.4 / step**0.5) * (1 if last - first > 500 else 0.5 + first / 1000)
+                row = {"step": step, "samples_seen": 256 * step, "weights": weights, "loss": loss}
+                row |= {"standard_error": 0.04 * loss, "first_timestep": first, "last_timestep": last}
+                rows.append(row | {"log_snr_high": 6 - first / 80, "log_snr_low": 6 - (last + 1) / 80})
+    run.validation_jsonl.write_text("".join(f"{json.dumps(row)}\n" for row in rows))

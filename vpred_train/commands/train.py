@@ -103,6 +103,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--metrics-address", default="127.0.0.1", help="address at which metrics are served (default: 127.0.0.1)"
     )
     rank.add_argument("--metrics-port-base", type=int, help="metrics port of local rank 0 (default: no metrics)")
+    rank.add_argument("--metrics-port-span", type=int, default=1, help="ports to try when one is taken (default: 1)")
+    rank.add_argument(
+        "--metrics-linger-s", type=finite_number, default=0.0, help="wait at the end for a scrape (default: 0)"
+    )
+    rank.add_argument("--metrics-certificate", type=Path, help="certificate to serve metrics over HTTPS with")
+    rank.add_argument("--metrics-key", type=Path, help="key of --metrics-certificate")
+    rank.add_argument("--metrics-client-ca", type=Path, help="certificates that sign those of clients")
+    rank.add_argument("--metrics-users", type=Path, help="file of those who may scrape")
+    rank.add_argument("--run-name", help="label `run` of the metrics (default: name of the run directory)")
     rank.add_argument(
         "--collective-timeout-s",
         type=finite_number,

@@ -1,16 +1,34 @@
 """Describes one rank of a run: what it is, what it trains, and where it reports."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from ssl import SSLContext
 
 from launcher.contract.accelerators import ACCELERATORS, Accelerator
 from launcher.contract.environment import environment
 from launcher.contract.identity import Identity, read_identity
 from launcher.contract.run_dir import AttemptDir, RunDir
-from monitoring import RankLabels
+from monitoring import RankLabels, Users
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective, SingleProcess
+
+
+@dataclass(frozen=True)
+class MetricsPlace:
+    """Says where and how a rank serves its metrics.
+
+    ports: to be tried one after the other
+    tls, users: None serve HTTP, and everybody
+    linger_s: wait at the end for one more scrape, at most so long, seconds
+    """
+
+    address: str
+    ports: Sequence[int]
+    tls: SSLContext | None = None
+    users: Users | None = None
+    linger_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -19,7 +37,8 @@ class RankContext:
 
     config: recipe, with `precision` resolved for the accelerator
     attempt: folder of this start in the run directory
-    metrics_at: address and port where this rank serves its metrics; None serves none
+    metrics_at: where this rank serves its metrics; None serves none
+    run_name: label `run` of the metrics
     profiled_steps: steps to record with MindSpore's profiler
     device_id: physical number of its device on the host
     """
@@ -30,7 +49,8 @@ class RankContext:
     collective: Collective
     run: RunDir
     attempt: AttemptDir
-    metrics_at: tuple[str, int] | None = None
+    metrics_at: MetricsPlace | None = None
+    run_name: str = "run"
     profiled_steps: int = 0
     device_id: int = 0
 
@@ -39,7 +59,7 @@ class RankContext:
         """Return what names this rank in metrics. In Kubernetes the node has another name than the pod."""
         identity = self.identity
         node = environment().get("VPRED_NODE_NAME") or identity.hostname
-        return RankLabels(self.run.root.name, str(identity.rank), str(identity.local_rank), node, str(self.device_id))
+        return RankLabels(self.run_name, str(identity.rank), str(identity.local_rank), node, str(self.device_id))
 
     @property
     def is_first(self) -> bool:

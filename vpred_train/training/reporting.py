@@ -1,20 +1,23 @@
 """Owns what a rank reports to: its log, its status file, its metrics and the run's histories."""
 
+import logging
 import os
 from contextlib import ExitStack
 from importlib.metadata import version
 from types import TracebackType
 from typing import Self
 
-from monitoring import History, WorkerMetrics, start_exporter
+from monitoring import Exporter, History, MonitorError, WorkerMetrics
 from vpred_train.engine.graph_cache import compilations
 from vpred_train.training.hooks.hook import Hooks
 from vpred_train.training.hooks.profile import ProfileHook
 from vpred_train.training.hooks.reporting import HistoryHook, LogHook, MetricsHook
 from vpred_train.training.hooks.speed import measure_speed
 from vpred_train.training.hooks.status import StatusHook
-from vpred_train.training.rank import RankContext
+from vpred_train.training.rank import MetricsPlace, RankContext
 from vpred_train.training.trainer import Resumed
+
+logger = logging.getLogger(__name__)
 
 
 def observe_start(metrics: WorkerMetrics, rank: RankContext, resumed: Resumed, left_out: int) -> None:
@@ -40,41 +43,60 @@ def observe_start(metrics: WorkerMetrics, rank: RankContext, resumed: Resumed, l
     metrics.observe_left_out(left_out)
 
 
+def serve(metrics: WorkerMetrics, at: MetricsPlace) -> Exporter | None:
+    """Serve metrics at the first port that is free. Without one, the run goes on without metrics."""
+    for port in at.ports:
+        try:
+            return Exporter(metrics.registry, at.address, port, at.tls, at.users)
+        except MonitorError as error:
+            logger.warning("%s", error)
+    logger.warning("this rank trains without metrics, since none of its %d ports is free", len(at.ports))
+    return None
+
+
 class Reporting:
     """Opens a rank's reports, and closes them on every way out. A context manager, entered by all ranks.
 
+    It is entered before anything large is built, so that a rank that does not answer Prometheus is dead.
     hooks: log and status at first; `begin` adds those that must know where the run continues
     """
 
     def __init__(self, rank: RankContext) -> None:
         self.rank, self.hooks = rank, Hooks()
         self._resources = ExitStack()
+        self._metrics = WorkerMetrics(rank.labels)
+        self._exporter: Exporter | None = None
 
     def __enter__(self) -> Self:
         rank = self.rank
-        self._speed = measure_speed(rank.config, rank.collective, rank.accelerator.ceiling_side)
         status = StatusHook(rank.identity, os.getpid(), rank.config, rank.attempt, rank.collective.timer)
         self._resources.callback(status.close)
+        if rank.metrics_at is not None:
+            self._exporter = serve(self._metrics, rank.metrics_at)
+        if self._exporter is not None:
+            self._resources.callback(self._exporter.close)
+            status.metrics_port = self._exporter.port
+        status.on_phase("starting", 0, 0)
+        self._speed = measure_speed(rank.config, rank.collective, rank.accelerator.ceiling_side)
         self.hooks.add(LogHook(rank.config, self._speed), status)
-        self.hooks.on_phase("starting", 0, 0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._exporter is not None and self.rank.metrics_at is not None and kind is None:
+            self._exporter.linger(self.rank.metrics_at.linger_s)
         self._resources.close()
 
     def begin(self, resumed: Resumed, left_out: int) -> None:
-        """Serve metrics, and continue the histories after the resumed step. Rank 0 alone keeps histories.
+        """Feed the metrics, and continue the histories after the resumed step. Rank 0 alone keeps histories.
 
         left_out: rows of the data that are not trained on
         """
         rank, run = self.rank, self.rank.run
-        if rank.metrics_at is not None:
-            metrics = WorkerMetrics(rank.labels)
-            self._resources.callback(start_exporter(metrics.registry, *rank.metrics_at).close)
-            observe_start(metrics, rank, resumed, left_out)
-            self.hooks.add(MetricsHook(metrics, self._speed, compilations))
+        if self._exporter is not None:
+            observe_start(self._metrics, rank, resumed, left_out)
+            self.hooks.add(MetricsHook(self._metrics, self._speed, compilations))
         if rank.is_first:
             history, validations = History(run.metrics_jsonl), History(run.validation_jsonl)
             history.truncate_after(resumed.step)

@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 def train_rank(rank: RankContext) -> ExitCode:
     """Resume, train and finish. Return 75 when stopped before the end and 76 when diverged. Called by all ranks."""
     stop = StopSignal()
-    data = open_data(rank.config, rank.collective)
-    if rank.is_first:
-        note_left_out(data.left_out, rank.run)
-    trainer = build_trainer(rank, data)
-    if rank.is_first:
-        log_objective(trainer)
     with closing(stop), Reporting(rank) as reporting:
+        data = open_data(rank.config, rank.collective)
+        if rank.is_first:
+            note_left_out(data.left_out, rank.run)
+        trainer = build_trainer(rank, data)
+        if rank.is_first:
+            log_objective(trainer)
         resumed = trainer.resume()
         if rank.is_first and not trainer.finished:
             rank.run.summary_json.unlink(missing_ok=True)  # the run was complete, and now continues

@@ -8,15 +8,17 @@ from launcher.contract.accelerators import HOST_ENGINE_COST, Accelerator
 from launcher.contract.config import dump_yaml
 from launcher.contract.exit_codes import ExitCode
 from launcher.contract.files import write_atomic
+from launcher.contract.identity import Identity
 from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir
+from monitoring import Tls, read_users
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
 from vpred_train.distributed.session import RankSession, rank_session
 from vpred_train.prepare.recipe import check_world_size
 from vpred_train.prepare.recipe_changes import check_run_dir
-from vpred_train.training.rank import RankContext
+from vpred_train.training.rank import MetricsPlace, RankContext
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def make_rank(config: TrainConfig, arguments: argparse.Namespace, session: RankS
     precision = config.precision.on(accelerator)
     runtime.require_overflow(precision)
     runtime.require_known_chip(accelerator)
-    run, port = RunDir(arguments.run_dir), arguments.metrics_port_base
+    run = RunDir(arguments.run_dir)
     # Recorded before `precision` is resolved: the run may continue on another accelerator.
     adopt_run_dir(config, run, collective)
     number = arguments.attempt or collective.broadcast_object(run.next_attempt() if session.is_first else None)
@@ -60,8 +62,26 @@ def make_rank(config: TrainConfig, arguments: argparse.Namespace, session: RankS
         attempt,
         profiled_steps=arguments.profile,
         device_id=runtime.physical_device(identity, arguments.device_ids),
-        metrics_at=None if port is None else (arguments.metrics_address, port + identity.local_rank),
+        metrics_at=metrics_place(arguments, identity),
+        run_name=arguments.run_name or run.root.name,
     )
+
+
+def metrics_place(arguments: argparse.Namespace, identity: Identity) -> MetricsPlace | None:
+    """Read what the metrics are served with. Ranks of one host never try the same port.
+
+    Raises MonitorError: for files that cannot be used.
+    """
+    if arguments.metrics_port_base is None:
+        return None
+    first, step = arguments.metrics_port_base + identity.local_rank, identity.local_size
+    ports = range(first, first + step * arguments.metrics_port_span, step)
+    tls = None
+    if arguments.metrics_certificate is not None:
+        files = arguments.metrics_certificate, arguments.metrics_key, arguments.metrics_client_ca
+        tls = Tls(*files).context()
+    users = read_users(arguments.metrics_users) if arguments.metrics_users else None
+    return MetricsPlace(arguments.metrics_address, ports, tls, users, arguments.metrics_linger_s)
 
 
 def adopt_run_dir(config: TrainConfig, run: RunDir, collective: Collective) -> None:

@@ -1,12 +1,13 @@
 """CPU that `vpred-launch serve` takes for a run whose ranks all report once a second, watched by several browsers.
 
-    PYTHONPATH=.:tests .venv/bin/python tests/benchmarks/launcher/bench_serve.py [--ranks 512] [--seconds 20]
+    PYTHONPATH=.:tests .venv/bin/python tests/benchmarks/launcher/bench_serve.py [--ranks 512] [--seconds 60]
 
 Each viewer asks for state.json every 2 s, and Prometheus for /metrics and /sd every 15 s. Processes of curves count.
 Ratio: allowed / measured CPU; allowed is 5 % of a core.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -32,10 +33,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def report(run: RunDir, ranks: int, ended: threading.Event) -> None:
-    """Write every rank's status once a second."""
+    """Write every rank's status, and a row of the history, once a second."""
     step = 420
+    row = json.loads(run.metrics_jsonl.read_text().splitlines()[-1])
     while not ended.is_set():
         step += 1
+        with run.metrics_jsonl.open("a") as file:
+            file.write(json.dumps(row | {"step": step, "samples_seen": 256 * step}) + "\n")
         for rank in range(ranks):
             write_status(run, 1, rank, f"n{rank // RANKS_PER_HOST:03}", step, "training", time.time())
             time.sleep(0.5 / ranks)
@@ -52,7 +56,7 @@ def ask(url: str, every_s: float, ended: threading.Event, seconds: list[float]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=512)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     options = parser.parse_args()
     port = free_ports(1)
     with tempfile.TemporaryDirectory() as folder:

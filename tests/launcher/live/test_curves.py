@@ -12,7 +12,7 @@ import pytest
 
 from launcher.contract.run_dir import RunDir
 from launcher.live import curves as module
-from launcher.live.charts import Bar, error_chart, line_chart, short, stacked_bar
+from launcher.live.charts import Bar, error_chart, line_chart, running_mean, short, stacked_bar
 from launcher.live.curves import CurveReader, Reading
 
 PRINTED = {
@@ -31,16 +31,17 @@ def inside(chart: str) -> bool:
     return all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in pairs)
 
 
+@pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize(
     "values",
     [
-        [1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, 2.0], [1e-12, 1e12], [math.nan, 1.0, None, 2.0, math.inf], [5e-324, 1.0],
-        [1e300, 1e308], [3.0, 2.9999999],
+        [1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, 2.0], [1e-12, 1e12], [1e12, 1e-12],
+        [math.nan, 1.0, None, 2.0, math.inf], [5e-324, 1.0], [1e300, 1e308], [3.0, 2.9999999],
     ],
 )  # fmt: skip
-def test_a_chart_is_whole_whatever_the_values(values: list[float | None], log: bool) -> None:
-    chart = line_chart("a & b", [(float(n), value) for n, value in enumerate(values)], "<u>", log=log)
+def test_a_chart_is_whole_whatever_the_values(values: list[float | None], log: bool, smooth: bool) -> None:
+    chart = line_chart("a & b", [(float(n), value) for n, value in enumerate(values)], "<u>", log=log, smooth=smooth)
     if any(value is not None and abs(value) < 1e100 and (value > 1e-100 or not log) for value in values):
         assert inside(chart)
     else:
@@ -58,6 +59,15 @@ def test_gaps_are_gaps_and_are_counted() -> None:
     chart = line_chart("Loss", [(0, 1.0), (1, 2.0), (2, math.nan), (3, 1.0), (4, 1.5)])
     assert chart.count("<polyline") == 2
     assert "1 of 5 not finite" in chart
+
+
+def test_the_running_mean_is_the_mean_of_a_symmetric_window() -> None:
+    values = [float(n % 7) for n in range(200)]
+    means = running_mean(list(enumerate(values)))
+    for number, (x, mean) in enumerate(means):
+        reach = min(4, number, 199 - number)
+        window = values[number - reach : number + reach + 1]
+        assert (x, mean) == (number, pytest.approx(sum(window) / len(window)))
 
 
 def test_an_error_bar_spans_one_standard_error_up_and_down() -> None:

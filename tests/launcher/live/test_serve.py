@@ -208,6 +208,19 @@ def test_a_loss_that_is_no_number_leaves_json_that_browsers_read(folder: Path) -
     assert json.loads(text, parse_constant=lambda word: pytest.fail(word))["loss"] is None
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e308", "-1e308", "1e18"])
+def test_numbers_of_damaged_files_do_not_break_the_pages(folder: Path, number: str) -> None:
+    run = make_run(folder / "odd", slow=1)
+    for path in (run.attempt(1).record, run.attempt(1).status(0), run.attempt(1).stragglers_json):
+        document = json.loads(path.read_text(), parse_float=lambda text: "NUMBER")
+        path.write_text(json.dumps(document).replace('"NUMBER"', number))
+    descriptor = hold(run)
+    with serving(folder) as port:
+        for path in ("/", "/metrics", "/runs/odd/", "/runs/odd/state.json", "/sd"):
+            assert ask(port, path)[0] == 200, path
+    os.close(descriptor)
+
+
 def test_hung_clients_leave_threads_and_descriptors_bounded(folder: Path) -> None:
     port = free_ports(1)
     argv = [sys.executable, "-P", "-m", "vpred_train.entry", "launcher.live.serve", str(folder)]

@@ -16,10 +16,13 @@ from playwright.sync_api import sync_playwright
 from launcher.live.answers import Answers
 from launcher.live.server import LiveServer
 from launcher.records.attempt_record import AttemptRecord, LostTime
-from support.run_dirs import hold, make_run, write_grid, write_histories, write_status
+from support import CHECKOUT
+from support.run_dirs import hold, make_run, write_histories, write_status
 
 WIDTHS = (1400, 380)
-COLOURS = 128
+COLOURS = 256
+EMOJI = CHECKOUT / "data" / "fluent_emoji"
+SIDE_PX = 96
 
 
 def make_demonstration(folder: Path) -> None:
@@ -35,7 +38,12 @@ def make_demonstration(folder: Path) -> None:
     for rank in range(24, 32):
         write_status(run, 2, rank, "n003", 420, "checkpointing", now)
     write_histories(run)
-    write_grid(run)
+    run.grids.mkdir()
+    pictures = [Image.open(path, formats=["JPEG"]).convert("RGB") for path in sorted(EMOJI.glob("*.jpg"))[:16]]
+    sheet = Image.new("RGB", (8 * SIDE_PX, 2 * SIDE_PX), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture.resize((SIDE_PX, SIDE_PX)), (number % 8 * SIDE_PX, number // 8 * SIDE_PX))
+    sheet.save(run.grids / "step-400.png")
     run.manifest(400).parent.mkdir(parents=True)
     (run.manifest(400).parent / "shard").write_bytes(bytes(40 << 20))
     run.manifest(400).touch()

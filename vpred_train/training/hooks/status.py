@@ -35,6 +35,7 @@ class StatusHook(Hook):
         self.loss: float | None = None
         self.images_per_second: float | None = None
         self.checkpoint_step: int | None = None
+        self.metrics_port: int | None = None
         self.steps, self.own_seconds = 0, 0.0
         self.written_s = 0.0
         self.writing, self.closed = threading.Lock(), threading.Event()
@@ -96,5 +97,6 @@ class StatusHook(Hook):
                 resumed_step=self.resumed_step,
                 phase_unix_s=self.phase_unix_s,
                 updated_unix_s=time.time(),
+                metrics_port=self.metrics_port,
             ).write(self.path)
             self.written_s = time.monotonic()
