@@ -98,7 +98,7 @@ def test_page_holds_what_was_given() -> None:
     text = " ".join(page.text)
     for expected in ("Run a", "ranks", "200 ms", "80 images/s", "Loss", "Throughput", "Learning rate", "seed: 0"):
         assert expected in text
-    assert len(page.attributes("svg")) == 3
+    assert len(page.attributes("svg")) == 5
     assert len(page.attributes("details")) == 1
 
 
