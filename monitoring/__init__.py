@@ -7,7 +7,7 @@ from monitoring.logs import configure_logging
 from monitoring.metric_rows import METRICS, Metric, RankLabels
 from monitoring.metrics import WorkerMetrics
 from monitoring.records import STEP_PARTS, read_attempts, read_validations
-from monitoring.report import render_report
+from monitoring.report.page import render_report
 from monitoring.users import Users, read_users
 
 __all__ = [

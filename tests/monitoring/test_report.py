@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from monitoring import render_report
-from monitoring.curves import HEIGHT_PX, Axis, Curve, draw, linear_ticks, log_ticks, smoothed, thinned, tick_label
+from monitoring.report.curves import (
+    HEIGHT_PX,
+    Axis,
+    Curve,
+    draw,
+    linear_ticks,
+    log_ticks,
+    smoothed,
+    thinned,
+    tick_label,
+)
 
 VOID = {"meta", "img", "br", "hr", "link"}
 LINEAR = Curve("T", "n", "x", "y", "loss", "linear", None)

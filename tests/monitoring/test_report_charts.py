@@ -10,8 +10,8 @@ import pytest
 
 from monitoring import read_validations, render_report
 from monitoring.records import Validation
-from monitoring.report_attempts import attempts_table
-from monitoring.report_charts import log_snr_chart, parts_chart
+from monitoring.report.attempts import attempts_table
+from monitoring.report.charts import log_snr_chart, parts_chart
 from support.histories import loss_row, step_row, write_rows
 
 EVIL = "<script>alert('x')</script>\"&"

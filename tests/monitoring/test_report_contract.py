@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from monitoring import render_report
-from monitoring.curves import Curve, draw
+from monitoring.report.curves import Curve, draw
 
 
 def page(samples_per_step: int = 16) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.curves import Curve, Floats, draw
 from monitoring.records import Row, Validation, number
-from monitoring.report_attempts import attempts_table
-from monitoring.report_charts import log_snr_chart, parts_chart
-from monitoring.style import STYLE
+from monitoring.report.attempts import attempts_table
+from monitoring.report.charts import log_snr_chart, parts_chart
+from monitoring.report.curves import Curve, Floats, draw
+from monitoring.report.style import STYLE
 
 
 def mean(values: Floats) -> float:

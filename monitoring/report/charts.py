@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.curves import BOTTOM_PX, HEIGHT_PX, LEFT_PX, RIGHT_PX, TOP_PX, Axis, Floats, tick_label
 from monitoring.records import OTHER_PART, STEP_PARTS, Loss, number, step_parts
+from monitoring.report.curves import BOTTOM_PX, HEIGHT_PX, LEFT_PX, RIGHT_PX, TOP_PX, Axis, Floats, tick_label
 
 WIDTH_PX = 560
 BARS = 60
 _BOTTOM_PX = HEIGHT_PX - BOTTOM_PX
-_CUT = 4  # a bar of so many medians is cut there: a step that compiles would flatten all others
+_CUT = 4  # a bar of more medians is cut: a step that compiles would flatten all others
 
 
 def log_snr_chart(newest: Sequence[Loss], first: Sequence[Loss] = ()) -> str:
