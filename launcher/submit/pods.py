@@ -125,9 +125,10 @@ def pod_monitor(pods: Pods) -> Document:
 
     The samples of a rank carry its labels. Their hostname is the pod's, so the node's name of the target replaces it.
     """
+    named = None if pods.cluster.metrics is None else pods.cluster.metrics.run_name
     relabelings = [
         {"targetLabel": "job", "replacement": "vpred"},
-        {"targetLabel": "run", "replacement": pods.cluster.metrics.run_name or pods.run},
+        {"targetLabel": "run", "replacement": named or pods.run},
         {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "hostname"},
     ]
     of_samples = [{"action": "labeldrop", "regex": "exported_(run|hostname)"}]

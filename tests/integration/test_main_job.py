@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -205,28 +208,44 @@ def test_a_run_that_diverges_names_ranks_and_rows_and_ends_with_76(recipe: Path,
     assert "diverged: loss or gradient not finite in 2 steps in a row, the last is 3" in log
 
 
+def scraped(run: RunDir, attempt: int, rank: int) -> dict[str, Metric]:
+    """The metrics of a rank that trains, by name, at the port that its status file gives."""
+    status = RankStatus.read(run.attempt(attempt).status(rank))
+    assert status is not None
+    with urllib.request.urlopen(f"http://127.0.0.1:{status.metrics_port}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {family.name: family for family in families if family.samples}
+
+
 def test_a_run_that_is_stopped_then_killed_ends_as_if_undisturbed(
     recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    run_dir, port = tmp_path / "disturbed", free_ports(2)
+    run_dir, port = tmp_path / "disturbed", free_ports(4)
     run = RunDir(run_dir)
 
     lend_graphs(undisturbed, run_dir)
-    process = start(recipe, run_dir, 2, port)
-    wait_until(lambda: len(losses(run_dir)) >= 3, process)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/metrics") as answer:
-        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    with socket.create_server(("127.0.0.1", port + 1)):  # another program's: rank 1 takes its next port
+        process = start(recipe, run_dir, 2, port)
+        wait_until(lambda: len(losses(run_dir)) >= 3, process)
+    first, second = scraped(run, 1, 0), scraped(run, 1, 1)
     process.send_signal(signal.SIGTERM)
     code, output = end(process)
     assert code == 75, output
     stopped_at = len(losses(run_dir))
     assert 3 <= stopped_at < STEPS
     assert (run.checkpoints / f"step_{stopped_at:010d}" / "MANIFEST.json").exists()
-    sample = families["vpred_loss"].samples[0]
-    assert (sample.labels["rank"], sample.labels["local_rank"]) == ("1", "1")
+    (sample,) = first["vpred_loss"].samples
     assert any(abs(sample.value - loss) < 1e-6 for loss in losses(run_dir))
+    (sample,) = second["vpred_samples"].samples
+    labels = {"run": "disturbed", "rank": "1", "local_rank": "1", "device_id": "1", "hostname": socket.gethostname()}
+    assert sample.labels == labels and sample.value >= 3 * 3
+    assert "vpred_last_checkpoint_timestamp_seconds" not in first
+    stopped_unix_s = time.time()
 
     process = start(recipe, run_dir, 2)
+    wait_until(lambda: len(losses(run_dir)) >= stopped_at + 1, process)
+    (sample,) = scraped(run, 2, 0)["vpred_last_checkpoint_timestamp_seconds"].samples
+    assert stopped_unix_s - 60 < sample.value < stopped_unix_s  # a crash loop must not look young
     wait_until(lambda: len(losses(run_dir)) >= max(12, stopped_at + 1), process)
     victim = RankStatus.read(run.attempt(2).status(1))
     assert victim is not None
