@@ -184,7 +184,12 @@ def _range(row: Row) -> str:
     return f"timesteps {number(row, 'first_timestep'):.0f}-{number(row, 'last_timestep'):.0f}"
 
 
-def attempts(run: Path) -> list[Row]:
+def read_validations(path: Path) -> list[Validation]:
+    """Return all validations of a history."""
+    return list(validations(Rows(path, rows_share_steps=True)))
+
+
+def read_attempts(run: Path) -> list[Row]:
     """Return the records of a run's attempts in their order, without those that cannot be read."""
     found = []
     for path in sorted((run / ATTEMPTS).glob("[0-9]*/attempt.json")):

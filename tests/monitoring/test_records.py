@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring import records
-from monitoring.records import Rows, attempts, number, step_parts, validations, with_rates
+from monitoring.records import Rows, number, read_attempts, step_parts, validations, with_rates
 from support.histories import loss_row, step_row, write_rows
 
 
@@ -150,8 +150,8 @@ def test_attempts_are_read_in_order_and_damaged_ones_are_left_out(tmp_path: Path
     for number_, text in (("0002", '{"attempt": 2}'), ("0001", '{"attempt": 1}'), ("0003", "{"), ("0004", "[]")):
         (tmp_path / "attempts" / number_).mkdir(parents=True)
         (tmp_path / "attempts" / number_ / "attempt.json").write_text(text)
-    assert [each["attempt"] for each in attempts(tmp_path)] == [1, 2]
-    assert attempts(tmp_path / "none") == []
+    assert [each["attempt"] for each in read_attempts(tmp_path)] == [1, 2]
+    assert read_attempts(tmp_path / "none") == []
 
 
 def test_memory_does_not_grow_with_the_longest_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from monitoring import render_report
-from monitoring.curves import HEIGHT_PX, Axis, Curve, draw, linear_ticks, log_ticks, smoothed, thinned, tick_label
+from monitoring.report.curves import (
+    HEIGHT_PX,
+    Axis,
+    Curve,
+    draw,
+    linear_ticks,
+    log_ticks,
+    smoothed,
+    thinned,
+    tick_label,
+)
 
 VOID = {"meta", "img", "br", "hr", "link"}
 LINEAR = Curve("T", "n", "x", "y", "loss", "linear", None)
@@ -98,7 +108,7 @@ def test_page_holds_what_was_given() -> None:
     text = " ".join(page.text)
     for expected in ("Run a", "ranks", "200 ms", "80 images/s", "Loss", "Throughput", "Learning rate", "seed: 0"):
         assert expected in text
-    assert len(page.attributes("svg")) == 3
+    assert len(page.attributes("svg")) == 5
     assert len(page.attributes("details")) == 1
 
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from monitoring import render_report
-from monitoring.curves import Curve, draw
+from monitoring.report.curves import Curve, draw
 
 
 def page(samples_per_step: int = 16) -> str:
@@ -19,14 +19,15 @@ def page(samples_per_step: int = 16) -> str:
 
 def test_keys_of_the_contract_suffice_and_axes_are_named() -> None:
     html = page()
-    assert html.count(">samples seen</text>") == 3
-    for unit in ("loss (MSE of v)", "images/s", "learning rate"):
+    assert html.count(">samples seen</text>") == 5
+    for unit in ("loss (MSE of v)", "images/s", "learning rate", "gradient norm", "s/step"):
         assert f">{unit}</text>" in html
 
 
 def test_curves_run_over_samples_not_steps() -> None:
-    labels = re.findall(r'aria-label="([^"]+)"', page(samples_per_step=1000))
-    assert [re.findall(r"at ([\d,]*\d)", label) for label in labels] == [["1,000", "3,000"]] * 3
+    *labels, parts = re.findall(r'aria-label="([^"]+)"', page(samples_per_step=1000))
+    assert parts.startswith("Parts of a step")
+    assert [re.findall(r"at ([\d,]*\d)", label) for label in labels] == [["1,000", "3,000"]] * 4
 
 
 def test_held_out_losses_have_a_curve_of_their_own() -> None:

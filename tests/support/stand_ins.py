@@ -121,7 +121,8 @@ def checkout(folder: Path) -> None:
     script.write_text(f'#!/usr/bin/env bash\nexec "{CHECKOUT}/run_distributed.sh" "$@"\n')
     script.chmod(0o755)
     (folder / ".venv").mkdir()
-    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    for part in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / part).symlink_to(Path(sys.executable).parents[1] / part)
     (folder / "cluster_configs").symlink_to(CHECKOUT / "cluster_configs")
     (folder / "vpred_train").mkdir()
     (folder / "vpred_train" / "recipes").symlink_to(CHECKOUT / "vpred_train" / "recipes")

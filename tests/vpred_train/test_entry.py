@@ -90,7 +90,7 @@ def test_parts_of_a_run_find_our_packages_first(tmp_path):
     start(*program, "launcher.rank.shim", "--help", cwd=folder, PYTHONPATH=str(folder))
     answer = start(*program, "launcher.nothing", cwd=folder, code=2)
     assert answer.stderr.startswith(
-        b"vpred_train.entry: found 'launcher.nothing'; known: data.loading.worker, launcher.pre"
+        b"vpred_train.entry: found 'launcher.nothing'; known: data.loading.worker, launcher.live.serve, "
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.contract.files import write_atomic
 from launcher.contract.run_dir import RunDir, Summary
-from monitoring import History, render_report
+from monitoring import History, read_attempts, read_validations, render_report
 from vpred_train.config.train import TrainConfig
 
 
@@ -58,6 +58,8 @@ def write_report(
         ],
         documents=documents,
         validations=[each for each in validations if each["weights"] == config.ema.used and covers_all(each, config)],
+        held_out=[each for each in read_validations(run.validation_jsonl) if each.weights == config.ema.used],
+        attempts=read_attempts(run.root),
     )
     write_atomic(run.report_html, html)
 

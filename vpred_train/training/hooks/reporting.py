@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from checkpoints_mgr import SaveResult
 from launcher.contract.run_dir import Phase
-from monitoring import History, WorkerMetrics
+from monitoring import STEP_PARTS, History, WorkerMetrics
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.engine.graph_cache import Compilations
@@ -58,16 +58,6 @@ class LogHook(Hook):
             whole, *bins = (each for each in losses if each.weights == weights)
             by_bin = ", ".join(f"[{each.log_snr_high:.1f}, {each.log_snr_low:.1f}] {each}" for each in bins)
             logger.info("validation of step %d, %s weights: loss %s; by log SNR: %s", step, weights, whole, by_bin)
-
-
-STEP_PARTS = {
-    "data": "data_wait_seconds",
-    "encode": "encode_seconds",
-    "forward_backward": "forward_backward_seconds",
-    "collective": "collective_seconds",
-    "update": "update_seconds",
-    "graph": "graph_seconds",
-}
 
 
 class MetricsHook(Hook):

@@ -2,14 +2,17 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from monitoring.curves import Curve, Floats, draw
-from monitoring.style import STYLE
+from monitoring.records import Row, Validation, number
+from monitoring.report.attempts import attempts_table
+from monitoring.report.charts import log_snr_chart, parts_chart
+from monitoring.report.curves import Curve, Floats, draw
+from monitoring.report.style import STYLE
 
 
 def mean(values: Floats) -> float:
@@ -25,9 +28,11 @@ LOSS_NOTE = "log scale; faint: every step, line: running mean"
 LOSS = Curve("Loss", LOSS_NOTE, SEEN, "loss (MSE of v)", "loss", "log", mean, width_px=1140)
 THROUGHPUT_NOTE = "all ranks; faint: every step, line: running median"
 THROUGHPUT = Curve("Throughput", THROUGHPUT_NOTE, SEEN, "images/s", "throughput", "linear", median)
+GRAD_NORM_NOTE = "log scale; before clipping; line: running median"
+GRAD_NORM = Curve("Gradient norm", GRAD_NORM_NOTE, SEEN, "gradient norm", "norm", "log", median)
 LEARNING_RATE = Curve("Learning rate", "of every step", SEEN, "learning rate", "rate", "linear", None)
 VALIDATION_NOTE = "log scale; of the averaged weights, on images that are never trained on"
-VALIDATION = Curve("Held-out loss", VALIDATION_NOTE, SEEN, "loss (MSE of v)", "loss", "log", None)
+VALIDATION = Curve("Held-out loss", VALIDATION_NOTE, SEEN, "loss (MSE of v)", "held-out", "log", None)
 
 IMAGE_SIGNATURES: dict[bytes, str] = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -44,6 +49,8 @@ def render_report(
     images: Sequence[tuple[str, bytes]],
     documents: Sequence[tuple[str, str]],
     validations: Sequence[Mapping[str, Any]] = (),
+    held_out: Sequence[Validation] = (),
+    attempts: Sequence[Row] = (),
 ) -> str:
     """Render the page as HTML. All text is escaped.
 
@@ -52,12 +59,17 @@ def render_report(
     images: (caption, PNG or JPEG file) pairs.
     documents: (name, text) pairs, shown folded.
     validations: held-out losses with samples_seen and loss.
+    held_out: the same validations with their ranges of log SNR.
+    attempts: records of `read_attempts`.
     Raises ValueError: when an image has another format.
     """
+    charts = [*_curves(history, images_per_step, validations), *_held_out(held_out), *_parts(history)]
+    none = '<p class="none">No step was recorded.</p>'
     body = [
         f"<header><h1>{escape(title)}</h1>{_subtitle(history)}</header>",
         _section("Summary", _facts(facts)),
-        _section("Curves", _curves(history, images_per_step, validations)),
+        _section("Curves", f'<div class="charts">{"".join(charts)}</div>' if history else none),
+        *([_section("Attempts", attempts_table(attempts))] if attempts else []),
         *([_section("Samples", "".join(_figure(caption, image) for caption, image in images))] if images else []),
         *([_section("Configuration", "".join(_folded(*document) for document in documents))] if documents else []),
     ]
@@ -96,20 +108,48 @@ def _fact(name: str, value: str) -> str:
 
 def _curves(
     history: Sequence[Mapping[str, Any]], images_per_step: int, validations: Sequence[Mapping[str, Any]]
-) -> str:
+) -> Iterator[str]:
     if not history:
-        return '<p class="none">No step was recorded.</p>'
-    series = (
+        return
+    series = [
         (LOSS, [record["loss"] for record in history]),
         (THROUGHPUT, [_rate(images_per_step, record["step_seconds"]) for record in history]),
+        (GRAD_NORM, [number(record, "grad_norm") for record in history]),
         (LEARNING_RATE, [record["learning_rate"] for record in history]),
-    )
+    ]
     seen = [record["samples_seen"] for record in history]
-    charts = "".join(_chart(curve, seen, values) for curve, values in series)
+    for curve, values in series:
+        yield _chart(curve, seen, values)
     if validations:
         places = [record["samples_seen"] for record in validations]
-        charts += _chart(VALIDATION, places, [record["loss"] for record in validations])
-    return f'<div class="charts">{charts}</div>'
+        yield _chart(VALIDATION, places, [record["loss"] for record in validations])
+
+
+def _held_out(validations: Sequence[Validation]) -> Iterator[str]:
+    """Yield the chart of the last validation's ranges, against the first's."""
+    if not validations or len(validations[-1].losses) < 2:
+        return
+    last, first = validations[-1], validations[0]
+    note = f"bars: standard error over images; {last.weights} weights at {last.samples_seen:,.0f} samples seen"
+    same = first is not last and [each.log_snr for each in first.losses] == [each.log_snr for each in last.losses]
+    if same:
+        note += f"; faint: at {first.samples_seen:,.0f}"
+    yield _framed(
+        "Held-out loss by log SNR", note, "loss-by-snr", log_snr_chart(last.losses[1:], first.losses[1:] * same)
+    )
+
+
+def _parts(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    chart, legend = parts_chart(history)
+    if chart:
+        yield _framed("Where a step's time goes", "rank 0, mean of neighbouring steps", "parts", chart + legend)
+
+
+def _framed(title: str, note: str, style: str, content: str) -> str:
+    return (
+        f'<figure class="chart {style}"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>'
+        f"{content}</figure>"
+    )
 
 
 def _rate(images: int, seconds: float) -> float:

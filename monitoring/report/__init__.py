@@ -1,0 +1,1 @@
+"""Renders the report of a run: one HTML file with its curves, charts and pictures."""
