@@ -62,8 +62,15 @@ _METRICS = """# Metrics
 
 Each rank serves Prometheus metrics over HTTP. `http://127.0.0.1:9400/metrics` is rank 0. The next ports are the next
 ranks of the host. The cluster file has `metrics.address` and `metrics.base_port`. The address is loopback unless the
-file gives another. `metrics: null` turns them off. A port that is taken is a warning, and the training goes on without
-metrics.
+file gives another. `metrics: null` turns them off. A rank whose port is taken warns, and tries further ones
+(`metrics.port_span`). Where none is free, it trains without metrics.
+
+`metrics.tls` names a certificate and its key (PEM, without a password): ranks then serve HTTPS. With `client_ca`, a
+client must show a certificate that is signed by it. `metrics.users_file` names a file of those who may scrape. A line
+is `NAME:pbkdf2_sha256$ITERATIONS$SALT$HASH`; `python -m monitoring.users NAME` asks for a password and prints the line.
+Every host needs these files. Use both together: without TLS, the network sees the password.
+
+`metrics.linger_s` is the time for which a rank waits at its end for one more scrape, which fetches the last values.
 
 `RUN/targets.json` lists all ranks for Prometheus' file service discovery while the run goes on. It is empty afterwards.
 `vpred-launch serve` answers with the targets of [all runs in a folder](live_page.md).

@@ -36,7 +36,8 @@ class Tls:
         """Read the files. Raises MonitorError: when one of them cannot be used."""
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            made.load_cert_chain(self.certificate, self.key)
+            # Without a password here, OpenSSL would ask for that of an encrypted key on the terminal, and wait.
+            made.load_cert_chain(self.certificate, self.key, password="")
             if self.client_ca is not None:
                 made.load_verify_locations(self.client_ca)
                 made.verify_mode = ssl.CERT_REQUIRED

@@ -17,7 +17,7 @@ from pathlib import Path
 from monitoring.errors import MonitorError
 
 ITERATIONS = 600_000
-_LINE = re.compile(r"([^:\s]+):pbkdf2_sha256\$(\d{1,8})\$([0-9a-f]{16,})\$([0-9a-f]{64})")
+_LINE = re.compile(r"([^:\s]+):pbkdf2_sha256\$([1-9]\d{0,7})\$([0-9a-f]{16,})\$([0-9a-f]{64})")
 
 
 class Users:

@@ -183,7 +183,7 @@ def _metrics_files(cluster: ClusterConfig) -> list[Finding]:
         remedy = "give PEM files that belong together in cluster.metrics.tls"
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tls.certificate, tls.key)
+            context.load_cert_chain(tls.certificate, tls.key, password="")  # never ask for one on the terminal
             if tls.client_ca is not None:
                 context.load_verify_locations(tls.client_ca)
         except OSError as error:  # ssl.SSLError is one

@@ -2,9 +2,12 @@
 
 import base64
 import http.client
+import os
+import pty
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -160,6 +163,27 @@ def test_files_that_make_no_tls_are_refused_in_one_line(certificates: Path, cert
     assert "\n" not in str(raised.value)
 
 
+def test_a_key_with_a_password_is_refused_without_asking_for_it(certificates: Path) -> None:
+    encrypted = certificates / "encrypted.key"
+    command = [OPENSSL, "pkcs8", "-topk8", "-in", str(certificates / "server.key"), "-out", str(encrypted)]
+    subprocess.run([*command, "-passout", "pass:secret"], check=True, capture_output=True)
+    program = (
+        "import sys; from pathlib import Path; from monitoring import MonitorError, Tls\n"
+        "try: Tls(Path(sys.argv[1]), Path(sys.argv[2])).context()\n"
+        "except MonitorError as error: print(error)"
+    )
+    words = [sys.executable, "-c", program, str(certificates / "server.pem"), str(encrypted)]
+    terminal, other_end = pty.openpty()  # OpenSSL asks on the controlling terminal, where there is one
+    try:
+        asked = subprocess.run(
+            words, stdin=other_end, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, start_new_session=True, timeout=60
+        )
+    finally:
+        os.close(terminal)
+        os.close(other_end)
+    assert asked.stdout.startswith(b"metrics: TLS cannot use ") and asked.stdout.count(b"\n") == 1
+
+
 def test_only_users_may_scrape(registry: CollectorRegistry, tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text(f"# who may scrape\n\n{line_of('prometheus', 'secret:ü', b'0123456789abcdef')}\n")
@@ -183,6 +207,7 @@ def test_only_users_may_scrape(registry: CollectorRegistry, tmp_path: Path) -> N
         (None, "cannot be read"),
         ("", "names no user"),
         ("a:pbkdf2_sha256$1$00$00\n", ":1: is no NAME:HASH"),
+        (f"a:pbkdf2_sha256$0${'00' * 16}${'00' * 32}\n", ":1: is no NAME:HASH"),
         ("# fine\nplain:password\n", ":2: is no NAME:HASH"),
     ],
 )
