@@ -92,4 +92,4 @@ class StepClock:
             "update_seconds": self._update_s,
             "graph_seconds": self._graph_s,
         }
-        return {"step_seconds": step_s, **parts, "forward_backward_seconds": step_s - sum(parts.values())}
+        return {"step_seconds": step_s, **parts, "forward_backward_seconds": max(0.0, step_s - sum(parts.values()))}

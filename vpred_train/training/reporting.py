@@ -45,12 +45,17 @@ def observe_start(metrics: WorkerMetrics, rank: RankContext, resumed: Resumed, l
 
 def serve(metrics: WorkerMetrics, at: MetricsPlace) -> Exporter | None:
     """Serve metrics at the first port that is free. Without one, the run goes on without metrics."""
+    reason = ""
     for port in at.ports:
         try:
-            return Exporter(metrics.registry, at.address, port, at.tls, at.users)
+            exporter = Exporter(metrics.registry, at.address, port, at.tls, at.users)
         except MonitorError as error:
-            logger.warning("%s", error)
-    logger.warning("this rank trains without metrics, since none of its %d ports is free", len(at.ports))
+            reason = str(error)
+            continue
+        if reason:
+            logger.warning("metrics: port %d is taken; this rank serves them at port %d", at.ports[0], port)
+        return exporter
+    logger.warning("this rank trains without metrics, after %d ports; %s", len(at.ports), reason)
     return None
 
 

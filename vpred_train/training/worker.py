@@ -11,7 +11,7 @@ from launcher.contract.files import write_atomic
 from launcher.contract.identity import Identity
 from launcher.contract.process import die_with_parent
 from launcher.contract.run_dir import RunDir
-from monitoring import Tls, read_users
+from monitoring import MonitorError, Tls, read_users
 from vpred_train import runtime
 from vpred_train.config.train import TrainConfig
 from vpred_train.distributed.collectives import Collective
@@ -70,17 +70,21 @@ def make_rank(config: TrainConfig, arguments: argparse.Namespace, session: RankS
 def metrics_place(arguments: argparse.Namespace, identity: Identity) -> MetricsPlace | None:
     """Read what the metrics are served with. Ranks of one host never try the same port.
 
-    Raises MonitorError: for files that cannot be used.
+    With files that cannot be used the rank trains without metrics: a certificate that was renewed badly ends no run.
     """
     if arguments.metrics_port_base is None:
         return None
     first, step = arguments.metrics_port_base + identity.local_rank, identity.local_size
     ports = range(first, first + step * arguments.metrics_port_span, step)
-    tls = None
-    if arguments.metrics_certificate is not None:
-        files = arguments.metrics_certificate, arguments.metrics_key, arguments.metrics_client_ca
-        tls = Tls(*files).context()
-    users = read_users(arguments.metrics_users) if arguments.metrics_users else None
+    try:
+        tls = None
+        if arguments.metrics_certificate is not None:
+            files = arguments.metrics_certificate, arguments.metrics_key, arguments.metrics_client_ca
+            tls = Tls(*files).context()
+        users = read_users(arguments.metrics_users) if arguments.metrics_users else None
+    except MonitorError as error:
+        logger.warning("this rank trains without metrics: %s", error)
+        return None
     return MetricsPlace(arguments.metrics_address, ports, tls, users, arguments.metrics_linger_s)
 
 

@@ -76,7 +76,7 @@ class MetricsHook(Hook):
         # A step that compiles would be the slowest of the night.
         compiled_s = self.compilations.seconds - self._compiled_s
         self._compiled_s = self.compilations.seconds
-        parts_s["forward_backward"] -= compiled_s
+        parts_s["forward_backward"] = max(0.0, parts_s["forward_backward"] - compiled_s)
         self.metrics.count_pause("compile", compiled_s)
         work = self.speed
         self.metrics.observe_step(vars(result), parts_s, samples=work.images_per_step, flops=work.flops_per_step)
