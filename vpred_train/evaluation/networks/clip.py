@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from launcher.contract.config import ConfigError
 from vpred_train.config.model import TextEncoderConfig
-from vpred_train.evaluation.networks.clip_declarations import declared, with_activation
+from vpred_train.evaluation.networks.clip_declarations import Declarations, declared, with_activation
 from vpred_train.evaluation.networks.clip_geometry import CONTEXT, Geometry, geometry_of
 from vpred_train.evaluation.networks.clip_layouts import GIVE, Part, openai_parts
 from vpred_train.evaluation.networks.feature_network import BATCH_SIZE, FeatureNetwork, in_batches, sha256_of
@@ -131,11 +131,27 @@ class ClipNetwork:
 
     def with_recipe(self, recipe: ImageRecipe) -> "ClipNetwork":
         """Return the same network with images prepared by another recipe."""
-        return replace(self, images=_with_recipe(self.images, recipe, self.activation))
+        text = _recipe_text(recipe, self.activation)
+        return replace(self, images=replace(self.images, preprocess=recipe, recipe=text))
 
 
-def open_clip(path: Path, activation: Activation | None = None, batch_size: int = BATCH_SIZE) -> ClipNetwork:
-    """Open a CLIP with a ViT image tower: a file of any layout, or a folder of Hugging Face or open_clip.
+@dataclass(frozen=True)
+class ClipWeights:
+    """Holds opened weights, whose values are read later.
+
+    parts: the tensors under OpenAI's names.
+    declarations: with both activations.
+    """
+
+    layout: str
+    parts: Mapping[str, Part]
+    digest: str
+    declarations: Declarations
+    geometry: Geometry
+
+
+def read_clip(path: Path, activation: Activation | None = None) -> ClipWeights:
+    """Open the weights of a CLIP with a ViT image tower: a file, or a folder of Hugging Face or open_clip.
 
     activation: for weights that do not declare theirs.
     Raises ConfigError: when the weights cannot be read, are another model's, or do not declare their activation.
@@ -151,19 +167,43 @@ def open_clip(path: Path, activation: Activation | None = None, batch_size: int 
     found = declared(path, layout, contents.container, digest, parts["visual.conv1.weight"].shape[0])
     found = with_activation(path, found, activation)
     geometry = geometry_of(path, parts, found.image_heads, found.text_heads)
-    of_image, of_text = found.image_activation, found.text_activation
-    assert of_image and of_text  # noqa: S101 - `with_activation` guarantees it
+    return ClipWeights(layout, parts, digest, found, geometry)
+
+
+def open_clip(path: Path, activation: Activation | None = None, batch_size: int = BATCH_SIZE) -> ClipNetwork:
+    """Open a CLIP as `read_clip` does, and build its towers.
+
+    Raises ConfigError: as `read_clip`, and when a value is NaN or infinite.
+    """
+    weights = read_clip(path, activation)
+    geometry, declarations = weights.geometry, weights.declarations
+    of_image, of_text = declarations.activations
     rng = np.random.default_rng(0)
     image_tower = ImageTower(geometry, of_image, rng)
     text_tower = TextTower(geometry, of_text, rng)
-    _fill(image_tower, parts, "visual.")
-    _fill(text_tower, parts, "")
-    bare = FeatureNetwork(
-        geometry.name, digest, "", geometry.embedding, geometry.side, found.recipe, image_tower, batch_size
-    )  # fmt: skip
-    images = _with_recipe(bare, replace(found.recipe, side=geometry.side), (of_image, of_text))
-    scale = float(np.exp(parts["logit_scale"].values("logit_scale").astype(np.float64)).reshape(()))
-    return ClipNetwork(images, text_tower, Tokenizer(CONTEXT), scale, (of_image, of_text), layout, found.known_as)
+    _fill(image_tower, weights.parts, "visual.")
+    _fill(text_tower, weights.parts, "")
+    recipe = replace(declarations.recipe, side=geometry.side)
+    images = FeatureNetwork(
+        geometry.name,
+        weights.digest,
+        _recipe_text(recipe, (of_image, of_text)),
+        geometry.embedding,
+        geometry.side,
+        recipe,
+        image_tower,
+        batch_size,
+    )
+    scale = np.exp(weights.parts["logit_scale"].values("logit_scale").astype(np.float64)).reshape(())
+    return ClipNetwork(
+        images,
+        text_tower,
+        Tokenizer(CONTEXT),
+        float(scale),
+        (of_image, of_text),
+        weights.layout,
+        declarations.known_as,
+    )
 
 
 def open_contents_of(path: Path) -> tuple[Contents, list[Path]]:
@@ -180,10 +220,8 @@ def open_contents_of(path: Path) -> tuple[Contents, list[Path]]:
     return contents, sorted({tensor.path for tensor in contents.tensors.values()})
 
 
-def _with_recipe(
-    network: FeatureNetwork, recipe: ImageRecipe, activation: tuple[Activation, Activation]
-) -> FeatureNetwork:
-    return replace(network, preprocess=recipe, recipe=f"{recipe.text} {'/'.join(dict.fromkeys(activation))}")
+def _recipe_text(recipe: ImageRecipe, activation: tuple[Activation, Activation]) -> str:
+    return f"{recipe.text} {'/'.join(dict.fromkeys(activation))}"
 
 
 def _fill(cell: Any, parts: Mapping[str, Part], prefix: str) -> None:

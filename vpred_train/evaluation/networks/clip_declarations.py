@@ -49,6 +49,13 @@ class Declarations:
     recipe: ImageRecipe = OPENAI_RECIPE
     known_as: str = ""
 
+    @property
+    def activations(self) -> tuple[Activation, Activation]:
+        """Return the activations of image and text tower. Raises ValueError: when one is unknown."""
+        if self.image_activation is None or self.text_activation is None:
+            raise ValueError("an activation is unknown; call with_activation first")
+        return self.image_activation, self.text_activation
+
 
 class _OpenClipVision(Foreign):
     width: Annotated[int, Field(gt=0, le=1 << 16)] = 768

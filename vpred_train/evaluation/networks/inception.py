@@ -137,11 +137,11 @@ STAGES: dict[int, Stage] = {
 }  # taps (FID's widths of features) -> the parts up to them
 
 
-def shapes() -> dict[str, Shape]:
+def shapes(stages: Mapping[int, Stage] = STAGES) -> dict[str, Shape]:
     """Return the name and shape of each tensor, under pytorch-fid's names."""
     found: dict[str, Shape] = {}
     channels = 3
-    for stage in STAGES.values():
+    for stage in stages.values():
         for name, chain in stage:
             channels = _add_shapes(found, chain, channels, f"{name}." if name else "")
     return found | {"fc.weight": (CLASSES, channels), "fc.bias": (CLASSES,)}
