@@ -29,6 +29,7 @@ OPENAI_RECIPE = ImageRecipe(224)
 AGAIN = "download the folder again"
 BICUBIC = 3  # Pillow's number, which Hugging Face writes
 Numbers = Annotated[list[float], Field(min_length=3, max_length=3)]
+Positive = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 Heads = Annotated[int, Field(gt=0, le=1 << 10)]
 
 
@@ -74,7 +75,7 @@ class _OpenClipModel(Foreign):
 
 class _OpenClipPreprocess(Foreign):
     mean: Numbers | None = None
-    std: Numbers | None = None
+    std: Positive | None = None
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
 
@@ -104,7 +105,7 @@ class _HuggingFaceDocument(Foreign):
 
 class _Processor(Foreign):
     image_mean: Numbers | None = None
-    image_std: Numbers | None = None
+    image_std: Positive | None = None
     resample: int = BICUBIC
     size: int | dict[str, int] = 224
 
@@ -120,10 +121,10 @@ def declared(path: Path, layout: str, container: str, digest: str, image_width: 
     folder = path if path.is_dir() else path.parent
     if layout == "hugging_face":
         return _from_hugging_face(folder, image_width)
-    if layout == "openai" and (document := read_document(_OpenClipDocument, folder / OPENCLIP_CONFIG, AGAIN)):
-        return _from_open_clip(folder, document, image_width)
     if container == "torchscript" or digest in OPENAI_DIGESTS:
         return Declarations("quick_gelu", "quick_gelu", known_as=OPENAI_DIGESTS.get(digest, ""))
+    if layout == "openai" and (document := read_document(_OpenClipDocument, folder / OPENCLIP_CONFIG, AGAIN)):
+        return _from_open_clip(folder, document, image_width)
     if digest in OPENCLIP_DIGESTS:
         return Declarations("gelu", "gelu", known_as=OPENCLIP_DIGESTS[digest])
     return Declarations()

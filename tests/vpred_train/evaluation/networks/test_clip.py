@@ -350,6 +350,7 @@ def test_text_towers_alone_are_refused(tmp_path: Path) -> None:
         ("config.json", {"vision_config": 3}, "vision_config"),
         ("preprocessor_config.json", {"resample": 2}, r"resample is 2; known is 3 \(bicubic\)"),
         ("preprocessor_config.json", {"image_mean": [0.5]}, "image_mean"),
+        ("preprocessor_config.json", {"image_std": [0.5, 0, 0.5]}, "image_std"),
         ("open_clip_config.json", {"preprocess_cfg": {"resize_mode": "longest"}}, "asks for bicubic longest"),
         ("open_clip_config.json", {"model_cfg": {"vision_cfg": {"width": 64}, "text_cfg": {}}}, "of width 64, but"),
     ],
