@@ -10,10 +10,10 @@ RECORDING = {
         sum by (run) (rate(vpred_step_seconds_sum{rank="0"}[5m]))
         / (sum by (run) (rate(vpred_step_seconds_count{rank="0"}[5m])) > 0)""",
     "run_part:vpred_wall:ratio5m": "avg by (run, part) (rate(vpred_step_part_seconds_total[5m]))",
-    # The collectives of a rank are its wait for the others. The rest is the rank's own time.
+    # In collectives, and in the graph of the device engine, a rank waits for the others. The rest is its own time.
     "run_rank:vpred_own_step_seconds:mean5m": f"""
         ({_BY_RANK} (rate(vpred_step_seconds_sum[5m]))
-        - {_BY_RANK} (rate(vpred_step_part_seconds_total{{part="collective"}}[5m])))
+        - {_BY_RANK} (rate(vpred_step_part_seconds_total{{part=~"collective|graph"}}[5m])))
         / ({_BY_RANK} (rate(vpred_step_seconds_count[5m])) > 0)""",
     "run:vpred_own_step_seconds:median5m": "quantile by (run) (0.5, run_rank:vpred_own_step_seconds:mean5m)",
     "run_rank:vpred_slowness:ratio5m": """
