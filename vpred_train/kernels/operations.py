@@ -30,16 +30,20 @@ def operation(
     return custom
 
 
-def convolution(kernel: int, stride: int, at_end: bool) -> Any:
+def convolution(kernel: int | tuple[int, int], stride: int, at_end: bool) -> Any:
     """Return the convolution: x (B, C, H, W), weight, bias -> (B, out, H / stride, W / stride).
 
+    kernel: its side, or its height and width.
     at_end: pad kernel // 2 only below and on the right, not on all sides.
     """
     name = "convolution_at_end" if at_end else "convolution"
-    padding = kernel // 2 * (1 if at_end else 2)
+    sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+
+    def length(pixels: int, side: int) -> int:
+        return (pixels + side // 2 * (1 if at_end else 2) - side) // stride + 1
 
     def y_shape(x: Shape, weight: Shape, bias: Shape) -> Shape:
-        return [x[0], weight[0], *((side + padding - kernel) // stride + 1 for side in x[2:])]
+        return [x[0], weight[0], length(x[2], sides[0]), length(x[3], sides[1])]
 
     def dx_shape(dy: Shape, weight: Shape, x: Shape) -> Shape:
         return x

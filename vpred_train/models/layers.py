@@ -250,3 +250,11 @@ class GELU(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         x_32 = x.astype(mstype.float32)
         return (0.5 * x_32 * (1.0 + ops.erf(x_32 * 0.7071067811865476))).astype(x.dtype)
+
+
+class QuickGELU(nn.Cell):
+    """Computes x * sigmoid(1.702 x), the approximation of GELU in OpenAI's CLIP (same paper, section 2)."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        x_32 = x.astype(mstype.float32)
+        return (x_32 * ops.sigmoid(1.702 * x_32)).astype(x.dtype)

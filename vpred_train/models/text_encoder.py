@@ -1,5 +1,8 @@
 """Implements OpenCLIP's text tower (Radford et al. 2021, arXiv 2103.00020) under Stability's names."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -8,11 +11,14 @@ from launcher.contract.accelerators import ComputeDtype
 from vpred_train.config.model import TextEncoderConfig
 from vpred_train.models import indexing
 from vpred_train.models.attention import Attention
-from vpred_train.models.layers import COMPUTE_DTYPES, GELU, LayerNorm, Linear, LowRank, uniform
+from vpred_train.models.layers import COMPUTE_DTYPES, GELU, LayerNorm, Linear, LowRank, QuickGELU, uniform
+
+Activation = Literal["gelu", "quick_gelu"]
+ACTIVATIONS: dict[Activation, Callable[[], nn.Cell]] = {"gelu": GELU, "quick_gelu": QuickGELU}
 
 
 class SelfAttention(nn.Cell):
-    """Computes causal self-attention with one packed projection.
+    """Computes self-attention with one packed projection.
 
     in_proj_weight: (3 width, width) float32.
     in_proj_bias: (3 width,) float32.
@@ -29,7 +35,7 @@ class SelfAttention(nn.Cell):
         self.attend = Attention(heads, width // heads)
         self.chunk = indexing.chosen().chunk
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+    def construct(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, width = x.shape
         x = x.reshape(-1, width)
         packed = self.product(x, self.in_proj_weight.astype(x.dtype)) + self.in_proj_bias.astype(x.dtype)
@@ -40,13 +46,13 @@ class SelfAttention(nn.Cell):
 
 
 class MLP(nn.Cell):
-    """Applies two linear layers with exact GELU between them; the inner width is 4 x `width`."""
+    """Applies two linear layers with an activation between them."""
 
-    def __init__(self, rng: np.random.Generator, width: int) -> None:
+    def __init__(self, rng: np.random.Generator, width: int, inner: int, activation: Activation) -> None:
         super().__init__()
-        self.c_fc = Linear(rng, width, 4 * width)
-        self.gelu = GELU()
-        self.c_proj = Linear(rng, 4 * width, width)
+        self.c_fc = Linear(rng, width, inner)
+        self.gelu = ACTIVATIONS[activation]()
+        self.c_proj = Linear(rng, inner, width)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.c_proj(self.gelu(self.c_fc(x)))
@@ -55,28 +61,39 @@ class MLP(nn.Cell):
 class ResidualAttentionBlock(nn.Cell):
     """Applies attention and MLP, each with pre-norm and a residual."""
 
-    def __init__(self, rng: np.random.Generator, width: int, heads: int) -> None:
+    def __init__(self, rng: np.random.Generator, width: int, heads: int, inner: int, activation: Activation) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(width)
         self.attn = SelfAttention(rng, width, heads)
         self.ln_2 = LayerNorm(width)
-        self.mlp = MLP(rng, width)
+        self.mlp = MLP(rng, width, inner, activation)
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+    def construct(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Cell):
-    """Applies a stack of residual attention blocks."""
+    """Applies a stack of residual attention blocks.
 
-    def __init__(self, rng: np.random.Generator, config: TextEncoderConfig) -> None:
+    inner: width between the two layers of an MLP; None means 4 x `width`.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        width: int,
+        layers: int,
+        heads: int,
+        inner: int | None = None,
+        activation: Activation = "gelu",
+    ) -> None:
         super().__init__()
         self.resblocks = nn.CellList(
-            [ResidualAttentionBlock(rng, config.width, config.heads) for _ in range(config.layers)]
+            [ResidualAttentionBlock(rng, width, heads, inner or 4 * width, activation) for _ in range(layers)]
         )
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+    def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
             x = block(x, mask)
         return x
@@ -97,11 +114,16 @@ class Embedding(nn.Cell):
 class TextEncoder(nn.Cell):
     """Maps token numbers (B, context_length) int32 to features (B, context_length, width) float32 after `ln_final`.
 
-    The blocks compute in `compute_dtype`.
+    The blocks compute in `compute_dtype`. SD2's have exact GELU, and an MLP of 4 x the width.
     """
 
     def __init__(
-        self, config: TextEncoderConfig, rng: np.random.Generator, compute_dtype: ComputeDtype = "float32"
+        self,
+        config: TextEncoderConfig,
+        rng: np.random.Generator,
+        compute_dtype: ComputeDtype = "float32",
+        inner: int | None = None,
+        activation: Activation = "gelu",
     ) -> None:
         super().__init__()
         width, length = config.width, config.context_length
@@ -110,7 +132,7 @@ class TextEncoder(nn.Cell):
         self.token_embedding = Embedding(Tensor(table))
         positions = rng.normal(0, 0.1, (length, width)).astype(np.float32)
         self.positional_embedding = Parameter(Tensor(positions), name="positional_embedding")
-        self.transformer = Transformer(rng, config)
+        self.transformer = Transformer(rng, width, config.layers, config.heads, inner, activation)
         self.ln_final = LayerNorm(width)
         self.dtype = COMPUTE_DTYPES[compute_dtype]
         self.mask = Tensor(np.triu(np.full((length, length), -np.inf, np.float32), 1))

@@ -1,7 +1,7 @@
 """Interprets the subset of pickle that PyTorch's state dicts need, without importing or calling anything.
 
-`pickletools` splits the stream into opcodes. The name of a class or function becomes a `Global`. Only names in ALLOWED
-and Lightning's callbacks are accepted, and none of them is ever looked up.
+`pickletools` splits the stream into opcodes. The name of a class or function becomes a `Global`. Only names in ALLOWED,
+Lightning's callbacks and TorchScript's generated classes are accepted, and none of them is ever looked up.
 """
 
 import math
@@ -24,12 +24,21 @@ SCALARS = {
 MOST_REPEATED = 1 << 24  # most elements of a tensor whose strides of 0 make it larger than its storage
 # Lightning stores the state of a callback under its class.
 CALLBACK = re.compile(r"(pytorch_lightning|lightning\.pytorch|lightning_fabric)\.callbacks(\.\w+)+")
+SCRIPT_CLASS = re.compile(r"__torch__(\.\w+)+")  # TorchScript generates one for each module that it saves
+# TorchScript's own functions return their first argument as a typed list, or unchanged.
+SCRIPT_VALUES = {
+    f"torch.jit._pickle.{name}"
+    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+}
 STORAGE_TYPES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
-ALLOWED = {REBUILD_TENSOR, *REBUILD_PARAMETERS, ORDERED_DICT, *SCALARS, *(f"torch.{name}" for name in STORAGE_TYPES)}
+ALLOWED = {
+    REBUILD_TENSOR, *REBUILD_PARAMETERS, ORDERED_DICT, *SCALARS, *SCRIPT_VALUES,
+    *(f"torch.{name}" for name in STORAGE_TYPES),
+}  # fmt: skip
 
 
 class RefusedPickleError(Exception):
@@ -46,6 +55,10 @@ class Global:
 @dataclass(frozen=True)
 class Scalar:
     """Represents the result of a call of one of SCALARS."""
+
+
+class Module(dict[str, Any]):
+    """Represents an object of a TorchScript class: its attributes by name."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +185,26 @@ class Machine:
             target[key] = value
 
     def _build(self, _: Any) -> None:
-        """Discard the state of a module's OrderedDict (`_metadata`) or of a number's type: it is not needed.
+        """Keep the state of a TorchScript module. Discard that of an OrderedDict (`_metadata`) or of a number's type.
 
         No other object may have a state.
         """
-        self._pop(1)
-        if not isinstance(self.stack[-1], (dict, Scalar)):
+        (state,) = self._pop(1)
+        target = self.stack[-1]
+        if isinstance(target, Module):
+            if not isinstance(state, dict) or any(not isinstance(name, str) for name in state):
+                raise TypeError("a module whose state is not a dict of attributes")
+            target.update(state)
+        elif not isinstance(target, (dict, Scalar)):
             raise RefusedPickleError("pickle opcode BUILD on an object that is not an OrderedDict")
+
+    def _new_object(self, _: Any) -> None:
+        """Make an empty TorchScript module; no other class may make an object."""
+        kind, arguments = self._pop(2)
+        name = kind.name if isinstance(kind, Global) else type(kind).__name__
+        if not SCRIPT_CLASS.fullmatch(name) or arguments != ():
+            raise RefusedPickleError(printable(f"pickle opcode NEWOBJ of {name}"))
+        self.stack.append(Module())
 
     def _reduce(self, _: Any) -> None:
         function, arguments = self._pop(2)
@@ -193,6 +219,8 @@ class Machine:
             self.stack.append(arguments[0])
         elif name in SCALARS:
             self.stack.append(Scalar())
+        elif name in SCRIPT_VALUES and arguments:
+            self.stack.append(arguments[0])
         else:
             shown = name or (function if isinstance(function, (int, str)) else type(function).__name__)
             raise RefusedPickleError(printable(f"a call of {shown}"))
@@ -204,7 +232,7 @@ class Machine:
 
 
 def _allowed(name: str) -> Global:
-    if name not in ALLOWED and not CALLBACK.fullmatch(name):
+    if name not in ALLOWED and not CALLBACK.fullmatch(name) and not SCRIPT_CLASS.fullmatch(name):
         raise RefusedPickleError(printable(name))
     return Global(name)
 
@@ -276,7 +304,7 @@ ACTIONS: dict[str, Callable[[Machine, Any], None]] = {
     "GLOBAL": Machine._global, "STACK_GLOBAL": Machine._stack_global,
     "APPEND": Machine._append, "APPENDS": Machine._appends,
     "SETITEM": Machine._set_item, "SETITEMS": Machine._set_items,
-    "BUILD": Machine._build, "REDUCE": Machine._reduce, "BINPERSID": Machine._persistent,
+    "BUILD": Machine._build, "NEWOBJ": Machine._new_object, "REDUCE": Machine._reduce, "BINPERSID": Machine._persistent,
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine._pop_mark())),
     "LIST": lambda machine, _: machine.stack.append(machine._pop_mark()),
     "TUPLE1": lambda machine, _: machine.stack.append(tuple(machine._pop(1))),

@@ -3,17 +3,20 @@
 zip: <folder>/data.pkl and one uncompressed member <folder>/data/<key> for each storage.
 Predecessor ("legacy"): the pickles magic number, protocol, system, object and list of storage keys; then for each key
 its size (int64) and values.
+TorchScript (torch.jit.save) has the zip format. Its object is a tree of modules; its code, which may be compressed, is
+never read.
 """
 
 import mmap
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from launcher.contract.config import ConfigError
 from vpred_train.foreign import printable
-from vpred_train.weights.formats.pickle_machine import Machine, RefusedPickleError, TensorView
+from vpred_train.weights.formats.pickle_machine import Machine, Module, RefusedPickleError, TensorView
 from vpred_train.weights.formats.stored_tensor import Contents, StoredTensor, item_size
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -21,17 +24,23 @@ LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
 LOCAL_HEADER_BYTES = 30
 DAMAGED = (ValueError, OverflowError, EOFError, zipfile.BadZipFile, NotImplementedError)  # last: newer zip version
 ENCRYPTED_OR_PATCHED = 0x61  # flags of a zip member
+MOST_ATTRIBUTES = 1_000_000  # of a TorchScript; a hostile tree of shared modules would have 2^60
+DEEPEST_MODULE = 100
 Extent = tuple[int, int]  # offset, bytes
 
 
 def read_torch(path: Path) -> Contents:
     """Return where each tensor of a state dict lies. A Lightning checkpoint has its state dict under "state_dict".
 
+    A TorchScript archive has the container "torchscript", and its tensors have the names of its state dict.
+
     Raises ConfigError: when the file is damaged, or its pickle asks for more than tensors and plain values.
     """
     try:
         with path.open("rb") as file:
             value, storages = _read_zip(file) if file.read(2) == b"PK" else _read_legacy(file)
+        if scripted := isinstance(value, Module):
+            value = dict(_attributes(value))
         state = value.get("state_dict", value) if isinstance(value, dict) else None
         if not isinstance(state, dict):
             raise ConfigError(f"{path}: holds a {type(value).__name__}, not a state dict; save model.state_dict()")
@@ -48,7 +57,25 @@ def read_torch(path: Path) -> Contents:
     except DAMAGED as error:
         reason = printable(str(error)) or type(error).__name__
         raise ConfigError(f"{path}: damaged, or not a PyTorch checkpoint ({reason}); copy it again") from None
-    return Contents("torch", tensors)
+    return Contents("torchscript" if scripted else "torch", tensors)
+
+
+def _attributes(root: Module) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of all modules below `root`, with dotted names.
+
+    Raises ValueError: when the tree is endless or too large.
+    """
+    waiting, count = [("", 0, root)], 0
+    while waiting:
+        prefix, depth, module = waiting.pop()
+        count += len(module)
+        if count > MOST_ATTRIBUTES or depth > DEEPEST_MODULE:
+            raise ValueError(f"modules with more than {MOST_ATTRIBUTES:,} attributes, or deeper than {DEEPEST_MODULE}")
+        for name, value in module.items():
+            if isinstance(value, Module):
+                waiting.append((f"{prefix}{name}.", depth + 1, value))
+            else:
+                yield f"{prefix}{name}", value
 
 
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
@@ -60,11 +87,13 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
         if len(pickles) != 1:
             raise ValueError(f"a zip archive with {len(pickles)} data.pkl")
         root = pickles[0].removesuffix("data.pkl")
-        for info in members.values():
+        for name, info in members.items():
+            if not name.startswith((pickles[0], f"{root}data/", f"{root}byteorder")):
+                continue
             if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{info.filename} is compressed, but torch.save compresses nothing")
+                raise ValueError(f"{name} is compressed, but torch.save compresses nothing")
             if info.flag_bits & ENCRYPTED_OR_PATCHED:
-                raise ValueError(f"{info.filename} is encrypted or patched")
+                raise ValueError(f"{name} is encrypted or patched")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != sys.byteorder.encode():
             raise ValueError("written on a machine with the other byte order")
         with archive.open(pickles[0]) as stream:

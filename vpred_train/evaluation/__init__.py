@@ -1,0 +1,1 @@
+"""Evaluation: metrics of images and of their agreement with captions, and the networks that they need."""
