@@ -118,5 +118,5 @@ def test_sets_that_are_too_small_are_refused() -> None:
 def test_an_embedding_without_direction_is_refused() -> None:
     x = draw(5, 1)
     x[2] = 0
-    with pytest.raises(ConfigError, match="generated: the embedding of row 2 .* is zero"):
+    with pytest.raises(ConfigError, match="generated: the embedding of row 2"):
         cmmd(x, draw(5, 2))
