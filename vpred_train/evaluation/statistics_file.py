@@ -19,7 +19,7 @@ KIND = "vpred feature statistics"
 
 @dataclass(frozen=True)
 class Origin:
-    """What made features: the network, the recipe of its input, and the digest of its weights."""
+    """Names the network that made features, the recipe of its input, and the digest of its weights."""
 
     network: str
     recipe: str
