@@ -75,7 +75,7 @@ def read_statistics(path: Path, expected: Origin, width: int) -> Statistics:
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(path)  # refuses pickles by default
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ConfigError(f"{path}: one array without a name; an npz with mu and sigma is needed")
         with loaded as file:
