@@ -1,4 +1,4 @@
-"""Values of torch-fidelity 0.4.0 on seeded features: metric_fid, metric_kid (one subset of all) and metric_prc (k = 3)."""
+"""Values of torch-fidelity 0.4.0 on seeded features: metric_fid, metric_kid (one subset), metric_prc (k = 3)."""
 
 import numpy as np
 import pytest
