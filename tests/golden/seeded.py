@@ -55,3 +55,14 @@ def odd_images() -> dict[str, Image.Image]:
         "palette": photograph.quantize(17),
         "bilevel": photograph.convert("1"),
     }
+
+
+def resize_images() -> dict[str, NDArray[np.uint8]]:
+    """Return (height, width, 3) images whose sizes ask something of a resize to 299 pixels."""
+    rng = np.random.default_rng(4)
+    sizes = [(1, 1), (1, 500), (41, 97), (299, 299), (300, 401), (512, 512), (1333, 800)]
+    noise = {f"{h}x{w}": rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes}
+    rows, columns = np.indices((512, 384))
+    ramp = np.repeat((columns * 255 // 383)[:, :, None], 3, axis=2).astype(np.uint8)
+    board = np.repeat(((rows + columns) % 2 * 255)[:, :, None], 3, axis=2).astype(np.uint8)
+    return {**noise, "ramp": ramp, "checkerboard": board}
