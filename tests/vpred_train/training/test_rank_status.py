@@ -119,6 +119,7 @@ def test_no_way_out_leaves_the_others_waiting_not_even_on_a_full_disk(
         run_dir=tmp_path / "run",
         attempt=None,
         metrics_port_base=None,
+        run_name=None,
         profile=0,
     )
     with pytest.raises(EndedError) as ended:

@@ -263,7 +263,7 @@ def test_the_exit_code_of_a_rank_and_what_it_shows(
     monkeypatch.setattr(runtime, "start", lambda *arguments: None)
     monkeypatch.setattr(session, "configure_logging", lambda *arguments: None)
     options = {"rank_table": None, "run_dir": tmp_path, "device_ids": None, "profile": 0}
-    options |= {"attempt": 1, "metrics_port_base": None}
+    options |= {"attempt": 1, "metrics_port_base": None, "run_name": None}
     with pytest.raises(SystemExit) as ended:
         worker.train(train_config, argparse.Namespace(collective_timeout_s=10.0, **options), ACCELERATORS["cpu"])
     assert ended.value.code == code
