@@ -23,7 +23,6 @@ from vpred_train import runtime
 
 runtime.start_single()
 
-import mindspore as ms  # noqa: E402  after the settings
 from mindspore import Tensor, nn, ops  # noqa: E402
 
 from vpred_train.config.model import VaeConfig  # noqa: E402
