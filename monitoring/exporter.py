@@ -3,7 +3,6 @@
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     tls: ssl.SSLContext | None = None
 
     def __init__(self, *arguments: Any) -> None:
-        self._open: dict[socket.socket, float] = {}
+        self._open: dict[socket.socket, None] = {}  # in the order in which they came
         self._lock = threading.Lock()
         super().__init__(*arguments)
 
@@ -141,11 +140,11 @@ class _Server(ThreadingMixIn, WSGIServer):
         request.settimeout(CONNECTION_TIMEOUT_S)
         with self._lock:
             while len(self._open) >= MOST_CONNECTIONS:
-                oldest = min(self._open, key=self._open.__getitem__)
+                oldest = next(iter(self._open))
                 del self._open[oldest]
                 with suppress(OSError):  # it may have ended by itself
                     oldest.shutdown(socket.SHUT_RDWR)  # its thread then closes it
-            self._open[request] = time.monotonic()
+            self._open[request] = None
         super().process_request(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:

@@ -1,10 +1,8 @@
 """Writes the dashboards: python -m monitoring.dashboards FOLDER, for a checkout monitoring/stack/grafana/dashboards."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from monitoring.dashboards.builder import Dashboard
 from monitoring.dashboards.hosts import HOSTS
@@ -12,6 +10,7 @@ from monitoring.dashboards.npus import NPUS
 from monitoring.dashboards.ranks import RANKS
 from monitoring.dashboards.run import RUN
 from monitoring.dashboards.runs import RUNS
+from monitoring.file_folder import write_folder
 
 DASHBOARDS = (RUNS, RUN, RANKS, NPUS, HOSTS)
 
@@ -23,19 +22,8 @@ def rendered(dashboard: Dashboard) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one file for each dashboard. Returns 2 when the folder cannot be written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m monitoring.dashboards", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("folder", type=Path, help="folder for the JSON files; it is made when it is missing")
-    folder: Path = parser.parse_args(argv).folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for dashboard in DASHBOARDS:
-            (folder / f"{dashboard.uid}.json").write_text(rendered(dashboard), encoding="utf-8")
-    except OSError as error:
-        print(f"{folder}: cannot be written ({error.strerror}); name another folder", file=sys.stderr)
-        return 2
-    return 0
+    texts = {f"{dashboard.uid}.json": rendered(dashboard) for dashboard in DASHBOARDS}
+    return write_folder(argv, "monitoring.dashboards", (__doc__ or "").splitlines()[0], texts)
 
 
 if __name__ == "__main__":

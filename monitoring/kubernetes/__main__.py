@@ -1,13 +1,12 @@
 """Writes the objects: python -m monitoring.kubernetes FOLDER, for a checkout monitoring/kubernetes."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from monitoring.file_folder import write_folder
 from monitoring.kubernetes.objects import files
 
 
@@ -33,19 +32,8 @@ def rendered(documents: Sequence[Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one file for each kind. Returns 2 when the folder cannot be written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m monitoring.kubernetes", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("folder", type=Path, help="folder for the YAML files; it is made when it is missing")
-    folder: Path = parser.parse_args(argv).folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, documents in files().items():
-            (folder / name).write_text(rendered(documents), encoding="utf-8")
-    except OSError as error:
-        print(f"{folder}: cannot be written ({error.strerror}); name another folder", file=sys.stderr)
-        return 2
-    return 0
+    texts = {name: rendered(documents) for name, documents in files().items()}
+    return write_folder(argv, "monitoring.kubernetes", (__doc__ or "").splitlines()[0], texts)
 
 
 if __name__ == "__main__":
